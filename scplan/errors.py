@@ -1,0 +1,146 @@
+"""Diagnostics, exceptions and exit codes: how everything that goes wrong is said."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell sees. The table is part of the contract with users (docs/reference/exit-codes.md)."""
+
+    OK = 0
+    ERROR = 1
+    CHANGES = 2
+    ROLLED_BACK = 3
+    ROLLBACK_INCOMPLETE = 4
+    STALE_PLAN = 5
+    LOCKED = 6
+    DECLINED = 7
+    RECOVERY_NEEDED = 8
+    USAGE = 64
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRange:
+    """A place in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostic:
+    """What is wrong (`summary`), with which object (`detail`), how to mend it (`hint`), and where it was written."""
+
+    summary: str
+    detail: str = ""
+    hint: str = ""
+    source: SourceRange | None = None
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        place = f"{self.source}: " if self.source else ""
+        label = "warning: " if self.severity is Severity.WARNING else ""
+        lines = [f"{place}{label}{self.summary}", self.detail, self.hint]
+        return "\n  ".join(line for part in lines if part for line in part.splitlines())
+
+
+class ScplanError(Exception):
+    """An error that the user can act on. `exit_code` is what the command returns for it."""
+
+    exit_code = ExitCode.ERROR
+
+    def __init__(self, summary: str, *, detail: str = "", hint: str = "", source: SourceRange | None = None) -> None:
+        self.diagnostics: tuple[Diagnostic, ...] = (
+            Diagnostic(summary=summary, detail=detail, hint=hint, source=source),
+        )
+        super().__init__(summary)
+
+    @classmethod
+    def of(cls, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> ScplanError:
+        """One error that carries several diagnostics, in the order given."""
+        error = cls(diagnostics[0].summary)
+        error.diagnostics = tuple(diagnostics)
+        return error
+
+    def __str__(self) -> str:
+        return "\n".join(str(diagnostic) for diagnostic in self.diagnostics)
+
+
+class ConfigurationError(ScplanError):
+    """The files are wrong; all that is wrong in them, in file order."""
+
+
+class PlanError(ScplanError):
+    """The files are right but can't be planned on this host."""
+
+
+class ContainerNotFound(ScplanError):
+    """No runtime knows the name, or more than one does."""
+
+
+class ContainerGone(ScplanError):
+    """The container's process ended, or its PID belongs to another process now."""
+
+
+class RecordDamaged(ScplanError):
+    """A file that scplan wrote (state, journal, plan, snapshot) is damaged, foreign or of a newer version."""
+
+
+class StalePlan(ScplanError):
+    exit_code = ExitCode.STALE_PLAN
+
+
+class Locked(ScplanError):
+    exit_code = ExitCode.LOCKED
+
+
+class Declined(ScplanError):
+    exit_code = ExitCode.DECLINED
+
+
+class RecoveryNeeded(ScplanError):
+    exit_code = ExitCode.RECOVERY_NEEDED
+
+
+class UsageError(ScplanError):
+    exit_code = ExitCode.USAGE
+
+
+class ApplyFailed(ScplanError):
+    """A step failed and everything was rolled back."""
+
+    exit_code = ExitCode.ROLLED_BACK
+
+
+class RollbackIncomplete(ScplanError):
+    exit_code = ExitCode.ROLLBACK_INCOMPLETE
+
+
+class KernelError(ScplanError):
+    """The kernel refused an operation. Keeps `errno`, so that callers can tell refusals apart.
+
+    `operation` is the call with its object and decoded flags: `mount_setattr(/srv/data, MOUNT_ATTR_RDONLY)`.
+    """
+
+    def __init__(self, operation: str, code: int, *, detail: str = "", hint: str = "") -> None:
+        self.operation = operation
+        self.errno = code
+        name = errno.errorcode.get(code, str(code))
+        super().__init__(f"{operation}: {name}: {detail or os.strerror(code)}", hint=hint)
+
+    @classmethod
+    def from_os(cls, operation: str, error: OSError, *, detail: str = "", hint: str = "") -> KernelError:
+        return cls(operation, error.errno or 0, detail=detail, hint=hint)

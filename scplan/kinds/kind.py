@@ -1,0 +1,168 @@
+"""The contract of a resource kind: everything particular to devices, NICs, routes, mounts or cgroup settings.
+
+A kind is one module with a record (what users write and the kernel holds) and a subclass of `Kind`. The stages call it
+through this contract and never name it. See docs/explanation/adding-a-kind.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Literal, TypeVar
+
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Disruption
+from scplan.model.live import HostFacts
+from scplan.model.resource import Resource
+
+R = TypeVar("R", bound=Resource)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Generic[R]):
+    """Where an operation acts: an opened container, the host, and the kind's other managed resources there.
+
+    `peers` maps identities to the records that scplan answers for in this container at this moment.
+    """
+
+    container: Container
+    host: Host
+    peers: Mapping[str, R]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that only one resource can have, on the whole host: a host NIC, a MAC address.
+
+    Two claims collide when their `thing` is equal and their scopes overlap; an empty scope overlaps all scopes.
+    """
+
+    thing: str
+    scope: str = ""
+
+    def collides(self, other: Claim) -> bool:
+        return self.thing == other.thing and (not self.scope or not other.scope or self.scope == other.scope)
+
+
+class Unsuitable(ValueError):
+    """The configuration asks for what this host or container can't give; `args[0]` says what, `hint` the way out.
+
+    `absent` marks a missing source: a device, bridge or path that the host does not have.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", absent: bool = False) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.absent = absent
+
+
+class Kind(ABC, Generic[R]):
+    """One kind of resource. Methods below "kernel" act on live systems; all the others are pure."""
+
+    name: ClassVar[str]
+    """As in addresses and plans: "device"."""
+    section: ClassVar[str]
+    """Its key in the configuration: "devices"."""
+    section_form: ClassVar[Literal["list", "mapping"]] = "list"
+    """A list of entries, or a mapping of identity to value (`cgroup:`; the record then has `name` and `value`)."""
+    record: type[R]
+    of_host: ClassVar[bool] = False
+    """Whether changes touch what the whole host shares, so that only one apply may make them at a time."""
+
+    # configuration
+
+    def parse_short(self, text: str) -> dict[str, str]:
+        """The attributes that the short form of an entry spells, as texts still to be parsed.
+
+        Raises ValueError when the kind has no short form or the text is not one.
+        """
+        raise ValueError(f"a {self.name} is written as a mapping, not as text")
+
+    def normalise(self, desired: R) -> R:
+        """The record with derived attributes filled in; raises ValueError where attributes contradict each other."""
+        return desired
+
+    @abstractmethod
+    def identity(self, resource: R) -> str:
+        """Its part of the address: `dev/sdb123` of web/device/dev/sdb123."""
+
+    def check_all(self, resources: Mapping[str, R]) -> Iterable[tuple[str, str]]:
+        """(identity, what is wrong) for rules over all resources of the kind in one container: limits, overlaps."""
+        return ()
+
+    def claims(self, address: Address, resource: R) -> Iterable[Claim]:
+        """What the resource takes for itself on the whole host; must not be claimed by another one."""
+        return ()
+
+    # planning
+
+    def host_paths(self, resource: R) -> Iterable[str]:
+        """Paths of the host that `resolve` needs to know about."""
+        return ()
+
+    def resolve(self, desired: R, host: HostFacts) -> Iterable[R]:
+        """The resource as this host gives it: numbers looked up, partitions added.
+
+        Raises Unsuitable when the host can't provide it.
+        """
+        yield desired
+
+    def completed(self, address: Address, desired: R, host: HostFacts) -> R:
+        """`desired` with a value for every attribute that a creation sets; raises Unsuitable when it can't be made."""
+        return desired
+
+    def can_take_over(self, desired: R, live: R) -> bool:
+        """Whether what is there without scplan may be changed to what is desired, its former state being kept."""
+        return False
+
+    def requires(self, resource: R, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
+        """Addresses in `others` (of the same container) that must be there first, and without which it is lost."""
+        return ()
+
+    def hides(self, address: Address, resource: R, others: Mapping[Address, Resource]) -> Iterable[Address]:
+        """Addresses in `others` that creating this one would bury: they are taken out before and put back after."""
+        return ()
+
+    def disruption(self, before: R, after: R) -> tuple[Disruption, str]:
+        """What an update in place interrupts, and how to say it: (BRIEF, "link down for a moment").
+
+        After anything but NONE the resources that require this one are made again.
+        """
+        return Disruption.NONE, ""
+
+    @abstractmethod
+    def summary(self, resource: R) -> str:
+        """The resource in a few words, for the plan: `source /dev/sdb, rwm, read_bps 10 MiB/s`."""
+
+    # kernel
+
+    @abstractmethod
+    def read(self, container: Container, host: Host, wanted: Mapping[str, R] | None) -> dict[str, R]:
+        """Live resources by identity, with every attribute that creating them again would need.
+
+        `wanted` limits it to these identities, and gives the desired or recorded resource of each (what a name such as
+        a source stands for can't always be read back); None reads everything there is. Absent ones are left out.
+        """
+
+    def capture(self, target: Target[R], before: R | None, after: R | None) -> tuple[R | None, R | None]:
+        """Both sides of an operation with FORMER attributes filled from live state, just before it is journaled."""
+        return before, after
+
+    @abstractmethod
+    def create(self, target: Target[R], after: R) -> None:
+        """Makes it. Succeeds when it is there already as wanted, so that a crash before the journal line is harmless."""
+
+    @abstractmethod
+    def update(self, target: Target[R], before: R, after: R) -> None:
+        """Changes it in place, from anything between the two to `after`."""
+
+    @abstractmethod
+    def delete(self, target: Target[R], before: R) -> None:
+        """Takes it away and gives back what was there before. Succeeds when it is gone already."""
+
+
+Kinds = Mapping[str, Kind[Resource]]
+"""The registry, by name, in the order in which independent changes are made."""

@@ -1,0 +1,1 @@
+"""The kernel: the only home of system calls, netlink, /proc and /sys."""

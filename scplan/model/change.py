@@ -1,0 +1,109 @@
+"""Changes and the operations that they are made of. Undo is derived: `Operation.inverse()` swaps before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scplan.errors import Diagnostic
+from scplan.model.address import Address
+from scplan.model.live import ContainerFacts
+from scplan.model.resource import Resource
+
+
+class Action(StrEnum):
+    CREATE = "create"
+    UPDATE = "update"
+    REPLACE = "replace"
+    DELETE = "delete"
+    ADOPT = "adopt"
+
+
+class Disruption(StrEnum):
+    """What a change interrupts: nothing, the resource for a moment, or the resource until it is made again."""
+
+    NONE = "none"
+    BRIEF = "brief"
+    RECREATE = "recreate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One row of a plan.
+
+    `before` is the live resource with what its record remembers, `after` the goal; None where there is nothing.
+    `managed` is what the record will hold afterwards: the attributes that scplan answers for. `owned` is what it holds
+    now. `changed` are dotted attribute paths. `effect` says in words what is interrupted, "" for nothing.
+    """
+
+    order: int
+    address: Address
+    action: Action
+    reason: str
+    before: Resource | None
+    after: Resource | None
+    managed: Resource | None
+    owned: Resource | None
+    changed: tuple[str, ...] = ()
+    disruption: Disruption = Disruption.NONE
+    effect: str = ""
+    requires: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One act on the kernel: create, update, delete, or adopt (a record alone). A replacement is a delete and a create.
+
+    `owned_before` and `owned_after` are the record on either side of it.
+    """
+
+    order: int
+    address: Address
+    action: Action
+    before: Resource | None
+    after: Resource | None
+    owned_before: Resource | None
+    owned_after: Resource | None
+
+    def inverse(self) -> Operation:
+        """The operation that takes this one back."""
+        back = {Action.CREATE: Action.DELETE, Action.DELETE: Action.CREATE}
+        return Operation(
+            order=self.order,
+            address=self.address,
+            action=back.get(self.action, self.action),
+            before=self.after,
+            after=self.before,
+            owned_before=self.owned_after,
+            owned_after=self.owned_before,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Changes in the order of execution, the operations that carry them out, and what was noticed on the way.
+
+    `refreshed` are records to bring up to date although nothing changes in the kernel: an attribute that the files set
+    now and that has that value already.
+    """
+
+    containers: Mapping[str, ContainerFacts]
+    changes: tuple[Change, ...]
+    operations: tuple[Operation, ...]
+    refreshed: Mapping[Address, Resource]
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def summary(self) -> dict[Action, int]:
+        """How many changes there are of each action."""
+        counts = dict.fromkeys(Action, 0)
+        for change in self.changes:
+            counts[change.action] += 1
+        return counts
+
+    def by_container(self) -> Iterator[tuple[str, list[Change]]]:
+        """Containers that change, in the order of their first change, each with its changes."""
+        groups: dict[str, list[Change]] = {}
+        for change in self.changes:
+            groups.setdefault(change.address.container, []).append(change)
+        yield from groups.items()

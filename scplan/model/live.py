@@ -1,0 +1,85 @@
+"""Live state: what the kernel holds for each container, and the facts of the host that planning needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from scplan.model.address import Address
+from scplan.model.resource import Resource
+
+
+class Status(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerFacts:
+    """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped."""
+
+    name: str
+    runtime: str
+    id: str
+    status: Status
+    pid: int = 0
+    start_time: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathFact:
+    """A path of the host, symlinks followed.
+
+    `real` is the path without symlinks; `file_type` one of block, char, directory, file, other. `identity` is
+    "st_dev:st_ino" and names the file itself; `numbers` is "major:minor" of a device node, else "". `mode` is
+    octal ("0660"). `whole_disk` and `partitions` ((number, path) pairs, by number) are for block devices. `receives` tells
+    whether mounts made below it on the host can reach a slave: its mount is shared or a slave itself.
+    """
+
+    real: str
+    file_type: str
+    identity: str
+    numbers: str = ""
+    mode: str = ""
+    whole_disk: bool = False
+    partitions: tuple[tuple[int, str], ...] = ()
+    receives: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkFact:
+    """A network interface of the host. `kind` is IFLA_INFO_KIND ("veth", "bridge", "" for a NIC); `master` a name."""
+
+    name: str
+    index: int
+    kind: str
+    mac: str
+    mtu: int
+    master: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFacts:
+    """What planning needs to know of the host.
+
+    `paths` has the paths that the configuration names; None: absent. `uplinks` are the links of the host's default
+    routes. `ovs_bridges` are the bridges of Open vSwitch.
+    """
+
+    paths: Mapping[str, PathFact | None] = field(default_factory=dict)
+    links: Mapping[str, LinkFact] = field(default_factory=dict)
+    uplinks: frozenset[str] = frozenset()
+    ovs_bridges: frozenset[str] = frozenset()
+    page_size: int = 4096
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """The whole of live state, as `observe` returns and `snapshot` keeps it."""
+
+    host: HostFacts
+    containers: Mapping[str, ContainerFacts]
+    resources: Mapping[Address, Resource]

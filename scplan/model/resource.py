@@ -1,0 +1,269 @@
+"""What a resource is: a frozen record whose attributes say how each is written, compared, kept and given back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Self, TypeVar
+
+R = TypeVar("R", bound="Attributes")
+Stored = str | int | bool
+"""A normalised value, as records keep it; attributes that are `many` hold a tuple of these."""
+
+
+class Role(StrEnum):
+    """How an attribute takes part in configuration, comparison and removal."""
+
+    IDENTITY = "identity"  # part of the address
+    MANAGED = "managed"  # compared with the kernel when it is set; changes in place
+    FIXED = "fixed"  # the same, but changing it means replacing the resource
+    POLICY = "policy"  # steers scplan; never compared with the kernel
+    RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
+    FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
+
+
+CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY})
+COMPARED = frozenset({Role.MANAGED, Role.FIXED, Role.RESOLVED})
+REPLACING = frozenset({Role.FIXED, Role.RESOLVED})
+
+
+class ValueType:
+    """How a value is written in YAML, kept in records and shown to people.
+
+    `parse` takes the text of a YAML scalar and returns the normalised value, or raises ValueError with what is wrong
+    and what was expected. `schema` is the JSON Schema of the written form.
+    """
+
+    def __init__(
+        self,
+        parse: Callable[[str], Stored],
+        *,
+        stored: type,
+        schema: Mapping[str, object],
+        show: Callable[[Any], str] = str,
+    ) -> None:
+        self.parse = parse
+        self.stored = stored
+        self.schema = schema
+        self.show = show
+
+
+class Attribute:
+    """One attribute of a record: its documentation and rules. `name` is set when the record class is read."""
+
+    def __init__(
+        self,
+        doc: str,
+        *,
+        type: ValueType | None,
+        role: Role,
+        many: bool = False,
+        on_unset: Stored | tuple[Stored, ...] | None = None,
+        aliases: tuple[str, ...] = (),
+        record: type[Attributes] | None = None,
+        examples: tuple[object, ...] = (),
+    ) -> None:
+        self.name = ""
+        self.doc = doc
+        self.type = type
+        self.role = role
+        self.many = many
+        self.on_unset = on_unset
+        self.aliases = aliases
+        self.record = record
+        self.examples = examples
+
+    def show(self, value: object) -> str:
+        """The value for people: `10 MiB/s`, `10.0.0.5/24, fd00::5/64`."""
+        if value is None:
+            return "unset"
+        if isinstance(value, tuple):
+            return ", ".join(self.show(item) for item in value) or "none"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return self.type.show(value) if self.type else str(value)
+
+
+def attr(
+    doc: str,
+    type: ValueType,
+    *,
+    role: Role = Role.MANAGED,
+    default: Any = None,
+    required: bool = False,
+    many: bool = False,
+    on_unset: Stored | tuple[Stored, ...] | None = None,
+    aliases: tuple[str, ...] = (),
+    examples: tuple[object, ...] = (),
+) -> Any:
+    """A field of a record.
+
+    `many` makes it a tuple whose elements are managed one by one: what others added to it stays. `on_unset` is the
+    value that takes its place when the entry leaves the file after scplan had set it; without one it keeps its live
+    value. A `required` attribute must be written by the user.
+    """
+    attribute = Attribute(doc, type=type, role=role, many=many, on_unset=on_unset, aliases=aliases, examples=examples)
+    if required:
+        return field(metadata={"attribute": attribute})
+    return field(default=default, metadata={"attribute": attribute})
+
+
+def nested(doc: str, record: type[Attributes]) -> Any:
+    """A field that holds a record of its own (`io:` of a device); None when it is not written."""
+    attribute = Attribute(doc, type=None, role=Role.MANAGED, record=record)
+    return field(default=None, metadata={"attribute": attribute})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributes:
+    """A frozen record made of attributes; nested ones and resources alike."""
+
+    _attributes: ClassVar[tuple[Attribute, ...] | None] = None
+
+    @classmethod
+    def attributes(cls) -> tuple[Attribute, ...]:
+        """The attributes of the record, in the order in which they are declared."""
+        if "_attributes" not in cls.__dict__:
+            found = []
+            for member in dataclasses.fields(cls):
+                attribute: Attribute = member.metadata["attribute"]
+                attribute.name = member.name
+                found.append(attribute)
+            cls._attributes = tuple(found)
+        attributes = cls._attributes
+        assert attributes is not None
+        return attributes
+
+    @classmethod
+    def attribute(cls, path: str) -> Attribute:
+        """The attribute that a dotted path names: `io.read_bps`."""
+        first, _, rest = path.partition(".")
+        for attribute in cls.attributes():
+            if attribute.name == first:
+                return attribute.record.attribute(rest) if attribute.record and rest else attribute
+        raise KeyError(f"{cls.__name__} has no attribute {path}; this is a bug in scplan")
+
+    def leaves(self) -> Iterator[tuple[str, Attribute, Any]]:
+        """(dotted path, attribute, value) of every attribute, nested ones included; unset ones as None."""
+        for attribute in self.attributes():
+            value = getattr(self, attribute.name)
+            if attribute.record is None:
+                yield attribute.name, attribute, value
+            elif value is not None:
+                for path, leaf, inner in value.leaves():
+                    yield f"{attribute.name}.{path}", leaf, inner
+
+    def get(self, path: str) -> Any:
+        """The value at a dotted path; None where a record on the way is unset."""
+        value: Any = self
+        for name in path.split("."):
+            value = getattr(value, name) if value is not None else None
+        return value
+
+    def but(self, **changes: Any) -> Self:
+        """A copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource(Attributes):
+    """One thing that is plugged into a container. Each kind has a record of its own."""
+
+
+def differences(desired: Resource, live: Resource) -> tuple[str, ...]:
+    """Dotted paths of the managed attributes in which `live` is not as desired.
+
+    Unset attributes of `desired` are not managed; of a `many` attribute only the elements that are missing count.
+    """
+    if desired == live:
+        return ()
+    return tuple(
+        path
+        for path, attribute, value in desired.leaves()
+        if value is not None and attribute.role in COMPARED and not _satisfied(attribute, value, live.get(path))
+    )
+
+
+def _satisfied(attribute: Attribute, wanted: Any, live: Any) -> bool:
+    if attribute.many:
+        return not wanted or (live is not None and set(wanted) <= set(live))
+    return bool(wanted == live)
+
+
+def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:
+    """Dotted paths of `many` attributes that still hold elements which scplan set and which left the files."""
+    return tuple(
+        path
+        for path, attribute, value in owned.leaves()
+        if attribute.many
+        and attribute.role in COMPARED
+        and value
+        and set(live.get(path) or ()) & (set(value) - set(desired.get(path) or ()))
+    )
+
+
+def withdrawn(owned: Resource, desired: Resource) -> Resource:
+    """`desired`, with `on_unset` for what scplan had set and the files set no more."""
+    return _combine(desired, owned, _withdrawn_leaf)
+
+
+def _withdrawn_leaf(attribute: Attribute, desired: Any, owned: Any) -> Any:
+    if desired is None and owned is not None and attribute.role in COMPARED:
+        return attribute.on_unset
+    return desired
+
+
+def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
+    """What the kernel should hold after an update: live, with what is desired laid over it.
+
+    Elements of `many` attributes that scplan owned and the files dropped are taken out; others' stay.
+    """
+    dropped = {
+        path: set(value) for path, attribute, value in (owned.leaves() if owned else ()) if attribute.many and value
+    }
+
+    def leaf(attribute: Attribute, wanted: Any, there: Any) -> Any:
+        if attribute.role in (Role.POLICY, Role.IDENTITY):
+            return wanted
+        if attribute.role is Role.FORMER:
+            return None
+        if attribute.many:
+            mine = dropped.get(attribute.name, set())
+            kept = tuple(item for item in there or () if item not in mine or item in (wanted or ()))
+            return kept + tuple(item for item in wanted or () if item not in kept)
+        return there if wanted is None else wanted
+
+    return keep_former(_combine(desired, live, leaf), owned)
+
+
+def keep_former(resource: Resource, owned: Resource | None) -> Resource:
+    """`resource`, with what scplan remembers of the time before it."""
+    if owned is None:
+        return resource
+    return _combine(resource, owned, lambda attribute, this, record: record if attribute.role is Role.FORMER else this)
+
+
+def as_recorded(live: Resource, owned: Resource | None) -> Resource:
+    """`live`, with the policy and the former values of its record: all that is needed to make it again."""
+    if owned is None:
+        return live
+    roles = (Role.FORMER, Role.POLICY)
+    return _combine(live, owned, lambda attribute, this, record: record if attribute.role in roles else this)
+
+
+def _combine(one: R, other: Attributes | None, leaf: Callable[[Attribute, Any, Any], Any]) -> R:
+    """A record of the attributes that `leaf` picks from two."""
+    values: dict[str, Any] = {}
+    for attribute in one.attributes():
+        mine = getattr(one, attribute.name)
+        theirs = getattr(other, attribute.name) if other is not None else None
+        if attribute.record is None:
+            values[attribute.name] = leaf(attribute, mine, theirs)
+        elif mine is None and theirs is None:
+            values[attribute.name] = None
+        else:
+            base = mine if mine is not None else attribute.record()
+            values[attribute.name] = _combine(base, theirs, leaf)
+    return type(one)(**values)

@@ -1,0 +1,199 @@
+"""How values are written: sizes, numbers, paths, addresses. Each type parses text to one normal form."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from scplan.model.resource import ValueType
+
+UINT32_MAX = 2**32 - 1
+UINT64_MAX = 2**64 - 1
+PATH_MAX = 4096
+NAME_MAX = 255
+
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE | re.ASCII)
+_MAC = re.compile(r"[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}", re.IGNORECASE | re.ASCII)
+_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `10m`, `10mb`, `10MiB`, `1.5g`, `4096`; every unit is 1024-based."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"not a size: {text!r}; write a number with an optional k, m, g or t, such as 10m")
+    number, unit, _ = match.groups()
+    scale: int = 1024 ** _UNITS[unit.lower()]
+    if "." in number:
+        whole, fraction = number.split(".")
+        value = int(whole) * scale + int(fraction) * scale // 10 ** len(fraction)
+    else:
+        value = int(number) * scale
+    if value > UINT64_MAX:
+        raise ValueError(f"{text} is more than the kernel can count (64 bits)")
+    return value
+
+
+def show_size(value: int) -> str:
+    """`10 MiB`: the largest unit that is exact."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if value and value % 1024**power == 0:
+            return f"{value // 1024**power} {unit}"
+    return f"{value} B"
+
+
+def integer(minimum: int, maximum: int) -> ValueType:
+    """Whole numbers within bounds."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d{1,20}", text.strip(), re.ASCII):
+            raise ValueError(f"not a whole number: {text!r}")
+        value = int(text)
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{value} is out of range; it must be between {minimum} and {maximum}")
+        return value
+
+    return ValueType(parse, stored=int, schema={"type": "integer", "minimum": minimum, "maximum": maximum})
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(f"neither true nor false: {text!r}")
+
+
+def choice(*words: str) -> ValueType:
+    """One of a closed set of words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return ValueType(parse, stored=str, schema={"enum": list(words)})
+
+
+def check_text(text: str) -> str:
+    """Text without control characters, which could forge lines of output or end strings in the kernel."""
+    if not text.isprintable():
+        raise ValueError(f"{text!r} holds a control character")
+    return text
+
+
+def _parse_absolute_path(text: str) -> str:
+    check_text(text)
+    if not text.startswith("/"):
+        raise ValueError(f"not an absolute path: {text!r}")
+    if len(text.encode()) >= PATH_MAX:
+        raise ValueError(f"a path may have at most {PATH_MAX - 1} bytes")
+    parts = [part for part in text.split("/") if part and part != "."]
+    if ".." in parts:
+        raise ValueError(f"{text!r} holds '..'; write the path that is meant")
+    if any(len(part.encode()) > NAME_MAX for part in parts):
+        raise ValueError(f"a part of a path may have at most {NAME_MAX} bytes")
+    return "/" + "/".join(parts)
+
+
+def _parse_permissions(text: str) -> str:
+    if not text or set(text) - set("rwm") or len(set(text)) != len(text):
+        raise ValueError(f"{text!r} is not a set of r (read), w (write) and m (mknod)")
+    return "".join(letter for letter in "rwm" if letter in text)
+
+
+def _parse_mode(text: str) -> str:
+    if not re.fullmatch(r"(0o?)?[0-7]{3,4}", text, re.ASCII):
+        raise ValueError(f'{text!r} is not an octal file mode such as "0660"')
+    return f"{int(text.replace('o', ''), 8):04o}"
+
+
+def _parse_mac(text: str) -> str:
+    if not _MAC.fullmatch(text):
+        raise ValueError(f"not a MAC address: {text!r}; write six pairs of hex digits, such as 02:00:5e:10:00:01")
+    mac = text.lower().replace("-", ":")
+    if int(mac[:2], 16) & 1:
+        raise ValueError(f"{text} is a multicast address; the first octet of a NIC's MAC is even")
+    if mac == "00:00:00:00:00:00":
+        raise ValueError("the MAC address is all zeros")
+    return mac
+
+
+def _parse_interface_name(text: str) -> str:
+    check_text(text)
+    if len(text.encode()) > 15:
+        raise ValueError(f"{text!r} has {len(text.encode())} bytes; the name of a network interface has at most 15")
+    if not text or text in (".", "..") or re.search(r"[\s/:%]", text):
+        raise ValueError(f"{text!r} can't be the name of a network interface: no spaces, '/', ':' or '%'")
+    return text
+
+
+def _parse_interface_address(text: str) -> str:
+    """`10.0.0.7/24` as the kernel prints it; without a prefix length, one host (/32, /128)."""
+    try:
+        address = ipaddress.ip_interface(text)
+    except ValueError:
+        raise ValueError(f"not an IP address with prefix length: {text!r}") from None
+    if "%" in text:
+        raise ValueError(f"{text!r}: an address is written without a zone")
+    if address.is_multicast or address.is_unspecified:
+        raise ValueError(f"{text} can't be the address of a NIC")
+    return address.with_prefixlen
+
+
+def _parse_ip(text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"not an IP address: {text!r}") from None
+    if "%" in text or address.is_multicast or address.is_unspecified:
+        raise ValueError(f"{text} can't be used here")
+    return str(address)
+
+
+def _parse_destination(text: str) -> str:
+    """`default`, or a network as the kernel prints it: an address becomes /32 or /128."""
+    if text in ("", "default"):
+        return "default"
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"not a destination: {text!r}; write a network, an address or 'default'") from None
+    if network.is_multicast:
+        raise ValueError(f"{text} is a multicast network")
+    if network.prefixlen and ipaddress.ip_interface(text).ip != network.network_address:
+        raise ValueError(f"{text} has host bits set; the network is {network}")
+    return network.with_prefixlen
+
+
+SIZE = ValueType(parse_size, stored=int, schema={"type": ["integer", "string"]}, show=show_size)
+BYTES_PER_SECOND = ValueType(
+    parse_size,
+    stored=int,
+    schema={"type": ["integer", "string"], "examples": ["10m", 1048576]},
+    show=lambda value: f"{show_size(value)}/s" if value else "no limit",
+)
+OPERATIONS_PER_SECOND = ValueType(
+    integer(0, UINT32_MAX).parse,
+    stored=int,
+    schema={"type": "integer", "minimum": 0, "maximum": UINT32_MAX},
+    show=lambda value: f"{value}/s" if value else "no limit",
+)
+BOOL = ValueType(_parse_bool, stored=bool, schema={"type": "boolean"})
+TEXT = ValueType(check_text, stored=str, schema={"type": "string"})
+ABSOLUTE_PATH = ValueType(_parse_absolute_path, stored=str, schema={"type": "string", "pattern": "^/"})
+PERMISSIONS = ValueType(_parse_permissions, stored=str, schema={"type": "string", "pattern": "^[rwm]{1,3}$"})
+MODE = ValueType(_parse_mode, stored=str, schema={"type": ["string", "integer"], "examples": ["0660"]})
+ID = integer(0, UINT32_MAX - 1)
+MAC = ValueType(_parse_mac, stored=str, schema={"type": "string", "pattern": "^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"})
+INTERFACE_NAME = ValueType(
+    _parse_interface_name, stored=str, schema={"type": "string", "minLength": 1, "maxLength": 15}
+)
+INTERFACE_ADDRESS = ValueType(
+    _parse_interface_address, stored=str, schema={"type": "string", "examples": ["10.0.0.5/24", "fd00::5/64"]}
+)
+IP = ValueType(_parse_ip, stored=str, schema={"type": "string"})
+DESTINATION = ValueType(
+    _parse_destination, stored=str, schema={"type": ["string", "null"], "examples": ["default", "192.168.0.0/16"]}
+)
