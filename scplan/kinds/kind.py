@@ -13,6 +13,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 from scplan.linux.container import Container
 from scplan.linux.host import Host
+
 from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
@@ -153,7 +154,7 @@ class Kind(ABC, Generic[R]):
 
     @abstractmethod
     def create(self, target: Target[R], after: R) -> None:
-        """Makes it. Succeeds when it is there already as wanted, so that a crash before the journal line is harmless."""
+        """Makes it. Succeeds when it is there already, so that a crash before its journal line is harmless."""
 
     @abstractmethod
     def update(self, target: Target[R], before: R, after: R) -> None:

@@ -34,7 +34,8 @@ class PathFact:
 
     `real` is the path without symlinks; `file_type` one of block, char, directory, file, other. `identity` is
     "st_dev:st_ino" and names the file itself; `numbers` is "major:minor" of a device node, else "". `mode` is
-    octal ("0660"). `whole_disk` and `partitions` ((number, path) pairs, by number) are for block devices. `receives` tells
+    octal ("0660"). `whole_disk` and `partitions` ((number, path) pairs, by number) are for block devices.
+    `receives` tells
     whether mounts made below it on the host can reach a slave: its mount is shared or a slave itself.
     """
 

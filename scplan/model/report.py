@@ -24,7 +24,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One step of an apply or of its rollback. `number` counts operations from 1 to `total`; `seconds` is how long it took."""
+    """One step of an apply or of its rollback. `number` counts operations from 1 to `total`; `seconds` is its duration."""
 
     step: Step
     operation: Operation
@@ -69,7 +69,7 @@ class DriftReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Owned:
-    """A resource in the records. `live` is None when it is gone, or when the container could not be read: see `problem`."""
+    """A resource in the records. `live` is None when it is gone or could not be read; `problem` says why."""
 
     address: Address
     runtime: str
