@@ -1,0 +1,60 @@
+"""The JSON form of a plan, as `plan --json` prints it and plan files hold it. docs/reference has its keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scplan import __version__
+from scplan.errors import Diagnostic
+from scplan.model.change import Change, Plan
+from scplan.model.codec import to_json
+from scplan.model.live import ContainerFacts
+
+FORMAT_VERSION = "1.0"
+"""Within a major version keys are only added."""
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as a JSON object; what is not part of its public form (operations, records) is left out."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "scplan_version": __version__,
+        "containers": {name: container_to_json(facts) for name, facts in plan.containers.items()},
+        "changes": [change_to_json(change) for change in plan.changes],
+        "summary": {str(action): count for action, count in plan.summary().items()},
+        "diagnostics": [diagnostic_to_json(diagnostic) for diagnostic in plan.diagnostics],
+    }
+
+
+def container_to_json(facts: ContainerFacts) -> dict[str, Any]:
+    """Which container it is; `pid` is 0 while it is stopped."""
+    return {"runtime": facts.runtime, "id": facts.id, "status": str(facts.status), "pid": facts.pid}
+
+
+def change_to_json(change: Change) -> dict[str, Any]:
+    """One change; `before` and `after` are null where there is nothing."""
+    return {
+        "order": change.order,
+        "address": str(change.address),
+        "container": change.address.container,
+        "kind": change.address.kind,
+        "action": str(change.action),
+        "reason": change.reason,
+        "disruption": str(change.disruption),
+        "requires": [str(address) for address in change.requires],
+        "before": None if change.before is None else to_json(change.before),
+        "after": None if change.after is None else to_json(change.after),
+        "changed": list(change.changed),
+    }
+
+
+def diagnostic_to_json(diagnostic: Diagnostic) -> dict[str, Any]:
+    """A diagnostic; `source` is null when it comes from no file, else its file, line and column (from 1)."""
+    source = diagnostic.source
+    return {
+        "severity": str(diagnostic.severity),
+        "summary": diagnostic.summary,
+        "detail": diagnostic.detail,
+        "hint": diagnostic.hint,
+        "source": source and {"file": source.file, "line": source.line, "column": source.column},
+    }

@@ -1,0 +1,179 @@
+"""What commands print for people, as styled lines: plans, drift, owned resources, the doctor's findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from scplan.model.change import Action, Change, Disruption, Plan
+from scplan.model.live import ContainerFacts
+from scplan.model.report import Drifted, DriftReport, Finding, Outcome, Owned, Support
+from scplan.model.resource import Resource, differences
+from scplan.render.lines import Line, Style, columns, line, visible
+from scplan.render.words import (
+    SYMBOLS,
+    change_words,
+    container_words,
+    counted,
+    difference_words,
+    effect_words,
+    resource_name,
+    resource_words,
+    summary_words,
+)
+
+_NAME_WIDTH, _WORDS_WIDTH = 30, 37
+STYLES: Mapping[Action, Style] = {
+    Action.CREATE: "create",
+    Action.UPDATE: "update",
+    Action.REPLACE: "replace",
+    Action.DELETE: "delete",
+    Action.ADOPT: "adopt",
+}
+_SUPPORT: Mapping[Support, tuple[str, Style]] = {
+    Support.YES: ("yes", "good"),
+    Support.NO: ("no", "error"),
+    Support.UNKNOWN: ("unknown", "warning"),
+}
+
+
+def plan_lines(plan: Plan) -> list[Line]:
+    """The plan, container by container, in the order of execution, and its summary. Warnings are not part of it."""
+    lines = _changes(plan)
+    return [*lines, line((summary_words(plan.summary()), "title"))]
+
+
+def _changes(plan: Plan) -> list[Line]:
+    digits = len(str(max((change.order for change in plan.changes), default=0)))
+    rows = iter(columns([_change_row(change, digits) for change in plan.changes], (_NAME_WIDTH, _WORDS_WIDTH)))
+    by_change = {id(change): row for change, row in zip(plan.changes, rows, strict=True)}
+    lines: list[Line] = []
+    for container, changes in plan.by_container():
+        lines.append(_header(container, plan.containers.get(container)))
+        lines += [by_change[id(change)] for change in changes]
+        lines.append([])
+    return lines
+
+
+def _header(container: str, facts: ContainerFacts | None) -> Line:
+    name, rest = container_words(container, facts)
+    return line((name, "title"), (f"  {rest}", "faint")) if rest else line((name, "title"))
+
+
+def _change_row(change: Change, digits: int) -> list[Line]:
+    name = resource_name(change.address, change.after or change.before)
+    interrupts: Style = "warning" if change.disruption is not Disruption.NONE else "faint"
+    return [
+        line((f"  {change.order:>{digits}} ", "faint"), (f"{SYMBOLS[change.action]} {name}", STYLES[change.action])),
+        line(change_words(change)),
+        line((effect_words(change), interrupts)),
+    ]
+
+
+def outcome_lines(outcome: Outcome) -> list[Line]:
+    """What an apply did: `Done: 1 added, 2 changed in 0.1 s.`"""
+    done = {
+        Action.CREATE: "added",
+        Action.UPDATE: "changed",
+        Action.REPLACE: "replaced",
+        Action.DELETE: "removed",
+        Action.ADOPT: "adopted",
+    }
+    parts = [f"{outcome.summary[action]} {word}" for action, word in done.items() if outcome.summary.get(action)]
+    return [line((f"Done: {', '.join(parts) or 'nothing to change'} in {outcome.seconds:.1f} s.", "good"))]
+
+
+def drift_lines(report: DriftReport) -> list[Line]:
+    """Two parts: owned resources that are not as recorded, and what the files ask for and is not applied."""
+    lines = _drifted(report)
+    if not report.pending.changes:
+        return [*lines, line("Nothing pending.")]
+    lines.append(line(("Pending: what the files ask for and is not applied.", "title")))
+    return lines + plan_lines(report.pending)
+
+
+def _drifted(report: DriftReport) -> list[Line]:
+    checked = counted(report.checked, "owned resource")
+    if not report.drifted:
+        return [line((f"No drift. {checked} checked.", "good"))]
+    lines = [line((f"Drift: {len(report.drifted)} of {checked} not as scplan left it.", "title"))]
+    rows = iter(columns([_drifted_row(drifted) for drifted in report.drifted], (_NAME_WIDTH,)))
+    container = None
+    for drifted, row in zip(report.drifted, rows, strict=True):
+        if drifted.address.container != container:
+            container = drifted.address.container
+            lines.append(_header(container, report.containers.get(container)))
+        lines.append(row)
+    return [*lines, []]
+
+
+def _drifted_row(drifted: Drifted) -> list[Line]:
+    name = resource_name(drifted.address, drifted.recorded)
+    if drifted.live is None:
+        return [line((f"  - {name}", "delete")), line("is gone")]
+    return [
+        line((f"  ~ {name}", "update")),
+        line(difference_words(drifted.changed, drifted.recorded, drifted.live)),
+    ]
+
+
+def owned_lines(owned: Sequence[Owned]) -> list[Line]:
+    """What scplan owns, as recorded, and whether it is so."""
+    if not owned:
+        return [line("scplan owns nothing here.")]
+    rows = [[line(("RESOURCE", "faint")), line(("LIVE", "faint")), line(("AS RECORDED", "faint"))]]
+    rows += [
+        [line(visible(str(one.address))), line(owned_state(one)), line(resource_words(one.recorded))] for one in owned
+    ]
+    return columns(rows)
+
+
+def owned_state(owned: Owned) -> tuple[str, Style]:
+    """`as recorded`, `gone`, what is different, or why it could not be read."""
+    if owned.problem:
+        return visible(owned.problem), "warning"
+    if owned.live is None:
+        return "gone", "error"
+    changed = differences(owned.recorded, owned.live)
+    if changed:
+        return difference_words(changed, owned.recorded, owned.live), "warning"
+    return "as recorded", "good"
+
+
+def record_lines(owned: Owned) -> list[Line]:
+    """All that the record of one resource holds, an attribute a line."""
+    container = f"{owned.address.container} ({owned.runtime}, {owned.container_id})"
+    rows = [[line(("container", "faint")), line(visible(container))]]
+    rows += [[line((path, "faint")), line(text)] for path, text in _shown(owned.recorded)]
+    return [line((visible(str(owned.address)), "title")), *(line("  ", *row) for row in columns(rows))]
+
+
+def _shown(resource: Resource) -> Iterable[tuple[str, str]]:
+    for path, attribute, value in resource.leaves():
+        if value is not None:
+            yield path, visible(attribute.show(value))
+
+
+def address_lines(owned: Iterable[Owned]) -> list[Line]:
+    """The addresses alone, one a line, for scripts."""
+    return [line(visible(str(one.address))) for one in owned]
+
+
+def doctor_lines(findings: Sequence[Finding]) -> list[Line]:
+    """Findings by topic, in the order given; what is missing says what it is needed for."""
+    rows = iter(columns([_finding_row(finding) for finding in findings]))
+    lines: list[Line] = []
+    topic = None
+    for finding, row in zip(findings, rows, strict=True):
+        if finding.topic != topic:
+            lines += [[]] * bool(lines) + [line((visible(finding.topic), "title"))]
+            topic = finding.topic
+        lines.append(row)
+    return lines
+
+
+def _finding_row(finding: Finding) -> list[Line]:
+    detail = visible(finding.detail)
+    if finding.support is not Support.YES and finding.needed_for:
+        needed = f"needed for {visible(finding.needed_for)}"
+        detail = f"{detail}; {needed}" if detail else needed
+    return [line(f"  {visible(finding.subject)}"), line(_SUPPORT[finding.support]), line(detail)]

@@ -1,0 +1,69 @@
+"""Styled lines: the one layout that is printed with or without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+Style = Literal["plain", "title", "faint", "create", "update", "replace", "delete", "adopt", "good", "warning", "error"]
+Segment = tuple[str, Style]
+Line = list[Segment]
+
+GAP = 2
+
+
+def line(*segments: Segment | str) -> Line:
+    """A line of segments; a bare text is a plain one."""
+    return [(segment, "plain") if isinstance(segment, str) else segment for segment in segments]
+
+
+def plain(lines: Iterable[Line]) -> str:
+    """The lines without their styles, each ended by a newline; no trailing spaces."""
+    return "".join(f"{''.join(text for text, _ in segments).rstrip()}\n" for segments in lines)
+
+
+def columns(rows: Sequence[Sequence[Line]], least: Sequence[int] = ()) -> list[Line]:
+    """Each row's cells, one below the other; `least` gives least widths of columns, gap included.
+
+    The last cell of a row that has text in it does not widen its column.
+    """
+    widths: list[int] = list(least)
+    for row in rows:
+        filled = [index for index, cell in enumerate(row) if _width(cell)]
+        widths += [0] * (len(row) - len(widths))
+        for index in filled[:-1]:
+            widths[index] = max(widths[index], _width(row[index]) + GAP)
+    return [_joined(row, widths) for row in rows]
+
+
+def _joined(row: Sequence[Line], widths: Sequence[int]) -> Line:
+    joined: Line = []
+    for cell, width in zip(row, widths, strict=False):
+        joined += cell
+        joined.append((" " * (width - _width(cell)), "plain"))
+    return joined
+
+
+def _width(cell: Line) -> int:
+    return sum(len(text) for text, _ in cell)
+
+
+def visible(text: str) -> str:
+    """`text` with everything that could steer a terminal or forge a line escaped: `\\x1b`, `\\n`, `\\u202e`.
+
+    Names, paths and labels come out of containers, which may choose them freely.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    match char:
+        case "\n":
+            return "\\n"
+        case "\t":
+            return "\\t"
+        case _:
+            code = ord(char)
+            return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,168 @@
+"""Results as JSON: one document, or a line for each event of an apply. docs/reference/json.md lists the keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from scplan import __version__
+from scplan.errors import Diagnostic, ExitCode
+from scplan.model.address import Address
+from scplan.model.change import Plan
+from scplan.model.codec import to_json
+from scplan.model.plan_json import (
+    FORMAT_VERSION,
+    change_to_json,
+    container_to_json,
+    diagnostic_to_json,
+    plan_to_json,
+)
+from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, Owned
+from scplan.model.resource import differences
+
+RESULTS = {
+    ExitCode.OK: "applied",
+    ExitCode.ROLLED_BACK: "rolled back",
+    ExitCode.ROLLBACK_INCOMPLETE: "rollback incomplete",
+    ExitCode.DECLINED: "declined",
+}
+
+plan_document = plan_to_json
+
+
+def to_text(document: Mapping[str, Any]) -> str:
+    """The document for reading, indented, ended by a newline."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def to_line(document: Mapping[str, Any]) -> str:
+    """The document in one line, ended by a newline."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _document(**keys: Any) -> dict[str, Any]:
+    return {"format_version": FORMAT_VERSION, "scplan_version": __version__, **keys}
+
+
+def plan_event(plan: Plan) -> dict[str, Any]:
+    """The first line of `apply --json`: what is going to be done."""
+    return {"type": "plan", "plan": plan_to_json(plan)}
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """A step of an apply or of its rollback. `seconds` is the duration of a step that ended, else 0."""
+    return {
+        "type": "step",
+        "step": str(event.step),
+        "number": event.number,
+        "total": event.total,
+        "order": event.operation.order,
+        "address": str(event.operation.address),
+        "action": str(event.operation.action),
+        "seconds": round(event.seconds, 6),
+        "error": event.error,
+    }
+
+
+def outcome_event(outcome: Outcome) -> dict[str, Any]:
+    """The last line of an apply that succeeded."""
+    return {
+        "type": "summary",
+        "result": RESULTS[ExitCode.OK],
+        "exit_code": int(ExitCode.OK),
+        "apply_id": outcome.apply_id,
+        "summary": {str(action): count for action, count in outcome.summary.items()},
+        "seconds": round(outcome.seconds, 6),
+        "diagnostics": [],
+    }
+
+
+def failure_event(exit_code: ExitCode, diagnostics: Iterable[Diagnostic]) -> dict[str, Any]:
+    """The last line of an apply that did not succeed."""
+    return {
+        "type": "summary",
+        "result": RESULTS.get(exit_code, "failed"),
+        "exit_code": int(exit_code),
+        "diagnostics": [diagnostic_to_json(diagnostic) for diagnostic in diagnostics],
+    }
+
+
+def drift_document(report: DriftReport) -> dict[str, Any]:
+    """`drifted` are owned resources that differ from live, `pending` the changes that the files ask for."""
+    return _document(
+        containers={name: container_to_json(facts) for name, facts in report.containers.items()},
+        checked=report.checked,
+        drifted=[_drifted(drifted) for drifted in report.drifted],
+        pending=[change_to_json(change) for change in report.pending.changes],
+        diagnostics=[diagnostic_to_json(diagnostic) for diagnostic in report.diagnostics],
+    )
+
+
+def _drifted(drifted: Drifted) -> dict[str, Any]:
+    return {
+        **_address(drifted.address),
+        "changed": list(drifted.changed),
+        "recorded": to_json(drifted.recorded),
+        "live": drifted.live and to_json(drifted.live),
+    }
+
+
+def owned_document(owned: Iterable[Owned], *, with_live: bool) -> dict[str, Any]:
+    """Owned resources; `with_live` adds what the kernel has, how it differs and why it could not be read."""
+    return _document(resources=[_owned(one, with_live) for one in owned])
+
+
+def record_document(owned: Owned) -> dict[str, Any]:
+    """One owned resource, as recorded."""
+    return _document(resource=_owned(owned, with_live=False))
+
+
+def _owned(owned: Owned, with_live: bool) -> dict[str, Any]:
+    document = {
+        **_address(owned.address),
+        "runtime": owned.runtime,
+        "container_id": owned.container_id,
+        "recorded": to_json(owned.recorded),
+    }
+    if with_live:
+        document["live"] = owned.live and to_json(owned.live)
+        document["changed"] = list(differences(owned.recorded, owned.live)) if owned.live else []
+        document["problem"] = owned.problem
+    return document
+
+
+def _address(address: Address) -> dict[str, Any]:
+    return {"address": str(address), "container": address.container, "kind": address.kind}
+
+
+def validation_document(
+    containers: Mapping[str, Iterable[Address]], diagnostics: Sequence[Diagnostic], *, valid: bool
+) -> dict[str, Any]:
+    """Whether the files are right, what they declare, and all that is wrong in them."""
+    return _document(
+        valid=valid,
+        containers={name: [str(address) for address in addresses] for name, addresses in containers.items()},
+        diagnostics=[diagnostic_to_json(diagnostic) for diagnostic in diagnostics],
+    )
+
+
+def recovery_document(recovered: Sequence[str]) -> dict[str, Any]:
+    """What a recovery did, a sentence each; none when there was nothing to recover."""
+    return _document(recovered=list(recovered))
+
+
+def doctor_document(findings: Iterable[Finding]) -> dict[str, Any]:
+    """What this host supports: `support` is yes, no or unknown."""
+    return _document(
+        findings=[
+            {
+                "topic": finding.topic,
+                "subject": finding.subject,
+                "support": str(finding.support),
+                "detail": finding.detail,
+                "needed_for": finding.needed_for,
+            }
+            for finding in findings
+        ]
+    )

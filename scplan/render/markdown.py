@@ -1,0 +1,74 @@
+"""A plan as Markdown, for comments that CI writes: a table, and the values folded away."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from scplan.model.change import Change, Plan
+from scplan.model.plan_json import change_to_json
+from scplan.render.diagnostics import diagnostic_lines
+from scplan.render.lines import plain, visible
+from scplan.render.words import SYMBOLS, change_words, container_words, effect_words, resource_name, summary_words
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
+# A backslash does not stop the forge from reading @name as a mention.
+_HARMLESS = {"&": "&amp;", "<": "&lt;", "@": "@<!-- -->"}
+
+
+def plan_markdown(plan: Plan) -> str:
+    """The plan as GitHub-flavoured Markdown: summary, a table for each container, warnings, before and after."""
+    parts = [f"**{summary_words(plan.summary())}**\n"]
+    for container, changes in plan.by_container():
+        name, rest = container_words(container, plan.containers.get(container))
+        parts.append(f"### {_code(name)} {_text(rest)}".rstrip() + "\n\n" + _table(changes))
+    if plan.diagnostics:
+        parts.append(_folded("Warnings", _block("", plain(diagnostic_lines(plan.diagnostics)))))
+    if plan.changes:
+        parts.append(_folded("Before and after", "\n".join(_values(change) for change in plan.changes)))
+    return "\n".join(parts)
+
+
+def _table(changes: list[Change]) -> str:
+    rows = ["| # | | resource | change | interrupts |\n|--:|:-:|---|---|---|\n"]
+    for change in changes:
+        cells = [
+            str(change.order),
+            f"`{SYMBOLS[change.action]}`",
+            _code(resource_name(change.address, change.after or change.before)),
+            _code(change_words(change)),
+            _text(effect_words(change)),
+        ]
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return "".join(rows)
+
+
+def _values(change: Change) -> str:
+    document = change_to_json(change)
+    values = {side: document[side] for side in ("before", "after")}
+    title = f"{_code(visible(str(change.address)))} {change.action}: {_text(visible(change.reason))}"
+    return f"**{change.order}.** {title}\n\n{_block('json', json.dumps(values, indent=2) + chr(10))}"
+
+
+def _block(language: str, text: str) -> str:
+    # Longer than any run of backquotes inside, so that no value can end the block.
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{fence}{language}\n{text}{fence}\n"
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{body}\n</details>\n"
+
+
+def _code(text: str) -> str:
+    """`text` as a code span that holds in a table: no markup, link or mention in it means anything."""
+    if not text:
+        return ""
+    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """`text` without a meaning to Markdown or HTML, and without mentions: names come out of containers."""
+    return _SPECIAL.sub(lambda match: _HARMLESS.get(match[1], f"\\{match[1]}"), text)

@@ -1,0 +1,53 @@
+"""Drift as Prometheus metrics, for the textfile collector of the node exporter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from scplan.model.report import DriftReport
+
+
+def drift_metrics(report: DriftReport, checked_at_s: float) -> str:
+    """The text exposition format, version 0.0.4. `checked_at_s` is the time of the check in seconds since the epoch.
+
+    Every container of the report has a sample, so that an alert sees 0 and not an absent series.
+    """
+    drifted = Counter(drifted.address.container for drifted in report.drifted)
+    pending = Counter(change.address.container for change in report.pending.changes)
+    names = sorted({*report.containers, *drifted, *pending})
+    return "".join(
+        [
+            _family(
+                "scplan_drift_resources",
+                "Owned resources that are not as scplan left them.",
+                {name: drifted[name] for name in names},
+            ),
+            _family(
+                "scplan_pending_changes",
+                "Changes that the configuration asks for and that are not applied.",
+                {name: pending[name] for name in names},
+            ),
+            _single("scplan_owned_resources", "Owned resources that were checked.", str(report.checked)),
+            _single(
+                "scplan_last_check_timestamp_seconds", "When the check was made (Unix time).", f"{checked_at_s:.3f}"
+            ),
+        ]
+    )
+
+
+def _family(name: str, text: str, samples: Mapping[str, int]) -> str:
+    lines = [f'{name}{{container="{_escaped(container)}"}} {value}\n' for container, value in samples.items()]
+    return _head(name, text) + "".join(lines)
+
+
+def _single(name: str, text: str, value: str) -> str:
+    return f"{_head(name, text)}{name} {value}\n"
+
+
+def _head(name: str, text: str) -> str:
+    return f"# HELP {name} {text}\n# TYPE {name} gauge\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

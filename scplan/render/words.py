@@ -1,0 +1,152 @@
+"""Resources and changes in a few words: `mtu 1500 → 1400`, `source /dev/sdb, rwm, read_bps 10 MiB/s`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from scplan.model.address import Address
+from scplan.model.change import Action, Change
+from scplan.model.live import ContainerFacts, Status
+from scplan.model.resource import Attribute, Resource, Role
+from scplan.render.lines import visible
+
+SYMBOLS = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.ADOPT: "="}
+_NOTABLE = frozenset({Role.MANAGED, Role.FIXED})
+_COUNTED = {
+    Action.CREATE: "to add",
+    Action.UPDATE: "to change",
+    Action.REPLACE: "to replace",
+    Action.DELETE: "to remove",
+    Action.ADOPT: "to adopt",
+}
+_ALWAYS_COUNTED = frozenset({Action.CREATE, Action.UPDATE, Action.DELETE})
+
+
+def container_words(name: str, facts: ContainerFacts | None) -> tuple[str, str]:
+    """(name, `(runc, running, pid 4242)`); the second is empty for a container that no runtime knows."""
+    if facts is None:
+        return visible(name), ""
+    words = [facts.runtime, str(facts.status)]
+    if facts.pid:
+        words.append(f"pid {facts.pid}")
+    if facts.status is Status.STOPPED:
+        words.append("changes at next start")
+    return visible(name), visible(f"({', '.join(words)})")
+
+
+def resource_name(address: Address, resource: Resource | None) -> str:
+    """`device /dev/sdb123`: the kind, and the identity as users write it (paths with their slash)."""
+    return visible(f"{address.kind} {_as_written(address.identity, resource)}")
+
+
+def _as_written(identity: str, resource: Resource | None) -> str:
+    for attribute in resource.attributes() if resource else ():
+        if attribute.role is Role.IDENTITY:
+            value = str(getattr(resource, attribute.name))
+            if value.lstrip("/") == identity:
+                return value
+    return identity
+
+
+def change_words(change: Change) -> str:
+    """What the change is about, in a few words; empty where the name says it all."""
+    match change.action:
+        case Action.CREATE | Action.ADOPT:
+            return resource_words(change.after, change.managed)
+        case Action.UPDATE | Action.REPLACE if change.changed:
+            return difference_words(change.changed, change.before, change.after)
+        case Action.DELETE:
+            return former_words(change.before)
+        case _:
+            return resource_words(change.after, change.managed)
+
+
+def effect_words(change: Change) -> str:
+    """What the change interrupts; for a replacement that changes no value, why it is made."""
+    if not change.effect and change.action is Action.REPLACE and not change.changed:
+        return visible(change.reason)
+    return visible(change.effect)
+
+
+def resource_words(resource: Resource | None, managed: Resource | None = None) -> str:
+    """The attributes worth a mention: those that scplan answers for, without the identity and what only steers it.
+
+    `managed` limits them to what it sets.
+    """
+    if resource is None:
+        return ""
+    return ", ".join(
+        _attribute_words(path, attribute, value)
+        for path, attribute, value in resource.leaves()
+        if value is not None
+        and value != ()
+        and attribute.role in _NOTABLE
+        and (managed is None or managed.get(path) is not None)
+    )
+
+
+def _attribute_words(path: str, attribute: Attribute, value: Any) -> str:
+    label = _label(path)
+    if value is True:
+        return label
+    text = visible(attribute.show(value))
+    if not label or (attribute.type is not None and attribute.type.speaks):
+        return text
+    return f"{label} {text}"
+
+
+def difference_words(changed: Iterable[str], before: Resource | None, after: Resource | None) -> str:
+    """`mtu 1500 → 1400, addresses +10.0.0.5/24`: both sides of the attributes at these dotted paths."""
+    known = before or after
+    if known is None:
+        return ""
+    return ", ".join(
+        _difference(path, known.attribute(path), before and before.get(path), after and after.get(path))
+        for path in changed
+    )
+
+
+def _difference(path: str, attribute: Attribute, before: Any, after: Any) -> str:
+    label = f"{_label(path)} ".lstrip()
+    if attribute.many:
+        return f"{label}{_elements(attribute, before or (), after or ())}"
+    return visible(f"{label}{attribute.show(before)} → {attribute.show(after)}")
+
+
+def _elements(attribute: Attribute, before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
+    added = [f"+{attribute.show(item)}" for item in after if item not in before]
+    removed = [f"-{attribute.show(item)}" for item in before if item not in after]
+    return visible(" ".join(added + removed) or "in another order")
+
+
+def former_words(resource: Resource | None) -> str:
+    """`mtu was 1500`: what is given back when the resource goes."""
+    return ", ".join(
+        f"{_label(path)} was {visible(attribute.show(value))}".lstrip()
+        for path, attribute, value in (resource.leaves() if resource else ())
+        if attribute.role is Role.FORMER and value is not None and value != ()
+    )
+
+
+def _label(path: str) -> str:
+    """`read_bps` of `io.read_bps`; nothing for the `value` of a setting, whose name is its identity."""
+    name = path.rpartition(".")[2].removeprefix("former_")
+    return "" if name in ("value", "former") else name
+
+
+def summary_words(counts: Mapping[Action, int]) -> str:
+    """`Plan: 1 to add, 0 to change, 0 to remove.`, or `No changes.`; replace and adopt only where there are some."""
+    if not any(counts.values()):
+        return "No changes."
+    parts = [
+        f"{counts.get(action, 0)} {words}"
+        for action, words in _COUNTED.items()
+        if counts.get(action) or action in _ALWAYS_COUNTED
+    ]
+    return f"Plan: {', '.join(parts)}."
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 resource`, `2 resources`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
