@@ -33,7 +33,8 @@ class ValueType:
     """How a value is written in YAML, kept in records and shown to people.
 
     `parse` takes the text of a YAML scalar and returns the normalised value, or raises ValueError with what is wrong
-    and what was expected. `schema` is the JSON Schema of the written form.
+    and what was expected. `schema` is the JSON Schema of the written form. A value that `speaks` is understood without
+    the name of its attribute: `rwm`.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class ValueType:
         stored: type,
         schema: Mapping[str, object],
         show: Callable[[Any], str] = str,
+        speaks: bool = False,
     ) -> None:
         self.parse = parse
         self.stored = stored
         self.schema = schema
         self.show = show
+        self.speaks = speaks
 
 
 class Attribute:

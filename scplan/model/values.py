@@ -183,7 +183,9 @@ OPERATIONS_PER_SECOND = ValueType(
 BOOL = ValueType(_parse_bool, stored=bool, schema={"type": "boolean"})
 TEXT = ValueType(check_text, stored=str, schema={"type": "string"})
 ABSOLUTE_PATH = ValueType(_parse_absolute_path, stored=str, schema={"type": "string", "pattern": "^/"})
-PERMISSIONS = ValueType(_parse_permissions, stored=str, schema={"type": "string", "pattern": "^[rwm]{1,3}$"})
+PERMISSIONS = ValueType(
+    _parse_permissions, stored=str, schema={"type": "string", "pattern": "^[rwm]{1,3}$"}, speaks=True
+)
 MODE = ValueType(_parse_mode, stored=str, schema={"type": ["string", "integer"], "examples": ["0660"]})
 ID = integer(0, UINT32_MAX - 1)
 MAC = ValueType(_parse_mac, stored=str, schema={"type": "string", "pattern": "^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"})
