@@ -1,0 +1,140 @@
+"""`scplan apply` and `scplan destroy`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scplan.cli.options import AutoApprove, Excludes, Files, LockTimeout, Targets, request
+from scplan.cli.output import approve, complain, raw, results, unfailing
+from scplan.cli.plan import print_plan
+from scplan.errors import Declined, ExitCode, RecoveryNeeded, ScplanError, UsageError
+from scplan.model.report import OnEvent, Outcome
+
+if TYPE_CHECKING:
+    from scplan.workflow import Run
+
+JsonLines = Annotated[bool, typer.Option("--json", help="A JSON object a line for each event; needs --auto-approve.")]
+
+
+def apply(
+    context: typer.Context,
+    plan_file: Annotated[
+        str | None, typer.Argument(metavar="[PLAN]", help="A plan saved by 'scplan plan --out'. It is not asked about.")
+    ] = None,
+    files: Files = None,
+    targets: Targets = None,
+    excludes: Excludes = None,
+    auto_approve: AutoApprove = False,
+    as_json: JsonLines = False,
+    lock_timeout: LockTimeout = 30.0,
+) -> ExitCode:
+    """Plan, ask, and make the changes.
+
+    Each change is read back. When one fails, all are undone. A saved plan is applied as it is, or refused with exit code 5 when live state has moved on since.
+
+    Examples:
+      scplan apply -f web.yaml
+      scplan apply --auto-approve --target web
+      scplan apply web.plan
+    """
+    from scplan import workflow
+
+    asked = request(context, files=files, targets=targets, excludes=excludes, lock_timeout_s=lock_timeout)
+    if plan_file is None:
+        return _carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
+    if files or targets or excludes:
+        raise UsageError("a saved plan takes no -f, --target or --exclude", hint="they belong to 'scplan plan --out'")
+    return _carry_out(workflow.open_saved(plan_file, asked), approved=True, as_json=as_json)
+
+
+def destroy(
+    context: typer.Context,
+    containers: Annotated[list[str], typer.Argument(metavar="CONTAINER...", help="As in the configuration.")],
+    auto_approve: AutoApprove = False,
+    as_json: JsonLines = False,
+    lock_timeout: LockTimeout = 30.0,
+) -> ExitCode:
+    """Remove all that scplan owns in these containers.
+
+    What was there before is given back. What scplan does not own stays.
+
+    Examples:
+      scplan destroy web
+      scplan destroy web db --auto-approve
+    """
+    from scplan import workflow
+
+    asked = request(context, destroy=True, containers=containers, lock_timeout_s=lock_timeout)
+    return _carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
+
+
+def _carry_out(opened: AbstractContextManager[Run], *, approved: bool, as_json: bool) -> ExitCode:
+    if as_json:
+        return _carry_out_for_machines(opened, approved=approved)
+    with opened as run:
+        print_plan(run.plan)
+        complain(run.plan.diagnostics)
+        if run.plan.changes:
+            if not approved:
+                approve("Apply these changes?")
+            _print_outcome(_execute_with_progress(run))
+        elif run.plan.refreshed:
+            _execute(run, lambda _: None)
+    return ExitCode.OK
+
+
+def _execute_with_progress(run: Run) -> Outcome:
+    import sys
+
+    from scplan.render.text import Progress
+
+    sys.stdout.flush()
+    with Progress(sys.stderr) as progress:
+        return _execute(run, progress.show)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    from scplan.render.documents import outcome_lines
+
+    results(outcome_lines(outcome))
+
+
+def _execute(run: Run, show: OnEvent) -> Outcome:
+    try:
+        return run.execute(unfailing(show))
+    except ScplanError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        # The changes have begun, so "error, nothing was changed" would be a lie.
+        raise RecoveryNeeded(
+            f"the apply ended half-way: {type(error).__name__}: {error}",
+            hint="'scplan recover' finishes or undoes it",
+        ) from error
+
+
+def _carry_out_for_machines(opened: AbstractContextManager[Run], *, approved: bool) -> ExitCode:
+    from scplan.render import machine
+
+    def emit(document: dict[str, object]) -> None:
+        import sys
+
+        raw(machine.to_line(document))
+        sys.stdout.flush()
+
+    try:
+        with opened as run:
+            emit(machine.plan_event(run.plan))
+            if not run.plan.changes and not run.plan.refreshed:
+                emit(machine.unchanged_event(run.plan))
+                return ExitCode.OK
+            if run.plan.changes and not approved:
+                raise Declined("nothing was changed: --json can't ask", hint="approve it beforehand: --auto-approve")
+            outcome = _execute(run, lambda event: emit(machine.event_document(event)))
+        emit(machine.outcome_event(outcome))
+    except ScplanError as error:
+        emit(machine.failure_event(error.exit_code, error.diagnostics))
+        raise
+    return ExitCode.OK

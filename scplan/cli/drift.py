@@ -1,0 +1,51 @@
+"""`scplan drift`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from scplan.cli.options import DetailedExitCode, Files, Json, request
+from scplan.cli.output import complain, raw, replace_file, results
+from scplan.errors import ExitCode
+
+
+def drift(
+    context: typer.Context,
+    files: Files = None,
+    as_json: Json = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Also write Prometheus metrics, for the node exporter's textfile collector."),
+    ] = None,
+    detailed_exitcode: DetailedExitCode = False,
+) -> ExitCode:
+    """Tell what is no longer as scplan left it, and what is pending.
+
+    Compares owned resources with live ones, and the files with what was applied. Read-only.
+
+    Examples:
+      scplan drift
+      scplan drift --detailed-exitcode --metrics /var/lib/node_exporter/scplan.prom
+    """
+    from scplan import workflow
+
+    report = workflow.drift(request(context, files=files))
+    if metrics is not None:
+        from scplan.render.metrics import drift_metrics
+
+        # Readable by the exporter, which runs as another user; counts are no secret.
+        replace_file(metrics, drift_metrics(report, time.time()), mode=0o644)
+    if as_json:
+        from scplan.render.machine import drift_document, to_text
+
+        raw(to_text(drift_document(report)))
+    else:
+        from scplan.render.documents import drift_lines
+
+        results(drift_lines(report))
+        complain((*report.diagnostics, *report.pending.diagnostics))
+    differs = bool(report.drifted or report.pending.changes)
+    return ExitCode.CHANGES if detailed_exitcode and differs else ExitCode.OK

@@ -1,0 +1,103 @@
+"""Where the commands write: results, messages, questions, files. A reader that went away never fails a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+from scplan.errors import Declined, Diagnostic, KernelError
+from scplan.model.report import Event, OnEvent
+from scplan.render.diagnostics import diagnostic_lines
+from scplan.render.lines import Line, line
+from scplan.render.text import write_lines
+
+
+def results(lines: Iterable[Line]) -> None:
+    """Prints lines on standard output."""
+    write_lines(lines, sys.stdout)
+
+
+def raw(text: str) -> None:
+    """Writes a document for a machine on standard output."""
+    sys.stdout.write(text)
+
+
+def message(text: str) -> None:
+    """Prints one line on standard error."""
+    sys.stdout.flush()
+    write_lines([line(text)], sys.stderr)
+
+
+def complain(diagnostics: Iterable[Diagnostic]) -> None:
+    """Prints errors and warnings on standard error, each once, after what was printed before them."""
+    sys.stdout.flush()
+    write_lines(diagnostic_lines(dict.fromkeys(diagnostics)), sys.stderr)
+
+
+def finish() -> None:
+    """Sends out what is still buffered, while a failure of it can still be told."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def silence() -> None:
+    """Turns both streams to /dev/null: their reader is gone, and what is buffered would fail again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def unfailing(show: OnEvent) -> OnEvent:
+    """`show`, except that it goes quiet when its reader is gone: an apply is not rolled back for a closed pipe."""
+
+    def shown(event: Event) -> None:
+        try:
+            show(event)
+        except BrokenPipeError:
+            silence()
+
+    return shown
+
+
+def approve(question: str) -> None:
+    """Asks on the terminal; raises Declined for anything but y or yes, and where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise Declined(
+            "nothing was changed: this needs approval, and standard input is not a terminal",
+            hint="approve it beforehand with --auto-approve, or save it with 'scplan plan --out FILE' and apply FILE",
+        )
+    sys.stdout.flush()
+    sys.stderr.write(f"\n{question} [y/N] ")
+    sys.stderr.flush()
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        answer = ""
+    if not answer.endswith("\n"):
+        sys.stderr.write("\n")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise Declined("declined; nothing was changed")
+
+
+def replace_file(path: str, text: str, mode: int) -> None:
+    """Writes a file as a whole or not at all: readers see the old content or the new one.
+
+    Raises KernelError when it can't be written; the file is then as it was.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise KernelError.from_os(f"write({path})", error) from error

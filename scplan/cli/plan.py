@@ -1,0 +1,72 @@
+"""`scplan plan`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scplan.cli.options import DetailedExitCode, Excludes, Files, Json, Targets, at_most_one, request
+from scplan.cli.output import complain, message, raw, results
+from scplan.errors import ExitCode
+from scplan.model.change import Plan
+
+
+def plan(
+    context: typer.Context,
+    files: Files = None,
+    targets: Targets = None,
+    excludes: Excludes = None,
+    destroy: Annotated[bool, typer.Option("--destroy", help="Plan to remove all that scplan owns.")] = False,
+    live: Annotated[
+        str | None,
+        typer.Option(metavar="SNAPSHOT", help="Compare with a captured snapshot instead of this host."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Save the plan, to be applied exactly as it is.")
+    ] = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for comments that CI writes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no plan: the exit code or --out is enough.")] = False,
+    detailed_exitcode: DetailedExitCode = False,
+) -> ExitCode:
+    """Print the changes that apply would make, in their order.
+
+    Compares the configuration with what the containers have, and never changes anything. Works without root as far as it can.
+
+    Examples:
+      scplan plan
+      scplan plan -f web.yaml --target 'web/nic/*'
+      scplan plan --out web.plan && scplan apply web.plan
+      scplan plan --live host.snapshot --markdown
+    """
+    at_most_one(json=as_json, markdown=markdown, quiet=quiet)
+    from scplan import workflow
+
+    asked = request(context, files=files, targets=targets, excludes=excludes, destroy=destroy, live=live)
+    made = workflow.make_plan(asked)
+    if out is not None:
+        workflow.save_plan(made, asked, out)
+    if not quiet:
+        print_plan(made, as_json=as_json, markdown=markdown)
+    if not as_json and not markdown:
+        complain(made.diagnostics)
+    if out is not None and not as_json and not markdown and not quiet:
+        message(f"saved; 'scplan apply {out}' makes exactly these changes")
+    return ExitCode.CHANGES if detailed_exitcode and made.changes else ExitCode.OK
+
+
+def print_plan(plan: Plan, *, as_json: bool = False, markdown: bool = False) -> None:
+    """Prints the plan in the form that was asked for."""
+    if as_json:
+        from scplan.render.machine import plan_document, to_text
+
+        raw(to_text(plan_document(plan)))
+    elif markdown:
+        from scplan.render.markdown import plan_markdown
+
+        raw(plan_markdown(plan))
+    else:
+        from scplan.render.documents import plan_lines
+
+        results(plan_lines(plan))

@@ -1,0 +1,38 @@
+"""`scplan recover`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from scplan.cli.options import LockTimeout, at_most_one, request
+from scplan.cli.output import results, unfailing
+from scplan.errors import ExitCode
+from scplan.render.lines import line, visible
+from scplan.render.text import Progress
+
+
+def recover(
+    context: typer.Context,
+    forward: Annotated[bool, typer.Option("--forward", help="Finish what was begun.")] = False,
+    back: Annotated[bool, typer.Option("--back", help="Undo what was begun.")] = False,
+    lock_timeout: LockTimeout = 30.0,
+) -> ExitCode:
+    """Finish or undo what a crash left half done.
+
+    Without an option the journal decides which of the two. Every other command that writes refuses until then.
+
+    Examples:
+      scplan recover
+      scplan recover --back
+    """
+    at_most_one(forward=forward, back=back)
+    from scplan import workflow
+
+    direction: Literal["auto", "forward", "back"] = "forward" if forward else "back" if back else "auto"
+    with Progress(sys.stderr) as progress:
+        recovered = workflow.recover(request(context, lock_timeout_s=lock_timeout), direction, unfailing(progress.show))
+    results([line(visible(text)) for text in recovered or ["Nothing to recover."]])
+    return ExitCode.OK

@@ -1,0 +1,45 @@
+"""`scplan show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scplan.cli.options import Json, request
+from scplan.cli.output import complain, raw, results
+from scplan.cli.plan import print_plan
+from scplan.errors import ExitCode
+
+
+def show(
+    context: typer.Context,
+    plan_file: Annotated[
+        str | None, typer.Argument(metavar="[PLAN]", help="A plan saved by 'scplan plan --out'.")
+    ] = None,
+    as_json: Json = False,
+) -> ExitCode:
+    """Print a saved plan, or what scplan owns and how that is live.
+
+    Examples:
+      scplan show
+      scplan show web.plan --json
+    """
+    from scplan import workflow
+
+    if plan_file is not None:
+        plan = workflow.load_plan_view(plan_file)
+        print_plan(plan, as_json=as_json)
+        if not as_json:
+            complain(plan.diagnostics)
+        return ExitCode.OK
+    owned = workflow.show_owned(request(context))
+    if as_json:
+        from scplan.render.machine import owned_document, to_text
+
+        raw(to_text(owned_document(owned, with_live=True)))
+    else:
+        from scplan.render.documents import owned_lines
+
+        results(owned_lines(owned))
+    return ExitCode.OK

@@ -1,0 +1,35 @@
+"""`scplan snapshot`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scplan.cli.options import Files, request
+from scplan.cli.output import raw, replace_file
+from scplan.errors import ExitCode
+
+
+def snapshot(
+    context: typer.Context,
+    files: Files = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write it here, not to standard output.")] = None,
+) -> ExitCode:
+    """Capture live state for plan --live.
+
+    With it a plan can be made without root, or on another machine.
+
+    Examples:
+      scplan snapshot --out host.snapshot
+      scplan plan --live host.snapshot
+    """
+    from scplan import workflow
+
+    captured = workflow.snapshot(request(context, files=files))
+    if out is None:
+        raw(captured)
+    else:
+        # It tells addresses and paths of the host.
+        replace_file(out, captured, mode=0o600)
+    return ExitCode.OK

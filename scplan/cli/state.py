@@ -1,0 +1,85 @@
+"""`scplan state`: the records of what scplan owns."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scplan.cli.options import Json, request
+from scplan.cli.output import message, raw, results
+from scplan.errors import ExitCode
+from scplan.model.address import Address
+from scplan.render.lines import visible
+
+
+def state() -> None:
+    """Read and mend the records of what scplan owns.
+
+    Examples:
+      scplan state list
+      scplan state show web/nic/eth1
+    """
+
+
+def list_owned(context: typer.Context, as_json: Json = False) -> ExitCode:
+    """List the addresses of all that scplan owns, one a line.
+
+    Examples:
+      scplan state list
+      scplan state list --json
+    """
+    from scplan import workflow
+
+    owned = workflow.state_list(request(context))
+    if as_json:
+        from scplan.render.machine import owned_document, to_text
+
+        raw(to_text(owned_document(owned, with_live=False)))
+    else:
+        from scplan.render.documents import address_lines
+
+        results(address_lines(owned))
+    return ExitCode.OK
+
+
+def show(
+    context: typer.Context,
+    address: Annotated[str, typer.Argument(metavar="ADDR", help="CONTAINER/KIND/IDENTITY, as 'state list' prints it.")],
+    as_json: Json = False,
+) -> ExitCode:
+    """Print all that the record of one resource holds.
+
+    Examples:
+      scplan state show web/nic/eth1
+    """
+    from scplan import workflow
+
+    owned = workflow.state_show(request(context), Address.parse(address))
+    if as_json:
+        from scplan.render.machine import record_document, to_text
+
+        raw(to_text(record_document(owned)))
+    else:
+        from scplan.render.documents import record_lines
+
+        results(record_lines(owned))
+    return ExitCode.OK
+
+
+def forget(
+    context: typer.Context,
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDR...", help="As 'state list' prints them.")],
+) -> ExitCode:
+    """Forget resources, which then stay in their containers.
+
+    Examples:
+      scplan state rm web/nic/eth1
+    """
+    from scplan import workflow
+
+    asked = request(context)
+    for address in [Address.parse(text) for text in addresses]:
+        workflow.state_rm(asked, address)
+        message(f"{visible(str(address))}: no longer owned; it stays in the container")
+    return ExitCode.OK

@@ -1,0 +1,68 @@
+"""`scplan validate` and `scplan schema`: the configuration files alone, without the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from scplan.cli.options import Files, Json, request
+from scplan.cli.output import complain, raw, results
+from scplan.errors import ConfigurationError, ExitCode
+
+if TYPE_CHECKING:
+    from scplan.workflow import Request
+
+
+def validate(context: typer.Context, files: Files = None, as_json: Json = False) -> ExitCode:
+    """Report all that is wrong in configuration files.
+
+    The host is not looked at.
+
+    Examples:
+      scplan validate
+      scplan validate -f web.yaml -f common.d/ --json
+    """
+    from scplan import workflow
+
+    asked = request(context, files=files)
+    if as_json:
+        return _validate_for_machines(asked)
+    from scplan.render.lines import line
+    from scplan.render.words import counted
+
+    configuration = workflow.validate(asked)
+    containers = configuration.containers
+    resources = counted(sum(len(container.resources) for container in containers.values()), "resource")
+    results([line((f"Valid: {counted(len(containers), 'container')}, {resources}.", "good"))])
+    complain(configuration.diagnostics)
+    return ExitCode.OK
+
+
+def _validate_for_machines(asked: Request) -> ExitCode:
+    from scplan import workflow
+    from scplan.render.machine import to_text, validation_document
+
+    try:
+        configuration = workflow.validate(asked)
+    except ConfigurationError as error:
+        raw(to_text(validation_document({}, error.diagnostics, valid=False)))
+        return error.exit_code
+    addresses = {name: container.resources for name, container in configuration.containers.items()}
+    raw(to_text(validation_document(addresses, configuration.diagnostics, valid=True)))
+    return ExitCode.OK
+
+
+def schema() -> ExitCode:
+    """Print the JSON Schema of the configuration.
+
+    Editors complete and check configuration files with it.
+
+    Examples:
+      scplan schema > scplan.schema.json
+    """
+    from scplan import workflow
+    from scplan.render.machine import to_text
+
+    raw(to_text(workflow.schema()))
+    return ExitCode.OK
