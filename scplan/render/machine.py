@@ -78,6 +78,17 @@ def outcome_event(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def unchanged_event(plan: Plan) -> dict[str, Any]:
+    """The last line of an apply that had nothing to do."""
+    return {
+        "type": "summary",
+        "result": "no changes",
+        "exit_code": int(ExitCode.OK),
+        "summary": {str(action): count for action, count in plan.summary().items()},
+        "diagnostics": [],
+    }
+
+
 def failure_event(exit_code: ExitCode, diagnostics: Iterable[Diagnostic]) -> dict[str, Any]:
     """The last line of an apply that did not succeed."""
     return {
@@ -145,11 +156,6 @@ def validation_document(
         containers={name: [str(address) for address in addresses] for name, addresses in containers.items()},
         diagnostics=[diagnostic_to_json(diagnostic) for diagnostic in diagnostics],
     )
-
-
-def recovery_document(recovered: Sequence[str]) -> dict[str, Any]:
-    """What a recovery did, a sentence each; none when there was nothing to recover."""
-    return _document(recovered=list(recovered))
 
 
 def doctor_document(findings: Iterable[Finding]) -> dict[str, Any]:
