@@ -1,0 +1,194 @@
+"""A complete picture of what scplan could have changed, for comparisons of before and after.
+
+Takes nothing from scplan: links, addresses and routes come from `ip`, files from the kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.containers import cgroups
+from tests.containers.container import Container
+
+Fingerprint = dict[str, Any]
+
+# What changes by itself: counters, timers, and the numbers that the kernel hands out anew.
+_VOLATILE = {
+    "stats",
+    "stats64",
+    "ifindex",
+    "link_index",
+    "link_netnsid",
+    "valid_life_time",
+    "preferred_life_time",
+    "expires",
+    "cache_info",
+    "hello_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "gc_timer",
+    "age",
+    "used",
+}
+# `tentative` goes a second after an IPv6 address came, `NO-CARRIER` and the operational state follow the peer.
+_VOLATILE_FLAGS = {"tentative", "dadfailed", "optimistic"}
+_CGROUP_FILES = (
+    "devices.list",
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_iops_device",
+    "blkio.bfq.weight",
+    "blkio.bfq.weight_device",
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "memory.soft_limit_in_bytes",
+    "memory.swappiness",
+    "cpu.shares",
+    "cpu.cfs_quota_us",
+    "cpu.cfs_period_us",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "pids.max",
+    "io.max",
+    "io.weight",
+    "io.bfq.weight",
+    "memory.max",
+    "memory.high",
+    "memory.low",
+    "memory.min",
+    "memory.swap.max",
+    "cpu.max",
+    "cpu.weight",
+)
+
+
+def fingerprint(containers: Iterable[Container] = (), *, state_dir: Path | None = None) -> Fingerprint:
+    """The host and the running containers as nested plain values; two of them compare equal when nothing has changed.
+
+    Use `difference` to say what has. Only links of test sessions and links that they made are looked at on the host.
+    """
+    picture: Fingerprint = {"host": host_fingerprint()}
+    for container in containers:
+        picture[container.name] = container_fingerprint(container)
+    if state_dir is not None:
+        picture["state"] = dict(_files(state_dir))
+    return picture
+
+
+def host_fingerprint() -> Fingerprint:
+    """The host's network, mounts and loop devices. Device nodes and cgroups of the host are not scplan's to change."""
+    return {
+        **_network([]),
+        "mounts": _mounts(os.getpid()),
+        "loops": sorted(path.parent.parent.name for path in Path("/sys/block").glob("loop*/loop/backing_file")),
+    }
+
+
+def container_fingerprint(container: Container) -> Fingerprint:
+    """A running container's network, mounts, /dev and the cgroup files that limit it."""
+    enter = ["nsenter", "--target", str(container.pid), "--net"]
+    return {
+        **_network(enter),
+        "mounts": _mounts(container.pid),
+        "devices": dict(_nodes(container)),
+        "cgroup": dict(_cgroup_files(container)),
+    }
+
+
+def difference(before: Fingerprint, after: Fingerprint, path: str = "") -> list[str]:
+    """`web.routes: was …, is …` for everything that differs."""
+    found = []
+    for key in sorted(before.keys() | after.keys()):
+        one, other, place = before.get(key), after.get(key), f"{path}.{key}".lstrip(".")
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += difference(one, other, place)
+        elif isinstance(one, list) and isinstance(other, list):
+            found += [f"{place}: gone: {item}" for item in one if item not in other]
+            found += [f"{place}: new: {item}" for item in other if item not in one]
+            if sorted(map(repr, one)) == sorted(map(repr, other)):
+                found.append(f"{place}: another order: was {one}, is {other}")
+        else:
+            found.append(f"{place}: was {one!r}, is {other!r}")
+    return found
+
+
+def _network(enter: list[str]) -> Fingerprint:
+    # IPv6 routes without `cache`, and the multicast ones of ff00::/8, follow the links up and down by themselves.
+    return {
+        "links": {link["ifname"]: link for link in _ip(enter, "-details", "link", "show")},
+        "addresses": {
+            link["ifname"]: sorted(link["addr_info"], key=repr)
+            for link in _ip(enter, "address", "show")
+            if link.get("addr_info")
+        },
+        "routes": sorted(
+            [*_ip(enter, "-4", "route", "show", "table", "all"), *_ip(enter, "-6", "route", "show", "table", "all")],
+            key=repr,
+        ),
+        "rules": [*_ip(enter, "-4", "rule", "show"), *_ip(enter, "-6", "rule", "show")],
+    }
+
+
+def _ip(enter: list[str], *arguments: str) -> list[dict[str, Any]]:
+    command = [*enter, "ip", "-json", *arguments]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    # Version 6.1 prints nothing at all for an empty table.
+    rows = json.loads(ended.stdout or "[]")
+    return [_steady(row) for row in rows if row]
+
+
+def _steady(value: Any) -> Any:
+    """The value without what changes by itself."""
+    if isinstance(value, dict):
+        return {
+            key: _steady(item) for key, item in value.items() if key not in _VOLATILE and key not in _VOLATILE_FLAGS
+        }
+    return [_steady(item) for item in value] if isinstance(value, list) else value
+
+
+def _mounts(pid: int) -> list[str]:
+    """Mount points with their source, options and propagation, in order; without the IDs of mounts and peer groups."""
+    lines = []
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        _, _, numbers, root, point, options, *rest = line.split()
+        tail = re.sub(r"\b(shared|master|propagate_from):\d+", r"\1", " ".join(rest))
+        lines.append(f"{point} {root} {numbers} {options} {tail}")
+    return lines
+
+
+def _nodes(container: Container) -> Iterator[tuple[str, str]]:
+    """Everything below /dev of the container, and device nodes elsewhere in its writable root."""
+    script = "find /dev -xdev ! -path '/dev/pts/*' -exec stat -c '%n|%F|%a|%u|%g|%t:%T' {} +"
+    output = container.exec(["sh", "-c", script], check=True).stdout
+    for line in output.splitlines():
+        name, rest = line.split("|", 1)
+        yield name, rest
+
+
+def _cgroup_files(container: Container) -> Iterator[tuple[str, str]]:
+    for path in sorted(set(cgroups.of_process(container.pid).values())):
+        for name in _CGROUP_FILES:
+            if (path / name).exists():
+                # The kernel lists devices in the order of insertion, which says nothing.
+                yield name, "\n".join(sorted((path / name).read_text().split("\n"))).strip()
+
+
+def _files(directory: Path) -> Iterator[tuple[str, str]]:
+    """Files below the directory: mode, owner and a digest of the content."""
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        text = f"{stat.filemode(status.st_mode)} {status.st_uid}:{status.st_gid}"
+        if path.is_file():
+            text += " " + hashlib.sha256(path.read_bytes()).hexdigest()
+        yield str(path.relative_to(directory)), text

@@ -1,0 +1,90 @@
+"""Removes what a session left: containers, cgroups, links, loop devices, mounts, files; finds it all by its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.containers import cgroups, naming
+from tests.containers.oci import RUNTIMES
+
+
+def sweep_dead_sessions() -> list[str]:
+    """Cleans up after every session whose owner is gone. Returns what could not be removed; never raises over it."""
+    owners = {pid for name in _names() if (pid := naming.owner_of(name)) is not None}
+    return [trouble for pid in sorted(owners) if not naming.is_alive(pid) for trouble in sweep(pid)]
+
+
+def sweep(pid: int) -> list[str]:
+    """Removes all that the session with this PID made. Returns what could not be removed, one message each."""
+    prefix = naming.owner_prefix(pid)
+    troubles: list[str] = []
+    steps = (_remove_containers, _remove_cgroups, _remove_links, _remove_loops, _remove_mounts, _remove_files)
+    for step in steps:
+        try:
+            step(prefix)
+        except (OSError, subprocess.SubprocessError) as error:
+            output = getattr(error, "stderr", None) or ""
+            troubles.append(f"{step.__name__[1:].replace('_', ' ')} of {prefix}*: {error} {output}".strip())
+    return troubles
+
+
+def _names() -> Iterator[str]:
+    """The names of everything that a session may have left."""
+    places = [Path("/tmp"), Path("/sys/class/net"), *cgroups.all_hierarchies()]
+    places += [runtime.state_directory for runtime in RUNTIMES.values()]
+    for place in places:
+        if place.is_dir():
+            yield from (entry.name for entry in place.iterdir())
+
+
+def _remove_containers(prefix: str) -> None:
+    for runtime in RUNTIMES.values():
+        for state in _entries(runtime.state_directory, prefix):
+            runtime.delete(state.name)
+
+
+def _remove_cgroups(prefix: str) -> None:
+    for name in {path.name for hierarchy in cgroups.all_hierarchies() for path in _entries(hierarchy, prefix)}:
+        cgroups.remove(name)
+
+
+def _remove_links(prefix: str) -> None:
+    for link in _entries(Path("/sys/class/net"), prefix):
+        # The peer of a veth goes with it, so a link of the list may be gone already.
+        if link.exists():
+            _run("ip", "link", "delete", link.name)
+
+
+def _remove_loops(prefix: str) -> None:
+    if os.geteuid() != 0:
+        return
+    listed = json.loads(_run("losetup", "--json", "--list", "--output", "NAME,BACK-FILE") or '{"loopdevices": []}')
+    for device in listed["loopdevices"]:
+        if (device["back-file"] or "").startswith(f"/tmp/{prefix}"):
+            if any(Path("/sys/block", Path(device["name"]).name).glob("loop*p*")):
+                _run("partx", "--delete", device["name"])
+            _run("losetup", "--detach", device["name"])
+
+
+def _remove_mounts(prefix: str) -> None:
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed([point for point in points if point.startswith(f"/tmp/{prefix}")]):
+        _run("umount", "--lazy", point)
+
+
+def _remove_files(prefix: str) -> None:
+    for path in _entries(Path("/tmp"), prefix):
+        # Never across a mount point: a bind mount that is still there shows files of the host.
+        _run("rm", "-rf", "--one-file-system", str(path))
+
+
+def _entries(place: Path, prefix: str) -> list[Path]:
+    return [path for path in place.iterdir() if path.name.startswith(prefix)] if place.is_dir() else []
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
