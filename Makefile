@@ -1,0 +1,46 @@
+# One command each, on a fresh Debian 12: `make demo`, `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+ARGS ?=
+
+.PHONY: help demo test test-unit bench lint clean prepare
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: prepare ## shows scplan on a throwaway container, in half a minute
+	@$(PYTHON) -m examples.demo
+
+test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest
+	@$(PYTHON) -m pytest $(ARGS)
+
+test-unit: $(READY) ## the tests that need neither root nor containers
+	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
+
+bench: prepare ## measures speed and memory; BENCH_CONTAINERS=1000
+	@$(PYTHON) -m tests.bench
+
+lint: $(READY) ## ruff and mypy; `make lint FIX=1` also mends what it can
+ifdef FIX
+	@$(PYTHON) -m ruff check --fix . ; $(PYTHON) -m ruff format .
+endif
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy --strict
+
+clean: ## removes what these commands made in the checkout
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist state/run ./*.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian packages first: the environment needs python3-venv.
+prepare:
+	@.ci/install-packages
+	@$(MAKE) --no-print-directory $(READY)
+
+$(READY): pyproject.toml
+	@.ci/make-venv .venv
+	@touch $@

@@ -1,0 +1,175 @@
+"""The import rule of docs/explanation/architecture.md, read from the code's imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+PACKAGE = CHECKOUT / "scplan"
+
+# `records` is how all of them read and write files.
+RECORDS = {"records", "planfile", "journal", "state", "snapshot"}
+STAGES = {"observe", "apply", "rollback"}
+
+# Area → what it may import besides itself. An entry covers everything below it.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "model": {"errors"},
+    "linux": {"errors"},
+    "runtimes": {"linux.container", "errors"},
+    "kinds": {"model", "linux", "errors"},
+    "yaml_source": {"errors"},
+    **{name: {"model", "errors", "records"} for name in RECORDS},
+    **{name: {"model", "errors", "kinds.kind"} for name in ("config", "plan")},
+    **{
+        name: {"model", "errors", "kinds.kind", "config", "plan", *RECORDS, *STAGES, "linux.container", "linux.host"}
+        for name in STAGES
+    },
+    "render": {"model", "errors"},
+    # The model too: commands name the types of what workflow returns and render takes.
+    "cli": {"workflow", "render", "errors", "model"},
+}
+# These may import everything but what is named.
+MAY_NOT_IMPORT: dict[str, set[str]] = {"workflow": {"cli", "render"}, "hooks": {"cli", "render"}}
+# The way in: it tells the hook and --version apart before anything heavy is imported.
+ENTRY = {"", "__main__"}
+
+# Heavy or low-level modules, and the only places that may import them.
+OWNERS: dict[str, tuple[str, ...]] = {
+    "ctypes": ("linux",),
+    "fcntl": ("linux", "state", "journal"),  # locks on scplan's own files
+    "termios": ("linux",),
+    "rich": ("render.text",),
+    "typer": ("cli",),
+    "click": ("cli",),
+    "yaml": ("yaml_source",),
+    "subprocess": (),
+    "multiprocessing": (),
+    "pty": (),
+}
+# Too heavy for start-up: imported in the function that needs them, never at the top of a module.
+LAZY = ("deepdiff", "pyroute2", "rich", "tempfile", "argparse", "asyncio", "jsonschema")
+
+
+@dataclass(frozen=True)
+class Import:
+    """`module` is dotted; `top` tells whether it is imported whenever the file is."""
+
+    importer: str
+    module: str
+    line: int
+    top: bool
+
+    def __str__(self) -> str:
+        return f"scplan/{self.importer.replace('.', '/') or '__init__'}:{self.line} imports {self.module}"
+
+
+def imports() -> Iterator[Import]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        tree = ast.parse(path.read_text(), str(path))
+        yield from _imports_of(name, path.name == "__init__.py", tree, top=True)
+
+
+def _imports_of(name: str, is_package: bool, tree: ast.AST, *, top: bool) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(name, alias.name, node.lineno, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (Import(name, module, node.lineno, top) for module in _modules(name, is_package, node))
+        else:
+            inner = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports_of(name, is_package, node, top=top and not inner and not _for_types_only(node))
+
+
+def _for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _modules(name: str, is_package: bool, node: ast.ImportFrom) -> Iterator[str]:
+    """The modules that a from-import names: `from scplan import errors` is scplan.errors."""
+    base = node.module or ""
+    if node.level:
+        package = ["scplan", *name.split(".")] if name else ["scplan"]
+        ups = node.level - (1 if is_package else 0)
+        base = ".".join([*package[: len(package) - ups], *([base] if base else [])])
+    for alias in node.names:
+        path = CHECKOUT.joinpath(*base.split("."))
+        is_module = base.startswith("scplan") and ((path / alias.name).is_dir() or (path / f"{alias.name}.py").exists())
+        yield f"{base}.{alias.name}" if is_module else base
+
+
+ALL = list(imports())
+
+
+def _below(module: str, places: tuple[str, ...] | set[str]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def _area(module: str) -> str:
+    """The row of the table that a module belongs to: that of plan for plan_order, which was split off it."""
+    first = module.split(".")[0]
+    known = MAY_IMPORT.keys() | MAY_NOT_IMPORT.keys()
+    return first if first in known or first.split("_")[0] not in known else first.split("_")[0]
+
+
+def _is_allowed(found: Import) -> bool:
+    area = _area(found.importer)
+    module = found.module.removeprefix("scplan").lstrip(".")
+    if found.importer in ENTRY or module == "" or _area(module) == area:
+        return True
+    if area in MAY_NOT_IMPORT:
+        return not _below(module, MAY_NOT_IMPORT[area])
+    return _below(module, MAY_IMPORT[area])
+
+
+def test_every_module_is_in_the_table() -> None:
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    areas = {_area(name) for name in names} - {"__init__", "__main__"}
+    assert areas - MAY_IMPORT.keys() - MAY_NOT_IMPORT.keys() == set()
+
+
+def test_imports_follow_the_table() -> None:
+    inside = [found for found in ALL if found.module.split(".")[0] == "scplan"]
+    assert [str(found) for found in inside if not _is_allowed(found)] == []
+
+
+@pytest.mark.parametrize("module", OWNERS)
+def test_module_is_imported_by_its_owners_only(module: str) -> None:
+    found = [one for one in ALL if _below(one.module, (module,))]
+    assert [str(one) for one in found if not _below(one.importer, OWNERS[module])] == []
+
+
+def test_netlink_sockets_are_opened_in_linux_only() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "linux" not in path.relative_to(PACKAGE).parts:
+            assert "AF_NETLINK" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("module", LAZY)
+def test_heavy_module_is_imported_where_it_is_needed(module: str) -> None:
+    found = [one for one in ALL if one.top and _below(one.module, (module,))]
+    # The text renderer is itself imported only to print to people.
+    assert [str(one) for one in found if not (module == "rich" and one.importer == "render.text")] == []
+
+
+def test_package_itself_imports_nothing() -> None:
+    assert [str(found) for found in ALL if found.importer == "" and found.module != "__future__"] == []
+
+
+def test_only_workflow_and_hooks_read_the_registries() -> None:
+    registries = ("scplan.kinds", "scplan.runtimes")
+    found = [one for one in ALL if one.module in registries and one.importer.split(".")[0] not in ("kinds", "runtimes")]
+    assert [str(one) for one in found if one.importer.split(".")[0] not in ("workflow", "hooks")] == []
+
+
+def test_modules_postpone_annotations() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        if len(tree.body) > 1 and path.parent != PACKAGE:
+            assert any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body), path
