@@ -11,11 +11,20 @@ def main() -> int:
     if arguments == ["--version"]:
         from scplan import __version__
 
-        sys.stdout.write(f"scplan {__version__}\n")
-        return 0
+        return _write(f"scplan {__version__}\n")
     from scplan.cli.app import run
 
     return run(arguments)
+
+
+def _write(text: str) -> int:
+    import os  # imported by the interpreter already
+
+    try:
+        os.write(1, text.encode())  # unbuffered: nothing is left that could fail at exit
+    except OSError:
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

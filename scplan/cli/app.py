@@ -12,7 +12,7 @@ import typer
 import typer.core
 import typer.main
 
-from scplan.cli.output import complain, finish, silence
+from scplan.cli.output import complain, finish, prepare
 from scplan.errors import Diagnostic, ExitCode, ScplanError
 
 # Newer releases of Typer carry their own Click, so the package is never imported by name.
@@ -28,19 +28,12 @@ _INTERRUPTED = 130
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. Results go to standard output, messages to standard error."""
-    for stream in (sys.stdout, sys.stderr):
-        # Names that the locale can't spell are printed escaped instead of failing the command.
-        cast(Any, stream).reconfigure(errors="backslashreplace")
+    prepare()
     root = _root()
     if _COMPLETION in os.environ:
         root.main(args=list(arguments), prog_name=_PROGRAM)
-    try:
-        code = _invoke(root, arguments)
-        finish()
-    except BrokenPipeError:
-        silence()
-        code = ExitCode.ERROR
-    return code
+    code = _invoke(root, arguments)
+    return code if finish() else code or ExitCode.ERROR
 
 
 def _invoke(root: Command, arguments: Sequence[str]) -> int:
@@ -54,8 +47,8 @@ def _invoke(root: Command, arguments: Sequence[str]) -> int:
         complain(error.diagnostics)
         _trace(error)
         return error.exit_code
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # the reader has read enough
+        return ExitCode.ERROR
     except KeyboardInterrupt:
         complain([Diagnostic(summary="interrupted")])
         return _INTERRUPTED

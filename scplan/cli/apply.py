@@ -33,7 +33,8 @@ def apply(
 ) -> ExitCode:
     """Plan, ask, and make the changes.
 
-    Each change is read back. When one fails, all are undone. A saved plan is applied as it is, or refused with exit code 5 when live state has moved on since.
+    Each change is read back. When one fails, all are undone. A saved plan
+    is applied as it is, or refused with exit code 5 when live state has moved on since.
 
     Examples:
       scplan apply -f web.yaml
@@ -91,7 +92,6 @@ def _execute_with_progress(run: Run) -> Outcome:
 
     from scplan.render.text import Progress
 
-    sys.stdout.flush()
     with Progress(sys.stderr) as progress:
         return _execute(run, progress.show)
 
@@ -119,10 +119,7 @@ def _carry_out_for_machines(opened: AbstractContextManager[Run], *, approved: bo
     from scplan.render import machine
 
     def emit(document: dict[str, object]) -> None:
-        import sys
-
         raw(machine.to_line(document))
-        sys.stdout.flush()
 
     try:
         with opened as run:

@@ -13,32 +13,52 @@ from scplan.render.lines import Line, line
 from scplan.render.text import write_lines
 
 
+def prepare() -> None:
+    """Makes both streams usable, whatever the caller handed over."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
+            setattr(sys, name, stream)
+        # Names that the locale can't spell are printed escaped instead of failing the command.
+        stream.reconfigure(errors="backslashreplace")
+
+
 def results(lines: Iterable[Line]) -> None:
     """Prints lines on standard output."""
     write_lines(lines, sys.stdout)
+    # At once: messages on standard error that follow must come after it, and a failure can still be told.
+    sys.stdout.flush()
 
 
 def raw(text: str) -> None:
     """Writes a document for a machine on standard output."""
     sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def message(text: str) -> None:
     """Prints one line on standard error."""
-    sys.stdout.flush()
     write_lines([line(text)], sys.stderr)
 
 
 def complain(diagnostics: Iterable[Diagnostic]) -> None:
-    """Prints errors and warnings on standard error, each once, after what was printed before them."""
-    sys.stdout.flush()
-    write_lines(diagnostic_lines(dict.fromkeys(diagnostics)), sys.stderr)
+    """Prints errors and warnings on standard error, each once."""
+    try:
+        write_lines(diagnostic_lines(dict.fromkeys(diagnostics)), sys.stderr)
+    except BrokenPipeError:
+        silence()
 
 
-def finish() -> None:
-    """Sends out what is still buffered, while a failure of it can still be told."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+def finish() -> bool:
+    """Sends out what is still buffered; False when that failed."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        silence()
+        return False
+    return True
 
 
 def silence() -> None:
@@ -63,12 +83,11 @@ def unfailing(show: OnEvent) -> OnEvent:
 
 def approve(question: str) -> None:
     """Asks on the terminal; raises Declined for anything but y or yes, and where there is nobody to ask."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise Declined(
             "nothing was changed: this needs approval, and standard input is not a terminal",
             hint="approve it beforehand with --auto-approve, or save it with 'scplan plan --out FILE' and apply FILE",
         )
-    sys.stdout.flush()
     sys.stderr.write(f"\n{question} [y/N] ")
     sys.stderr.flush()
     try:

@@ -32,7 +32,8 @@ def plan(
 ) -> ExitCode:
     """Print the changes that apply would make, in their order.
 
-    Compares the configuration with what the containers have, and never changes anything. Works without root as far as it can.
+    Compares the configuration with what the containers have, and never changes anything.
+    Works without root as far as it can.
 
     Examples:
       scplan plan

@@ -21,13 +21,6 @@ from scplan.model.plan_json import (
 from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, Owned
 from scplan.model.resource import differences
 
-RESULTS = {
-    ExitCode.OK: "applied",
-    ExitCode.ROLLED_BACK: "rolled back",
-    ExitCode.ROLLBACK_INCOMPLETE: "rollback incomplete",
-    ExitCode.DECLINED: "declined",
-}
-
 plan_document = plan_to_json
 
 
@@ -69,7 +62,7 @@ def outcome_event(outcome: Outcome) -> dict[str, Any]:
     """The last line of an apply that succeeded."""
     return {
         "type": "summary",
-        "result": RESULTS[ExitCode.OK],
+        "result": "applied",
         "exit_code": int(ExitCode.OK),
         "apply_id": outcome.apply_id,
         "summary": {str(action): count for action, count in outcome.summary.items()},
@@ -82,7 +75,7 @@ def unchanged_event(plan: Plan) -> dict[str, Any]:
     """The last line of an apply that had nothing to do."""
     return {
         "type": "summary",
-        "result": "no changes",
+        "result": "no_changes",
         "exit_code": int(ExitCode.OK),
         "summary": {str(action): count for action, count in plan.summary().items()},
         "diagnostics": [],
@@ -90,10 +83,10 @@ def unchanged_event(plan: Plan) -> dict[str, Any]:
 
 
 def failure_event(exit_code: ExitCode, diagnostics: Iterable[Diagnostic]) -> dict[str, Any]:
-    """The last line of an apply that did not succeed."""
+    """The last line of an apply that did not succeed; `result` is the exit code's name: rolled_back, locked, …"""
     return {
         "type": "summary",
-        "result": RESULTS.get(exit_code, "failed"),
+        "result": exit_code.name.lower(),
         "exit_code": int(exit_code),
         "diagnostics": [diagnostic_to_json(diagnostic) for diagnostic in diagnostics],
     }

@@ -14,7 +14,7 @@ from scplan.render.words import SYMBOLS, resource_name
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.status import Status
+    from rich.live import Live
     from rich.text import Text
 
 _COLOURS: dict[Style, str] = {
@@ -53,6 +53,15 @@ def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+def _live(stream: TextIO) -> Live:
+    from rich.live import Live
+
+    # No thread that animates it: an apply forks and enters namespaces, which takes a process of one thread.
+    return Live(
+        console=_console(stream), auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+    )
 
 
 def _rich_text(segments: Line) -> Text:
@@ -109,28 +118,32 @@ class Progress:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._status: Status | None = None
+        self._live: Live | None = None
 
     def __enter__(self) -> Self:
         if is_terminal(self._stream):
-            self._status = _console(self._stream).status("", spinner="dots")
-            self._status.start()
+            self._live = _live(self._stream)
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def show(self, event: Event) -> None:
         """Prints one event."""
         running = event.step in (Step.STARTED, Step.UNDOING)
-        if self._status is None:
+        if self._live is None:
             if not running:
                 self._stream.write(plain([event_line(event)]))
                 self._stream.flush()
-        elif running:
-            self._status.update(_rich_text(event_line(event)))
+            return
+        text = _rich_text(event_line(event))
+        if running:
+            text.no_wrap = True
+            self._live.update(text, refresh=True)
         else:
-            self._status.console.print(_rich_text(event_line(event)), soft_wrap=True)
+            self._live.update("")
+            self._live.console.print(text, soft_wrap=True)
