@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,9 @@ from scplan.cli.options import AutoApprove, Excludes, Files, LockTimeout, Target
 from scplan.cli.output import approve, complain, raw, results, unfailing
 from scplan.cli.plan import print_plan
 from scplan.errors import Declined, ExitCode, RecoveryNeeded, ScplanError, UsageError
-from scplan.model.report import OnEvent, Outcome
 
 if TYPE_CHECKING:
+    from scplan.model.report import OnEvent, Outcome
     from scplan.workflow import Run
 
 JsonLines = Annotated[bool, typer.Option("--json", help="A JSON object a line for each event; needs --auto-approve.")]
@@ -88,8 +89,6 @@ def _carry_out(opened: AbstractContextManager[Run], *, approved: bool, as_json: 
 
 
 def _execute_with_progress(run: Run) -> Outcome:
-    import sys
-
     from scplan.render.text import Progress
 
     with Progress(sys.stderr) as progress:

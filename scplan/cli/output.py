@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from scplan.errors import Declined, Diagnostic, KernelError
-from scplan.model.report import Event, OnEvent
 from scplan.render.diagnostics import diagnostic_lines
 from scplan.render.lines import Line, line
 from scplan.render.text import write_lines
+
+if TYPE_CHECKING:
+    from scplan.model.report import Event, OnEvent
 
 
 def prepare() -> None:

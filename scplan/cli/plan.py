@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scplan.cli.options import DetailedExitCode, Excludes, Files, Json, Targets, at_most_one, request
 from scplan.cli.output import complain, message, raw, results
 from scplan.errors import ExitCode
-from scplan.model.change import Plan
+
+if TYPE_CHECKING:
+    from scplan.model.change import Plan
 
 
 def plan(

@@ -9,7 +9,6 @@ import typer
 from scplan.cli.options import Json, request
 from scplan.cli.output import message, raw, results
 from scplan.errors import ExitCode
-from scplan.model.address import Address
 from scplan.render.lines import visible
 
 
@@ -54,6 +53,7 @@ def show(
       scplan state show web/nic/eth1
     """
     from scplan import workflow
+    from scplan.model.address import Address
 
     owned = workflow.state_show(request(context), Address.parse(address))
     if as_json:
@@ -77,6 +77,7 @@ def forget(
       scplan state rm web/nic/eth1
     """
     from scplan import workflow
+    from scplan.model.address import Address
 
     asked = request(context)
     for address in [Address.parse(text) for text in addresses]:

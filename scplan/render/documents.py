@@ -1,4 +1,4 @@
-"""What commands print for people, as styled lines: plans, drift, owned resources, the doctor's findings."""
+"""What commands print for people, as styled lines: plans, events, drift, owned resources, the doctor's findings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scplan.model.change import Action, Change, Disruption, Plan
 from scplan.model.live import ContainerFacts
-from scplan.model.report import Drifted, DriftReport, Finding, Outcome, Owned, Support
+from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, Owned, Step, Support
 from scplan.model.resource import Resource, differences
 from scplan.render.lines import Line, Style, columns, line, visible
 from scplan.render.words import (
@@ -34,6 +34,9 @@ _SUPPORT: Mapping[Support, tuple[str, Style]] = {
     Support.NO: ("no", "error"),
     Support.UNKNOWN: ("unknown", "warning"),
 }
+RUNNING = frozenset({Step.STARTED, Step.UNDOING})
+"""Steps that have begun and not ended."""
+_UNDOING = frozenset({Step.UNDOING, Step.UNDONE, Step.UNDO_FAILED})
 
 
 def plan_lines(plan: Plan) -> list[Line]:
@@ -67,6 +70,42 @@ def _change_row(change: Change, digits: int) -> list[Line]:
         line(change_words(change)),
         line((effect_words(change), interrupts)),
     ]
+
+
+def event_line(event: Event) -> Line:
+    """`  2/4 ~ nic eth1  done in 0.02 s`, of a step that ended or begins."""
+    operation = event.operation
+    digits = len(str(event.total))
+    resource = resource_name(operation.address, operation.after or operation.before)
+    name = f"{visible(operation.address.container)}: {resource}"
+    return line(
+        (f"  {event.number:>{digits}}/{event.total} ", "faint"),
+        (f"{_event_symbol(event)} {name}", STYLES[operation.action]),
+        "  ",
+        _event_ending(event),
+    )
+
+
+def _event_symbol(event: Event) -> str:
+    if event.step in _UNDOING:
+        return "↶"
+    return SYMBOLS[event.operation.action]
+
+
+def _event_ending(event: Event) -> tuple[str, Style]:
+    match event.step:
+        case Step.STARTED:
+            return "…", "faint"
+        case Step.UNDOING:
+            return "undoing …", "warning"
+        case Step.DONE:
+            return f"done in {event.seconds:.2f} s", "faint"
+        case Step.UNDONE:
+            return f"undone in {event.seconds:.2f} s", "warning"
+        case Step.FAILED:
+            return f"failed: {visible(event.error)}", "error"
+        case Step.UNDO_FAILED:
+            return f"not undone: {visible(event.error)}", "error"
 
 
 def outcome_lines(outcome: Outcome) -> list[Line]:

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from scplan.model.report import Event, Step
-from scplan.render.documents import STYLES
-from scplan.render.lines import Line, Style, line, plain, visible
-from scplan.render.words import SYMBOLS, resource_name
+from scplan.render.lines import Line, Style, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
+
+    from scplan.model.report import Event
 
 _COLOURS: dict[Style, str] = {
     "plain": "",
@@ -30,8 +29,6 @@ _COLOURS: dict[Style, str] = {
     "warning": "yellow",
     "error": "bold red",
 }
-_UNDOING = frozenset({Step.UNDOING, Step.UNDONE, Step.UNDO_FAILED})
-_FAILED = frozenset({Step.FAILED, Step.UNDO_FAILED})
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -74,42 +71,6 @@ def _rich_text(segments: Line) -> Text:
     return text
 
 
-def event_line(event: Event) -> Line:
-    """`  2/4 ~ nic eth1  done in 0.02 s`, of a step that ended or begins."""
-    operation = event.operation
-    digits = len(str(event.total))
-    resource = resource_name(operation.address, operation.after or operation.before)
-    name = f"{visible(operation.address.container)}: {resource}"
-    return line(
-        (f"  {event.number:>{digits}}/{event.total} ", "faint"),
-        (f"{_symbol(event)} {name}", STYLES[operation.action]),
-        "  ",
-        _ending(event),
-    )
-
-
-def _symbol(event: Event) -> str:
-    if event.step in _UNDOING:
-        return "↶"
-    return SYMBOLS[event.operation.action]
-
-
-def _ending(event: Event) -> tuple[str, Style]:
-    match event.step:
-        case Step.STARTED:
-            return "…", "faint"
-        case Step.UNDOING:
-            return "undoing …", "warning"
-        case Step.DONE:
-            return f"done in {event.seconds:.2f} s", "faint"
-        case Step.UNDONE:
-            return f"undone in {event.seconds:.2f} s", "warning"
-        case Step.FAILED:
-            return f"failed: {visible(event.error)}", "error"
-        case Step.UNDO_FAILED:
-            return f"not undone: {visible(event.error)}", "error"
-
-
 class Progress:
     """Shows the events of an apply as they come: a line for each step that ended, and on a terminal the running one.
 
@@ -134,7 +95,9 @@ class Progress:
 
     def show(self, event: Event) -> None:
         """Prints one event."""
-        running = event.step in (Step.STARTED, Step.UNDOING)
+        from scplan.render.documents import RUNNING, event_line
+
+        running = event.step in RUNNING
         if self._live is None:
             if not running:
                 self._stream.write(plain([event_line(event)]))
