@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.containers.session import Session
+from tests.containers.sweep import has_link
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,15 @@ def loop_disk(session: Session, *, size_bytes: int = 8 << 20, partitions: int = 
 
 @contextmanager
 def bridge(session: Session) -> Iterator[str]:
-    """The name of a Linux bridge that is up."""
+    """The name of a Linux bridge that is up.
+
+    It has a MAC address of its own and no IPv6 address: both would otherwise change with its ports.
+    """
     name = session.name()
-    _run("ip", "link", "add", name, "type", "bridge")
+    _run("ip", "link", "add", name, "address", "02:5c:00:00:00:01", "type", "bridge")
+    ipv6 = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+    if ipv6.exists():
+        ipv6.write_text("1")
     _run("ip", "link", "set", name, "up")
     try:
         yield name
@@ -80,7 +87,7 @@ def nic(session: Session) -> Iterator[Nic]:
         yield pair
     finally:
         # The other end goes with it, in whatever namespace it is; both are gone if that namespace has died.
-        if Path("/sys/class/net", pair.peer).exists():
+        if has_link(pair.peer):
             _run("ip", "link", "delete", pair.peer)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,8 @@ def sweep(pid: int) -> list[str]:
 
 def _names() -> Iterator[str]:
     """The names of everything that a session may have left."""
-    places = [Path("/tmp"), Path("/sys/class/net"), *cgroups.all_hierarchies()]
+    yield from (name for _, name in socket.if_nameindex())
+    places = [Path("/tmp"), *cgroups.all_hierarchies()]
     places += [runtime.state_directory for runtime in RUNTIMES.values()]
     for place in places:
         if place.is_dir():
@@ -53,10 +55,15 @@ def _remove_cgroups(prefix: str) -> None:
 
 
 def _remove_links(prefix: str) -> None:
-    for link in _entries(Path("/sys/class/net"), prefix):
+    for _, name in socket.if_nameindex():
         # The peer of a veth goes with it, so a link of the list may be gone already.
-        if link.exists():
-            _run("ip", "link", "delete", link.name)
+        if name.startswith(prefix) and has_link(name):
+            _run("ip", "link", "delete", name)
+
+
+def has_link(name: str) -> bool:
+    """Whether this network namespace has the link. Not asked of /sys, which may show another namespace's."""
+    return name in (there for _, there in socket.if_nameindex())
 
 
 def _remove_loops(prefix: str) -> None:

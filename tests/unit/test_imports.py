@@ -125,7 +125,7 @@ def _is_allowed(found: Import) -> bool:
         return True
     if area in MAY_NOT_IMPORT:
         return not _below(module, MAY_NOT_IMPORT[area])
-    return _below(module, MAY_IMPORT[area])
+    return _below(module, MAY_IMPORT.get(area, set()))
 
 
 def test_every_module_is_in_the_table() -> None:
