@@ -52,7 +52,10 @@ def main() -> None:
 
 def _enter_user_namespace() -> NoReturn:
     """Starts over as root of a user namespace with its own network and mounts."""
-    print("Not root, so this runs in a user namespace: NICs, routes and mounts, but no devices and no cgroup limits.")
+    print(
+        "Not root, so this runs in a user namespace: NICs, routes and mounts, but no devices and no cgroup limits.",
+        flush=True,
+    )
     command = ["unshare", "--user", "--map-root-user", "--net", "--mount", sys.executable, "-m", "examples.demo"]
     if subprocess.run([*command[:5], "true"], capture_output=True).returncode:
         sys.exit("This kernel lets only root make user namespaces (sysctl user.max_user_namespaces): run it as root.")

@@ -39,8 +39,7 @@ def _names() -> Iterator[str]:
     places = [Path("/tmp"), *cgroups.all_hierarchies()]
     places += [runtime.state_directory for runtime in RUNTIMES.values()]
     for place in places:
-        if place.is_dir():
-            yield from (entry.name for entry in place.iterdir())
+        yield from (entry.name for entry in _entries(place, naming.PREFIX))
 
 
 def _remove_containers(prefix: str) -> None:
@@ -90,7 +89,10 @@ def _remove_files(prefix: str) -> None:
 
 
 def _entries(place: Path, prefix: str) -> list[Path]:
-    return [path for path in place.iterdir() if path.name.startswith(prefix)] if place.is_dir() else []
+    """What begins with `prefix` there; nothing where this user may not look, and so can't have left anything."""
+    if not os.access(place, os.R_OK | os.X_OK):
+        return []
+    return [path for path in place.iterdir() if path.name.startswith(prefix)]
 
 
 def _run(*command: str) -> str:
