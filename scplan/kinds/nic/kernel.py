@@ -1,0 +1,315 @@
+"""NICs in the kernel: read from a container's namespace, made, changed, lent by the host and given back to it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+from scplan.errors import KernelError, ScplanError
+from scplan.kinds.kind import Target
+from scplan.kinds.nic.record import DEFAULT_MTU, DEFAULT_TXQUEUELEN, PHYSICAL, VETH, Nic, derived_host_name
+from scplan.linux import links
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.linux.links import LinkChange
+from scplan.linux.netlink import Addr, Link, Route, Rtnl
+from scplan.model.values import INTERFACE_NAME
+
+# reading
+
+
+def read(container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
+    if wanted is not None and not wanted:
+        return {}
+    if container.shares_host_network:
+        if wanted is None:
+            return {}
+        raise links.refuse_host_network(container.name)
+    rtnl = container.rtnl
+    inside = [link for link in rtnl.links() if not link.is_loopback and (wanted is None or link.name in wanted)]
+    if not inside:
+        return {}
+    addresses: dict[int, list[Addr]] = {link.index: [] for link in inside}
+    for addr in rtnl.addresses():
+        if addr.index in addresses:
+            addresses[addr.index].append(addr)
+    host_nsid = rtnl.nsid(host.netns_fd)
+    found = {}
+    for link in inside:
+        nic = _live(link, addresses[link.index], host, host_nsid, wanted[link.name] if wanted else None)
+        if nic is not None:
+            found[link.name] = nic
+    return found
+
+
+def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple[Nic | None, Nic | None]:
+    if target.container.shares_host_network:
+        raise links.refuse_host_network(target.container.name)
+    if before is not None:
+        before = before.but(carried_routes=_carried_routes(target.container.rtnl, before.name))
+    if after is not None and after.is_physical and after.former_kind is None:
+        after = _with_former(target.host, after)
+    return before, after
+
+
+def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic | None) -> Nic | None:
+    """A link of a container as a NIC; None when nothing is known of it and it is no NIC from the host."""
+    outer = links.host_end(host, link, host_nsid)
+    if wanted is None and ((outer is None and link.kind) or not _is_writable(link.name)):
+        return None
+    is_physical = wanted.is_physical if wanted is not None and link.kind == "veth" else outer is None
+    chosen = wanted.addresses or () if wanted is not None else ()
+    name, bridge, mtu, up = None, None, link.mtu, link.up
+    if is_physical:
+        # The kernel doesn't keep the name that a link had elsewhere: it is the one of the record.
+        name = wanted.host_name if wanted is not None and _is_lent(link, host, wanted) else link.name
+    elif outer is None:
+        bridge = ""
+    else:
+        name, bridge = outer.name, links.bridge_of(host, outer)
+        # Both ends belong to it: with one that is down, or has another MTU, it doesn't work.
+        mtu = outer.mtu if wanted is not None and wanted.mtu == link.mtu else link.mtu
+        up = link.up and outer.up
+    return Nic(
+        name=link.name,
+        type=PHYSICAL if is_physical else VETH,
+        host_name=name,
+        bridge=bridge,
+        addresses=tuple(addr.address for addr in addrs if links.is_lasting(addr) or addr.address in chosen),
+        mac=link.mac or None,
+        mtu=mtu,
+        txqueuelen=link.txqueuelen,
+        up=up,
+        device=name if is_physical else None,
+    )
+
+
+def _is_writable(name: str) -> bool:
+    try:
+        return INTERFACE_NAME.parse(name) == name
+    except ValueError:
+        return False
+
+
+def _is_lent(link: Link, host: Host, wanted: Nic) -> bool:
+    """Whether a link in the container is the physical NIC that is wanted there."""
+    if not wanted.is_physical:
+        return False
+    if wanted.former_kind is not None:
+        return link.kind == wanted.former_kind
+    return all(there.name != wanted.host_name for there in host.links().values())
+
+
+def _carried_routes(rtnl: Rtnl, name: str) -> tuple[str, ...] | None:
+    link = rtnl.link(name)
+    return tuple(route.text() for route in links.routes_over(rtnl, link.index)) if link is not None else None
+
+
+def _with_former(host: Host, after: Nic) -> Nic:
+    """`after` with what the physical NIC has on the host; unchanged when it is in the container already."""
+    assert after.host_name is not None
+    link = host.rtnl.link(after.host_name)
+    if link is None:
+        return after
+    host.forget()
+    former = links.settings(host.rtnl, link)
+    return after.but(
+        former_mac=link.mac or None,
+        former_mtu=link.mtu,
+        former_txqueuelen=link.txqueuelen,
+        former_kind=link.kind,
+        former_up=link.up,
+        former_bridge=links.bridge_of(host, link),
+        former_addresses=tuple(addr.text() for addr in former.addresses),
+        former_routes=tuple(route.text() for route in former.routes),
+    )
+
+
+# changing
+
+
+def create(target: Target[Nic], after: Nic) -> None:
+    side = _Side(target)
+    inner = side.rtnl.link(after.name)
+    if after.is_physical:
+        inner = inner if inner is not None and side.is_lent(after) else side.take_in(after)
+    elif inner is None:
+        inner = side.make_veth(after)
+    elif not side.is_ours(inner, after):
+        raise KernelError(
+            f"RTM_NEWLINK({after.name})",
+            errno.EEXIST,
+            detail=f"container {target.container.name} has a link of that name that is not the NIC",
+        )
+    side.settle(inner, after, removed=())
+
+
+def update(target: Target[Nic], before: Nic, after: Nic) -> None:
+    side = _Side(target)
+    inner = side.rtnl.link(after.name)
+    if inner is None:
+        create(target, after)
+        return
+    side.settle(inner, after, removed=without(before.addresses, after.addresses))
+
+
+def delete(target: Target[Nic], before: Nic) -> None:
+    side = _Side(target)
+    inner = side.rtnl.link(before.name)
+    if before.is_physical:
+        side.give_back(inner, before)
+    else:
+        side.delete_veth(inner, before)
+    target.host.forget()
+
+
+def without(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The items of the first that the second does not have."""
+    return tuple(item for item in first or () if item not in (second or ()))
+
+
+class _Side:
+    """The two sides of one operation: rtnetlink in the container, and the host."""
+
+    def __init__(self, target: Target[Nic]) -> None:
+        if target.container.shares_host_network:
+            raise links.refuse_host_network(target.container.name)
+        self.container = target.container
+        self.host = target.host
+        self.rtnl = target.container.rtnl
+
+    def host_end(self, inner: Link) -> Link | None:
+        self.host.forget()
+        return links.host_end(self.host, inner, self.rtnl.nsid(self.host.netns_fd))
+
+    def host_name(self, nic: Nic) -> str:
+        return nic.host_name or derived_host_name(self.container.name, nic.name)
+
+    def is_ours(self, inner: Link, nic: Nic) -> bool:
+        """Whether a link inside is the veth that `nic` says: its other end is on the host under the right name."""
+        outer = self.host_end(inner)
+        return outer is not None and outer.name == self.host_name(nic)
+
+    def is_lent(self, nic: Nic) -> bool:
+        """Whether the physical NIC has left the host."""
+        return self.host.rtnl.link(self.host_name(nic)) is None
+
+    def make_veth(self, nic: Nic) -> Link:
+        master = links.linux_bridge(self.host, nic.bridge) if nic.bridge else None
+        self.host.rtnl.create_veth(
+            self.host_name(nic),
+            mtu=nic.mtu or DEFAULT_MTU,
+            txqueuelen=DEFAULT_TXQUEUELEN if nic.txqueuelen is None else nic.txqueuelen,
+            master=master or 0,
+            peer_name=nic.name,
+            peer_netns_fd=self.container.netns_fd,
+            peer_mac=nic.mac or "",
+        )
+        return self.inside(nic.name)
+
+    def inside(self, name: str) -> Link:
+        link = self.rtnl.link(name)
+        if link is None:
+            raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail="it vanished while scplan worked on it")
+        return link
+
+    def settle(self, inner: Link, nic: Nic, *, removed: tuple[str, ...]) -> None:
+        """Makes the NIC as `nic` says, from whatever it is; `removed` addresses are taken away."""
+        if not nic.is_physical:
+            inner = self._settle_host_end(inner, nic)
+        change = LinkChange(mac=nic.mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=nic.up is not False)
+        links.change_link(self.rtnl, inner, change)
+        links.change_addresses(self.rtnl, inner.index, add=nic.addresses or (), remove=removed)
+        if nic.carried_routes and nic.up is not False:
+            routes = [Route.from_text(text, inner.index) for text in nic.carried_routes]
+            links.put_back(self.rtnl, inner.index, (), routes)
+        self.host.forget()
+
+    def _settle_host_end(self, inner: Link, nic: Nic) -> Link:
+        outer = self.host_end(inner)
+        if outer is None:
+            raise ScplanError(
+                f"nic {nic.name} of container {self.container.name} has no end on the host",
+                hint="it was replaced or its host end was moved away; remove the link, and apply again",
+            )
+        former_bridge = links.bridge_of(self.host, outer)
+        bridge = former_bridge if nic.bridge is None else nic.bridge
+        name = nic.host_name or outer.name
+        if name != outer.name and former_bridge:
+            # Open vSwitch knows its ports by name.
+            links.join_bridge(self.host, outer, "")
+        change = LinkChange(name=name, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=True)
+        links.change_link(self.host.rtnl, outer, change)
+        links.join_bridge(self.host, outer._replace(name=name), bridge)
+        return inner
+
+    def delete_veth(self, inner: Link | None, nic: Nic) -> None:
+        """Deletes the pair, if it is there and the one that `nic` says, by either of its ends."""
+        outer = self.host_end(inner) if inner is not None else None
+        if outer is None or outer.name != self.host_name(nic):
+            # Renamed inside, perhaps: then its other end says to which container it belongs.
+            outer = self.host.rtnl.link(self.host_name(nic))
+            here = self.host.rtnl.nsid(self.container.netns_fd)
+            if outer is None or outer.kind != "veth" or outer.peer_nsid < 0 or outer.peer_nsid != here:
+                return
+        self.host.forget()
+        bridge = links.bridge_of(self.host, outer)
+        if self.host.ovs is not None and bridge in self.host.ovs.bridges():
+            self.host.ovs.del_port(bridge, outer.name)
+        self.host.rtnl.delete_link(outer.index, label=outer.name)
+
+    # physical NICs
+
+    def take_in(self, nic: Nic) -> Link:
+        """Moves the NIC of the host into the container, under its name there."""
+        name = self.host_name(nic)
+        link = self.host.rtnl.link(name)
+        if link is None:
+            raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail="the host has no such NIC")
+        self.host.forget()
+        bridge = links.bridge_of(self.host, link)
+        if self.host.ovs is not None and bridge in self.host.ovs.bridges():
+            self.host.ovs.del_port(bridge, name)
+        return links.move(
+            self.host.rtnl,
+            link,
+            to=self.rtnl,
+            to_fd=self.container.netns_fd,
+            back_fd=self.host.netns_fd,
+            name=nic.name,
+        )
+
+    def give_back(self, inner: Link | None, nic: Nic) -> None:
+        """Moves the NIC back to the host under its name there, and makes it as it was."""
+        name = self.host_name(nic)
+        # The container's root can make links, but no hardware: never hand over a link that only has the name.
+        if inner is not None and nic.former_kind in (None, inner.kind):
+            outer = links.move(
+                self.rtnl,
+                inner,
+                to=self.host.rtnl,
+                to_fd=self.host.netns_fd,
+                back_fd=self.container.netns_fd,
+                name=name,
+            )
+        else:
+            # Moved already by a run that was interrupted; or gone, and another one has its name.
+            found = self.host.rtnl.link(name)
+            if found is None or found.kind != nic.former_kind or found.mac not in (nic.mac, nic.former_mac):
+                return
+            outer = found
+        restore_on_host(self.host, outer, nic)
+
+
+def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
+    """Gives a physical NIC that is back on the host its former MAC, MTU, queue, bridge, addresses, routes and state."""
+    change = LinkChange(
+        name=nic.host_name, mac=nic.former_mac, mtu=nic.former_mtu, txqueuelen=nic.former_txqueuelen, up=nic.former_up
+    )
+    links.change_link(host.rtnl, link, change)
+    if nic.former_bridge is not None:
+        links.join_bridge(host, link._replace(name=nic.host_name or link.name), nic.former_bridge)
+    addresses = [Addr.from_text(text, link.index) for text in nic.former_addresses or ()]
+    routes = [Route.from_text(text, link.index) for text in nic.former_routes or ()] if nic.former_up else []
+    links.put_back(host.rtnl, link.index, addresses, routes)
+    host.forget()

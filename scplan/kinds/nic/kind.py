@@ -1,0 +1,164 @@
+"""Network interfaces: veth pairs, and physical NICs of the host lent to a container. rtnetlink(7), veth(4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from scplan.kinds.kind import Claim, Kind, Target, Unsuitable
+from scplan.kinds.nic import kernel
+from scplan.kinds.nic.record import (
+    DEFAULT_MTU,
+    DEFAULT_TXQUEUELEN,
+    IPV6_MIN_MTU,
+    VETH,
+    Nic,
+    derived_host_name,
+)
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Disruption
+from scplan.model.live import HostFacts
+
+MAX_PHYSICAL = 8
+
+
+class NicKind(Kind[Nic]):
+    name = "nic"
+    section = "nics"
+    record = Nic
+    of_host = True
+
+    # configuration
+
+    def normalise(self, desired: Nic) -> Nic:
+        nic = desired.but(type=desired.type or VETH, up=True if desired.up is None else desired.up)
+        if nic.name == "lo":
+            raise ValueError("lo is the container's own loopback interface; it can't be a NIC")
+        hosts = [address.partition("/")[0] for address in nic.addresses or ()]
+        doubled = {host for host in hosts if hosts.count(host) > 1}
+        if doubled:
+            raise ValueError(f"the address {min(doubled)} is written twice")
+        if nic.mtu is not None and nic.mtu < IPV6_MIN_MTU and any(":" in host for host in hosts):
+            raise ValueError(f"IPv6 needs an mtu of {IPV6_MIN_MTU} or more, and this NIC has an IPv6 address")
+        if not nic.is_physical:
+            if nic.allow_uplink:
+                raise ValueError("allow_uplink is for NICs of type physical")
+            return nic
+        if nic.host_name is None:
+            raise ValueError("a physical NIC needs host_name: the NIC of the host that is moved into the container")
+        if nic.bridge is not None:
+            raise ValueError("a physical NIC can't be on a bridge of the host: it leaves the host; bridge is for veth")
+        return nic.but(device=nic.host_name)
+
+    def identity(self, resource: Nic) -> str:
+        return resource.name
+
+    def check_all(self, resources: Mapping[str, Nic]) -> Iterable[tuple[str, str]]:
+        physical = [identity for identity, nic in resources.items() if nic.is_physical]
+        for identity in physical[MAX_PHYSICAL:]:
+            yield identity, f"a container can have at most {MAX_PHYSICAL} physical NICs; this is one more"
+
+    def claims(self, address: Address, resource: Nic) -> Iterable[Claim]:
+        yield Claim(thing=f"host link {resource.host_name or derived_host_name(address.container, resource.name)}")
+        if resource.mac is not None:
+            yield Claim(thing=f"MAC address {resource.mac}")
+        for address_text in resource.addresses or ():
+            host = address_text.partition("/")[0]
+            if not _is_link_local(host):
+                yield Claim(thing=f"IP address {host}", scope=resource.bridge or "")
+
+    # planning
+
+    def resolve(self, desired: Nic, host: HostFacts) -> Iterable[Nic]:
+        if desired.bridge:
+            _check_bridge(desired.bridge, host)
+        yield desired
+
+    def completed(self, address: Address, desired: Nic, host: HostFacts) -> Nic:
+        if desired.is_physical:
+            _check_physical(desired, host)
+            return desired
+        name = desired.host_name or derived_host_name(address.container, desired.name)
+        taken = host.links.get(name)
+        if taken is not None:
+            raise Unsuitable(
+                f"the host has a link {name} already, which can't be the host end of this NIC",
+                hint=f"remove it (`ip link del {name}`) if it is left over, or set another host_name",
+            )
+        return desired.but(
+            host_name=name,
+            bridge=desired.bridge or "",
+            mtu=desired.mtu or DEFAULT_MTU,
+            txqueuelen=DEFAULT_TXQUEUELEN if desired.txqueuelen is None else desired.txqueuelen,
+        )
+
+    def disruption(self, before: Nic, after: Nic) -> tuple[Disruption, str]:
+        if before.up and after.up is False:
+            return Disruption.BRIEF, "goes down, and its routes with it"
+        removed = kernel.without(before.addresses, after.addresses)
+        if removed:
+            return Disruption.BRIEF, f"routes that use {', '.join(removed)} are lost for a moment"
+        has_ipv6 = any(":" in address for address in after.addresses or ())
+        if has_ipv6 and after.mtu is not None and before.mtu is not None and after.mtu < IPV6_MIN_MTU <= before.mtu:
+            return Disruption.BRIEF, f"loses its IPv6 addresses and routes: they need an mtu of {IPV6_MIN_MTU}"
+        return Disruption.NONE, ""
+
+    def summary(self, resource: Nic) -> str:
+        words = [resource.type or VETH]
+        if resource.is_physical:
+            words.append(f"host NIC {resource.host_name}")
+        elif resource.bridge:
+            words.append(f"bridge {resource.bridge}")
+        words += resource.addresses or ()
+        words += [f"mac {resource.mac}"] if resource.mac else []
+        words += [f"mtu {resource.mtu}"] if resource.mtu else []
+        return ", ".join([*words, "down"] if resource.up is False else words)
+
+    # kernel
+
+    def read(self, container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
+        return kernel.read(container, host, wanted)
+
+    def capture(self, target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple[Nic | None, Nic | None]:
+        return kernel.capture(target, before, after)
+
+    def create(self, target: Target[Nic], after: Nic) -> None:
+        kernel.create(target, after)
+
+    def update(self, target: Target[Nic], before: Nic, after: Nic) -> None:
+        kernel.update(target, before, after)
+
+    def delete(self, target: Target[Nic], before: Nic) -> None:
+        kernel.delete(target, before)
+
+
+def _check_bridge(name: str, host: HostFacts) -> None:
+    link = host.links.get(name)
+    if name in host.ovs_bridges or (link is not None and link.kind == "bridge"):
+        return
+    if link is None:
+        raise Unsuitable(f"the host has no bridge {name}", hint=f"make it: ip link add {name} type bridge", absent=True)
+    raise Unsuitable(f"{name} is a link of the host, but not a bridge", hint="name a Linux or Open vSwitch bridge")
+
+
+def _check_physical(desired: Nic, host: HostFacts) -> None:
+    name = desired.host_name
+    assert name is not None
+    if name == "lo":
+        raise Unsuitable("the host's loopback interface can't be moved into a container")
+    if name not in host.links:
+        raise Unsuitable(
+            f"the host has no NIC {name}",
+            hint="is it in another container? A container that ended gives it back under the name that it had inside",
+            absent=True,
+        )
+    if name in host.uplinks and not desired.allow_uplink:
+        raise Unsuitable(
+            f"{name} is the NIC of the host's default route; moving it into a container would cut the host off",
+            hint="write `allow_uplink: true` in the entry if that is meant",
+        )
+
+
+def _is_link_local(host: str) -> bool:
+    return host[:3].lower() in ("fe8", "fe9", "fea", "feb") or host.startswith("169.254.")

@@ -1,0 +1,93 @@
+"""What a NIC is: its attributes, how they are written, and the name of a host end that nobody chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scplan.model.resource import Resource, Role, ValueType, attr
+from scplan.model.values import BOOL, INTERFACE_ADDRESS, INTERFACE_NAME, MAC, TEXT, integer
+
+VETH, PHYSICAL = "veth", "physical"
+DEFAULT_MTU, DEFAULT_TXQUEUELEN = 1500, 1000
+IPV6_MIN_MTU = 1280
+_HOST_NAME_BYTES = 15
+
+
+def _parse_type(text: str) -> str:
+    if text not in (VETH, PHYSICAL, "eth"):
+        raise ValueError(f"{text!r} is not one of veth, physical (or its alias eth)")
+    return PHYSICAL if text == "eth" else text
+
+
+NIC_TYPE = ValueType(_parse_type, stored=str, schema={"enum": [VETH, PHYSICAL, "eth"]})
+# "" is the live value of a NIC on no bridge; users can't write it.
+BRIDGE = ValueType(
+    INTERFACE_NAME.parse, stored=str, schema=INTERFACE_NAME.schema, show=lambda name: str(name) or "none"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nic(Resource):
+    """One NIC of a container. `former_…` are what a physical NIC had on the host, given back when it returns."""
+
+    name: str = attr("name in the container", INTERFACE_NAME, role=Role.IDENTITY, required=True)
+    type: str | None = attr("veth (default), or physical: a NIC of the host, moved in", NIC_TYPE, role=Role.FIXED)
+    host_name: str | None = attr(
+        "veth: name of its end on the host, derived by default; physical: the host's NIC, required",
+        INTERFACE_NAME,
+    )
+    bridge: str | None = attr("bridge of the host, Linux or Open vSwitch, that the host end joins", BRIDGE, on_unset="")
+    addresses: tuple[str, ...] | None = attr(
+        "addresses with prefix length; those that others added stay",
+        INTERFACE_ADDRESS,
+        many=True,
+        examples=("10.0.0.5/24", "fd00::5/64"),
+    )
+    mac: str | None = attr("MAC address in the container; a physical NIC keeps its own without it", MAC)
+    mtu: int | None = attr("largest packet in bytes; new veths have 1500", integer(68, 65535))
+    txqueuelen: int | None = attr(
+        "transmit queue in packets; new veths have 1000", integer(0, 2**31 - 1), aliases=("qlen",)
+    )
+    up: bool | None = attr("whether it is up; default true", BOOL)
+    allow_uplink: bool = attr(
+        "physical: may be the NIC of the host's default route", BOOL, role=Role.POLICY, default=False
+    )
+    required: bool = attr(
+        "false: a missing host NIC or bridge is a warning and not an error", BOOL, role=Role.POLICY, default=True
+    )
+    device: str | None = attr("physical: the host's NIC that it is", TEXT, role=Role.RESOLVED)
+    former_mac: str | None = attr("MAC address on the host", TEXT, role=Role.FORMER)
+    former_mtu: int | None = attr("MTU on the host", integer(0, 2**32 - 1), role=Role.FORMER)
+    former_txqueuelen: int | None = attr("transmit queue on the host", integer(0, 2**32 - 1), role=Role.FORMER)
+    former_kind: str | None = attr("kind of link that it is, empty for hardware", TEXT, role=Role.FORMER)
+    former_up: bool | None = attr("whether it was up on the host", BOOL, role=Role.FORMER)
+    former_bridge: str | None = attr("its bridge on the host", TEXT, role=Role.FORMER)
+    former_addresses: tuple[str, ...] | None = attr("its addresses on the host", TEXT, role=Role.FORMER, many=True)
+    former_routes: tuple[str, ...] | None = attr("routes of the host over it", TEXT, role=Role.FORMER, many=True)
+    carried_routes: tuple[str, ...] | None = attr(
+        "routes in the container that others made over it, lost with it or with an address, put back by an undo",
+        TEXT,
+        role=Role.FORMER,
+        many=True,
+    )
+
+    @property
+    def is_physical(self) -> bool:
+        return self.type == PHYSICAL
+
+
+def derived_host_name(container: str, nic: str) -> str:
+    """The name of the host end when none is written: always the same, and another one for each NIC.
+
+    `web-eth1` where that fits and can be read back; otherwise a hash, which never holds a "-" and so never equals one.
+    """
+    plain = f"{container}-{nic}"
+    if len(plain.encode()) <= _HOST_NAME_BYTES and plain.isascii() and "-" not in nic:
+        try:
+            return str(INTERFACE_NAME.parse(plain))
+        except ValueError:
+            pass  # a container's name may hold what a link's can't
+    import hashlib
+
+    digest = hashlib.sha256(f"{container}/{nic}".encode()).hexdigest()
+    return f"veth{digest}"[:_HOST_NAME_BYTES]

@@ -1,0 +1,339 @@
+"""Routes of a container's network namespace, IPv4 and IPv6. rtnetlink(7), ip-route(8)."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
+
+from scplan.errors import KernelError, ScplanError
+from scplan.kinds.kind import Kind, Target
+from scplan.linux import links
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.linux.netlink import MAIN_TABLE, RT_SCOPE_LINK, RTN_UNICAST, RTPROT_STATIC, Rtnl
+from scplan.linux.netlink import Route as LiveRoute
+from scplan.model.address import Address
+from scplan.model.resource import Resource, Role, attr
+from scplan.model.values import BOOL, DESTINATION, INTERFACE_NAME, IP, UINT32_MAX, integer
+
+_DEFAULT_IPV6 = "::/0"
+_LOCAL_TABLE = 255
+# To the kernel an IPv6 metric of 0 means this one (IP6_RT_PRIO_USER).
+_IPV6_METRIC = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(Resource):
+    """One route. `to` is "default" (IPv4), or a network; ::/0 is the IPv6 default."""
+
+    to: str = attr(
+        "network, address, or default; ::/0 is the default of IPv6", DESTINATION, role=Role.IDENTITY, default="default"
+    )
+    via: str | None = attr("next hop; none: on the link", IP)
+    dev: str | None = attr("NIC that it goes over; default: the one that reaches via, or has src", INTERFACE_NAME)
+    src: str | None = attr("address that packets get as their source", IP)
+    metric: int | None = attr("the lowest wins; default 0, 1024 for IPv6", integer(0, UINT32_MAX), role=Role.IDENTITY)
+    table: int | None = attr("routing table; default 254, the main one", integer(1, UINT32_MAX), role=Role.IDENTITY)
+    onlink: bool | None = attr("takes via for reachable over dev, whatever its addresses are", BOOL, on_unset=False)
+    required: bool = attr(
+        "false: a problem with it is a warning and not an error", BOOL, role=Role.POLICY, default=True
+    )
+    protocol: int | None = attr(
+        "who made it, as the kernel numbers them, kept for an undo", integer(0, 255), role=Role.FORMER
+    )
+
+    @property
+    def family(self) -> int:
+        return AF_INET6 if ":" in self.to else AF_INET
+
+
+class RouteKind(Kind[Route]):
+    name = "route"
+    section = "routes"
+    record = Route
+
+    # configuration
+
+    def normalise(self, desired: Route) -> Route:
+        if desired.via is None and desired.dev is None and desired.src is None:
+            raise ValueError("a route needs via, dev or src")
+        if desired.dev == "lo":
+            raise ValueError("a route over lo leads nowhere; name a NIC")
+        if desired.onlink and (desired.via is None or desired.dev is None):
+            raise ValueError("onlink needs via and dev: it says that via is on the link of dev")
+        hops = [hop for hop in (desired.via, desired.src) if hop is not None]
+        families = {":" in hop for hop in hops}
+        to = "default" if desired.to == "0.0.0.0/0" else desired.to
+        if to == "default" and families == {True}:
+            to = _DEFAULT_IPV6
+        if families - {":" in to}:
+            raise ValueError(f"{', '.join([to, *hops])}: a route's addresses are all IPv4 or all IPv6")
+        if desired.table == _LOCAL_TABLE:
+            raise ValueError("table 255 belongs to the kernel, which keeps its own addresses there")
+        metric = desired.metric or (_IPV6_METRIC if ":" in to else 0)
+        return desired.but(to=to, metric=metric, table=desired.table or MAIN_TABLE)
+
+    def identity(self, resource: Route) -> str:
+        """`default`, `10.1.0.0/16@metric=200,table=100`: what is as usual is left out."""
+        usual = _IPV6_METRIC if resource.family == AF_INET6 else 0
+        extra = []
+        if resource.metric not in (None, 0, usual):
+            extra.append(f"metric={resource.metric}")
+        if resource.table not in (None, MAIN_TABLE):
+            extra.append(f"table={resource.table}")
+        return f"{resource.to}@{','.join(extra)}" if extra else resource.to
+
+    # planning
+
+    def requires(self, resource: Route, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
+        nics = {other: nic for other, nic in others.items() if other.kind == "nic"}
+        found = {other for other in nics if other.identity == resource.dev}
+        if resource.via is not None and not resource.onlink:
+            near = _nic_that_reaches(resource.via, nics)
+            through = None if near else _route_that_reaches(resource, others, address)
+            found |= {other for other in (near, through) if other is not None}
+        if resource.src is not None:
+            found |= {other for other, nic in nics.items() if resource.src in _hosts(nic)}
+        return [other for other in others if other in found]
+
+    def summary(self, resource: Route) -> str:
+        words = [f"{word} {value}" for word in ("via", "dev", "src") if (value := resource.get(word))]
+        return " ".join([*words, "onlink"] if resource.onlink else words)
+
+    # kernel
+
+    def read(self, container: Container, host: Host, wanted: Mapping[str, Route] | None) -> dict[str, Route]:
+        if wanted is not None and not wanted:
+            return {}
+        if container.shares_host_network:
+            if wanted is None:
+                return {}
+            raise links.refuse_host_network(container.name)
+        rtnl = container.rtnl
+        found: dict[str, Route] = {}
+        names: dict[int, str] = {}
+        for live in rtnl.routes(type=RTN_UNICAST):
+            if live.table == _LOCAL_TABLE or (wanted is None and (live.protocol in links.KERNEL_MADE or live.nexthops)):
+                continue
+            identity = self.identity(_key_of(live))
+            goal = wanted.get(identity) if wanted is not None else None
+            if wanted is not None and (goal is None or _is_made_by_kernel(live, goal)):
+                continue
+            if live.oif not in names:
+                names[live.oif] = rtnl.link_name(live.oif) if live.oif else ""
+            route = _record(live, names[live.oif])
+            # The kernel may hold several of a destination and metric; then the one that is wanted counts.
+            if identity not in found or (goal is not None and _fits(goal, route) and not _fits(goal, found[identity])):
+                found[identity] = route
+        return found
+
+    def capture(
+        self, target: Target[Route], before: Route | None, after: Route | None
+    ) -> tuple[Route | None, Route | None]:
+        if before is not None and (there := _find(target.container.rtnl, before)) is not None:
+            before = before.but(protocol=there.protocol)
+        if before is not None and after is not None:
+            after = _freed_of_link(target.container.rtnl, before, after)
+        return before, after
+
+    def create(self, target: Target[Route], after: Route) -> None:
+        rtnl = _rtnl(target.container)
+        if _find(rtnl, after) is not None:
+            return
+        route = _to_kernel(target.container, after)
+        _add(target.container, route, after)
+
+    def update(self, target: Target[Route], before: Route, after: Route) -> None:
+        rtnl = _rtnl(target.container)
+        there = _find(rtnl, before)
+        if _find(rtnl, after) is not None:
+            if there is not None and not _fits(after, _named(rtnl, there)):
+                rtnl.delete_route(there)
+            return
+        route = _to_kernel(target.container, after)
+        rivals = [live for live in rtnl.routes(type=RTN_UNICAST, family=route.family) if _same_key(live, route)]
+        if there is None:
+            _add(target.container, route, after)
+        elif len(rivals) == 1 and not there.nexthops:
+            _add(target.container, route, after, replace=True)
+        else:
+            # To replace would hit the first of them, which may be another's.
+            _add(target.container, route, after, append=True)
+            rtnl.delete_route(there)
+
+    def delete(self, target: Target[Route], before: Route) -> None:
+        rtnl = _rtnl(target.container)
+        there = _find(rtnl, before)
+        if there is not None:
+            rtnl.delete_route(there)
+
+
+# reachability
+
+
+def _hosts(nic: Resource) -> list[str]:
+    return [address.partition("/")[0] for address in nic.get("addresses") or ()]
+
+
+def _nic_that_reaches(via: str, nics: Mapping[Address, Resource]) -> Address | None:
+    """The NIC with the narrowest network that holds `via`."""
+    gateway = ipaddress.ip_address(via)
+    best: tuple[int, Address] | None = None
+    for address, nic in nics.items():
+        for written in nic.get("addresses") or ():
+            network = ipaddress.ip_interface(written).network
+            if gateway in network and (best is None or network.prefixlen > best[0]):
+                best = network.prefixlen, address
+    return best[1] if best else None
+
+
+def _route_that_reaches(route: Route, others: Mapping[Address, Resource], own: Address) -> Address | None:
+    """The route over a link, with the narrowest network, that makes the gateway reachable."""
+    assert route.via is not None
+    gateway = ipaddress.ip_address(route.via)
+    best: tuple[int, Address] | None = None
+    for address, other in others.items():
+        if address.kind != "route" or address == own or other.get("via") is not None or other.get("to") == "default":
+            continue
+        network = ipaddress.ip_network(other.get("to"))
+        if gateway in network and (best is None or network.prefixlen > best[0]):
+            best = network.prefixlen, address
+    return best[1] if best else None
+
+
+# between records and the kernel
+
+
+def _rtnl(container: Container) -> Rtnl:
+    if container.shares_host_network:
+        raise links.refuse_host_network(container.name)
+    return container.rtnl
+
+
+def _key_of(live: LiveRoute) -> Route:
+    to = _DEFAULT_IPV6 if live.dst == "default" and live.family == AF_INET6 else live.dst
+    return Route(to=to, metric=live.metric, table=live.table)
+
+
+def _record(live: LiveRoute, dev: str) -> Route:
+    """A live route as users would write it. One with several next hops has none of its own."""
+    return _key_of(live).but(via=live.gateway or None, dev=dev or None, src=live.prefsrc or None, onlink=live.onlink)
+
+
+def _is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
+    """Whether it is one of the kernel's own, next to which the wanted one has a place of its own."""
+    return live.protocol in links.KERNEL_MADE and not (goal.via is None and not live.gateway)
+
+
+def _fits(wanted: Route, live: Route) -> bool:
+    pairs = ((wanted.via, live.via), (wanted.dev, live.dev), (wanted.src, live.src), (wanted.onlink, live.onlink))
+    return all(one is None or one == other for one, other in pairs)
+
+
+def _named(rtnl: Rtnl, live: LiveRoute) -> Route:
+    return _record(live, rtnl.link_name(live.oif) if live.oif else "")
+
+
+def _same_key(live: LiveRoute, route: LiveRoute) -> bool:
+    return (live.dst, live.table, live.metric) == (route.dst, route.table, route.metric)
+
+
+def _find(rtnl: Rtnl, wanted: Route) -> LiveRoute | None:
+    """The live route that is exactly `wanted`, as far as that says."""
+    dst = "default" if wanted.to == _DEFAULT_IPV6 else wanted.to
+    for live in rtnl.routes(type=RTN_UNICAST, family=wanted.family):
+        if (live.dst, live.table, live.metric) == (dst, wanted.table or MAIN_TABLE, _metric(wanted)):
+            if _is_made_by_kernel(live, wanted) or live.nexthops:
+                continue
+            if _fits(wanted, _named(rtnl, live)):
+                return live
+    return None
+
+
+def _metric(route: Route) -> int:
+    return route.metric or (_IPV6_METRIC if route.family == AF_INET6 else 0)
+
+
+def _freed_of_link(rtnl: Rtnl, before: Route, after: Route) -> Route:
+    """`after` without the link that it has from `before`, where only another link reaches its new gateway."""
+    if after.via in (None, before.via) or after.dev is None or after.dev != before.dev or after.onlink:
+        return after
+    assert after.via is not None
+    gateway = ipaddress.ip_address(after.via)
+    reaching = {addr.index for addr in rtnl.addresses() if gateway in ipaddress.ip_interface(addr.address).network}
+    link = rtnl.link(after.dev)
+    return after.but(dev=None) if reaching and link is not None and link.index not in reaching else after
+
+
+def _to_kernel(container: Container, route: Route) -> LiveRoute:
+    """The route with its link looked up; raises KernelError when there is no such link."""
+    oif = 0
+    if route.dev is not None:
+        oif = _index_of(container, route.dev)
+    elif route.via is None:
+        oif = _link_that_has(container, route.src or "")
+    return LiveRoute(
+        family=route.family,
+        dst="default" if route.to == _DEFAULT_IPV6 else route.to,
+        gateway=route.via or "",
+        oif=oif,
+        prefsrc=route.src or "",
+        metric=_metric(route),
+        table=route.table or MAIN_TABLE,
+        protocol=RTPROT_STATIC if route.protocol is None else route.protocol,
+        scope=RT_SCOPE_LINK if route.via is None and route.family == AF_INET else 0,
+        type=RTN_UNICAST,
+        onlink=bool(route.onlink),
+    )
+
+
+def _index_of(container: Container, dev: str) -> int:
+    link = container.rtnl.link(dev)
+    if link is not None:
+        return link.index
+    there = ", ".join(other.name for other in container.rtnl.links() if not other.is_loopback)
+    raise KernelError(
+        f"RTM_NEWROUTE(dev {dev})",
+        errno.ENODEV,
+        detail=f"container {container.name} has no NIC {dev}",
+        hint=f"it has {there}" if there else "it has no NIC; add one under nics",
+    )
+
+
+def _link_that_has(container: Container, src: str) -> int:
+    for addr in container.rtnl.addresses():
+        if addr.address.partition("/")[0] == src:
+            return addr.index
+    raise ScplanError(
+        f"no NIC of container {container.name} has the address {src}", hint="give it to one, or write dev or via"
+    )
+
+
+def _add(container: Container, route: LiveRoute, wanted: Route, *, replace: bool = False, append: bool = False) -> None:
+    try:
+        if append:
+            container.rtnl.append_route(route)
+        else:
+            container.rtnl.add_route(route, replace=replace)
+    except KernelError as error:
+        raise KernelError(error.operation, error.errno, detail=error.said, hint=_hint(error.errno, wanted)) from None
+
+
+def _hint(code: int, route: Route) -> str:
+    match code:
+        case errno.ENETUNREACH | errno.EHOSTUNREACH if route.via is not None:
+            return (
+                f"no address in the container is in a network with {route.via}: add one to a NIC,"
+                " or write `onlink: true` with dev"
+            )
+        case errno.ENETDOWN:
+            return f"the NIC {route.dev or 'that it needs'} is down"
+        case errno.EEXIST:
+            return "another route has this destination, metric and table: remove it, or choose another metric"
+        case errno.EINVAL if route.src is not None:
+            return f"is {route.src} an address of the container?"
+        case _:
+            return ""

@@ -1,0 +1,281 @@
+"""Links in use: changed, moved and put on bridges without losing addresses and routes. rtnetlink(7), ip-link(8)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Sequence
+from socket import AF_INET
+from typing import NamedTuple
+
+from scplan.errors import KernelError, ScplanError
+from scplan.linux.host import Host
+from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT, Addr, Link, Route, Rtnl
+
+# Routes that the kernel makes by itself, when it gets an address or is told by a router.
+KERNEL_MADE = frozenset((RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT))
+_NO_LONGER_POSSIBLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL))
+
+
+class Settings(NamedTuple):
+    """What a link has that is lost when it goes down or moves: its own attributes, its addresses and routes."""
+
+    link: Link
+    addresses: tuple[Addr, ...]
+    routes: tuple[Route, ...]
+
+
+def settings(rtnl: Rtnl, link: Link) -> Settings:
+    """The link's settings, without what the kernel makes by itself."""
+    return Settings(link, tuple(lasting_addresses(rtnl, link.index)), tuple(routes_over(rtnl, link.index)))
+
+
+def lasting_addresses(rtnl: Rtnl, index: int) -> list[Addr]:
+    """Addresses of a link, without those that the kernel makes: link-local ones and, from a router, IPv6 ones."""
+    return [addr for addr in rtnl.addresses() if addr.index == index and is_lasting(addr)]
+
+
+def is_lasting(addr: Addr) -> bool:
+    return not addr.is_link_local and (addr.is_permanent or addr.family == AF_INET)
+
+
+def routes_over(rtnl: Rtnl, index: int) -> list[Route]:
+    """Routes over a link alone that the kernel did not make, in the order in which they can be added again."""
+    routes = [
+        route
+        for route in rtnl.routes(type=RTN_UNICAST)
+        if route.oif == index and route.protocol not in KERNEL_MADE and not route.nexthops
+    ]
+    # A route without a gateway may be what makes another one's gateway reachable; so may a longer prefix.
+    return sorted(routes, key=lambda route: (bool(route.gateway), -_prefix_length(route)))
+
+
+def _prefix_length(route: Route) -> int:
+    return int(route.dst.rpartition("/")[2]) if "/" in route.dst else 0
+
+
+# changing
+
+
+class LinkChange(NamedTuple):
+    """Attributes of a link to be changed; None leaves one as it is, `master` 0 takes it off its bridge."""
+
+    name: str | None = None
+    mac: str | None = None
+    mtu: int | None = None
+    txqueuelen: int | None = None
+    up: bool | None = None
+    master: int | None = None
+
+    def on(self, link: Link) -> LinkChange:
+        """Only what differs from the link."""
+        return LinkChange(
+            None if self.name == link.name else self.name,
+            None if self.mac == link.mac else self.mac,
+            None if self.mtu == link.mtu else self.mtu,
+            None if self.txqueuelen == link.txqueuelen else self.txqueuelen,
+            None if self.up == link.up else self.up,
+            None if self.master == link.master else self.master,
+        )
+
+
+_NO_CHANGE = LinkChange()
+
+
+def change_link(rtnl: Rtnl, link: Link, wanted: LinkChange) -> None:
+    """Makes a link as wanted, in one message with only what differs.
+
+    Where the kernel or the driver wants it down for a new name (before Linux 6.2) or MAC, it is taken down for a
+    moment, and gets back what that loses.
+    """
+    change = wanted.on(link)
+    if change == _NO_CHANGE:
+        return
+    try:
+        _set(rtnl, link, change)
+    except KernelError as error:
+        if error.errno != errno.EBUSY or not link.up:
+            raise
+        change_while_down(rtnl, link, change)
+
+
+def change_while_down(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
+    """Takes a link down, changes it, takes it up again whether that worked or not, and puts back what it lost by it."""
+    former = settings(rtnl, link)
+    rtnl.set_link(link.index, label=link.name, up=False)
+    try:
+        _set(rtnl, link, change._replace(up=None))
+    finally:
+        if change.up is not False:
+            rtnl.set_link(link.index, label=link.name, up=True)
+            put_back(rtnl, link.index, former.addresses, former.routes)
+
+
+def _set(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
+    rtnl.set_link(
+        link.index,
+        label=link.name,
+        name=change.name,
+        mac=change.mac,
+        mtu=change.mtu,
+        txqueuelen=change.txqueuelen,
+        up=change.up,
+        master=change.master,
+    )
+
+
+def change_addresses(rtnl: Rtnl, index: int, *, add: Sequence[str], remove: Collection[str]) -> None:
+    """Adds and removes addresses ("10.0.0.5/24") of a link; those that are not named stay.
+
+    With a primary IPv4 address the kernel drops the secondary ones, and with an address routes: what is still possible
+    without it is put back.
+    """
+    there = [addr for addr in rtnl.addresses() if addr.index == index]
+    present = {addr.address for addr in there}
+    _add_addresses(rtnl, [Addr.from_text(address, index) for address in add if address not in present])
+    leaving = [addr for addr in there if addr.address in remove]
+    if not leaving:
+        return
+    routes = routes_over(rtnl, index)
+    batch = rtnl.batch()
+    for addr in leaving:
+        batch.delete_address(index, addr.address, peer=addr.peer)
+    batch.send()
+    staying = [addr for addr in there if addr.address not in remove and is_lasting(addr)]
+    added = [Addr.from_text(address, index) for address in add]
+    gone = {addr.address.partition("/")[0] for addr in leaving}
+    put_back(rtnl, index, [*staying, *added], [route for route in routes if route.prefsrc not in gone])
+
+
+def put_back(rtnl: Rtnl, index: int, addresses: Sequence[Addr], routes: Sequence[Route]) -> None:
+    """Adds to a link what of these it does not have. Routes that its addresses no longer allow are left out."""
+    present = {addr.address for addr in rtnl.addresses() if addr.index == index}
+    _add_addresses(rtnl, [addr._replace(index=index) for addr in addresses if addr.address not in present])
+    live = set(rtnl.routes(type=RTN_UNICAST)) if routes else set()
+    for route in routes:
+        wanted = route._replace(oif=index)
+        if wanted in live:
+            continue
+        try:
+            rtnl.append_route(wanted)
+        except KernelError as error:
+            if error.errno not in _NO_LONGER_POSSIBLE:
+                raise
+
+
+def _add_addresses(rtnl: Rtnl, addresses: Sequence[Addr]) -> None:
+    batch = rtnl.batch()
+    for addr in addresses:
+        batch.restore_address(addr, addr.index)
+    try:
+        batch.send()
+    except KernelError as error:
+        if error.errno == errno.EACCES and any(":" in addr.address for addr in addresses):
+            hint = "IPv6 is switched off there: see net.ipv6.conf.all.disable_ipv6"
+            raise KernelError(error.operation, error.errno, hint=hint) from None
+        raise
+
+
+# moving
+
+
+def move(source: Rtnl, link: Link, *, to: Rtnl, to_fd: int, back_fd: int, name: str) -> Link:
+    """Moves a link to another namespace, where it gets `name`; it is then down and without addresses and routes.
+
+    Raises KernelError EEXIST when `name` is taken there; the link is then where and as it was.
+    """
+    if to.link(name) is not None:
+        raise _taken(link, name)
+    former = settings(source, link)
+    try:
+        source.set_link(link.index, label=link.name, netns_fd=to_fd, name=name)
+    except KernelError as error:
+        # The kernel moves first and renames then: if the name was taken in between, the link is stranded under its old
+        # one. It tells the two cases apart by nothing but where the link is.
+        stranded = to.link(link.name)
+        if source.link(link.index) is None and stranded is not None:
+            to.set_link(stranded.index, label=link.name, netns_fd=back_fd)
+            _make_as_it_was(source, former)
+        raise _taken(link, name) if error.errno == errno.EEXIST else error from None
+    moved = to.link(name)
+    if moved is None:
+        raise KernelError(f"RTM_NEWLINK({link.name}, name {name})", errno.ENODEV, detail="it vanished while it moved")
+    return moved
+
+
+def _make_as_it_was(rtnl: Rtnl, former: Settings) -> None:
+    link = rtnl.link(former.link.name)
+    if link is None:
+        raise KernelError(f"RTM_GETLINK({former.link.name})", errno.ENODEV, detail="it vanished while it moved back")
+    change_link(rtnl, link, LinkChange(up=former.link.up, master=former.link.master))
+    put_back(rtnl, link.index, former.addresses, former.routes)
+
+
+def _taken(link: Link, name: str) -> KernelError:
+    return KernelError(
+        f"RTM_NEWLINK({link.name}, name {name})",
+        errno.EEXIST,
+        detail=f"another link is named {name} there",
+        hint=f"rename or remove that link; {link.name} was left as it is",
+    )
+
+
+# bridges
+
+
+def bridge_of(host: Host, link: Link) -> str:
+    """The Linux or Open vSwitch bridge that a link of the host is a port of; "" when it is none's."""
+    master = host.links().get(link.master)
+    # In the kernel, ports of Open vSwitch belong to its datapath, not to the bridge.
+    if master is not None and master.kind != "openvswitch":
+        return master.name
+    return host.ovs.bridge_of(link.name) if host.ovs is not None else ""
+
+
+def linux_bridge(host: Host, name: str) -> int | None:
+    """Index of a Linux bridge (or of another link that takes ports); None when Open vSwitch has the bridge.
+
+    Raises KernelError ENODEV when there is no such bridge.
+    """
+    if host.ovs is not None and name in host.ovs.bridges():
+        return None
+    link = host.rtnl.link(name)
+    if link is None:
+        raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail=f"the host has no bridge {name}")
+    return link.index
+
+
+def join_bridge(host: Host, link: Link, name: str) -> None:
+    """Makes a link of the host a port of a bridge and of no other; "" takes it off."""
+    host.forget()
+    former = bridge_of(host, link)
+    if former == name:
+        return
+    index = linux_bridge(host, name) if name else 0
+    if former and host.ovs is not None and former in host.ovs.bridges():
+        host.ovs.del_port(former, link.name)
+    elif former and index is None:
+        host.rtnl.set_link(link.index, label=link.name, master=0)
+    if index is not None:
+        host.rtnl.set_link(link.index, label=link.name, master=index)
+    elif host.ovs is not None:
+        host.ovs.add_port(name, link.name)
+    host.forget()
+
+
+def host_end(host: Host, inner: Link, host_nsid: int) -> Link | None:
+    """The end on the host of a veth inside a container; None when it is not there.
+
+    `host_nsid` is the host's id in the container's namespace (Rtnl.nsid).
+    """
+    if inner.kind != "veth" or inner.peer_nsid < 0 or inner.peer_nsid != host_nsid:
+        return None
+    outer = host.links().get(inner.peer_index)
+    return outer if outer is not None and outer.kind == "veth" and outer.peer_index == inner.index else None
+
+
+def refuse_host_network(container_name: str) -> ScplanError:
+    """The error for a container whose network is the host's."""
+    return ScplanError(
+        f"container {container_name} shares the host's network",
+        hint="its NICs and routes would be the host's; start it with a network namespace of its own",
+    )

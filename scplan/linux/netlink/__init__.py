@@ -1,0 +1,39 @@
+"""rtnetlink, spoken directly: links, addresses and routes of a network namespace. rtnetlink(7), netlink(7)."""
+
+from __future__ import annotations
+
+from scplan.linux.netlink.records import (
+    IFA_F_PERMANENT,
+    MAIN_TABLE,
+    RT_SCOPE_LINK,
+    RTN_UNICAST,
+    RTPROT_BOOT,
+    RTPROT_KERNEL,
+    RTPROT_RA,
+    RTPROT_REDIRECT,
+    RTPROT_STATIC,
+    Addr,
+    Link,
+    NextHop,
+    Route,
+)
+from scplan.linux.netlink.rtnl import Batch, Rtnl, open_socket
+
+__all__ = [
+    "IFA_F_PERMANENT",
+    "MAIN_TABLE",
+    "RTN_UNICAST",
+    "RTPROT_BOOT",
+    "RTPROT_KERNEL",
+    "RTPROT_RA",
+    "RTPROT_REDIRECT",
+    "RTPROT_STATIC",
+    "RT_SCOPE_LINK",
+    "Addr",
+    "Batch",
+    "Link",
+    "NextHop",
+    "Route",
+    "Rtnl",
+    "open_socket",
+]

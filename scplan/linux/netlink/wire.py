@@ -1,0 +1,304 @@
+"""rtnetlink messages as bytes: attributes packed, replies parsed. linux/{netlink,rtnetlink,if_link,if_addr}.h."""
+
+from __future__ import annotations
+
+import struct
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+from scplan.linux.netlink.records import IFF_UP, RTNH_F_ONLINK, Addr, Link, NextHop, Route
+
+HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, device type, index, flags, change mask
+IFADDR = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
+RTMSG = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst and src length, tos, table, protocol, scope, type, flags
+_RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
+_ATTRIBUTE = struct.Struct("=HH")
+U32 = struct.Struct("=I")
+I32 = struct.Struct("=i")
+_U16 = struct.Struct("=H")
+
+NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 2, 3, 4
+NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x2, 0x4, 0x10, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
+NLMSGERR_ATTR_MSG = 1
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNSID, RTM_GETNSID = 88, 90
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN = 1, 3, 4, 5, 10, 13
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_PERM_ADDRESS = 18, 27, 28, 29, 37, 54
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+RTEXT_FILTER_SKIP_STATS = 8
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 7, 9, 15, 18
+NETNSA_NSID, NETNSA_FD = 1, 3
+
+_NUMBER = 0x3FFF  # NLA_TYPE_MASK
+_IFF_LOOPBACK = 0x8
+_LENGTHS: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
+
+_LINK_WANTED = frozenset(
+    (
+        IFLA_ADDRESS,
+        IFLA_IFNAME,
+        IFLA_MTU,
+        IFLA_LINK,
+        IFLA_MASTER,
+        IFLA_TXQLEN,
+        IFLA_LINKINFO,
+        IFLA_GROUP,
+        IFLA_LINK_NETNSID,
+        IFLA_PERM_ADDRESS,
+    )
+)
+
+Attributes = dict[int, bytes]
+
+
+class Malformed(ValueError):
+    """A reply that is not as the kernel writes them."""
+
+
+# packing
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded to four bytes."""
+    length = len(payload) + 4
+    return _ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length % 4)
+
+
+def u32(kind: int, value: int) -> bytes:
+    return attribute(kind, U32.pack(value))
+
+
+def text(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def mac_bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def address_bytes(address: str) -> tuple[int, bytes]:
+    """(family, packed) of an address without prefix length."""
+    family = AF_INET6 if ":" in address else AF_INET
+    return family, inet_pton(family, address)
+
+
+def gateway(route_family: int, address: str) -> bytes:
+    """RTA_GATEWAY, or RTA_VIA when the gateway is of another family than its route."""
+    family, packed = address_bytes(address)
+    if family == route_family:
+        return attribute(RTA_GATEWAY, packed)
+    return attribute(RTA_VIA, _U16.pack(family) + packed)
+
+
+# parsing
+
+
+def read_header(data: bytes, start: int, size: int) -> tuple[int, int, int, int]:
+    """(length, type, flags, sequence) of the message at an offset; raises Malformed when it reaches beyond `size`."""
+    if size - start < 16:
+        raise Malformed(f"{size - start} bytes where a message should begin")
+    length, kind, flags, sequence, _ = HEADER.unpack_from(data, start)
+    if not 16 <= length <= size - start:
+        raise Malformed(f"a message of {length} bytes, {size - start} received")
+    return length, kind, flags, sequence
+
+
+def split(data: bytes, start: int, end: int) -> Attributes:
+    """The attributes between two offsets, by number; the last one wins. The flag bits of a number are ignored.
+
+    Raises Malformed when one of them reaches beyond the end.
+    """
+    found: Attributes = {}
+    header = _ATTRIBUTE.unpack_from
+    while start + 4 <= end:
+        length, kind = header(data, start)
+        stop = start + length
+        if length < 4 or stop > end:
+            raise Malformed(f"attribute {kind & _NUMBER} of {length} bytes at offset {start} of {end}")
+        found[kind & _NUMBER] = data[start + 4 : stop]
+        start = (stop + 3) & ~3
+    return found
+
+
+def _link_attributes(data: bytes, start: int, end: int) -> Attributes:
+    """`split` for the long list of a link's attributes: most of them are a number (8 bytes) and not wanted."""
+    found: Attributes = {}
+    header = _ATTRIBUTE.unpack_from
+    wanted = _LINK_WANTED
+    last = end - 8
+    while start <= last:
+        length, kind = header(data, start)
+        if kind in wanted:
+            if length < 4 or start + length > end:
+                raise Malformed(f"attribute {kind} of {length} bytes at offset {start} of {end}")
+            found[kind] = data[start + 4 : start + length]
+        if length == 8:
+            start += 8
+        elif length >= 4:
+            start += (length + 3) & ~3
+        else:
+            raise Malformed(f"attribute {kind & _NUMBER} of {length} bytes at offset {start} of {end}")
+    return found
+
+
+def _number(found: Attributes, kind: int, default: int, form: struct.Struct = U32) -> int:
+    if kind not in found:
+        return default
+    payload = found[kind]
+    if len(payload) < 4:
+        raise Malformed(f"attribute {kind} of {len(payload)} bytes is not a number")
+    value: int = form.unpack_from(payload)[0]
+    return value
+
+
+def _string(payload: bytes | None) -> str:
+    """Text of the kernel: up to its zero byte. Bytes that are not UTF-8 (a container names its links) are escaped."""
+    return payload.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") if payload else ""
+
+
+def _ip(family: int, payload: bytes) -> str:
+    if len(payload) != _LENGTHS[family]:
+        raise Malformed(f"an address of {len(payload)} bytes")
+    printed = inet_ntop(family, payload)
+    if family == AF_INET6 and "." in printed:
+        # The C library prints mapped addresses in its own form; records hold the one of `ipaddress`.
+        import ipaddress
+
+        return str(ipaddress.IPv6Address(payload))
+    return printed
+
+
+def _mac(payload: bytes | None) -> str:
+    return payload.hex(":") if payload else ""
+
+
+def parse_link(data: bytes, start: int, end: int) -> Link:
+    """The link of an RTM_NEWLINK whose body lies between two offsets."""
+    if end - start < IFINFO.size:
+        raise Malformed("a short link message")
+    _, _, index, flags, _ = IFINFO.unpack_from(data, start)
+    found = _link_attributes(data, start + IFINFO.size, end)
+    nested = found.get(IFLA_LINKINFO)
+    return Link(
+        index,
+        _string(found.get(IFLA_IFNAME)),
+        _string(split(nested, 0, len(nested)).get(IFLA_INFO_KIND)) if nested else "",
+        _mac(found.get(IFLA_ADDRESS)),
+        _number(found, IFLA_MTU, 0),
+        _number(found, IFLA_TXQLEN, 0),
+        bool(flags & IFF_UP),
+        _number(found, IFLA_MASTER, 0),
+        _number(found, IFLA_LINK, 0),
+        _number(found, IFLA_LINK_NETNSID, -1, I32),
+        _number(found, IFLA_GROUP, 0),
+        _mac(found.get(IFLA_PERM_ADDRESS)),
+        bool(flags & _IFF_LOOPBACK),
+    )
+
+
+def parse_address(data: bytes, start: int, end: int) -> Addr | None:
+    """The address of an RTM_NEWADDR; None for families other than IPv4 and IPv6."""
+    if end - start < IFADDR.size:
+        raise Malformed("a short address message")
+    family, prefix_length, flags, scope, index = IFADDR.unpack_from(data, start)
+    if family not in _LENGTHS:
+        return None
+    found = split(data, start + IFADDR.size, end)
+    far = found.get(IFA_ADDRESS)
+    own = found.get(IFA_LOCAL, far)
+    if own is None:
+        raise Malformed("an address message without an address")
+    broadcast = found.get(IFA_BROADCAST)
+    return Addr(
+        index,
+        family,
+        f"{_ip(family, own)}/{prefix_length}",
+        _number(found, IFA_FLAGS, flags),
+        scope,
+        _ip(family, far) if far is not None and far != own else "",
+        _ip(family, broadcast) if broadcast else "",
+    )
+
+
+def parse_route(data: bytes, start: int, end: int) -> Route | None:
+    """The route of an RTM_NEWROUTE; None for families other than IPv4 and IPv6."""
+    if end - start < RTMSG.size:
+        raise Malformed("a short route message")
+    family, dst_length, _, _, table, protocol, scope, kind, flags = RTMSG.unpack_from(data, start)
+    if family not in _LENGTHS:
+        return None
+    found = split(data, start + RTMSG.size, end)
+    source, multipath = found.get(RTA_PREFSRC), found.get(RTA_MULTIPATH)
+    return Route(
+        family,
+        _destination(family, found.get(RTA_DST), dst_length),
+        _gateway(family, found),
+        _number(found, RTA_OIF, 0),
+        _ip(family, source) if source else "",
+        _number(found, RTA_PRIORITY, 0),
+        _number(found, RTA_TABLE, table),
+        protocol,
+        scope,
+        kind,
+        bool(flags & RTNH_F_ONLINK),
+        tuple(_next_hops(family, multipath)) if multipath else (),
+    )
+
+
+def _destination(family: int, dst: bytes | None, length: int) -> str:
+    if dst is None:
+        return "default" if length == 0 else f"{_ip(family, bytes(_LENGTHS[family]))}/{length}"
+    return f"{_ip(family, dst)}/{length}"
+
+
+def _gateway(family: int, found: Attributes) -> str:
+    """RTA_GATEWAY, or RTA_VIA: an IPv6 gateway of an IPv4 route."""
+    if RTA_GATEWAY in found:
+        return _ip(family, found[RTA_GATEWAY])
+    via = found.get(RTA_VIA)
+    if via is None:
+        return ""
+    if len(via) < 2 or (via_family := _U16.unpack_from(via)[0]) not in _LENGTHS:
+        raise Malformed("a gateway of an unknown family")
+    return _ip(via_family, via[2:])
+
+
+def _next_hops(family: int, data: bytes) -> list[NextHop]:
+    hops = []
+    at = 0
+    while at + _RTNEXTHOP.size <= len(data):
+        length, flags, weight, index = _RTNEXTHOP.unpack_from(data, at)
+        if length < _RTNEXTHOP.size or at + length > len(data):
+            raise Malformed(f"a next hop of {length} bytes")
+        gateway = _gateway(family, split(data, at + _RTNEXTHOP.size, at + length))
+        hops.append(NextHop(gateway, index, bool(flags & RTNH_F_ONLINK), weight + 1))
+        at += (length + 3) & ~3
+    return hops
+
+
+def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) -> tuple[int, str]:
+    """(errno, what the kernel says about it) of an NLMSG_ERROR or NLMSG_DONE body; errno 0 acknowledges."""
+    if end - start < 4:
+        raise Malformed("a short error message")
+    code: int = -I32.unpack_from(data, start)[0]
+    if not flags & NLM_F_ACK_TLVS:
+        return code, ""
+    start += 4
+    if not done:
+        if end - start < HEADER.size:
+            raise Malformed("an error message without its request")
+        request_length: int = HEADER.unpack_from(data, start)[0]
+        start += HEADER.size if flags & NLM_F_CAPPED else (request_length + 3) & ~3
+    return code, _string(split(data, start, end).get(NLMSGERR_ATTR_MSG))
+
+
+def parse_nsid(data: bytes, start: int, end: int) -> int:
+    """The id of an RTM_NEWNSID; -1: the namespace has none here. rtgenmsg takes four bytes."""
+    return _number(split(data, start + 4, end), NETNSA_NSID, -1, I32)
