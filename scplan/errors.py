@@ -78,6 +78,17 @@ class ScplanError(Exception):
     def __str__(self) -> str:
         return "\n".join(str(diagnostic) for diagnostic in self.diagnostics)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Subclasses take other arguments than Exception; this form crosses from a child process unharmed.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[ScplanError], args: tuple[object, ...], state: dict[str, object]) -> ScplanError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class ConfigurationError(ScplanError):
     """The files are wrong; all that is wrong in them, in file order."""
@@ -132,14 +143,16 @@ class RollbackIncomplete(ScplanError):
 class KernelError(ScplanError):
     """The kernel refused an operation. Keeps `errno`, so that callers can tell refusals apart.
 
-    `operation` is the call with its object and decoded flags: `mount_setattr(/srv/data, MOUNT_ATTR_RDONLY)`.
+    `operation` is the call with its object and decoded flags: `mount_setattr(/srv/data, MOUNT_ATTR_RDONLY)`;
+    `said` is what the kernel, or else the C library, says about it.
     """
 
     def __init__(self, operation: str, code: int, *, detail: str = "", hint: str = "") -> None:
         self.operation = operation
         self.errno = code
+        self.said = detail or os.strerror(code)
         name = errno.errorcode.get(code, str(code))
-        super().__init__(f"{operation}: {name}: {detail or os.strerror(code)}", hint=hint)
+        super().__init__(f"{operation}: {name}: {self.said}", hint=hint)
 
     @classmethod
     def from_os(cls, operation: str, error: OSError, *, detail: str = "", hint: str = "") -> KernelError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -134,9 +134,10 @@ class Kind(ABC, Generic[R]):
         """
         return Disruption.NONE, ""
 
-    @abstractmethod
-    def summary(self, resource: R) -> str:
-        """The resource in a few words, for the plan: `source /dev/sdb, rwm, read_bps 10 MiB/s`."""
+
+    def is_given_back(self, removed: R, live: R) -> bool:
+        """Whether what is still there after a removal is what was there before scplan."""
+        return False
 
     # kernel
 
@@ -165,5 +166,5 @@ class Kind(ABC, Generic[R]):
         """Takes it away and gives back what was there before. Succeeds when it is gone already."""
 
 
-Kinds = Mapping[str, Kind[Resource]]
+Kinds = Mapping[str, Kind[Any]]
 """The registry, by name, in the order in which independent changes are made."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from scplan.errors import RecordDamaged
+from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Attribute, Attributes
 
 R = TypeVar("R", bound=Attributes)
@@ -59,3 +60,34 @@ def _scalar(stored: type, value: object, where: str) -> Any:
     if type(value) is not stored:
         raise RecordDamaged(f"{where}: {value!r} is not of type {stored.__name__}")
     return value
+
+
+def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:
+    """A container's facts as the plan's JSON has them, with its start time."""
+    return {
+        "runtime": facts.runtime,
+        "id": facts.id,
+        "status": str(facts.status),
+        "pid": facts.pid,
+        "start_time": facts.start_time,
+    }
+
+
+def facts_from_json(name: str, document: object, where: str) -> ContainerFacts:
+    """Raises RecordDamaged when a fact is missing or of a wrong type."""
+    try:
+        if not isinstance(document, dict):
+            raise TypeError
+        pid, started = document["pid"], document.get("start_time", 0)
+        if type(pid) is not int or type(started) is not int:
+            raise TypeError
+        return ContainerFacts(
+            name=name,
+            runtime=str(document["runtime"]),
+            id=str(document["id"]),
+            status=Status(document["status"]),
+            pid=pid,
+            start_time=started,
+        )
+    except (KeyError, TypeError, ValueError):
+        raise RecordDamaged(f"{where}: facts of container {name!r} are missing or malformed") from None

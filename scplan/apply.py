@@ -1,0 +1,107 @@
+"""The only writer: each operation of a plan is journaled, made and read back; when one fails, all are taken back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from scplan.errors import ApplyFailed, Diagnostic, RollbackIncomplete, ScplanError
+from scplan.execute import Executor
+from scplan.journal import Journal
+from scplan.model.address import Address
+from scplan.model.change import Operation
+from scplan.model.report import Event, OnEvent, Step
+from scplan.model.resource import Resource
+from scplan.rollback import undo
+from scplan.state import Update
+
+Prepare = Callable[[Mapping[Address, Resource]], Update]
+"""Writes the new records beside the old ones."""
+
+
+def apply(
+    operations: Sequence[Operation], executor: Executor, journal: Journal, prepare: Prepare, on_event: OnEvent
+) -> None:
+    """Makes all operations in order, and puts the records in place.
+
+    Raises ApplyFailed when one failed and everything was undone, RollbackIncomplete when that failed too: the journal
+    is closed in the first case and kept in the second.
+    """
+    total = len(operations)
+    made: dict[int, Operation] = {}
+    try:
+        for number, operation in enumerate(operations, 1):
+            _step(number, total, operation, executor, journal, on_event, made)
+        update = prepare(executor.owned)
+        try:
+            journal.applied()
+        except BaseException:
+            update.discard()
+            raise
+    except (ScplanError, OSError, KeyboardInterrupt) as error:
+        _roll_back(error, made, total, executor, journal, on_event)
+    _commit(update, journal)
+
+
+def _step(
+    number: int,
+    total: int,
+    operation: Operation,
+    executor: Executor,
+    journal: Journal,
+    on_event: OnEvent,
+    made: dict[int, Operation],
+) -> None:
+    on_event(Event(step=Step.STARTED, operation=operation, number=number, total=total))
+    begun = time.monotonic()
+    try:
+        captured = executor.capture(operation)
+        journal.intended(number, captured)
+        made[number] = captured
+        made[number] = executor.perform(captured)
+        journal.done(number, made[number])
+    except (ScplanError, OSError) as error:
+        on_event(Event(step=Step.FAILED, operation=operation, number=number, total=total, error=str(error)))
+        raise
+    seconds = time.monotonic() - begun
+    on_event(Event(step=Step.DONE, operation=made[number], number=number, total=total, seconds=seconds))
+
+
+def _commit(update: Update, journal: Journal) -> None:
+    """Only renames are left to do. One that fails leaves live state as wanted, and the journal to write the records from."""
+    try:
+        update.commit()
+        journal.close("committed")
+    except ScplanError as error:
+        hint = f"the changes are made; `scplan recover` writes the records from {journal.path}"
+        raise RollbackIncomplete.of(
+            [*error.diagnostics, Diagnostic(summary="the records could not be written", hint=hint)]
+        ) from error
+    finally:
+        update.discard()
+
+
+def _roll_back(
+    error: BaseException,
+    made: Mapping[int, Operation],
+    total: int,
+    executor: Executor,
+    journal: Journal,
+    on_event: OnEvent,
+) -> NoReturn:
+    cause = _diagnostics(error)
+    failures = undo(made, total, executor, journal, on_event)
+    if failures:
+        hint = f"the journal is kept: {journal.path}; mend the cause, then `scplan recover` tries again"
+        kept = Diagnostic(summary="not everything could be undone", hint=hint)
+        raise RollbackIncomplete.of([*cause, *failures, kept]) from error
+    journal.close("rolled_back")
+    count = f"{len(made)} operation{'s' if len(made) != 1 else ''} undone" if made else "nothing had been changed"
+    raise ApplyFailed.of([*cause, Diagnostic(summary=f"apply failed: {count}, everything is as before")]) from error
+
+
+def _diagnostics(error: BaseException) -> list[Diagnostic]:
+    if isinstance(error, ScplanError):
+        return list(error.diagnostics)
+    return [Diagnostic(summary="interrupted" if isinstance(error, KeyboardInterrupt) else str(error))]

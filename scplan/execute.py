@@ -1,0 +1,116 @@
+"""One operation on the kernel: what it will replace is captured, it is made, and it is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scplan.errors import ScplanError
+from scplan.kinds.kind import Kind, Kinds, Target
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Action, Operation
+from scplan.model.resource import REPLACING, Resource, Role, differences, keep_former
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executor:
+    """Acts on opened containers. `owned` is what scplan answers for at this moment; it changes with each operation."""
+
+    host: Host
+    containers: Mapping[str, Container]
+    kinds: Kinds
+    owned: MutableMapping[Address, Resource]
+
+    def capture(self, operation: Operation) -> Operation:
+        """The operation with what was there before it filled in, as it must be journaled before it is made."""
+        kind, target = self._target(operation.address)
+        before, after = kind.capture(target, operation.before, operation.after)
+        owned_after = operation.owned_after
+        if owned_after is not None and after is not None:
+            owned_after = keep_former(owned_after, after)
+        return replace(operation, before=before, after=after, owned_after=owned_after)
+
+    def perform(self, operation: Operation) -> Operation:
+        """Makes the operation and reads it back; returns it with what the record gained by that.
+
+        Raises ScplanError when the kernel refuses, or when live state is not as it should be afterwards.
+        """
+        kind, target = self._target(operation.address)
+        target.container.check_alive()
+        match operation.action:
+            case Action.CREATE:
+                kind.create(target, _present(operation.after))
+            case Action.UPDATE:
+                kind.update(target, _present(operation.before), _present(operation.after))
+            case Action.DELETE:
+                kind.delete(target, _present(operation.before))
+            case Action.ADOPT:
+                pass
+            case Action.REPLACE:
+                raise ScplanError("a replacement is a deletion and a creation; this is a bug in scplan")
+        self.host.forget()
+        made = self._verified(kind, target, operation)
+        if made.owned_after is None:
+            self.owned.pop(made.address, None)
+        else:
+            self.owned[made.address] = made.owned_after
+        return made
+
+    def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:
+        peers = {
+            other.identity: resource
+            for other, resource in self.owned.items()
+            if (other.container, other.kind) == (address.container, address.kind)
+        }
+        target = Target(container=self.containers[address.container], host=self.host, peers=peers)
+        return self.kinds[address.kind], target
+
+    def _verified(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> Operation:
+        """The operation after reading back; raises ScplanError when the kernel did something else than was asked."""
+        expected = operation.after if operation.after is not None else operation.before
+        wanted = {**target.peers, operation.address.identity: _present(expected)}
+        live = kind.read(target.container, target.host, wanted).get(operation.address.identity)
+        if operation.after is None:
+            _check_gone(kind, operation, live)
+            return operation
+        if live is None:
+            raise ScplanError(f"{operation.address} was made without an error, but is not there")
+        wrong = differences(operation.after, live)
+        if wrong:
+            listed = "; ".join(
+                f"{path} is {operation.after.attribute(path).show(live.get(path))},"
+                f" not {operation.after.attribute(path).show(operation.after.get(path))}"
+                for path in wrong
+            )
+            raise ScplanError(f"{operation.address} is not as it should be after the change: {listed}")
+        return replace(operation, owned_after=_with_resolved(operation.owned_after, live))
+
+
+def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) -> None:
+    before = _present(operation.before)
+    if live is None or kind.is_given_back(before, live):
+        return
+    if any(before.attribute(path).role in REPLACING for path in differences(before, live)):
+        return
+    raise ScplanError(f"{operation.address} was removed without an error, but is still there")
+
+
+def _with_resolved(record: Resource | None, live: Resource) -> Resource | None:
+    """The record with what only the creation could tell: the identity of a source that was made by it."""
+    if record is None:
+        return None
+    found = {
+        path: live.get(path)
+        for path, attribute, value in record.leaves()
+        if attribute.role is Role.RESOLVED and value is None and "." not in path
+    }
+    return record.but(**found) if found else record
+
+
+def _present(resource: Resource | None) -> Resource:
+    if resource is None:
+        raise ScplanError("an operation lacks one of its sides; this is a bug in scplan")
+    return resource

@@ -1,0 +1,317 @@
+"""Bind mounts of host files and directories. Kernel interface: open_tree(2), mount_setattr(2), move_mount(2), umount2(2).
+
+The tree is cloned and given its attributes on the host, detached and invisible; a child inside the container's mount
+namespace then attaches it to a target that was opened by fd, so that there is no moment with wrong attributes and no path
+that the container could bend.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from scplan.errors import KernelError, ScplanError
+from scplan.kinds.kind import Kind, Target, Unsuitable
+from scplan.kinds.paths import below, check_target, covering, identity_of
+from scplan.linux.container import Container
+from scplan.linux.host import Host, file_identity
+from scplan.linux.mountinfo import Mount, escape
+from scplan.linux.rooted_path import (
+    make_directory,
+    make_file,
+    missing_directories,
+    mount_id,
+    open_in_root,
+    opened,
+    parent_of,
+    remove_made,
+    stat_in_root,
+)
+from scplan.linux.syscalls import (
+    MS_PRIVATE,
+    MS_SHARED,
+    MS_SLAVE,
+    UMOUNT_NOFOLLOW,
+    MountAttr,
+    mount_setattr,
+    move_mount,
+    open_tree,
+    umount2,
+)
+from scplan.model.address import Address
+from scplan.model.change import Disruption
+from scplan.model.live import HostFacts
+from scplan.model.resource import Resource, Role, attr
+from scplan.model.values import ABSOLUTE_PATH, BOOL, TEXT, choice
+
+MAX_MOUNTS = 128
+_PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED}
+_WORDS = tuple(prefix + word for word in _PROPAGATION for prefix in ("", "r"))
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BindMount(Resource):
+    """A file or directory of the host, mounted in the container."""
+
+    source: str = attr("host path, file or directory", ABSOLUTE_PATH, role=Role.POLICY, required=True)
+    target: str = attr("path in the container, never /", ABSOLUTE_PATH, role=Role.IDENTITY, required=True)
+    read_only: bool = attr("nothing can be written through it", BOOL, default=False)
+    recursive: bool = attr("mounts below the source come along", BOOL, role=Role.FIXED, default=True)
+    propagation: str = attr("how later mounts spread between host and container", choice(*_WORDS), default="rslave")
+    create_source: bool = attr("make the host directory when it is absent", BOOL, role=Role.POLICY, default=False)
+    required: bool = attr("an absent source is an error", BOOL, role=Role.POLICY, default=True)
+    source_identity: str | None = attr("st_dev:st_ino of the source", TEXT, role=Role.RESOLVED)
+    made: tuple[str, ...] | None = attr("what was made in the container to mount on", TEXT, role=Role.FORMER, many=True)
+    made_source: tuple[str, ...] | None = attr("host directories made", TEXT, role=Role.FORMER, many=True)
+
+
+class MountKind(Kind[BindMount]):
+    name = "mount"
+    section = "mounts"
+    record = BindMount
+
+    # configuration
+
+    def parse_short(self, text: str) -> dict[str, str]:
+        """`source:target[:options]`; options are ro, rw and a propagation, separated by commas."""
+        source, colon, rest = text.partition(":")
+        target, _, options = rest.partition(":")
+        if not colon or not target:
+            raise ValueError(f"{text!r} is not of the form source:target[:options]")
+        values = {"source": source, "target": target}
+        for option in options.split(",") if options else ():
+            key, value = _option(option)
+            if values.setdefault(key, value) != value:
+                raise ValueError(f"{text!r} has contradicting options")
+        return values
+
+    def normalise(self, desired: BindMount) -> BindMount:
+        check_target(desired.target)
+        if desired.propagation.startswith("r") and not desired.recursive:
+            return desired.but(propagation=desired.propagation[1:])
+        return desired
+
+    def identity(self, resource: BindMount) -> str:
+        return identity_of(resource.target)
+
+    def check_all(self, resources: Mapping[str, BindMount]) -> Iterable[tuple[str, str]]:
+        for identity in list(resources)[MAX_MOUNTS:]:
+            yield identity, f"a container can have at most {MAX_MOUNTS} mounts; this one is past them"
+
+    # planning
+
+    def host_paths(self, resource: BindMount) -> Iterable[str]:
+        yield resource.source
+
+    def resolve(self, desired: BindMount, host: HostFacts) -> Iterable[BindMount]:
+        fact = host.paths.get(desired.source)
+        if fact is None and not desired.create_source:
+            raise Unsuitable(
+                f"the host has no {desired.source}",
+                hint="make it, write `create_source: true` to have it made, or `required: false` to do without it",
+                absent=True,
+            )
+        if fact is None:
+            yield desired
+            return
+        effective = desired.propagation
+        if not fact.receives and effective.endswith("slave"):
+            # The slave of a mount that nothing can reach is private to the kernel.
+            effective = effective.replace("slave", "private")
+        yield desired.but(source_identity=fact.identity, propagation=effective)
+
+    def requires(self, resource: BindMount, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
+        return covering(address, resource.target, others)
+
+    def hides(self, address: Address, resource: BindMount, others: Mapping[Address, Resource]) -> Iterable[Address]:
+        return below(address, resource.target, others)
+
+    def disruption(self, before: BindMount, after: BindMount) -> tuple[Disruption, str]:
+        return Disruption.NONE, ""
+
+    # kernel: reading
+
+    def read(self, container: Container, host: Host, wanted: Mapping[str, BindMount] | None) -> dict[str, BindMount]:
+        if wanted is not None and not wanted:
+            return {}
+        points = None if wanted is None else frozenset(escape(mount.target) for mount in wanted.values())
+        tops: dict[str, Mount] = {mount.point: mount for mount in container.mounts(points)}
+        if wanted is None:
+            targets = [mount.point for mount in tops.values() if mount.point != "/"]
+            wanted = {identity_of(point): BindMount(source="/", target=point) for point in targets}
+        found = {}
+        for identity, mount in wanted.items():
+            top = tops.get(mount.target) or _behind_symlink(container, mount.target)
+            if top is not None:
+                found[identity] = _as_found(container, mount, top)
+        return found
+
+    # kernel: changing
+
+    def capture(
+        self, target: Target[BindMount], before: BindMount | None, after: BindMount | None
+    ) -> tuple[BindMount | None, BindMount | None]:
+        if after is None or after.made is not None:
+            return before, after
+        root_fd = target.container.root_fd
+        made = missing_directories(root_fd, after.target)
+        if stat_in_root(root_fd, after.target) is None:
+            made = (*made, after.target)
+        return before, after.but(made=made, made_source=_missing_on_host(after) if after.create_source else ())
+
+    def create(self, target: Target[BindMount], after: BindMount) -> None:
+        for directory in after.made_source or ():
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+        with opened(open_tree(after.source, recursive=after.recursive)) as tree:
+            found = os.fstat(tree)
+            if after.source_identity is not None and file_identity(found) != after.source_identity:
+                raise ScplanError(f"{after.source} is not the file any more that was planned", hint="plan again")
+            if stat.S_ISLNK(found.st_mode):
+                raise ScplanError(f"{after.source} is a symlink to nowhere")
+            _set_attributes(tree, after)
+            is_directory = stat.S_ISDIR(found.st_mode)
+            container = target.container
+            owner = container.root_owner
+            container.in_mount_namespace(
+                lambda root_fd: _attach(root_fd, tree, after, is_directory, file_identity(found), owner),
+                what=f"mount {after.target} in container {container.name}",
+            )
+
+    def update(self, target: Target[BindMount], before: BindMount, after: BindMount) -> None:
+        def inside(root_fd: int) -> None:
+            with opened(open_in_root(root_fd, after.target)) as fd:
+                _set_attributes(fd, after)
+
+        target.container.in_mount_namespace(inside, what=f"mount_setattr {after.target}")
+
+    def delete(self, target: Target[BindMount], before: BindMount) -> None:
+        container = target.container
+        container.in_mount_namespace(
+            lambda root_fd: _detach(root_fd, before), what=f"unmount {before.target} in container {container.name}"
+        )
+        remove_made(container.root_fd, before.made or ())
+        _remove_source(before)
+
+
+
+def _option(option: str) -> tuple[str, str]:
+    if option in ("ro", "rw"):
+        return "read_only", "true" if option == "ro" else "false"
+    if option in _WORDS:
+        return "propagation", option
+    if option in ("bind", "rbind"):
+        return "recursive", "true" if option == "rbind" else "false"
+    raise ValueError(f"unknown mount option {option!r}; there are ro, rw, bind, rbind, {', '.join(_WORDS)}")
+
+
+def _as_found(container: Container, wanted: BindMount, top: Mount) -> BindMount:
+    """The live mount. Its source is the wanted one when both are the same file; else its path on its file system."""
+    there = stat_in_root(container.root_fd, wanted.target)
+    identity = file_identity(there) if there is not None else ""
+    prefix = "r" if wanted.propagation.startswith("r") else ""
+    same = identity == wanted.source_identity
+    return BindMount(
+        source=wanted.source if same else top.root,
+        target=wanted.target,
+        read_only=top.read_only,
+        recursive=wanted.recursive,
+        propagation=prefix + top.propagation,
+        source_identity=identity,
+    )
+
+
+def _behind_symlink(container: Container, target: str) -> Mount | None:
+    """The mount at a target whose path leads over symlinks, so that mountinfo has it under another name."""
+    try:
+        with opened(open_in_root(container.root_fd, target)) as fd, parent_of(container.root_fd, target) as (parent, _):
+            here, above = mount_id(fd), mount_id(parent)
+    except OSError as error:
+        if error.errno in (*_ABSENT, errno.ELOOP):
+            return None
+        raise KernelError.from_os(f"openat2({target})", error) from None
+    if here == above:
+        return None
+    return next((mount for mount in container.mounts() if mount.id == here), None)
+
+
+def _set_attributes(fd: int, mount: BindMount) -> None:
+    """Read-only for the whole tree, writable only for its top: mounts below may be read-only for their own reasons."""
+    word = mount.propagation
+    everywhere = word not in _PROPAGATION
+    propagation = _PROPAGATION[word.removeprefix("r") if everywhere else word]
+    if mount.read_only:
+        mount_setattr(fd, set_flags=MountAttr.RDONLY, recursive=mount.recursive, name=mount.target)
+    else:
+        mount_setattr(fd, clear_flags=MountAttr.RDONLY, recursive=False, name=mount.target)
+    mount_setattr(fd, propagation=propagation, recursive=everywhere, name=mount.target)
+
+
+def _attach(
+    root_fd: int, tree: int, mount: BindMount, is_directory: bool, identity: str, owner: tuple[int, int]
+) -> None:
+    """Inside the container: makes the target where it is missing, and attaches the tree to it."""
+    for path in mount.made or ():
+        if path != mount.target or is_directory:
+            make_directory(root_fd, path, owner=owner)
+        else:
+            make_file(root_fd, path, owner=owner)
+    try:
+        fd = open_in_root(root_fd, mount.target)
+    except OSError as error:
+        raise KernelError.from_os(f"openat2({mount.target})", error) from None
+    with opened(fd), parent_of(root_fd, mount.target) as (parent, _):
+        found = os.fstat(fd)
+        if stat.S_ISLNK(found.st_mode):
+            raise ScplanError(
+                f"{mount.target} is a symlink in the container", hint="name the path that it leads to as the target"
+            )
+        is_mounted = mount_id(fd) != mount_id(parent)
+        if is_mounted and file_identity(found) == identity:
+            return
+        if stat.S_ISDIR(found.st_mode) != is_directory:
+            kinds = ("a directory", "a file") if is_directory else ("a file", "a directory")
+            raise ScplanError(f"{mount.source} is {kinds[0]}, but {mount.target} in the container is {kinds[1]}")
+        move_mount(tree, fd, name=mount.target)
+
+
+def _detach(root_fd: int, mount: BindMount) -> None:
+    """Inside the container: unmounts what is at the target, when it is what scplan mounted."""
+    try:
+        with opened(open_in_root(root_fd, mount.target)) as fd, parent_of(root_fd, mount.target) as (parent, name):
+            if mount_id(fd) == mount_id(parent):
+                return
+            if mount.source_identity not in (None, file_identity(os.fstat(fd))):
+                raise ScplanError(f"{mount.target}: something else was mounted there meanwhile", hint="plan again")
+            os.fchdir(parent)
+    except OSError as error:
+        if error.errno in (*_ABSENT, errno.ELOOP):
+            return
+        raise KernelError.from_os(f"openat2({mount.target})", error) from None
+    try:
+        umount2(name, UMOUNT_NOFOLLOW)
+    except OSError as error:
+        hint = (
+            "a process uses it, or something is mounted below it; end that first" if error.errno == errno.EBUSY else ""
+        )
+        raise KernelError.from_os(f"umount2({mount.target})", error, hint=hint) from None
+
+
+def _missing_on_host(mount: BindMount) -> tuple[str, ...]:
+    parts = mount.source.strip("/").split("/")
+    paths = ["/" + "/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return tuple(path for path in paths if not os.path.lexists(path))
+
+
+def _remove_source(mount: BindMount) -> None:
+    """Removes host directories that scplan made, as far as they are empty: what was put there is the user's."""
+    for directory in reversed(mount.made_source or ()):
+        try:
+            os.rmdir(directory)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                return
+            raise KernelError.from_os(f"rmdir({directory})", error) from None

@@ -1,0 +1,39 @@
+"""What kinds that put files into a container share: targets, and which of them lie below others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from scplan.model.address import Address
+from scplan.model.resource import Resource
+
+_KERNEL_TREES = ("/proc", "/sys")
+
+
+def check_target(target: str) -> None:
+    """Raises ValueError for targets that would break every container: /, /proc and /sys, and all below these."""
+    if target == "/":
+        raise ValueError("the target / is the container's root")
+    for tree in _KERNEL_TREES:
+        if target == tree or target.startswith(tree + "/"):
+            raise ValueError(f"the target {target} is in {tree}, which belongs to the kernel")
+
+
+def identity_of(target: str) -> str:
+    """The part of an address that a target is: without its leading slash."""
+    return target.removeprefix("/")
+
+
+def covering(address: Address, target: str, others: Mapping[Address, Resource]) -> Iterable[Address]:
+    """Mounts in `others` that the target lies in."""
+    for other in others:
+        if other.kind == "mount" and other != address and target.startswith(f"/{other.identity}/"):
+            yield other
+
+
+def below(address: Address, target: str, others: Mapping[Address, Resource]) -> Iterable[Address]:
+    """Resources in `others` with a target below this one."""
+    for other, resource in others.items():
+        there = getattr(resource, "target", None)
+        if other != address and there is not None and there.startswith(target.rstrip("/") + "/"):
+            yield other

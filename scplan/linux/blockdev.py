@@ -1,0 +1,51 @@
+"""Block devices: whole disks and their partitions. Source: /sys/dev/block, sysfs(5), ABI/testing/sysfs-block."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from scplan.errors import KernelError
+
+
+def _sysfs(numbers: str) -> str:
+    return f"/sys/dev/block/{numbers}"
+
+
+def is_whole_disk(numbers: str) -> bool:
+    """Whether "major:minor" is a disk; False for a partition, and for a number that no device has."""
+    return os.path.exists(_sysfs(numbers)) and not os.path.exists(f"{_sysfs(numbers)}/partition")
+
+
+def partitions(numbers: str) -> tuple[tuple[int, str, str], ...]:
+    """(number, device path, "major:minor") of the disk's partitions, by number."""
+    found = []
+    try:
+        entries = os.listdir(_sysfs(numbers))
+    except FileNotFoundError:
+        return ()
+    for entry in entries:
+        number = _read(f"{_sysfs(numbers)}/{entry}/partition")
+        if number.isdigit():
+            path = f"/dev/{entry.replace('!', '/')}"
+            found.append((int(number), path, _read(f"{_sysfs(numbers)}/{entry}/dev")))
+    return tuple(sorted(found))
+
+
+def device_path(file_type: str, numbers: str) -> str:
+    """The host's usual node for a device: /dev/sdb for block 8:16; "" when the kernel knows no such device."""
+    for line in _read(f"/sys/dev/{file_type}/{numbers}/uevent").splitlines():
+        if line.startswith("DEVNAME="):
+            return f"/dev/{line[8:]}"
+    return ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError as error:
+        # ENODEV and EIO: the device went away between listing and reading.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EIO):
+            return ""
+        raise KernelError.from_os(f"read({path})", error) from None

@@ -1,0 +1,238 @@
+"""An opened container: its process pinned by a directory fd of /proc, with its namespaces, root and cgroups behind it.
+
+A fd of /proc/PID keeps naming the same process: when that ends, every use fails with ESRCH, even if the PID is taken again.
+Sources: proc(5), pid_namespaces(7), cgroups(7), user_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from scplan.errors import ContainerGone, KernelError, ScplanError
+from scplan.linux.mountinfo import Mount, parse_mountinfo, read_all
+from scplan.linux.namespaces import in_child, socket_in
+from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, setns
+
+if TYPE_CHECKING:
+    from scplan.linux.host import Host
+    from scplan.linux.netlink import Rtnl
+
+T = TypeVar("T")
+_OVERFLOW_ID = 65534
+
+
+def start_time(stat: bytes) -> int:
+    """Field 22 of /proc/PID/stat: clock ticks after boot. The command name before it may hold spaces and brackets."""
+    return int(stat.rpartition(b")")[2].split()[19])
+
+
+class Container:
+    """A running container, opened. Use it in a `with` block; fds are opened on first use and closed at its end."""
+
+    def __init__(self, name: str, pid: int, expected_start_time: int, host: Host) -> None:
+        """Pins process `pid`.
+
+        Raises ContainerGone when it is not there, or started at another time than expected (0 accepts any).
+        """
+        self.name = name
+        self.pid = pid
+        self.host = host
+        self._fds: dict[str, int] = {}
+        self._rtnl: Rtnl | None = None
+        self._cgroups: dict[str, str] | None = None
+        self._id_maps: dict[str, list[tuple[int, int, int]]] = {}
+        try:
+            self._fds["proc"] = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            raise self._gone() from None
+        found = start_time(self.read_proc("stat"))
+        if expected_start_time and found != expected_start_time:
+            self.close()
+            raise ContainerGone(
+                f"container {name}: process {pid} is another one than the runtime recorded",
+                detail=f"it started at tick {found}, the container's at {expected_start_time}",
+                hint="the container ended, and its PID was taken again; ask its runtime for its state",
+            )
+        self.start_time = found
+
+    def _gone(self) -> ContainerGone:
+        return ContainerGone(
+            f"container {self.name}: its process {self.pid} is gone", hint="start the container, then plan again"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes everything that was opened."""
+        if self._rtnl is not None:
+            self._rtnl.close()
+            self._rtnl = None
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    # the process
+
+    def open_proc(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """A new fd of a file below /proc/PID; raises ContainerGone when the process ended."""
+        try:
+            return os.open(path, flags | os.O_CLOEXEC, dir_fd=self._fds["proc"])
+        except OSError as error:
+            if error.errno in (errno.ESRCH, errno.ENOENT):
+                raise self._gone() from None
+            raise KernelError.from_os(f"open(/proc/{self.pid}/{path})", error) from None
+
+    def read_proc(self, path: str) -> bytes:
+        """The whole of a file below /proc/PID."""
+        fd = self.open_proc(path)
+        try:
+            return read_all(fd)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                raise self._gone() from None
+            raise KernelError.from_os(f"read(/proc/{self.pid}/{path})", error) from None
+        finally:
+            os.close(fd)
+
+    def check_alive(self) -> None:
+        """Raises ContainerGone when the process has ended; a zombie counts as ended."""
+        state = self.read_proc("stat").rpartition(b")")[2].split()[0]
+        if state in (b"Z", b"X"):
+            raise self._gone()
+
+    def _held(self, key: str, path: str, flags: int = os.O_RDONLY) -> int:
+        if key not in self._fds:
+            self._fds[key] = self.open_proc(path, flags)
+        return self._fds[key]
+
+    def _namespace_id(self, kind: str) -> int:
+        return os.stat(f"ns/{kind}", dir_fd=self._fds["proc"]).st_ino
+
+    # network
+
+    @property
+    def netns_fd(self) -> int:
+        return self._held("net", "ns/net")
+
+    @property
+    def shares_host_network(self) -> bool:
+        return self._namespace_id("net") == self.host.namespace_id("net")
+
+    @property
+    def rtnl(self) -> Rtnl:
+        """An rtnetlink socket inside the container's network namespace."""
+        if self._rtnl is None:
+            from scplan.linux.netlink import Rtnl, open_socket
+
+            self._rtnl = Rtnl(socket_in(self.netns_fd, self.host.netns_fd, open_socket))
+        return self._rtnl
+
+    # files
+
+    @property
+    def root_fd(self) -> int:
+        """O_PATH fd of the container's root directory."""
+        return self._held("root", "root", os.O_PATH | os.O_DIRECTORY)
+
+    @property
+    def shares_host_mounts(self) -> bool:
+        return self._namespace_id("mnt") == self.host.namespace_id("mnt")
+
+    def mounts(self, only: frozenset[bytes] | None = None) -> list[Mount]:
+        """Mounts as the container's process sees them; `only` as in parse_mountinfo."""
+        return parse_mountinfo(self.read_proc("mountinfo"), only)
+
+    def in_mount_namespace(self, work: Callable[[int], T], *, what: str) -> T:
+        """Runs `work(root_fd)` in a child inside the container's mount namespace, and returns what it returns.
+
+        The child acts with the privileges of scplan; nothing of the container is executed.
+        Raises ScplanError when the container shares the host's mount namespace: nothing is ever made there.
+        """
+        self.refuse_host_mounts()
+        namespace_fd, root_fd = self._held("mnt", "ns/mnt"), self.root_fd
+
+        def inside() -> T:
+            setns(namespace_fd, CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
+            os.fchdir(root_fd)
+            os.chroot(".")
+            return work(root_fd)
+
+        self.check_alive()
+        return in_child(inside, what=what)
+
+    def refuse_host_mounts(self) -> None:
+        """Raises ScplanError when the container has no mount namespace or no root of its own."""
+        if self.shares_host_mounts:
+            raise ScplanError(
+                f"container {self.name} shares the host's mount namespace",
+                hint="what is mounted or made there would be the host's; start it with a mount namespace of its own",
+            )
+
+    # ids
+
+    @property
+    def has_user_namespace(self) -> bool:
+        return self._namespace_id("user") != self.host.namespace_id("user")
+
+    @property
+    def userns_fd(self) -> int:
+        return self._held("user", "ns/user")
+
+    def enter_user_namespace(self) -> None:
+        """Moves this (child) process into the container's user namespace, for good."""
+        setns(self.userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {self.name}")
+
+    def host_id(self, kind: str, inside: int) -> int:
+        """The host's id for one of the container; `kind` is "uid" or "gid". Raises ScplanError when it is not mapped."""
+        for first, outside, count in self._id_map(kind):
+            if first <= inside < first + count:
+                return outside + inside - first
+        raise ScplanError(
+            f"container {self.name}: {kind} {inside} is not mapped in its user namespace",
+            hint=f"choose an id that /proc/{self.pid}/{kind}_map has",
+        )
+
+    def inside_id(self, kind: str, outside: int) -> int:
+        """The container's id for one of the host; the overflow id (65534) when it is not mapped, as the kernel shows it."""
+        for first, start, count in self._id_map(kind):
+            if start <= outside < start + count:
+                return first + outside - start
+        return _OVERFLOW_ID
+
+    @property
+    def root_owner(self) -> tuple[int, int]:
+        """The host's uid and gid of the container's root."""
+        return self.host_id("uid", 0), self.host_id("gid", 0)
+
+    def _id_map(self, kind: str) -> list[tuple[int, int, int]]:
+        if kind not in self._id_maps:
+            rows = [line.split() for line in self.read_proc(f"{kind}_map").splitlines()]
+            self._id_maps[kind] = [(int(row[0]), int(row[1]), int(row[2])) for row in rows if len(row) == 3]
+        return self._id_maps[kind]
+
+    # cgroups
+
+    def cgroup_path(self, controller: str) -> str:
+        """Path of the container in the hierarchy of a v1 controller; "" names the v2 hierarchy."""
+        if self._cgroups is None:
+            self._cgroups = {}
+            for line in os.fsdecode(self.read_proc("cgroup")).splitlines():
+                _, names, path = line.split(":", 2)
+                for name in names.split(","):
+                    self._cgroups[name] = path
+        try:
+            return self._cgroups[controller]
+        except KeyError:
+            raise ScplanError(
+                f"container {self.name}: this host has no cgroup v1 controller {controller!r}",
+                hint="`scplan doctor` lists the controllers of this host",
+            ) from None

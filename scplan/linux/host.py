@@ -1,0 +1,198 @@
+"""The host as scplan sees it: its namespaces, links, paths and cgroup hierarchies. Sources: proc(5), cgroups(7)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from scplan.errors import KernelError, ScplanError
+from scplan.linux.blockdev import is_whole_disk, partitions
+from scplan.linux.mountinfo import Mount, parse_mountinfo
+
+if TYPE_CHECKING:
+    from scplan.linux.netlink import Link, Rtnl
+    from scplan.linux.ovsdb import Ovsdb
+
+_FILE_TYPES = {stat.S_IFBLK: "block", stat.S_IFCHR: "char", stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
+
+
+class HostPath(NamedTuple):
+    """A path of the host, symlinks followed; the attributes are those of model.live.PathFact."""
+
+    real: str
+    file_type: str
+    identity: str
+    numbers: str
+    mode: str
+    whole_disk: bool
+    partitions: tuple[tuple[int, str, str], ...]
+    receives: bool
+
+
+def device_numbers(rdev: int) -> str:
+    """ "major:minor" of st_rdev."""
+    return f"{os.major(rdev)}:{os.minor(rdev)}"
+
+
+def file_identity(found: os.stat_result) -> str:
+    """ "st_dev:st_ino", which names a file however it is reached."""
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+class Host:
+    """scplan's own side of every operation. "The host" is where scplan runs: its own namespaces."""
+
+    def __init__(self) -> None:
+        self._namespace_ids: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes everything that was opened."""
+        if "rtnl" in self.__dict__:
+            self.rtnl.close()
+        if "netns_fd" in self.__dict__:
+            os.close(self.netns_fd)
+        self.__dict__.pop("rtnl", None)
+        self.__dict__.pop("netns_fd", None)
+
+    def namespace_id(self, kind: str) -> int:
+        """Inode of one of scplan's own namespaces: net, mnt, user."""
+        if kind not in self._namespace_ids:
+            self._namespace_ids[kind] = os.stat(f"/proc/self/ns/{kind}").st_ino
+        return self._namespace_ids[kind]
+
+    @cached_property
+    def boot_id(self) -> str:
+        """Differs after each boot; nothing that was plugged in lives across one."""
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+
+    @property
+    def page_size(self) -> int:
+        return os.sysconf("SC_PAGE_SIZE")
+
+    # network
+
+    @cached_property
+    def netns_fd(self) -> int:
+        return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    @cached_property
+    def rtnl(self) -> Rtnl:
+        """An rtnetlink socket in scplan's own network namespace."""
+        from scplan.linux.netlink import Rtnl, open_socket
+
+        return Rtnl(open_socket())
+
+    @cached_property
+    def _links(self) -> dict[int, Link]:
+        return {link.index: link for link in self.rtnl.links()}
+
+    def links(self) -> dict[int, Link]:
+        """Links of the host by index, read once until `forget`."""
+        return self._links
+
+    def forget(self) -> None:
+        """Makes the next reader see the host's links as they are then."""
+        self.__dict__.pop("_links", None)
+
+    def uplinks(self) -> frozenset[str]:
+        """Names of the links over which the host's default routes go."""
+        links = self.links()
+        indexes = {route.oif for route in self.rtnl.routes() if route.dst == "default" and route.oif}
+        return frozenset(links[index].name for index in indexes if index in links)
+
+    @cached_property
+    def ovs(self) -> Ovsdb | None:
+        """Open vSwitch's database; None when there is no socket of it."""
+        from scplan.linux.ovsdb import Ovsdb, default_socket
+
+        path = default_socket()
+        return Ovsdb(path) if os.path.exists(path) else None
+
+    # paths
+
+    def disks(self) -> list[str]:
+        """Nodes of the host's disks and partitions."""
+        return [f"/dev/{name.replace('!', '/')}" for name in os.listdir("/sys/class/block")]
+
+    @cached_property
+    def _mounts(self) -> dict[str, Mount]:
+        with open("/proc/self/mountinfo", "rb") as file:
+            return {mount.point: mount for mount in parse_mountinfo(file.read())}
+
+    def look_up(self, path: str) -> HostPath | None:
+        """What is at a path of the host, symlinks followed; None when nothing is."""
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise KernelError.from_os(f"stat({path})", error) from None
+        file_type = _FILE_TYPES.get(stat.S_IFMT(found.st_mode), "other")
+        is_device = file_type in ("block", "char")
+        numbers = device_numbers(found.st_rdev) if is_device else ""
+        return HostPath(
+            real=os.path.realpath(path) if is_device or self._propagates else path,
+            file_type=file_type,
+            identity=file_identity(found),
+            numbers=numbers,
+            mode=f"{stat.S_IMODE(found.st_mode):04o}",
+            whole_disk=file_type == "block" and is_whole_disk(numbers),
+            partitions=partitions(numbers) if file_type == "block" else (),
+            receives=self._propagates and self._receives(os.path.realpath(path)),
+        )
+
+    @cached_property
+    def _propagates(self) -> bool:
+        return any(mount.receives for mount in self._mounts.values())
+
+    def _receives(self, path: str) -> bool:
+        while path not in self._mounts and path != "/":
+            path = os.path.dirname(path)
+        return path in self._mounts and self._mounts[path].receives
+
+    # cgroups
+
+    @cached_property
+    def cgroup_mounts(self) -> dict[str, str]:
+        """Mount point of each cgroup v1 controller; "" is the v2 hierarchy."""
+        points: dict[str, str] = {}
+        for mount in self._mounts.values():
+            if mount.filesystem == "cgroup2":
+                points.setdefault("", mount.point)
+            elif mount.filesystem == "cgroup":
+                for controller in os.path.basename(mount.point).split(","):
+                    points.setdefault(controller, mount.point)
+        return points
+
+    def cgroup_mount(self, controller: str) -> str:
+        """Where a v1 controller is mounted; raises ScplanError when it is not."""
+        try:
+            return self.cgroup_mounts[controller]
+        except KeyError:
+            raise ScplanError(
+                f"the cgroup v1 controller {controller!r} is not mounted on this host",
+                hint="`scplan doctor` lists what this host has",
+            ) from None
+
+    @cached_property
+    def own_cgroups(self) -> dict[str, str]:
+        """scplan's own path in each hierarchy, by v1 controller."""
+        paths = {}
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                _, names, path = line.rstrip("\n").split(":", 2)
+                for name in names.split(","):
+                    paths[name] = path
+        return paths

@@ -1,0 +1,102 @@
+"""Mounts as the kernel lists them. Source: /proc/PID/mountinfo, proc_pid_mountinfo(5)."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """One line. `point` is the mount point as that process sees it; `root` the directory of the file system in it."""
+
+    id: int
+    parent: int
+    device: str
+    root: str
+    point: str
+    read_only: bool
+    shared: int
+    master: int
+    filesystem: str
+    source: str
+
+    @property
+    def propagation(self) -> str:
+        """private, slave or shared; a mount that is both is shared."""
+        if self.shared:
+            return "shared"
+        return "slave" if self.master else "private"
+
+    @property
+    def receives(self) -> bool:
+        """Whether mounts made elsewhere can show up below it."""
+        return bool(self.shared or self.master)
+
+
+def read_all(fd: int) -> bytes:
+    """The whole of a file of /proc or a cgroup, from the start; the kernel returns about 4 KiB a read."""
+    chunks = []
+    offset = 0
+    while chunk := os.pread(fd, 1 << 16, offset):
+        chunks.append(chunk)
+        offset += len(chunk)
+    return b"".join(chunks)
+
+
+def parse_mountinfo(text: bytes, only: frozenset[bytes] | None = None) -> list[Mount]:
+    """Mounts in kernel order (parents first, and of a stack the lowest first).
+
+    `only` limits the list to these mount points, written as the kernel escapes them. Lines that are not of the
+    documented form are left out.
+    """
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split(b" ")
+        if only is not None and (len(fields) < 5 or fields[4] not in only):
+            continue
+        mount = _parse_line(fields)
+        if mount is not None:
+            mounts.append(mount)
+    return mounts
+
+
+def escape(path: str) -> bytes:
+    """A path as mountinfo writes it: space, tab, newline and backslash in octal."""
+    raw = os.fsencode(path)
+    if not any(byte in raw for byte in b" \t\n\\"):
+        return raw
+    return b"".join(b"\\%03o" % byte if byte in b" \t\n\\" else bytes([byte]) for byte in raw)
+
+
+def _parse_line(fields: list[bytes]) -> Mount | None:
+    try:
+        separator = fields.index(b"-", 6)
+        shared = master = 0
+        for tag in fields[6:separator]:
+            if tag.startswith(b"shared:"):
+                shared = int(tag[7:])
+            elif tag.startswith(b"master:"):
+                master = int(tag[7:])
+        return Mount(
+            int(fields[0]),
+            int(fields[1]),
+            fields[2].decode(),
+            _unescape(fields[3]),
+            _unescape(fields[4]),
+            b"ro" in fields[5].split(b","),
+            shared,
+            master,
+            os.fsdecode(fields[separator + 1]),
+            _unescape(fields[separator + 2]),
+        )
+    except (ValueError, IndexError, UnicodeDecodeError):
+        return None
+
+
+def _unescape(field: bytes) -> str:
+    if b"\\" in field:
+        field = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
+    return os.fsdecode(field)

@@ -1,0 +1,107 @@
+"""Running code inside a container's namespaces: sockets opened there, and children that enter its mount namespace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from scplan.errors import KernelError, ScplanError
+from scplan.linux.syscalls import CLONE_NEWNET, setns
+
+T = TypeVar("T")
+CHILD_TIMEOUT_S = 20.0
+_KILL_WAIT_S = 1.0
+
+
+def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket.socket]) -> socket.socket:
+    """A socket that belongs to another network namespace; this thread is back in its own afterwards."""
+    setns(netns_fd, CLONE_NEWNET, name="the container's network namespace")
+    try:
+        return open_socket()
+    finally:
+        setns(own_netns_fd, CLONE_NEWNET, name="scplan's own network namespace")
+
+
+def in_child(work: Callable[[], T], *, what: str, timeout_s: float = CHILD_TIMEOUT_S) -> T:
+    """Runs `work` in a forked child, which may enter namespaces, and returns what it returns (picklable).
+
+    A ScplanError or OSError of the child is raised here. A child that hangs (on a file system that the container serves,
+    say) is killed after `timeout_s`, and one that dies is reported: both are a KernelError naming `what`.
+    """
+    import pickle
+
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _run_child(work, reader, writer)
+    os.close(writer)
+    deadline = time.monotonic() + timeout_s
+    try:
+        answer = _read_until(reader, deadline)
+    finally:
+        os.close(reader)
+        _end(pid, deadline)
+    if not answer:
+        raise KernelError(
+            what, errno.ETIMEDOUT, detail=f"the step inside the container died or took over {timeout_s:g} s"
+        )
+    succeeded, value = pickle.loads(answer)
+    if not succeeded:
+        raise value
+    result: T = value
+    return result
+
+
+def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
+    """The child's whole life: it never returns, and never runs the parent's cleanup."""
+    import pickle
+
+    try:
+        os.close(reader)
+        try:
+            answer = pickle.dumps((True, work()))
+        except (ScplanError, OSError) as error:
+            answer = pickle.dumps((False, error))
+        view = memoryview(answer)
+        while view:
+            view = view[os.write(writer, view) :]
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _read_until(fd: int, deadline: float) -> bytes:
+    """What the child wrote until it closed its end; empty when the time was up first."""
+    chunks = []
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([fd], [], [], left)[0]:
+            return b""
+        chunk = os.read(fd, 1 << 16)
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
+
+
+def _end(pid: int, deadline: float) -> None:
+    """Reaps the child; kills it first when it has not ended by `deadline`. One stuck in the kernel is left to init."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        if not select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            os.kill(pid, signal.SIGKILL)
+            if not select.select([pidfd], [], [], _KILL_WAIT_S)[0]:
+                return
+        os.waitpid(pid, 0)
+    finally:
+        os.close(pidfd)

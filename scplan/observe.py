@@ -1,0 +1,84 @@
+"""Containers and kinds → live resources: the only stage that reads the kernel for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from scplan.errors import ScplanError
+from scplan.kinds.kind import Kinds
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.live import ContainerFacts, HostFacts, LinkFact, PathFact, Status
+from scplan.model.resource import Resource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to read of one container: by kind and identity, its record or else what is desired. None: all there is."""
+
+    by_kind: Mapping[str, Mapping[str, Resource]] | None
+
+
+def observe(
+    containers: Mapping[str, ContainerFacts], wanted: Mapping[str, Wanted], kinds: Kinds, host: Host
+) -> dict[Address, Resource]:
+    """Live resources of running containers.
+
+    Raises ContainerGone when a container ends meanwhile, and ScplanError for one that is not running.
+    """
+    resources: dict[Address, Resource] = {}
+    for name, facts in containers.items():
+        with open_container(facts, host) as container:
+            resources.update(read_container(container, wanted[name], kinds, host))
+    return resources
+
+
+def open_container(facts: ContainerFacts, host: Host) -> Container:
+    """The container, pinned by its process; raises ScplanError when it is not running."""
+    if facts.status is Status.STOPPED:
+        raise ScplanError(
+            f"container {facts.name} is not running", hint=f"start it with {facts.runtime}, then run scplan again"
+        )
+    return Container(facts.name, facts.pid, facts.start_time, host)
+
+
+def read_container(container: Container, wanted: Wanted, kinds: Kinds, host: Host) -> dict[Address, Resource]:
+    """Live resources of one opened container."""
+    found: dict[Address, Resource] = {}
+    for kind in kinds.values():
+        chosen = None if wanted.by_kind is None else wanted.by_kind.get(kind.name)
+        if wanted.by_kind is not None and not chosen:
+            continue
+        for identity, resource in kind.read(container, host, chosen).items():
+            found[Address(container.name, kind.name, identity)] = resource
+    return found
+
+
+def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
+    """What planning needs to know of the host; `paths` are those that the resources name."""
+    links = host.links()
+    return HostFacts(
+        paths={path: _path_fact(host, path) for path in sorted(set(paths))},
+        links={
+            link.name: LinkFact(
+                name=link.name,
+                index=link.index,
+                kind=link.kind,
+                mac=link.mac,
+                mtu=link.mtu,
+                master=links[link.master].name if link.master in links else "",
+            )
+            for link in links.values()
+        },
+        uplinks=host.uplinks(),
+        ovs_bridges=frozenset(host.ovs.bridges()) if host.ovs is not None else frozenset(),
+        page_size=host.page_size,
+        boot_id=host.boot_id,
+    )
+
+
+def _path_fact(host: Host, path: str) -> PathFact | None:
+    found = host.look_up(path)
+    return PathFact(**found._asdict()) if found is not None else None

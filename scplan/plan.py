@@ -1,0 +1,377 @@
+"""Desired, live and owned → ordered changes. Pure: no file, no clock, no kernel.
+
+Each address becomes at most one draft of a change; drafts that take others down with them draw these in; then the
+operations of all drafts are put in order (plan_order.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
+from scplan.kinds.kind import Claim, Kind, Kinds, Unsuitable
+from scplan.model.address import Address, Selection
+from scplan.model.change import Action, Disruption, Plan
+from scplan.model.live import ContainerFacts, HostFacts, Live
+from scplan.model.resource import (
+    REPLACING,
+    Resource,
+    as_recorded,
+    differences,
+    goal,
+    keep_former,
+    surplus,
+    withdrawn,
+)
+from scplan.plan_order import Draft, put_in_order
+
+Resources = Mapping[Address, Resource]
+SourceOf = Callable[[Address], SourceRange | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """What the host makes of the desired resources.
+
+    `skipped` are addresses that it can't provide; for those that need not be provided there is a warning, for the
+    others an error in `diagnostics`.
+    """
+
+    desired: Resources
+    skipped: frozenset[Address]
+    diagnostics: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All that a plan is made from.
+
+    `owned` is what the records of these containers hold, `foreign` those of all other containers. `source_of` finds the
+    place of an address in the files.
+    """
+
+    containers: Mapping[str, ContainerFacts]
+    resolution: Resolution
+    owned: Resources
+    live: Live
+    foreign: Resources
+    source_of: SourceOf
+    selection: Selection
+
+
+def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
+    """Looks up on the host what the files only name: device numbers, partitions, the files behind paths."""
+    resolved: dict[Address, Resource] = {}
+    skipped: set[Address] = set()
+    diagnostics = []
+    for address, resource in desired.items():
+        kind = kinds[address.kind]
+        try:
+            for one in kind.resolve(resource, host):
+                place = Address(address.container, kind.name, kind.identity(one))
+                # An entry of its own wins over one that another entry stands for, such as a partition.
+                if place == address or place not in desired:
+                    resolved[place] = one
+        except Unsuitable as error:
+            optional = error.absent and getattr(resource, "required", True) is False
+            severity = Severity.WARNING if optional else Severity.ERROR
+            diagnostics.append(_unsuitable(source_of(address), address, error, severity))
+            skipped.add(address)
+    return Resolution(desired=resolved, skipped=frozenset(skipped), diagnostics=tuple(diagnostics))
+
+
+def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
+    """The changes that make live state as desired, in order. Raises PlanError with all that stands against it."""
+    drafts, refreshed, problems = _draft_all(inputs, kinds)
+    diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds)]
+    errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity is Severity.ERROR]
+    if errors:
+        raise PlanError.of(errors)
+    world = _World(inputs, kinds, drafts)
+    world.select(inputs.selection)
+    world.draw_in_dependents()
+    changes, operations = put_in_order(list(world.drafts.values()), world, list(inputs.containers), kinds)
+    return Plan(
+        containers=inputs.containers,
+        changes=changes,
+        operations=operations,
+        refreshed={address: record for address, record in refreshed.items() if address in inputs.selection},
+        diagnostics=tuple(diagnostics),
+    )
+
+
+def _unsuitable(source: SourceRange | None, address: Address, error: Unsuitable, severity: Severity) -> Diagnostic:
+    return Diagnostic(
+        summary=str(error.args[0]),
+        detail=str(address),
+        hint=error.hint,
+        source=source,
+        severity=severity,
+    )
+
+
+def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict[Address, Resource], list[Diagnostic]]:
+    drafts: dict[Address, Draft] = {}
+    refreshed: dict[Address, Resource] = {}
+    diagnostics = []
+    live = inputs.live.resources
+    desired = inputs.resolution.desired
+    for address, wanted in desired.items():
+        owned = inputs.owned.get(address)
+        kind = kinds[address.kind]
+        try:
+            draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host)
+        except Unsuitable as error:
+            diagnostics.append(_unsuitable(inputs.source_of(address), address, error, Severity.ERROR))
+            continue
+        if draft is not None:
+            drafts[address] = draft
+        elif owned is not None and (record := keep_former(wanted, owned)) != owned:
+            refreshed[address] = record
+    for address, owned in inputs.owned.items():
+        if address not in desired and address not in inputs.resolution.skipped:
+            drafts[address] = _deletion(address, live.get(address), owned)
+    return drafts, refreshed, diagnostics
+
+
+def _draft(
+    kind: Kind[Any],
+    address: Address,
+    desired: Resource,
+    live: Resource | None,
+    owned: Resource | None,
+    host: HostFacts,
+) -> Draft | None:
+    """The change of one address that is desired; None when it is as it should be. Raises Unsuitable."""
+    if live is None:
+        gone = "owned, but gone from the container"
+        reason = "in the configuration, not in the container" if owned is None else gone
+        return _creation(kind, address, desired, None, owned, host, reason)
+    if owned is None:
+        return _taking_over(kind, address, desired, live, host)
+    wanted = withdrawn(owned, desired)
+    changed = differences(wanted, live) + surplus(owned, desired, live)
+    if not changed:
+        return None
+    return _alteration(kind, address, desired, wanted, live, owned, host, changed)
+
+
+def _creation(
+    kind: Kind[Any],
+    address: Address,
+    desired: Resource,
+    live: Resource | None,
+    owned: Resource | None,
+    host: HostFacts,
+    reason: str,
+) -> Draft:
+    return Draft(
+        address=address,
+        action=Action.CREATE,
+        reason=reason,
+        before=live,
+        after=keep_former(kind.completed(address, desired, host), owned),
+        managed=keep_former(desired, owned),
+        owned=owned,
+    )
+
+
+def _taking_over(kind: Kind[Any], address: Address, desired: Resource, live: Resource, host: HostFacts) -> Draft:
+    """What is there already, without scplan: adopted when it is as desired, else changed only where the kind allows."""
+    changed = differences(desired, live)
+    if not changed:
+        return Draft(
+            address=address,
+            action=Action.ADOPT,
+            reason="in the container already, as the configuration says",
+            before=live,
+            after=goal(desired, live, None),
+            managed=desired,
+            owned=None,
+        )
+    if not kind.can_take_over(desired, live):
+        raise Unsuitable(
+            f"{kind.name} {address.identity} is there already, made by others, and differs in {', '.join(changed)}",
+            hint="make the entry say what is there (it is then adopted, and can be changed later), or remove it there",
+        )
+    reason = "in the configuration; what is there now is kept and given back later"
+    return _creation(kind, address, desired, live, None, host, reason)
+
+
+def _alteration(
+    kind: Kind[Any],
+    address: Address,
+    desired: Resource,
+    wanted: Resource,
+    live: Resource,
+    owned: Resource,
+    host: HostFacts,
+    changed: tuple[str, ...],
+) -> Draft:
+    """An update in place, or a replacement when an attribute differs that can't change in place."""
+    before = as_recorded(live, owned)
+    drifted = set(differences(owned, live))
+    reason = "changed outside scplan" if set(changed) <= drifted else "changed in the configuration"
+    draft = Draft(
+        address=address,
+        action=Action.UPDATE,
+        reason=reason,
+        before=before,
+        after=goal(wanted, live, owned),
+        managed=keep_former(desired, owned),
+        owned=owned,
+        changed=changed,
+    )
+    if any(desired.attribute(path).role in REPLACING for path in changed):
+        return replace(
+            draft, action=Action.REPLACE, after=kind.completed(address, desired, host), managed=desired
+        ).interrupting(Disruption.RECREATE, "")
+    disruption, effect = kind.disruption(before, draft.after)
+    return draft.interrupting(disruption, effect)
+
+
+def _deletion(address: Address, live: Resource | None, owned: Resource) -> Draft:
+    reason = "no longer in the configuration"
+    return Draft(
+        address=address,
+        action=Action.DELETE,
+        reason=reason if live is not None else f"{reason}, and gone from the container",
+        before=owned if live is None else as_recorded(live, owned),
+        after=None,
+        managed=None,
+        owned=owned,
+    )
+
+
+def _collisions(inputs: Inputs, kinds: Kinds) -> list[Diagnostic]:
+    """Things of the host that a desired resource claims although a container outside the files has them already."""
+    taken: dict[str, list[tuple[Claim, Address]]] = {}
+    for address, resource in inputs.foreign.items():
+        for claim in kinds[address.kind].claims(address, resource):
+            taken.setdefault(claim.thing, []).append((claim, address))
+    if not taken:
+        return []
+    diagnostics = []
+    for address, resource in inputs.resolution.desired.items():
+        for claim in kinds[address.kind].claims(address, resource):
+            for other, owner in taken.get(claim.thing, ()):
+                if claim.collides(other):
+                    diagnostics.append(_collision(inputs, address, claim, owner))
+    return diagnostics
+
+
+def _collision(inputs: Inputs, address: Address, claim: Claim, owner: Address) -> Diagnostic:
+    return Diagnostic(
+        summary=f"{claim.thing} is taken by {owner}",
+        detail=str(address),
+        hint="only one resource can have it; remove it there first, or choose another one",
+        source=inputs.source_of(address),
+    )
+
+
+class _World:
+    """The resources before and after, and who requires whom in each; draws in what a change takes down."""
+
+    def __init__(self, inputs: Inputs, kinds: Kinds, drafts: dict[Address, Draft]) -> None:
+        self.kinds = kinds
+        self.drafts = drafts
+        self.host = inputs.live.host
+        self._inputs = inputs
+        self._memo: dict[tuple[bool, Address], list[Address]] = {}
+        self._before: dict[str, dict[Address, Resource]] = {}
+        self._after: dict[str, dict[Address, Resource]] = {}
+        touched = {address.container for address in drafts}
+        for address, resource in inputs.owned.items():
+            if address.container in touched:
+                there = inputs.live.resources.get(address)
+                self._before.setdefault(address.container, {})[address] = (
+                    as_recorded(there, resource) if there is not None else resource
+                )
+        for address, resource in inputs.resolution.desired.items():
+            if address.container in touched:
+                self._after.setdefault(address.container, {})[address] = resource
+
+    def required_before(self, address: Address) -> list[Address]:
+        """What `address` stands on as long as it is as it is."""
+        return self._required(address, False)
+
+    def required_after(self, address: Address) -> list[Address]:
+        """What `address` will stand on."""
+        return self._required(address, True)
+
+    def _required(self, address: Address, after: bool) -> list[Address]:
+        key = (after, address)
+        if key not in self._memo:
+            others = (self._after if after else self._before).get(address.container, {})
+            resource = others.get(address)
+            needed = () if resource is None else self.kinds[address.kind].requires(resource, others, address)
+            self._memo[key] = [other for other in needed if other != address]
+        return self._memo[key]
+
+    def hidden_by(self, draft: Draft) -> list[Address]:
+        """What a creation would bury."""
+        if draft.after is None or draft.action not in (Action.CREATE, Action.REPLACE):
+            return []
+        before = self._before.get(draft.address.container, {})
+        return list(self.kinds[draft.address.kind].hides(draft.address, draft.after, before))
+
+    def claims(self, address: Address, resource: Resource | None) -> list[Claim]:
+        return [] if resource is None else list(self.kinds[address.kind].claims(address, resource))
+
+    def select(self, selection: Selection) -> None:
+        """Leaves in the chosen drafts, and those that the chosen ones stand on."""
+        if selection.is_everything:
+            return
+        chosen = {address for address in self.drafts if address in selection}
+        waiting = list(chosen)
+        while waiting:
+            for needed in self.required_after(waiting.pop()):
+                excluded = Selection((), selection.excludes)
+                if needed in self.drafts and needed not in chosen and needed in excluded:
+                    chosen.add(needed)
+                    waiting.append(needed)
+        self.drafts = {address: draft for address, draft in self.drafts.items() if address in chosen}
+
+    def draw_in_dependents(self) -> None:
+        """Adds the re-creation of resources that a change takes down or buries, until there are no more."""
+        waiting = list(self.drafts.values())
+        while waiting:
+            cause = waiting.pop()
+            for address in self._taken_down_by(cause):
+                draft = self._recreation(address, cause)
+                if draft is not None:
+                    self.drafts[address] = draft
+                    waiting.append(draft)
+
+    def _taken_down_by(self, cause: Draft) -> Iterable[Address]:
+        yield from self.hidden_by(cause)
+        takes_down = cause.action in (Action.REPLACE, Action.DELETE) or cause.disruption is not Disruption.NONE
+        if takes_down and cause.action is not Action.CREATE:
+            for address in self._before.get(cause.address.container, {}):
+                if cause.address in self.required_before(address):
+                    yield address
+
+    def _recreation(self, address: Address, cause: Draft) -> Draft | None:
+        """The replacement of a kept resource; None when it is replaced or deleted or made anyway."""
+        planned = self.drafts.get(address)
+        if planned is not None and planned.action is not Action.UPDATE:
+            return None
+        desired = self._after.get(address.container, {}).get(address)
+        live = self._inputs.live.resources.get(address)
+        if desired is None or live is None:
+            return None
+        owned = self._inputs.owned[address]
+        return Draft(
+            address=address,
+            action=Action.REPLACE,
+            reason="",
+            before=as_recorded(live, owned),
+            after=self.kinds[address.kind].completed(address, desired, self.host),
+            managed=desired,
+            owned=owned,
+            changed=planned.changed if planned else (),
+            disruption=Disruption.RECREATE,
+            cause=cause.address,
+        )

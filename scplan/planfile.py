@@ -1,0 +1,116 @@
+"""Saved plans: the JSON of a plan, with the configuration that it was made from.
+
+A saved plan is not replayed: it is planned again from its configuration, and refused when that gives other changes. So it
+can do nothing that its configuration could not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from scplan.errors import RecordDamaged, StalePlan
+from scplan.kinds.kind import Kinds
+from scplan.model.address import Address
+from scplan.model.change import Action, Change, Disruption, Plan
+from scplan.model.codec import facts_from_json, from_json
+from scplan.model.plan_json import FORMAT_VERSION, plan_to_json
+from scplan.records import check_version, read_bytes, replace_file
+
+_COMPARED = ("address", "action", "before", "after", "changed")
+
+
+def save(path: str, plan: Plan, origin: dict[str, Any]) -> None:
+    """Writes the plan for its owner alone. `origin` is what it takes to make it again: see workflow."""
+    document = plan_to_json(plan) | {"origin": origin}
+    replace_file(os.path.abspath(path), (json.dumps(document, indent=1) + "\n").encode())
+
+
+def load(path: str) -> dict[str, Any]:
+    """The document of a saved plan. Raises RecordDamaged when the file is not one that this scplan can read."""
+    content = read_bytes(path)
+    if content is None:
+        raise RecordDamaged(f"there is no plan {path}", hint="`scplan plan --out FILE` saves one")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RecordDamaged(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("changes"), list):
+        raise RecordDamaged(f"{path} is not a saved plan")
+    check_version(document, FORMAT_VERSION, path)
+    if not isinstance(document.get("origin"), dict):
+        raise RecordDamaged(f"{path} has no origin: it is not a plan saved with --out")
+    return document
+
+
+def check_unchanged(path: str, document: dict[str, Any], plan: Plan) -> None:
+    """Raises StalePlan, naming the first changes that differ, when `plan` is not what was saved."""
+    now = plan_to_json(plan)
+    saved = _changes(document, path)
+    current = _changes(now, path)
+    if saved == current and _identities(document) == _identities(now):
+        return
+    named = [address for address in {**saved, **current} if saved.get(address) != current.get(address)]
+    listed = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    raise StalePlan(
+        f"{path} is stale: the host is not as it was when the plan was saved",
+        detail=f"differs: {listed or 'a container was started again'}",
+        hint="make a new plan, and review it again",
+    )
+
+
+def view(document: dict[str, Any], path: str, kinds: Kinds) -> Plan:
+    """The plan that a document shows, without what it takes to execute it."""
+    containers = document.get("containers")
+    if not isinstance(containers, dict):
+        raise RecordDamaged(f"{path}: containers are missing")
+    return Plan(
+        containers={name: facts_from_json(name, facts, path) for name, facts in containers.items()},
+        changes=tuple(_change(change, path, kinds) for change in document["changes"]),
+        operations=(),
+        refreshed={},
+    )
+
+
+def _change(document: object, path: str, kinds: Kinds) -> Change:
+    if not isinstance(document, dict):
+        raise RecordDamaged(f"{path}: a change is not a JSON object")
+    address = Address.parse(str(document.get("address")))
+    if address.kind not in kinds:
+        raise RecordDamaged(f"{path}: unknown kind in {address}")
+    record = kinds[address.kind].record
+    sides = {
+        side: None if document.get(side) is None else from_json(record, document[side], f"{path}: {address}")
+        for side in ("before", "after")
+    }
+    try:
+        return Change(
+            order=int(document["order"]),
+            address=address,
+            action=Action(document["action"]),
+            reason=str(document.get("reason", "")),
+            before=sides["before"],
+            after=sides["after"],
+            managed=None,
+            owned=None,
+            changed=tuple(map(str, document.get("changed", ()))),
+            disruption=Disruption(document.get("disruption", "none")),
+            effect=str(document.get("effect", "")),
+            requires=tuple(Address.parse(str(text)) for text in document.get("requires", ())),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordDamaged(f"{path}: {address}: {error}") from None
+
+
+def _changes(document: dict[str, Any], path: str) -> dict[str, Any]:
+    changes = {}
+    for change in document["changes"]:
+        if not isinstance(change, dict):
+            raise RecordDamaged(f"{path}: a change is not a JSON object")
+        changes[str(change.get("address"))] = {key: change.get(key) for key in _COMPARED}
+    return changes
+
+
+def _identities(document: dict[str, Any]) -> Any:
+    return document.get("containers")

@@ -1,0 +1,50 @@
+"""A plain process with namespaces of its own, named by `pid` or `pid_file` in the configuration."""
+
+from __future__ import annotations
+
+import os
+
+from scplan.errors import ContainerNotFound, KernelError
+from scplan.model.live import ContainerFacts
+from scplan.runtimes.runtime import Runtime, facts_of
+
+_MAX_PID_FILE_BYTES = 64
+
+
+class Process(Runtime):
+    name = "process"
+    needs_pid = True
+
+    def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        number = pid if pid is not None else _read_pid(reference, pid_file)
+        found_by = f"pid:{pid}" if pid is not None else f"pid_file:{pid_file}"
+        return [facts_of(reference, self.name, number, 0, id=found_by)]
+
+    def find_recorded(self, name: str, container_id: str) -> list[ContainerFacts]:
+        key, _, value = container_id.partition(":")
+        if key == "pid":
+            return self.find(name, int(value), None)
+        return self.find(name, None, value)
+
+
+def _read_pid(reference: str, pid_file: str | None) -> int:
+    if pid_file is None:
+        raise ContainerNotFound(f"container {reference}: the runtime process needs `pid` or `pid_file`")
+    try:
+        # Not blocking: a FIFO of that name would hang the reader.
+        fd = os.open(pid_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise ContainerNotFound(
+            f"container {reference}: there is no {pid_file}", hint="the file appears when its process is started"
+        ) from None
+    except OSError as error:
+        raise KernelError.from_os(f"open({pid_file})", error) from None
+    try:
+        text = os.read(fd, _MAX_PID_FILE_BYTES).strip()
+    except OSError as error:
+        raise KernelError.from_os(f"read({pid_file})", error) from None
+    finally:
+        os.close(fd)
+    if not text.isdigit() or not 0 < int(text) <= 1 << 22:
+        raise ContainerNotFound(f"container {reference}: {pid_file} holds no process ID")
+    return int(text)

@@ -1,0 +1,119 @@
+"""Live state and records of a host in one file, so that a plan can be made elsewhere, without root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from scplan import __version__
+from scplan.errors import RecordDamaged
+from scplan.kinds.kind import Kinds
+from scplan.model.address import Address
+from scplan.model.codec import facts_from_json, facts_to_json, from_json, to_json
+from scplan.model.live import ContainerFacts, HostFacts, LinkFact, Live, PathFact
+from scplan.model.resource import Resource
+from scplan.records import check_version, read_bytes
+
+FORMAT_VERSION = "1.0"
+F = TypeVar("F", PathFact, LinkFact)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What `observe` returned, what the records held, and which references the containers answer to."""
+
+    live: Live
+    owned: Mapping[Address, Resource]
+
+
+def encode(snapshot: Snapshot) -> str:
+    """The snapshot as JSON text."""
+    live = snapshot.live
+    document = {
+        "format_version": FORMAT_VERSION,
+        "scplan_version": __version__,
+        "host": {
+            "paths": {path: _fact_to_json(fact) for path, fact in live.host.paths.items()},
+            "links": {name: _fact_to_json(fact) for name, fact in live.host.links.items()},
+            "uplinks": sorted(live.host.uplinks),
+            "ovs_bridges": sorted(live.host.ovs_bridges),
+            "page_size": live.host.page_size,
+            "boot_id": live.host.boot_id,
+        },
+        "containers": {name: facts_to_json(facts) for name, facts in live.containers.items()},
+        "resources": {str(address): to_json(resource) for address, resource in live.resources.items()},
+        "owned": {str(address): to_json(resource) for address, resource in snapshot.owned.items()},
+    }
+    return json.dumps(document, indent=1)
+
+
+def load(path: str, kinds: Kinds) -> Snapshot:
+    """Raises RecordDamaged, naming what, when the file is not a snapshot that this scplan can read."""
+    content = read_bytes(path)
+    if content is None:
+        raise RecordDamaged(f"there is no snapshot {path}", hint="`scplan snapshot --out FILE` captures one")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RecordDamaged(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise RecordDamaged(f"{path} is not a snapshot")
+    check_version(document, FORMAT_VERSION, path)
+    host, containers = _object(document, "host", path), _object(document, "containers", path)
+    facts: dict[str, ContainerFacts] = {name: facts_from_json(name, one, path) for name, one in containers.items()}
+    live = Live(
+        host=_host(host, path),
+        containers=facts,
+        resources=_resources(_object(document, "resources", path), kinds, path),
+    )
+    return Snapshot(live=live, owned=_resources(_object(document, "owned", path), kinds, path))
+
+
+def _host(document: dict[str, Any], path: str) -> HostFacts:
+    paths, links = _object(document, "paths", path), _object(document, "links", path)
+    return HostFacts(
+        paths={key: None if fact is None else _fact(PathFact, fact, f"{path}: {key}") for key, fact in paths.items()},
+        links={key: _fact(LinkFact, fact, f"{path}: {key}") for key, fact in links.items()},
+        uplinks=frozenset(map(str, document.get("uplinks", ()))),
+        ovs_bridges=frozenset(map(str, document.get("ovs_bridges", ()))),
+        page_size=int(document.get("page_size", 4096)),
+        boot_id=str(document.get("boot_id", "")),
+    )
+
+
+def _fact_to_json(fact: PathFact | LinkFact | None) -> dict[str, Any] | None:
+    return None if fact is None else {member.name: getattr(fact, member.name) for member in fields(fact)}
+
+
+def _fact(kind: type[F], document: object, where: str) -> F:
+    """The fact that a JSON object holds; every key must be there with the type that the fact has."""
+    if not isinstance(document, dict):
+        raise RecordDamaged(f"{where}: not a JSON object")
+    values = {member.name: document.get(member.name) for member in fields(kind)}
+    if "partitions" in values:
+        values["partitions"] = tuple((int(n), str(p), str(d)) for n, p, d in document.get("partitions", ()))
+    types = {"int": int, "str": str, "bool": bool}
+    for member in fields(kind):
+        wanted = types.get(str(member.type))
+        if wanted is not None and type(values[member.name]) is not wanted:
+            raise RecordDamaged(f"{where}: {member.name} is missing or not of type {member.type}")
+    return kind(**values)
+
+
+def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Address, Resource]:
+    found: dict[Address, Resource] = {}
+    for text, value in document.items():
+        parts = text.split("/", 2)
+        if len(parts) != 3 or parts[1] not in kinds:
+            raise RecordDamaged(f"{path}: not an address: {text!r}")
+        found[Address(*parts)] = from_json(kinds[parts[1]].record, value, f"{path}: {text}")
+    return found
+
+
+def _object(document: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+    value = document.get(key)
+    if not isinstance(value, dict):
+        raise RecordDamaged(f"{path}: {key} is missing or not an object")
+    return value

@@ -1,0 +1,213 @@
+"""Which resources scplan owns in each container, and what they replaced; the locks that keep applies apart."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from scplan.errors import KernelError, Locked, RecordDamaged
+from scplan.kinds.kind import Kinds
+from scplan.model.address import Address
+from scplan.model.codec import from_json, to_json
+from scplan.model.live import ContainerFacts
+from scplan.model.resource import Resource
+from scplan.records import (
+    FILE_MODE,
+    Prepared,
+    check_version,
+    decode_line,
+    encode_line,
+    make_directory,
+    read_bytes,
+)
+
+FORMAT_VERSION = "1.0"
+_LOCK_POLL_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What scplan owns in one container. `id` is the container's as its runtime knew it when the record was written."""
+
+    name: str
+    runtime: str
+    id: str
+    resources: Mapping[Address, Resource]
+
+
+class Update:
+    """New versions of records, to be put in place together."""
+
+    def __init__(self) -> None:
+        self.files: list[Prepared] = []
+
+    def commit(self) -> None:
+        """Puts them in place; only renames are left to do."""
+        for file in self.files:
+            file.commit()
+
+    def discard(self) -> None:
+        """Takes the new versions away; harmless after a commit."""
+        for file in self.files:
+            file.discard()
+
+
+class State:
+    """The records below one state directory: `containers/RUNTIME/NAME.json`, `locks/`."""
+
+    def __init__(self, directory: str, kinds: Kinds) -> None:
+        self.directory = directory
+        self._kinds = kinds
+
+    # records
+
+    def read(self, runtime: str, name: str) -> Record | None:
+        """The container's record; None when scplan owns nothing there.
+
+        Raises RecordDamaged, naming the file and the last good copy, when it can't be trusted; it is never taken as empty.
+        """
+        path = self._path(runtime, name)
+        content = read_bytes(path)
+        if content is None:
+            return None
+        try:
+            return self._decode(content, path, runtime, name)
+        except RecordDamaged as error:
+            raise RecordDamaged(
+                error.diagnostics[0].summary, detail=error.diagnostics[0].detail, hint=_way_out(path)
+            ) from None
+
+    def prepare(self, records: Iterable[Record]) -> Update:
+        """Writes new versions of records beside the old ones; `commit` of what is returned puts them in place.
+
+        A record without resources is removed. Raises KernelError, with nothing left behind, when the disk refuses.
+        """
+        update = Update()
+        try:
+            for record in records:
+                content = encode_line(_document(record)) if record.resources else None
+                path = self._path(record.runtime, record.name)
+                update.files.append(Prepared(path, content, keep_previous=True))
+        except BaseException:
+            update.discard()
+            raise
+        return update
+
+    def all(self) -> Iterator[Record]:
+        """Every record, by runtime and name. Raises RecordDamaged for one that can't be trusted."""
+        for runtime, name in self.names():
+            record = self.read(runtime, name)
+            if record is not None:
+                yield record
+
+    def names(self) -> list[tuple[str, str]]:
+        """(runtime, container) of every record."""
+        top = os.path.join(self.directory, "containers")
+        return sorted(
+            (runtime, entry.removesuffix(".json"))
+            for runtime in _listed(top)
+            for entry in _listed(os.path.join(top, runtime))
+            if entry.endswith(".json")
+        )
+
+    def _path(self, runtime: str, name: str) -> str:
+        return os.path.join(self.directory, "containers", runtime, f"{name}.json")
+
+    def _decode(self, content: bytes, path: str, runtime: str, name: str) -> Record:
+        document = decode_line(content, path)
+        check_version(document, FORMAT_VERSION, path)
+        container, resources = document.get("container"), document.get("resources")
+        if not isinstance(container, dict) or not isinstance(resources, dict):
+            raise RecordDamaged(f"{path}: container or resources are missing")
+        if (container.get("runtime"), container.get("name")) != (runtime, name):
+            raise RecordDamaged(f"{path} is the record of another container")
+        decoded: dict[Address, Resource] = {}
+        for key, value in resources.items():
+            kind, _, identity = key.partition("/")
+            if kind not in self._kinds:
+                raise RecordDamaged(f"{path}: unknown kind {kind!r}")
+            decoded[Address(name, kind, identity)] = from_json(self._kinds[kind].record, value, f"{path}: {key}")
+        return Record(name=name, runtime=runtime, id=str(container.get("id", "")), resources=decoded)
+
+    # locks
+
+    @contextmanager
+    def locked(self, containers: list[ContainerFacts], *, host: bool, timeout_s: float) -> Iterator[None]:
+        """Holds the locks of these containers, and the one of the host's things, against other applies.
+
+        The kernel drops a lock when its holder ends, however it ends. Raises Locked after `timeout_s`.
+        """
+        names = sorted(f"{facts.runtime}.{facts.name}" for facts in containers)
+        with ExitStack() as stack:
+            # Always in the same order, the host last, so that no two applies can wait for each other.
+            for name in [*names, *(["host"] if host else [])]:
+                fd = self._lock(f"{name}.lock", time.monotonic() + timeout_s)
+                stack.callback(os.close, fd)
+            yield
+
+    def _lock(self, name: str, deadline: float) -> int:
+        directory = os.path.join(self.directory, "locks")
+        make_directory(directory)
+        path = os.path.join(directory, name)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        except OSError as error:
+            raise KernelError.from_os(f"open({path})", error) from None
+        try:
+            wait_for_lock(fd, deadline, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+
+def _document(record: Record) -> dict[str, object]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "container": {"name": record.name, "runtime": record.runtime, "id": record.id},
+        "resources": {
+            f"{address.kind}/{address.identity}": to_json(resource) for address, resource in record.resources.items()
+        },
+    }
+
+
+def wait_for_lock(fd: int, deadline: float, path: str) -> None:
+    """Takes the exclusive lock of an opened file. Raises Locked, naming the holder, when it is not free by `deadline`."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise KernelError.from_os(f"flock({path})", error) from None
+        if time.monotonic() >= deadline:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            raise Locked(
+                f"{os.path.basename(path).removesuffix('.lock')} is locked by another apply"
+                + (f" (process {holder})" if holder else ""),
+                hint="wait for it, or give --lock-timeout more time",
+            )
+        time.sleep(_LOCK_POLL_S)
+
+
+def _way_out(path: str) -> str:
+    previous = f"{path}.previous"
+    if os.path.exists(previous):
+        return f"the copy before it is {previous}: look at it, and put it in its place"
+    return "restore it from a backup; nothing is changed while it can't be read"
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise KernelError.from_os(f"listdir({directory})", error) from None
