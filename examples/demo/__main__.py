@@ -19,8 +19,9 @@ from typing import NoReturn
 
 from tests.containers import cgroups, host_parts
 from tests.containers.container import Container
-from tests.containers.fingerprint import difference, fingerprint
+from tests.containers.fingerprint import container_fingerprint, difference
 from tests.containers.session import CHECKOUT, Session
+from tests.containers.sweep import traces
 
 HERE = Path(__file__).parent
 RECORDS = CHECKOUT / "state/run/demo"
@@ -38,16 +39,15 @@ def main() -> None:
     if os.geteuid() != 0:
         _enter_user_namespace()
     try:
-        before = fingerprint()
         with Session() as session:
             Demo(session, rootless=IN_USER_NAMESPACE in os.environ).run()
-        if left := difference(before, fingerprint()):
-            raise Failed("the host is not as it was before:\n  " + "\n  ".join(left))
+        if left := traces(session.pid):
+            raise Failed("something was left behind on the host:\n  " + "\n  ".join(left))
     except Failed as failure:
         sys.exit(f"\nThe demo failed: {failure}")
     except KeyboardInterrupt:
         sys.exit("\nInterrupted; everything that the demo made has been removed.")
-    print("\nDone: the container is gone, and the host is as it was before.")
+    print("\nDone: the container is gone, and no link, mount, cgroup, disk or file of it is left on the host.")
 
 
 def _enter_user_namespace() -> NoReturn:
@@ -76,12 +76,12 @@ class Demo:
         RECORDS.mkdir(parents=True, mode=0o700)
         with ExitStack() as stack:
             container = self.set_up(stack)
-            before = fingerprint([container])
+            before = container_fingerprint(container)
             self.first_apply(container)
             self.tamper(container)
             self.heal()
             self.destroy(container)
-            if left := difference(before, fingerprint([container])):
+            if left := difference(before, container_fingerprint(container)):
                 raise Failed("destroy left something behind:\n  " + "\n  ".join(left))
             print("Compared with before: links, addresses, routes, mounts, device nodes and cgroup files are the same.")
 

@@ -33,6 +33,15 @@ def sweep(pid: int) -> list[str]:
     return troubles
 
 
+def traces(pid: int) -> list[str]:
+    """Everything of the session with this PID that is there, its directory included."""
+    prefix = naming.owner_prefix(pid)
+    backing_files = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    mount_points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    paths = [path for path in backing_files + mount_points if path.startswith(f"/tmp/{prefix}")]
+    return sorted([*paths, *(name for name in _names() if name.startswith(prefix))])
+
+
 def _names() -> Iterator[str]:
     """The names of everything that a session may have left."""
     yield from (name for _, name in socket.if_nameindex())

@@ -15,12 +15,10 @@ import pytest
 from tests.conftest import MakeContainer
 from tests.containers import cgroups, naming, sweep
 from tests.containers.container import Container
-from tests.containers.fingerprint import container_fingerprint, difference, fingerprint
+from tests.containers.fingerprint import container_fingerprint, difference
 from tests.containers.host_parts import LoopDisk, Nic
 from tests.containers.oci import RUNTIMES
 from tests.containers.session import CHECKOUT, Session
-
-pytestmark = pytest.mark.needs("root", "busybox")
 
 
 def test_commands_run_inside(any_container: Container) -> None:
@@ -88,12 +86,12 @@ def test_stopped_bundle_starts_again(runc_container: Container) -> None:
 
 @pytest.mark.parametrize("runtime", ["runc", "crun", "process"])
 def test_nothing_is_left_behind(runtime: str, session: Session) -> None:
-    before = fingerprint()
+    before = sweep.traces(session.pid)
     with session.container(runtime) as container:
         name, pid = container.name, container.pid
     assert _traces(name) == []
     _until(lambda: not _runs(pid))
-    assert difference(before, fingerprint()) == []
+    assert sweep.traces(session.pid) == before
 
 
 def test_container_that_died_is_no_trouble(session: Session) -> None:
@@ -143,6 +141,7 @@ def test_killed_session_is_cleaned_up(keeper_too: bool) -> None:
         assert sweep.sweep_dead_sessions() == []
     directory = naming.directory_of(victim.pid)
     _until(lambda: not directory.exists())
+    assert sweep.traces(victim.pid) == []
     assert [trace for name in (*names, bridge) for trace in _traces(name)] == []
     assert not Path("/sys/block", Path(disk).name, "loop/backing_file").exists()
 
