@@ -28,7 +28,8 @@ def drift(
 
     Examples:
       scplan drift
-      scplan drift --detailed-exitcode --metrics /var/lib/node_exporter/scplan.prom
+      scplan drift --detailed-exitcode
+      scplan drift --metrics /var/lib/node_exporter/scplan.prom
     """
     from scplan import workflow
 

@@ -123,16 +123,25 @@ def _elements(attribute: Attribute, before: tuple[Any, ...], after: tuple[Any, .
 def former_words(resource: Resource | None) -> str:
     """`mtu was 1500`: what is given back when the resource goes."""
     return ", ".join(
-        f"{_label(path)} was {visible(attribute.show(value))}".lstrip()
+        f"{label} was {visible(attribute.show(value))}".lstrip()
         for path, attribute, value in (resource.leaves() if resource else ())
-        if attribute.role is Role.FORMER and value is not None and value != ()
+        if attribute.role is Role.FORMER and value is not None and value != () and (label := _former(path)) is not None
     )
+
+
+def _former(path: str) -> str | None:
+    """`mtu` of `former_mtu`, `limits` of `limits_before`; None for a note that is not the former value of something."""
+    name = path.rpartition(".")[2]
+    if name == "former":
+        return ""
+    label = name.removeprefix("former_").removesuffix("_before")
+    return None if label == name else label
 
 
 def _label(path: str) -> str:
     """`read_bps` of `io.read_bps`; nothing for the `value` of a setting, whose name is its identity."""
-    name = path.rpartition(".")[2].removeprefix("former_")
-    return "" if name in ("value", "former") else name
+    name = path.rpartition(".")[2]
+    return "" if name == "value" else name
 
 
 def summary_words(counts: Mapping[Action, int]) -> str:
