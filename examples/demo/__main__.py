@@ -26,6 +26,7 @@ from tests.containers.sweep import traces
 HERE = Path(__file__).parent
 RECORDS = CHECKOUT / "state/run/demo"
 CONFIG = RECORDS / "scplan.yaml"
+STATE = RECORDS / "state"
 IN_USER_NAMESPACE = "SCPLAN_DEMO_IN_USER_NAMESPACE"
 COLUMNS = min(shutil.get_terminal_size().columns, 100)
 
@@ -108,6 +109,7 @@ class Demo:
 
     def first_apply(self, container: Container) -> None:
         self.heading("What would change?")
+        self.show(["export", f"SCPLAN_STATE_DIR={STATE.relative_to(CHECKOUT)}"])
         self.scplan("plan")
         self.heading("Apply it")
         self.scplan("apply", "--auto-approve")
@@ -148,7 +150,7 @@ class Demo:
 
     def destroy(self, container: Container) -> None:
         self.heading("Take everything out again")
-        self.scplan("destroy", "--auto-approve")
+        self.scplan("destroy", "web", "--auto-approve", config=False)
         self.scplan("state", "list", config=False)
         self.inside(container, "ls /dev; ip -o link; grep -c /srv/data /proc/mounts || true")
 
@@ -161,7 +163,7 @@ class Demo:
     def scplan(self, *arguments: str, expected: int = 0, config: bool = True) -> None:
         argv = list(arguments) + (["-f", str(CONFIG.relative_to(CHECKOUT))] if config else [])
         shown = ["scplan", *argv]
-        environment = {**os.environ, "SCPLAN_STATE_DIR": str(RECORDS / "state")}
+        environment = {**os.environ, "SCPLAN_STATE_DIR": str(STATE)}
         self.show(shown)
         ended = subprocess.run([sys.executable, "-m", *shown], cwd=CHECKOUT, env=environment, timeout=60)
         print(flush=True)

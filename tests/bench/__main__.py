@@ -68,7 +68,7 @@ class Bench:
         config, state_dir = self.write({"one": self.resources(container, 0, bridge)}), self.directory()
         measure.scplan("apply", "--auto-approve", "-f", config, state_dir=state_dir)
         (cost,) = measure.medians(TIMES, lambda: _unchanged(config, state_dir))
-        measure.scplan("destroy", "--auto-approve", "-f", config, state_dir=state_dir)
+        measure.scplan("destroy", "one", "--auto-approve", state_dir=state_dir)
         self.session.stop(container.name)
         row("plan, 1 container, unchanged", cost, f"CPU without Python: {(cost.cpu_s - python.cpu_s) * 1000:.0f} ms")
 
@@ -84,7 +84,7 @@ class Bench:
             into, out, python = measure.medians(
                 TIMES,
                 lambda: measure.scplan("apply", "--auto-approve", "-f", config, state_dir=state_dir),
-                lambda: measure.scplan("destroy", "--auto-approve", "-f", config, state_dir=state_dir),
+                lambda: measure.scplan("destroy", container.name, "--auto-approve", state_dir=state_dir),
                 measure.python,
             )
         scale = python.wall_s * 1000 / PYTHON_WHERE_PUBLISHED_MS
