@@ -7,6 +7,7 @@ Lines of `CRC32 JSON`, flocked by the apply that writes them; a journal that nob
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -97,11 +98,9 @@ class Journal:
 
     def close(self, ending: str) -> None:
         """Ends the journal ("committed" or "rolled_back") and moves it into the history."""
-        try:
+        # On a full disk the move alone says that it has ended.
+        with contextlib.suppress(KernelError):
             self._append({"entry": ending, "time": time.time()})
-        except KernelError:
-            # On a full disk the move alone says that it has ended.
-            pass
         retire(self.path)
 
     def _append(self, entry: dict[str, Any], *, sync: bool = True) -> None:
@@ -240,7 +239,7 @@ def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation
         for side in ("before", "after", "owned_before", "owned_after")
     }
     try:
-        action = Action(document.get("action"))
+        action = Action(str(document.get("action")))
     except ValueError:
         raise RecordDamaged(f"{where}: unknown action {document.get('action')!r}") from None
     order = document.get("order")

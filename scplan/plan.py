@@ -152,7 +152,7 @@ def _draft(
     if owned is None:
         return _taking_over(kind, address, desired, live, host)
     wanted = withdrawn(owned, desired)
-    changed = differences(wanted, live) + surplus(owned, desired, live)
+    changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
     if not changed:
         return None
     return _alteration(kind, address, desired, wanted, live, owned, host, changed)

@@ -6,6 +6,7 @@ rename(2), fsync(2).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -49,9 +50,15 @@ def check_version(document: dict[str, Any], supported: str, where: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """The directory with all above it; its own mode is 0700."""
+    """The directory, and what is missing above it, for its owner alone (0700)."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path) or "."
     try:
-        os.makedirs(path, mode=DIRECTORY_MODE, exist_ok=True)
+        for directory in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, DIRECTORY_MODE)
     except OSError as error:
         raise KernelError.from_os(f"mkdir({path})", error, hint="--state-dir chooses another place") from None
 

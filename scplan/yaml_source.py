@@ -200,6 +200,9 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            # What was built has no cycles: to the oldest generation with it, or the next allocation walks all of it.
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
 
 

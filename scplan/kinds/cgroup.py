@@ -14,7 +14,7 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, Role, attr
-from scplan.model.values import TEXT, parse_size
+from scplan.model.values import TEXT, parse_size, show_size
 
 _UNLIMITED_MEMORY = 1 << 62
 _PERIOD_US = 100_000
@@ -29,6 +29,12 @@ class CgroupSetting(Resource):
     name: str = attr("name of the cgroup v2 file", TEXT, role=Role.IDENTITY, required=True)
     value: str = attr("what the file holds", TEXT, required=True, examples=("2GiB", "50000 100000", 512))
     former: str | None = attr("the value before scplan set it, given back on removal", TEXT, role=Role.FORMER)
+
+    def shown(self, path: str, value: object) -> str:
+        """Sizes of memory with their unit."""
+        if self.name.startswith("memory.") and isinstance(value, str) and value.isdecimal():
+            return show_size(int(value))
+        return super().shown(path, value)
 
 
 class Setting(NamedTuple):

@@ -42,7 +42,6 @@ from scplan.model.values import (
     OPERATIONS_PER_SECOND,
     PERMISSIONS,
     TEXT,
-    choice,
     integer,
 )
 
@@ -67,7 +66,7 @@ class IoLimits(Attributes):
 class Device(Resource):
     """A device of the host, as a node in the container."""
 
-    source: str = attr("host device node; symlinks are followed", ABSOLUTE_PATH, role=Role.POLICY, required=True)
+    source: str = attr("host device node; symlinks are followed", ABSOLUTE_PATH, role=Role.REFERENCE, required=True)
     target: str = attr("path in the container; the source's when absent", ABSOLUTE_PATH, role=Role.IDENTITY, default="")
     permissions: str = attr("what the container may do: r, w, m (mknod)", PERMISSIONS, default="rwm")
     mode: str | None = attr("file mode of the node; the host node's when absent", MODE)

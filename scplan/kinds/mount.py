@@ -23,7 +23,6 @@ from scplan.linux.rooted_path import (
     make_directory,
     make_file,
     missing_directories,
-    mount_id,
     open_in_root,
     opened,
     parent_of,
@@ -36,6 +35,7 @@ from scplan.linux.syscalls import (
     MS_SLAVE,
     UMOUNT_NOFOLLOW,
     MountAttr,
+    mount_of,
     mount_setattr,
     move_mount,
     open_tree,
@@ -57,7 +57,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 class BindMount(Resource):
     """A file or directory of the host, mounted in the container."""
 
-    source: str = attr("host path, file or directory", ABSOLUTE_PATH, role=Role.POLICY, required=True)
+    source: str = attr("host path, file or directory", ABSOLUTE_PATH, role=Role.REFERENCE, required=True)
     target: str = attr("path in the container, never /", ABSOLUTE_PATH, role=Role.IDENTITY, required=True)
     read_only: bool = attr("nothing can be written through it", BOOL, default=False)
     recursive: bool = attr("mounts below the source come along", BOOL, role=Role.FIXED, default=True)
@@ -118,11 +118,7 @@ class MountKind(Kind[BindMount]):
         if fact is None:
             yield desired
             return
-        effective = desired.propagation
-        if not fact.receives and effective.endswith("slave"):
-            # The slave of a mount that nothing can reach is private to the kernel.
-            effective = effective.replace("slave", "private")
-        yield desired.but(source_identity=fact.identity, propagation=effective)
+        yield desired.but(source_identity=fact.identity)
 
     def requires(self, resource: BindMount, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         return covering(address, resource.target, others)
@@ -147,7 +143,7 @@ class MountKind(Kind[BindMount]):
         for identity, mount in wanted.items():
             top = tops.get(mount.target) or _behind_symlink(container, mount.target)
             if top is not None:
-                found[identity] = _as_found(container, mount, top)
+                found[identity] = _as_found(container, host, mount, top)
         return found
 
     # kernel: changing
@@ -208,34 +204,45 @@ def _option(option: str) -> tuple[str, str]:
     raise ValueError(f"unknown mount option {option!r}; there are ro, rw, bind, rbind, {', '.join(_WORDS)}")
 
 
-def _as_found(container: Container, wanted: BindMount, top: Mount) -> BindMount:
+def _as_found(container: Container, host: Host, wanted: BindMount, top: Mount) -> BindMount:
     """The live mount. Its source is the wanted one when both are the same file; else its path on its file system."""
     there = stat_in_root(container.root_fd, wanted.target)
     identity = file_identity(there) if there is not None else ""
-    prefix = "r" if wanted.propagation.startswith("r") else ""
     same = identity == wanted.source_identity
     return BindMount(
         source=wanted.source if same else top.root,
         target=wanted.target,
         read_only=top.read_only,
         recursive=wanted.recursive,
-        propagation=prefix + top.propagation,
+        propagation=_visible_propagation(host, wanted, top),
         source_identity=identity,
     )
+
+
+def _visible_propagation(host: Host, wanted: BindMount, top: Mount) -> str:
+    """As in /proc, in the recursive or plain word that was wanted: the kernel does not keep which of them it was.
+
+    The slave of a mount that nothing can reach is private to the kernel, and is as wanted.
+    """
+    prefix = "r" if wanted.propagation.startswith("r") else ""
+    word = wanted.propagation.removeprefix(prefix)
+    if word == "slave" and top.propagation == "private" and not host.receives(wanted.source):
+        return wanted.propagation
+    return prefix + top.propagation
 
 
 def _behind_symlink(container: Container, target: str) -> Mount | None:
     """The mount at a target whose path leads over symlinks, so that mountinfo has it under another name."""
     try:
-        with opened(open_in_root(container.root_fd, target)) as fd, parent_of(container.root_fd, target) as (parent, _):
-            here, above = mount_id(fd), mount_id(parent)
+        with opened(open_in_root(container.root_fd, target)) as fd:
+            mount_id, is_root = mount_of(fd)
     except OSError as error:
         if error.errno in (*_ABSENT, errno.ELOOP):
             return None
         raise KernelError.from_os(f"openat2({target})", error) from None
-    if here == above:
+    if not is_root:
         return None
-    return next((mount for mount in container.mounts() if mount.id == here), None)
+    return next((mount for mount in container.mounts() if mount.id == mount_id), None)
 
 
 def _set_attributes(fd: int, mount: BindMount) -> None:
@@ -263,14 +270,13 @@ def _attach(
         fd = open_in_root(root_fd, mount.target)
     except OSError as error:
         raise KernelError.from_os(f"openat2({mount.target})", error) from None
-    with opened(fd), parent_of(root_fd, mount.target) as (parent, _):
+    with opened(fd):
         found = os.fstat(fd)
         if stat.S_ISLNK(found.st_mode):
             raise ScplanError(
                 f"{mount.target} is a symlink in the container", hint="name the path that it leads to as the target"
             )
-        is_mounted = mount_id(fd) != mount_id(parent)
-        if is_mounted and file_identity(found) == identity:
+        if mount_of(fd)[1] and file_identity(found) == identity:
             return
         if stat.S_ISDIR(found.st_mode) != is_directory:
             kinds = ("a directory", "a file") if is_directory else ("a file", "a directory")
@@ -282,7 +288,7 @@ def _detach(root_fd: int, mount: BindMount) -> None:
     """Inside the container: unmounts what is at the target, when it is what scplan mounted."""
     try:
         with opened(open_in_root(root_fd, mount.target)) as fd, parent_of(root_fd, mount.target) as (parent, name):
-            if mount_id(fd) == mount_id(parent):
+            if not mount_of(fd)[1]:
                 return
             if mount.source_identity not in (None, file_identity(os.fstat(fd))):
                 raise ScplanError(f"{mount.target}: something else was mounted there meanwhile", hint="plan again")

@@ -133,10 +133,11 @@ class RouteKind(Kind[Route]):
     def capture(
         self, target: Target[Route], before: Route | None, after: Route | None
     ) -> tuple[Route | None, Route | None]:
-        if before is not None and (there := _find(target.container.rtnl, before)) is not None:
+        rtnl = _rtnl(target.container)
+        if before is not None and (there := _find(rtnl, before)) is not None:
             before = before.but(protocol=there.protocol)
         if before is not None and after is not None:
-            after = _freed_of_link(target.container.rtnl, before, after)
+            after = _freed_of_link(rtnl, before, after)
         return before, after
 
     def create(self, target: Target[Route], after: Route) -> None:
@@ -149,8 +150,9 @@ class RouteKind(Kind[Route]):
     def update(self, target: Target[Route], before: Route, after: Route) -> None:
         rtnl = _rtnl(target.container)
         there = _find(rtnl, before)
-        if _find(rtnl, after) is not None:
-            if there is not None and not _fits(after, _named(rtnl, there)):
+        done = _find(rtnl, after, exactly=True)
+        if done is not None:
+            if there is not None and there != done:
                 rtnl.delete_route(there)
             return
         route = _to_kernel(target.container, after)
@@ -228,7 +230,10 @@ def _is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
     return live.protocol in links.KERNEL_MADE and not (goal.via is None and not live.gateway)
 
 
-def _fits(wanted: Route, live: Route) -> bool:
+def _fits(wanted: Route, live: Route, *, exactly: bool = False) -> bool:
+    """Whether `live` is as wanted. Exactly: an unset gateway or source is one that it must not have."""
+    if exactly and (wanted.via, wanted.src) != (live.via, live.src):
+        return False
     pairs = ((wanted.via, live.via), (wanted.dev, live.dev), (wanted.src, live.src), (wanted.onlink, live.onlink))
     return all(one is None or one == other for one, other in pairs)
 
@@ -241,14 +246,14 @@ def _same_key(live: LiveRoute, route: LiveRoute) -> bool:
     return (live.dst, live.table, live.metric) == (route.dst, route.table, route.metric)
 
 
-def _find(rtnl: Rtnl, wanted: Route) -> LiveRoute | None:
-    """The live route that is exactly `wanted`, as far as that says."""
+def _find(rtnl: Rtnl, wanted: Route, *, exactly: bool = False) -> LiveRoute | None:
+    """The live route that is `wanted`, as far as that says."""
     dst = "default" if wanted.to == _DEFAULT_IPV6 else wanted.to
     for live in rtnl.routes(type=RTN_UNICAST, family=wanted.family):
         if (live.dst, live.table, live.metric) == (dst, wanted.table or MAIN_TABLE, _metric(wanted)):
             if _is_made_by_kernel(live, wanted) or live.nexthops:
                 continue
-            if _fits(wanted, _named(rtnl, live)):
+            if _fits(wanted, _named(rtnl, live), exactly=exactly):
                 return live
     return None
 
@@ -294,7 +299,7 @@ def _index_of(container: Container, dev: str) -> int:
     link = container.rtnl.link(dev)
     if link is not None:
         return link.index
-    there = ", ".join(other.name for other in container.rtnl.links() if not other.is_loopback)
+    there = ", ".join(sorted(other.name for other in container.rtnl.links() if not other.is_loopback))
     raise KernelError(
         f"RTM_NEWROUTE(dev {dev})",
         errno.ENODEV,

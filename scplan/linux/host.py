@@ -29,7 +29,6 @@ class HostPath(NamedTuple):
     mode: str
     whole_disk: bool
     partitions: tuple[tuple[int, str, str], ...]
-    receives: bool
 
 
 def device_numbers(rdev: int) -> str:
@@ -143,21 +142,24 @@ class Host:
         is_device = file_type in ("block", "char")
         numbers = device_numbers(found.st_rdev) if is_device else ""
         return HostPath(
-            real=os.path.realpath(path) if is_device or self._propagates else path,
+            real=os.path.realpath(path) if is_device else path,
             file_type=file_type,
             identity=file_identity(found),
             numbers=numbers,
             mode=f"{stat.S_IMODE(found.st_mode):04o}",
             whole_disk=file_type == "block" and is_whole_disk(numbers),
             partitions=partitions(numbers) if file_type == "block" else (),
-            receives=self._propagates and self._receives(os.path.realpath(path)),
         )
 
     @cached_property
     def _propagates(self) -> bool:
         return any(mount.receives for mount in self._mounts.values())
 
-    def _receives(self, path: str) -> bool:
+    def receives(self, path: str) -> bool:
+        """Whether mounts made elsewhere can show up below a path: its mount is shared, or a slave itself."""
+        if not self._propagates:
+            return False
+        path = os.path.realpath(path)
         while path not in self._mounts and path != "/":
             path = os.path.dirname(path)
         return path in self._mounts and self._mounts[path].receives

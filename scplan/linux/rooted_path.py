@@ -70,15 +70,6 @@ def parent_of(root_fd: int, path: str) -> Iterator[tuple[int, str]]:
         yield fd, name
 
 
-def mount_id(fd: int) -> int:
-    """Id of the mount that an opened path is on, as in mountinfo. Source: /proc/self/fdinfo, proc_pid_fdinfo(5)."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("mnt_id:"):
-                return int(line.split()[1])
-    raise KernelError(f"/proc/self/fdinfo/{fd}", errno.ENODATA, detail="no mnt_id")
-
-
 def missing_directories(root_fd: int, path: str) -> tuple[str, ...]:
     """Of the directories above `path`, those that are not there, outermost first."""
     parts = path.strip("/").split("/")[:-1]

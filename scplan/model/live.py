@@ -35,8 +35,6 @@ class PathFact:
     `real` is the path without symlinks; `file_type` one of block, char, directory, file, other. `identity` is
     "st_dev:st_ino" and names the file itself; `numbers` is "major:minor" of a device node, else "". `mode` is
     octal ("0660"). `whole_disk` and `partitions` ((number, path, numbers), by number) are for block devices.
-    `receives` tells
-    whether mounts made below it on the host can reach a slave: its mount is shared or a slave itself.
     """
 
     real: str
@@ -46,7 +44,6 @@ class PathFact:
     mode: str = ""
     whole_disk: bool = False
     partitions: tuple[tuple[int, str, str], ...] = ()
-    receives: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,12 @@ class Role(StrEnum):
     MANAGED = "managed"  # compared with the kernel when it is set; changes in place
     FIXED = "fixed"  # the same, but changing it means replacing the resource
     POLICY = "policy"  # steers scplan; never compared with the kernel
+    REFERENCE = "reference"  # names something that the kernel keeps under an identity of its own (a RESOLVED attribute)
     RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
     FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
 
 
-CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY})
+CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY, Role.REFERENCE})
 COMPARED = frozenset({Role.MANAGED, Role.FIXED, Role.RESOLVED})
 REPLACING = frozenset({Role.FIXED, Role.RESOLVED})
 
@@ -165,6 +166,10 @@ class Attributes:
             value = getattr(value, name) if value is not None else None
         return value
 
+    def shown(self, path: str, value: object) -> str:
+        """A value of the attribute at a dotted path, for people. Records override it where that takes more than a type."""
+        return self.attribute(path).show(value)
+
     def but(self, **changes: Any) -> Self:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)
@@ -228,7 +233,7 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
     }
 
     def leaf(attribute: Attribute, wanted: Any, there: Any) -> Any:
-        if attribute.role in (Role.POLICY, Role.IDENTITY):
+        if attribute.role in (Role.POLICY, Role.REFERENCE, Role.IDENTITY):
             return wanted
         if attribute.role is Role.FORMER:
             return None

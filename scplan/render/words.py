@@ -12,7 +12,7 @@ from scplan.model.resource import Attribute, Resource, Role
 from scplan.render.lines import visible
 
 SYMBOLS = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.ADOPT: "="}
-_NOTABLE = frozenset({Role.MANAGED, Role.FIXED})
+_NOTABLE = frozenset({Role.REFERENCE, Role.MANAGED, Role.FIXED})
 _COUNTED = {
     Action.CREATE: "to add",
     Action.UPDATE: "to change",
@@ -77,7 +77,7 @@ def resource_words(resource: Resource | None, managed: Resource | None = None) -
     if resource is None:
         return ""
     return ", ".join(
-        _attribute_words(path, attribute, value)
+        _attribute_words(resource, path, attribute, value)
         for path, attribute, value in resource.leaves()
         if value is not None
         and value != ()
@@ -86,11 +86,11 @@ def resource_words(resource: Resource | None, managed: Resource | None = None) -
     )
 
 
-def _attribute_words(path: str, attribute: Attribute, value: Any) -> str:
+def _attribute_words(resource: Resource, path: str, attribute: Attribute, value: Any) -> str:
     label = _label(path)
     if value is True:
         return label
-    text = visible(attribute.show(value))
+    text = visible(resource.shown(path, value))
     if not label or (attribute.type is not None and attribute.type.speaks):
         return text
     return f"{label} {text}"
@@ -102,16 +102,26 @@ def difference_words(changed: Iterable[str], before: Resource | None, after: Res
     if known is None:
         return ""
     return ", ".join(
-        _difference(path, known.attribute(path), before and before.get(path), after and after.get(path))
-        for path in changed
+        _difference(known, path, before and before.get(path), after and after.get(path))
+        for path in _with_references(changed, known, before, after)
     )
 
 
-def _difference(path: str, attribute: Attribute, before: Any, after: Any) -> str:
+def _with_references(
+    changed: Iterable[str], known: Resource, before: Resource | None, after: Resource | None
+) -> list[str]:
+    """The paths, with those of changed references in front: `source /a → /b` says more than its numbers."""
+    references = [attribute.name for attribute in known.attributes() if attribute.role is Role.REFERENCE]
+    renamed = [name for name in references if before and after and before.get(name) != after.get(name)]
+    return renamed + [path for path in changed if not renamed or known.attribute(path).role is not Role.RESOLVED]
+
+
+def _difference(known: Resource, path: str, before: Any, after: Any) -> str:
+    attribute = known.attribute(path)
     label = f"{_label(path)} ".lstrip()
     if attribute.many:
         return f"{label}{_elements(attribute, before or (), after or ())}"
-    return visible(f"{label}{attribute.show(before)} → {attribute.show(after)}")
+    return visible(f"{label}{known.shown(path, before)} → {known.shown(path, after)}")
 
 
 def _elements(attribute: Attribute, before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
@@ -123,9 +133,10 @@ def _elements(attribute: Attribute, before: tuple[Any, ...], after: tuple[Any, .
 def former_words(resource: Resource | None) -> str:
     """`mtu was 1500`: what is given back when the resource goes."""
     return ", ".join(
-        f"{label} was {visible(attribute.show(value))}".lstrip()
+        f"{label} was {visible(resource.shown(path, value))}".lstrip()
         for path, attribute, value in (resource.leaves() if resource else ())
-        if attribute.role is Role.FORMER and value is not None and value != () and (label := _former(path)) is not None
+        if resource is not None
+        and attribute.role is Role.FORMER and value is not None and value != () and (label := _former(path)) is not None
     )
 
 

@@ -1,0 +1,16 @@
+"""Configuration: files to desired resources, with all that is wrong in them said at once."""
+
+from __future__ import annotations
+
+from scplan.config.configuration import Configuration, ContainerConfig
+from scplan.config.loading import configuration_from_json, default_paths, load
+from scplan.config.schema import configuration_schema
+
+__all__ = [
+    "Configuration",
+    "ContainerConfig",
+    "configuration_from_json",
+    "configuration_schema",
+    "default_paths",
+    "load",
+]

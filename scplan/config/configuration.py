@@ -1,0 +1,112 @@
+"""What the files ask for: containers and the resources that each should have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from scplan.errors import Diagnostic, SourceRange
+from scplan.model.address import Address
+from scplan.model.resource import CONFIGURABLE, Attributes, Resource
+from scplan.yaml_source import Mark, source_range
+
+if TYPE_CHECKING:
+    from scplan.kinds.kind import Kind, Kinds
+
+VERSION = "1"
+RUNTIMES = (
+    "auto",
+    "runc",
+    "crun",
+    "docker",
+    "podman",
+    "containerd",
+    "isulad",
+    "lxc",
+    "incus",
+    "nspawn",
+    "process",
+)
+"""Names that `runtime:` takes; whether scplan can talk to one on this host shows when the container is looked up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerConfig:
+    """What one container should have.
+
+    `name` is its name or ID prefix as its runtime knows it. `pid` or `pid_file` is set for runtime process alone.
+    `modules` are kernel modules that its resources need. `marks` keeps where each resource was written.
+    """
+
+    name: str
+    runtime: str
+    pid: int | None = None
+    pid_file: str | None = None
+    modules: tuple[str, ...] = ()
+    resources: Mapping[Address, Resource]
+    mark: Mark | None = field(default=None, repr=False, compare=False)
+    marks: Mapping[Address, Mark | None] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def source(self) -> SourceRange | None:
+        """Where the container is first written; None when the configuration comes from a plan."""
+        return source_range(self.mark)
+
+    def source_of(self, address: Address) -> SourceRange | None:
+        """Where a resource of the container was written."""
+        return source_range(self.marks.get(address))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """All containers in file order, and warnings."""
+
+    containers: Mapping[str, ContainerConfig]
+    kinds: Kinds = field(repr=False, compare=False)
+    diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False)
+
+    def source_of(self, address: Address) -> SourceRange | None:
+        """Where a resource was written; None when no file has it, or the configuration comes from a plan."""
+        container = self.containers.get(address.container)
+        return container.source_of(address) if container else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as one document, profiles merged and values normalised; it is valid configuration itself."""
+        containers = {name: self._container(container) for name, container in self.containers.items()}
+        return {"version": int(VERSION), "containers": containers}
+
+    def _container(self, container: ContainerConfig) -> dict[str, Any]:
+        document: dict[str, Any] = {"runtime": container.runtime}
+        if container.pid is not None:
+            document["pid"] = container.pid
+        if container.pid_file is not None:
+            document["pid_file"] = container.pid_file
+        if container.modules:
+            document["modules"] = list(container.modules)
+        for address, resource in container.resources.items():
+            _add(document, self.kinds[address.kind], resource)
+        return document
+
+
+def _add(document: dict[str, Any], kind: Kind[Any], resource: Resource) -> None:
+    entry = _entry(resource)
+    if kind.section_form == "mapping":
+        document.setdefault(kind.section, {})[entry["name"]] = entry["value"]
+    else:
+        document.setdefault(kind.section, []).append(entry)
+
+
+def _entry(record: Attributes) -> dict[str, Any]:
+    """What users can write of a record: neither what was found on the host nor what was there before."""
+    entry: dict[str, Any] = {}
+    for attribute in record.attributes():
+        value = getattr(record, attribute.name)
+        if value is None or attribute.role not in CONFIGURABLE:
+            continue
+        if attribute.record is not None:
+            value = _entry(value)
+        elif attribute.many:
+            value = list(value)
+        entry[attribute.name] = value
+    return entry

@@ -1,0 +1,297 @@
+"""Entries of a section to records: short forms, attributes, nested records; what a kind's record class declares."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from scplan.config.report import Report, quoted
+from scplan.kinds.kind import Kind
+from scplan.model.resource import CONFIGURABLE, Attribute, Attributes, Resource, Role
+from scplan.yaml_source import Mark, Node, Scalar, Sequence
+from scplan.yaml_source import Mapping as MappingNode
+
+MAX_TEXT = 8192
+"""Characters of a value; the longest one that the kernel takes is a path of 4095 bytes."""
+
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+
+
+class Entry(NamedTuple):
+    """A resource as a file has it, and where."""
+
+    resource: Resource
+    mark: Mark | None
+
+
+class _Invalid(Exception):
+    """An attribute was reported; its record can't be made."""
+
+
+class AttributeReader:
+    """How the written form of one attribute becomes its value. Texts that were seen before are not parsed again."""
+
+    __slots__ = ("attribute", "many", "name", "nested", "parse", "seen")
+
+    def __init__(self, attribute: Attribute, report: Report) -> None:
+        self.attribute = attribute
+        self.name = attribute.name
+        self.many = attribute.many
+        self.nested = RecordReader(attribute.record, attribute.name, report) if attribute.record else None
+        self.parse: Callable[[str], Any] = attribute.type.parse if attribute.type else str
+        self.seen: dict[str, Any] = {}
+
+
+class RecordReader:
+    """Reads mappings into the attributes of one record class."""
+
+    def __init__(self, record: type[Attributes], name: str, report: Report) -> None:
+        self.record = record
+        self.name = name
+        self.report = report
+        self.readers: dict[str, AttributeReader] = {}
+        self.attributes = [attribute for attribute in record.attributes() if attribute.role in CONFIGURABLE]
+        for attribute in self.attributes:
+            reader = AttributeReader(attribute, report)
+            for written in (attribute.name, *attribute.aliases):
+                self.readers[written] = reader
+        missing = dataclasses.MISSING
+        self.required = [
+            member.name
+            for member in dataclasses.fields(record)
+            if member.default is missing and member.default_factory is missing
+        ]
+
+    def read(self, node: MappingNode, label: Callable[[], str]) -> Any:
+        """The record that a mapping spells. Raises _Invalid after reporting all that is wrong with it."""
+        values: dict[str, Any] = {}
+        failed: list[str] = []
+        readers = self.readers
+        for key, value in node.entries.items():
+            reader = readers.get(key)
+            if reader is None:
+                if not key.startswith("x-"):
+                    self._unknown(node, key, label)
+                    failed.append(key)
+                continue
+            if isinstance(value, Scalar):
+                text = value.text
+                if value.plain and text in _NULLS:
+                    continue
+                # The short way of nearly all attributes; a nested one has seen nothing, and falls through.
+                found = reader.seen.get(text)
+                if found is None:
+                    found = self._scalar(reader, value, label)
+                elif reader.many:
+                    found = (found,)
+            else:
+                found = self._structured(reader, value, label)
+            if found is None:
+                failed.append(reader.name)
+            elif reader.name in values:
+                self._written_twice(node, key, reader, label)
+                failed.append(reader.name)
+            else:
+                values[reader.name] = found
+        return self._made(values, failed, node.mark, label)
+
+    def read_texts(self, texts: Mapping[str, str], mark: Mark | None, label: Callable[[], str]) -> Any:
+        """The record of a short form, whose attributes are texts."""
+        values: dict[str, Any] = {}
+        failed: list[str] = []
+        for name, text in texts.items():
+            reader = self.readers[name]
+            found = reader.seen.get(text)
+            if found is None:
+                found = self._parse(reader, text, mark, label)
+            if found is None:
+                failed.append(name)
+            values[reader.name] = (found,) if reader.many else found
+        return self._made(values, failed, mark, label)
+
+    def _made(self, values: dict[str, Any], failed: list[str], mark: Mark | None, label: Callable[[], str]) -> Any:
+        missing = [name for name in self.required if name not in values and name not in failed]
+        # An unknown key may be the missing attribute, misspelt: it has been reported.
+        if missing and all(name in self.readers for name in failed):
+            for name in missing:
+                self.report.error("missing attribute", f"{label()} needs {quoted(name)}", mark=mark)
+        if missing or failed:
+            raise _Invalid
+        return self.record(**values)
+
+    def _scalar(self, reader: AttributeReader, node: Scalar, label: Callable[[], str]) -> Any:
+        if reader.nested is not None:
+            return self._structured(reader, node, label)
+        value = self._parse(reader, node.text, node.mark, label)
+        return (value,) if reader.many and value is not None else value
+
+    def _parse(self, reader: AttributeReader, text: str, mark: Mark | None, label: Callable[[], str]) -> Any:
+        """The value, or None after reporting why it is not one."""
+        detail = f"it has {len(text)} characters; at most {MAX_TEXT} make sense"
+        if len(text) <= MAX_TEXT:
+            try:
+                value = reader.seen[text] = reader.parse(text)
+                return value
+            except ValueError as error:
+                detail = str(error)
+        words = reader.attribute.type.schema.get("enum", ()) if reader.attribute.type else ()
+        hint = self.report.guess(text, words) if isinstance(words, list | tuple) else ""
+        self.report.error("invalid value", f"{label()}, {reader.name}: {detail}", hint=hint, mark=mark)
+        return None
+
+    def _structured(self, reader: AttributeReader, node: Node, label: Callable[[], str]) -> Any:
+        """The value of a list or mapping; None after reporting that it is not one."""
+        if reader.nested is not None:
+            return self._nested(reader, reader.nested, node, label)
+        if isinstance(node, Sequence) and reader.many:
+            return self._list(reader, node, label)
+        wanted = "a list of values" if reader.many else "one value"
+        found = "a mapping" if isinstance(node, MappingNode) else "a list"
+        self.report.error("invalid value", f"{label()}, {reader.name}: {wanted} is expected, not {found}", mark=node.mark)
+        return None
+
+    def _nested(self, reader: AttributeReader, record: RecordReader, node: Node, label: Callable[[], str]) -> Any:
+        if isinstance(node, MappingNode):
+            try:
+                return record.read(node, lambda: f"{reader.name} of {label()}")
+            except _Invalid:
+                return None
+        known = ", ".join(attribute.name for attribute in record.attributes)
+        detail = f"{label()}, {reader.name}: a mapping is expected"
+        self.report.error("invalid value", detail, hint=f"its keys are {known}", mark=node.mark)
+        return None
+
+    def _list(self, reader: AttributeReader, node: Sequence, label: Callable[[], str]) -> tuple[Any, ...] | None:
+        values: list[Any] = []
+        places: dict[Any, Mark | None] = {}
+        valid = True
+        for item in node.items:
+            value = None
+            if not isinstance(item, Scalar) or item.is_null:
+                detail = f"{label()}, {reader.name}: each element of the list is one value"
+                self.report.error("invalid value", detail, mark=item.mark)
+            else:
+                value = self._parse(reader, item.text, item.mark, label)
+            if value is not None and value in places:
+                first = places[value]
+                detail = f"{label()}, {reader.name}: {quoted(str(value))} is already in line {_line(first)}"
+                self.report.error("listed twice", detail, hint="remove one of them", mark=item.mark)
+                value = None
+            if value is None:
+                valid = False
+            else:
+                places[value] = item.mark
+                values.append(value)
+        return tuple(values) if valid else None
+
+    def _unknown(self, node: MappingNode, key: str, label: Callable[[], str]) -> None:
+        known = [attribute.name for attribute in self.attributes]
+        self.report.unknown(
+            "attribute", f"{label()} has no attribute {quoted(key)}", key, known, node.key_mark(key)
+        )
+
+    def _written_twice(self, node: MappingNode, key: str, reader: AttributeReader, label: Callable[[], str]) -> None:
+        first = next(name for name in node.entries if self.readers.get(name) is reader)
+        detail = f"{label()}: {quoted(key)} and {quoted(first)} (line {_line(node.key_mark(first))}) are the same"
+        self.report.error("written twice", detail, hint="remove one of them", mark=node.key_mark(key))
+
+
+def _line(mark: Mark | None) -> str:
+    return str(mark.line + 1) if mark else "?"
+
+
+class SectionReader:
+    """Reads the section of one kind: `nics:` to NICs by identity."""
+
+    def __init__(self, kind: Kind[Any], report: Report) -> None:
+        self.kind = kind
+        self.report = report
+        self.records = RecordReader(kind.record, kind.name, report)
+        naming = [attribute.name for attribute in self.records.attributes if attribute.role is Role.IDENTITY]
+        self.naming = [*naming, *(name for name in self.records.required if name not in naming)]
+
+    def read(self, node: Node, owner: str) -> dict[str, Entry]:
+        """Entries by identity; what is wrong with the others is reported. `owner` is the container or profile."""
+        entries: dict[str, Entry] = {}
+        if isinstance(node, Scalar) and node.is_null:
+            return entries
+        if self.kind.section_form == "mapping":
+            self._read_mapping(node, owner, entries)
+        else:
+            self._read_list(node, owner, entries)
+        return entries
+
+    def _read_list(self, node: Node, owner: str, entries: dict[str, Entry]) -> None:
+        if not isinstance(node, Sequence):
+            hint = 'begin each entry with "- "'
+            self.report.error("not a list", f"{quoted(self.kind.section)} of {owner} is a list", hint=hint, mark=node.mark)
+            return
+        for item in node.items:
+            try:
+                if isinstance(item, MappingNode):
+                    self._add(self.records.read(item, lambda item=item: self._label(item)), item.mark, owner, entries)
+                elif isinstance(item, Scalar):
+                    self._add(self._short(item), item.mark, owner, entries)
+                else:
+                    detail = f"an entry of {quoted(self.kind.section)} is not a list"
+                    self.report.error(f"invalid {self.kind.name}", detail, hint="take the inner dash away", mark=item.mark)
+            except _Invalid:
+                continue
+
+    def _short(self, item: Scalar) -> Any:
+        name = self.kind.name
+        if item.is_null:
+            self.report.error(f"empty {name}", f"the entry of {quoted(self.kind.section)} holds nothing", mark=item.mark)
+            raise _Invalid
+        try:
+            if len(item.text) > MAX_TEXT:
+                raise ValueError(f"it has {len(item.text)} characters; at most {MAX_TEXT} make sense")
+            texts = self.kind.parse_short(item.text)
+        except ValueError as error:
+            self.report.error(f"invalid {name}", str(error), hint=getattr(error, "hint", ""), mark=item.mark)
+            raise _Invalid from None
+        return self.records.read_texts(texts, item.mark, lambda: f"{name} {quoted(item.text)}")
+
+    def _read_mapping(self, node: Node, owner: str, entries: dict[str, Entry]) -> None:
+        section = self.kind.section
+        if not isinstance(node, MappingNode):
+            hint = "write each setting as `name: value`"
+            self.report.error("not a mapping", f"{quoted(section)} of {owner} is a mapping", hint=hint, mark=node.mark)
+            return
+        for key, mark, value in node.items():
+            if key.startswith("x-"):
+                continue
+            if not isinstance(value, Scalar):
+                detail = f"{section} {quoted(key)}: one value is expected"
+                self.report.error("invalid value", detail, hint="put it on one line, in quotes", mark=value.mark)
+            elif not value.is_null:
+                texts = {"name": key, "value": value.text}
+                try:
+                    label = f"{section} {quoted(key)}"
+                    self._add(self.records.read_texts(texts, mark, lambda label=label: label), mark, owner, entries)
+                except _Invalid:
+                    continue
+
+    def _add(self, resource: Any, mark: Mark | None, owner: str, entries: dict[str, Entry]) -> None:
+        kind = self.kind
+        try:
+            resource = kind.normalise(resource)
+            identity = kind.identity(resource)
+        except ValueError as error:
+            self.report.error(f"invalid {kind.name}", str(error), hint=getattr(error, "hint", ""), mark=mark)
+            return
+        first = entries.get(identity)
+        if first is None:
+            entries[identity] = Entry(resource, mark)
+            return
+        detail = f"{kind.name} {quoted(identity)} of {owner} is already in line {_line(first.mark)}"
+        self.report.error(f"duplicate {kind.name}", detail, hint="remove one of them", mark=mark)
+
+    def _label(self, node: MappingNode) -> str:
+        """`nic "eth0"`, by what the entry says itself, since its identity may not be known yet."""
+        for name in self.naming:
+            value = node.entries.get(name)
+            if isinstance(value, Scalar) and not value.is_null:
+                return f"{self.kind.name} {quoted(value.text)}"
+        return f"a {self.kind.name}"

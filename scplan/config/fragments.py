@@ -1,0 +1,244 @@
+"""One file's containers and profiles, each read by itself; what belongs together is joined in loading.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from scplan.config.configuration import RUNTIMES, VERSION
+from scplan.config.entries import Entry, SectionReader
+from scplan.config.report import Report, quoted
+from scplan.kinds.kind import Kinds
+from scplan.model.values import ABSOLUTE_PATH, integer
+from scplan.yaml_source import Mapping, Mark, Node, Scalar, Sequence
+
+TOP_LEVEL = ("version", "runtime", "profiles", "containers")
+MODULES = "modules"
+MAX_NAME = 255
+MAX_LISTED = 1000
+
+_PID = integer(1, 4194304)
+_MODULE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+class Written(NamedTuple):
+    """A value of the user, and where it is."""
+
+    value: Any
+    mark: Mark | None
+
+
+class Fragment:
+    """What one place says of a container or profile; `sections` are entries by kind name and identity."""
+
+    def __init__(self, name: str, mark: Mark | None) -> None:
+        self.name = name
+        self.mark = mark
+        self.sections: dict[str, dict[str, Entry]] = {}
+        self.profiles: list[Written] = []
+        self.modules: list[str] = []
+        self.runtime: Written | None = None
+        self.pid: Written | None = None
+        self.pid_file: Written | None = None
+
+
+class FileReader:
+    """Reads the top level of files, and collects their fragments in file order."""
+
+    def __init__(self, kinds: Kinds, report: Report) -> None:
+        self.report = report
+        self.sections = {kind.section: SectionReader(kind, report) for kind in kinds.values()}
+        self.containers: dict[str, list[Fragment]] = {}
+        self.profiles: dict[str, Fragment] = {}
+        self.runtime: Written | None = None
+        self._container_keys: dict[str, Callable[[Fragment, Mark | None, Node], None]] = {
+            "runtime": self._read_runtime,
+            "profiles": self._read_profiles,
+            "pid": self._read_pid,
+            "pid_file": self._read_pid_file,
+            MODULES: self._read_modules,
+        }
+
+    def read(self, root: Node) -> None:
+        """Adds the document of one file."""
+        if not isinstance(root, Mapping):
+            hint = 'begin with "version: 1", then "containers:"'
+            self.report.error("not a configuration", "the file is not a mapping", hint=hint, mark=root.mark)
+            return
+        self._check_version(root)
+        for key, mark, node in root.items():
+            match key:
+                case "version":
+                    pass
+                case "runtime":
+                    self._read_default_runtime(mark, node)
+                case "profiles":
+                    self._read_named(node, "profile", self._add_profile)
+                case "containers":
+                    self._read_named(node, "container", self._add_container)
+                case _ if not key.startswith("x-"):
+                    self.report.unknown("key", f"there is no key {quoted(key)} here", key, TOP_LEVEL, mark)
+
+    def _check_version(self, root: Mapping) -> None:
+        node = root.entries.get("version")
+        if node is None:
+            self.report.error("missing version", "the file does not say its version", hint='add "version: 1"', mark=root.mark)
+        elif not isinstance(node, Scalar) or node.text != VERSION:
+            found = f"version {quoted(node.text)}" if isinstance(node, Scalar) else "this version"
+            hint = 'write "version: 1", or use a newer scplan'
+            self.report.error("unknown version", f"{found} is not one that this scplan reads", hint=hint, mark=node.mark)
+
+    def _read_default_runtime(self, mark: Mark | None, node: Node) -> None:
+        runtime = self._runtime(node)
+        if runtime is None:
+            return
+        if self.runtime is None:
+            self.runtime = runtime
+        elif self.runtime.value != runtime.value:
+            self._contradiction("the default runtime", self.runtime, runtime)
+
+    def _read_named(self, node: Node, what: str, add: Callable[[str, Mark | None, Node], None]) -> None:
+        if isinstance(node, Scalar) and node.is_null:
+            return
+        if not isinstance(node, Mapping):
+            hint = f"write each {what} as `name:`, with what it has indented below"
+            self.report.error("not a mapping", f'"{what}s" is a mapping of names', hint=hint, mark=node.mark)
+            return
+        for name, mark, body in node.items():
+            if name.startswith("x-") or not self._check_name(what, name, mark):
+                continue
+            add(name, mark, body)
+
+    def _check_name(self, what: str, name: str, mark: Mark | None) -> bool:
+        problem = ""
+        if not name:
+            problem = "it is empty"
+        elif len(name) > MAX_NAME or len(name.encode()) > MAX_NAME:
+            problem = f"it has more than {MAX_NAME} bytes"
+        elif name[0] in "-.":
+            problem = f'it begins with "{name[0]}"'
+        elif "/" in name or not name.isprintable() or any(letter.isspace() for letter in name):
+            problem = "it holds a slash, a space or a control character"
+        if problem:
+            self.report.error(f"invalid {what} name", f"{quoted(name)}: {problem}", mark=mark)
+        return not problem
+
+    def _add_profile(self, name: str, mark: Mark | None, body: Node) -> None:
+        fragment = self._fragment("profile", name, mark, body)
+        first = self.profiles.setdefault(name, fragment)
+        if first is not fragment:
+            detail = f"profile {quoted(name)} is already at {at(first.mark)}"
+            self.report.error("duplicate profile", detail, hint="rename one of them", mark=mark)
+
+    def _add_container(self, name: str, mark: Mark | None, body: Node) -> None:
+        self.containers.setdefault(name, []).append(self._fragment("container", name, mark, body))
+
+    def _fragment(self, what: str, name: str, mark: Mark | None, body: Node) -> Fragment:
+        fragment = Fragment(name, mark)
+        if isinstance(body, Mapping):
+            for key, key_mark, node in body.items():
+                self._read_key(fragment, what, key, key_mark, node)
+        elif not (isinstance(body, Scalar) and body.is_null):
+            hint = f"its keys are {', '.join(self._known(what))}"
+            self.report.error("not a mapping", f"{what} {quoted(name)} is a mapping", hint=hint, mark=body.mark)
+        return fragment
+
+    def _read_key(self, fragment: Fragment, what: str, key: str, mark: Mark | None, node: Node) -> None:
+        section = self.sections.get(key)
+        if section is not None:
+            fragment.sections[section.kind.name] = section.read(node, f"{what} {quoted(fragment.name)}")
+        elif key in self._known(what):
+            self._container_keys[key](fragment, mark, node)
+        elif key in self._container_keys:
+            hint = "write it at the containers that use the profile"
+            self.report.error("misplaced key", f"a profile can't have {quoted(key)}", hint=hint, mark=mark)
+        elif not key.startswith("x-"):
+            detail = f"{what} {quoted(fragment.name)} has no key {quoted(key)}"
+            self.report.unknown("key", detail, key, self._known(what), mark)
+
+    def _known(self, what: str) -> list[str]:
+        return [*(self._container_keys if what == "container" else (MODULES,)), *self.sections]
+
+    def _read_runtime(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        fragment.runtime = self._runtime(node)
+
+    def _runtime(self, node: Node) -> Written | None:
+        """The runtime that is named; None when it is unset, or wrong and reported."""
+        if not isinstance(node, Scalar):
+            self.report.error("invalid value", "runtime: one name is expected", mark=node.mark)
+        elif not node.is_null:
+            if node.text in RUNTIMES:
+                return Written(node.text, node.mark)
+            detail = f"there is no runtime {quoted(node.text)}"
+            self.report.unknown("runtime", detail, node.text, RUNTIMES, node.mark)
+        return None
+
+    def _read_profiles(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        seen: set[str] = set()
+        for name in self._texts(node, "profiles"):
+            if name.value in seen:
+                detail = f"container {quoted(fragment.name)} lists profile {quoted(name.value)} before"
+                self.report.error("listed twice", detail, hint="remove one of them", mark=name.mark)
+            else:
+                seen.add(name.value)
+                fragment.profiles.append(name)
+
+    def _read_modules(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        for name in self._texts(node, MODULES):
+            if _MODULE.fullmatch(name.value):
+                fragment.modules.append(name.value)
+            else:
+                detail = f"{quoted(name.value)} can't be the name of a kernel module"
+                self.report.error("invalid value", detail, hint="as modprobe takes it: letters, digits, _ and -", mark=name.mark)
+
+    def _texts(self, node: Node, key: str) -> list[Written]:
+        """The texts of a list; a single text is a list of one."""
+        if isinstance(node, Scalar):
+            return [] if node.is_null else [Written(node.text, node.mark)]
+        if not isinstance(node, Sequence) or len(node.items) > MAX_LISTED:
+            detail = f"{quoted(key)} is a list of at most {MAX_LISTED} names"
+            self.report.error("not a list", detail, hint=f"write {key}: [one, another]", mark=node.mark)
+            return []
+        texts = []
+        for item in node.items:
+            if isinstance(item, Scalar) and not item.is_null:
+                texts.append(Written(item.text, item.mark))
+            else:
+                self.report.error("invalid value", f"{quoted(key)} is a list of names", mark=item.mark)
+        return texts
+
+    def _read_pid(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        fragment.pid = self._value(fragment, "pid", node, _PID.parse)
+
+    def _read_pid_file(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        fragment.pid_file = self._value(fragment, "pid_file", node, ABSOLUTE_PATH.parse)
+
+    def _value(self, fragment: Fragment, key: str, node: Node, parse: Callable[[str], Any]) -> Written | None:
+        problem = "one value is expected"
+        if isinstance(node, Scalar):
+            if node.is_null:
+                return None
+            try:
+                return Written(parse(node.text), node.mark)
+            except ValueError as error:
+                problem = str(error)
+        detail = f"container {quoted(fragment.name)}, {key}: {problem}"
+        self.report.error("invalid value", detail, mark=node.mark)
+        return None
+
+    def _contradiction(self, what: str, first: Written, second: Written) -> None:
+        detail = f"{what} is {quoted(str(second.value))} here and {quoted(str(first.value))} at {at(first.mark)}"
+        self.report.error("contradiction", detail, hint="keep one of them", mark=second.mark)
+
+    def agreed(self, what: str, values: list[Written | None]) -> Written | None:
+        """The one value that several files give; reports those that differ."""
+        written = [value for value in values if value is not None]
+        for other in written[1:]:
+            if other.value != written[0].value:
+                self._contradiction(what, written[0], other)
+        return written[0] if written else None
+
+
+def at(mark: Mark | None) -> str:
+    return f"{mark.name}:{mark.line + 1}" if mark else "another place"

@@ -1,0 +1,274 @@
+"""Files to a configuration: reads them all, joins profiles and files, and checks what holds over all containers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from scplan.config.configuration import Configuration, ContainerConfig
+from scplan.config.entries import Entry
+from scplan.config.fragments import FileReader, Fragment, Written, at
+from scplan.config.report import Report, quoted
+from scplan.errors import ConfigurationError
+from scplan.kinds.kind import Claim, Kinds
+from scplan.model.address import Address
+from scplan.model.resource import Resource
+from scplan.yaml_source import STDIN, Mapping, Mark, Node, Scalar, collector_paused, read_file, shown
+from scplan.yaml_source import Sequence as SequenceNode
+
+MAX_CONTAINERS = 100_000
+MAX_RESOURCES = 1_000_000
+MAX_FILES = 10_000
+MAX_JSON_DEPTH = 32
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def default_paths() -> tuple[str, ...]:
+    """The configuration of the working directory: scplan.yaml, else scplan.d/.
+
+    Raises ConfigurationError when there is neither.
+    """
+    for path in ("scplan.yaml", "scplan.d"):
+        if os.path.exists(path):
+            return (path,)
+    hint = "write scplan.yaml, or name files and directories with -f"
+    raise ConfigurationError("no configuration", detail="there is no scplan.yaml and no scplan.d/ here", hint=hint)
+
+
+def load(paths: Sequence[str], kinds: Kinds) -> Configuration:
+    """The configuration in files and directories, in the order given; "-" is standard input.
+
+    Raises ConfigurationError with everything that is wrong, in file order.
+    """
+    report = Report()
+    with collector_paused():
+        files = FileReader(kinds, report)
+        for path in _files(paths, report):
+            report.begins(shown(path))
+            document = read_file(path)
+            report.errors.extend(document.problems)
+            if document.root is not None:
+                files.read(document.root)
+        return _joined(files, kinds, report)
+
+
+def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
+    """The configuration that `Configuration.to_json` gave, checked as strictly as what users write.
+
+    Raises ConfigurationError; its diagnostics have no source.
+    """
+    report = Report()
+    with collector_paused():
+        files = FileReader(kinds, report)
+        files.read(_node(document, 0))
+        return _joined(files, kinds, report)
+
+
+def _files(paths: Sequence[str], report: Report) -> Iterable[str]:
+    """The files that the paths stand for, each once; what can't be listed is reported."""
+    seen: set[str] = set()
+    for path in paths:
+        for file in _listed(path, report) if path != STDIN and os.path.isdir(path) else [path]:
+            real = os.path.realpath(file) if file != STDIN else STDIN
+            if real in seen:
+                continue
+            seen.add(real)
+            if len(seen) > MAX_FILES:
+                report.error("too many files", f"a configuration has at most {MAX_FILES}")
+                return
+            yield file
+
+
+def _listed(directory: str, report: Report) -> list[str]:
+    name = shown(directory)
+    try:
+        found = sorted(os.listdir(directory))
+    except OSError as error:
+        report.error("can't read the directory", f"{name}: {error.strerror}", mark=_Place(name))
+        return []
+    files = [os.path.join(directory, file) for file in found if file.endswith(_SUFFIXES) and file[0] != "."]
+    if not files:
+        hint = "its files end in .yaml or .yml, and are not hidden"
+        report.error("no configuration", f"the directory {name} holds no file to read", hint=hint, mark=_Place(name))
+    return files
+
+
+class _Place:
+    """A file or directory as a whole."""
+
+    line = 0
+    column = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _node(value: object, depth: int) -> Node:
+    """JSON as the nodes that YAML gives. Raises ConfigurationError for what is no JSON."""
+    if depth > MAX_JSON_DEPTH:
+        raise ConfigurationError("nested too deeply", detail=f"more than {MAX_JSON_DEPTH} levels")
+    if value is None:
+        return Scalar("", True, None)
+    if isinstance(value, bool):
+        return Scalar("true" if value else "false", False, None)
+    if isinstance(value, int | float):
+        return Scalar(repr(value), False, None)
+    if isinstance(value, str):
+        return Scalar(value, False, None)
+    if isinstance(value, list):
+        return SequenceNode([_node(item, depth + 1) for item in value], None)
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return Mapping({key: _node(item, depth + 1) for key, item in value.items()}, [None] * len(value), None)
+    raise ConfigurationError("not a configuration", detail=f"it holds a {type(value).__name__}")
+
+
+def _joined(files: FileReader, kinds: Kinds, report: Report) -> Configuration:
+    containers = _Joiner(files, kinds, report).containers()
+    _check_claims(containers.values(), kinds, report)
+    report.raise_errors()
+    return Configuration(containers=containers, kinds=kinds, diagnostics=tuple(report.sorted(report.warnings)))
+
+
+class _Joiner:
+    """Joins what files and profiles say of each container."""
+
+    def __init__(self, files: FileReader, kinds: Kinds, report: Report) -> None:
+        self.files = files
+        self.kinds = kinds
+        self.report = report
+        self.used: set[str] = set()
+        self.count = 0
+
+    def containers(self) -> dict[str, ContainerConfig]:
+        if len(self.files.containers) > MAX_CONTAINERS:
+            self.report.error("too many containers", f"a configuration has at most {MAX_CONTAINERS}")
+            return {}
+        containers = {}
+        for name, fragments in self.files.containers.items():
+            containers[name] = self._container(name, fragments)
+            if self.count > MAX_RESOURCES:
+                detail = f"a configuration has at most {MAX_RESOURCES}, counting those of profiles at each container"
+                self.report.error("too many resources", detail, mark=fragments[0].mark)
+                return {}
+        for name, profile in self.files.profiles.items():
+            if name not in self.used:
+                detail = f"no container uses profile {quoted(name)}"
+                self.report.warning("unused profile", detail, mark=profile.mark)
+        if not containers and not self.report.errors:
+            self.report.warning("no containers", "the configuration names no container")
+        return containers
+
+    def _container(self, name: str, fragments: list[Fragment]) -> ContainerConfig:
+        profiles = self._profiles(name, fragments)
+        resources: dict[Address, Resource] = {}
+        marks: dict[Address, Mark | None] = {}
+        for kind in self.kinds.values():
+            entries = self._entries(name, kind.name, fragments, profiles)
+            if not entries:
+                continue
+            by_identity = {identity: entry.resource for identity, entry in entries.items()}
+            for identity, problem in kind.check_all(by_identity):
+                self.report.error(f"invalid {kind.name}", problem, mark=entries[identity].mark)
+            for identity, entry in entries.items():
+                address = Address(name, kind.name, identity)
+                resources[address] = entry.resource
+                marks[address] = entry.mark
+        self.count += len(resources)
+        runtime, pid, pid_file = self._process(name, fragments)
+        modules = (module for fragment in (*profiles, *fragments) for module in fragment.modules)
+        return ContainerConfig(
+            name=name,
+            runtime=runtime,
+            pid=pid,
+            pid_file=pid_file,
+            modules=tuple(dict.fromkeys(modules)),
+            resources=resources,
+            mark=fragments[0].mark,
+            marks=marks,
+        )
+
+    def _profiles(self, name: str, fragments: list[Fragment]) -> list[Fragment]:
+        """The profiles that a container uses, each once, in the order in which they are listed."""
+        found: dict[str, Fragment] = {}
+        for fragment in fragments:
+            for profile in fragment.profiles:
+                known = self.files.profiles.get(profile.value)
+                if known is not None:
+                    found[profile.value] = known
+                    continue
+                detail = f"container {quoted(name)} uses profile {quoted(profile.value)}, which no file has"
+                self.report.unknown("profile", detail, profile.value, self.files.profiles, profile.mark)
+        self.used.update(found)
+        return list(found.values())
+
+    def _entries(
+        self, name: str, kind: str, fragments: list[Fragment], profiles: list[Fragment]
+    ) -> dict[str, Entry]:
+        """Entries of one kind by identity. A later profile wins over an earlier one, and the container's own over all."""
+        own = [fragment.sections[kind] for fragment in fragments if kind in fragment.sections]
+        shared = [profile.sections[kind] for profile in profiles if kind in profile.sections]
+        if len(own) == 1 and not shared:
+            return own[0]
+        entries = {identity: entry for section in shared for identity, entry in section.items()}
+        mine: dict[str, Entry] = {}
+        for section in own:
+            for identity, entry in section.items():
+                first = mine.setdefault(identity, entry)
+                if first is not entry:
+                    detail = f"{kind} {quoted(identity)} of container {quoted(name)} is already at {at(first.mark)}"
+                    self.report.error(f"duplicate {kind}", detail, hint="remove one of them", mark=entry.mark)
+        entries.update(mine)
+        return entries
+
+    def _process(self, name: str, fragments: list[Fragment]) -> tuple[str, int | None, str | None]:
+        """(runtime, pid, pid_file), which depend on each other."""
+        agreed, label = self.files.agreed, f"container {quoted(name)}"
+        runtime = agreed(f"the runtime of {label}", [fragment.runtime for fragment in fragments])
+        runtime = runtime or self.files.runtime or Written("auto", None)
+        pid = agreed(f"the pid of {label}", [fragment.pid for fragment in fragments])
+        pid_file = agreed(f"the pid_file of {label}", [fragment.pid_file for fragment in fragments])
+        if runtime.value == "process":
+            if pid and pid_file:
+                detail = f"{label} has both pid and pid_file"
+                self.report.error("contradiction", detail, hint="keep one of them", mark=pid_file.mark)
+            elif not pid and not pid_file and not self.report.errors:
+                hint = "write pid: 4242, or pid_file: /run/app.pid"
+                self.report.error("missing pid", f"{label} is a process without a pid", hint=hint, mark=fragments[0].mark)
+        else:
+            for key, written in (("pid", pid), ("pid_file", pid_file)):
+                if written:
+                    detail = f"{label} has {key}, but its runtime is {runtime.value}"
+                    self.report.error("misplaced key", detail, hint="add runtime: process", mark=written.mark)
+        return runtime.value, pid and pid.value, pid_file and pid_file.value
+
+
+class _Holder(NamedTuple):
+    """Who claims a thing, and where it was written."""
+
+    address: Address
+    mark: Mark | None
+
+
+def _check_claims(containers: Iterable[ContainerConfig], kinds: Kinds, report: Report) -> None:
+    """What only one resource of the host can have must be asked for once."""
+    holders: dict[str, dict[str, _Holder]] = {}
+    for container in containers:
+        marks = container.marks
+        for address, resource in container.resources.items():
+            for claim in kinds[address.kind].claims(address, resource):
+                scopes = holders.setdefault(claim.thing, {})
+                holder = _holder(scopes, claim)
+                if holder is None:
+                    scopes[claim.scope] = _Holder(address, marks[address])
+                elif holder.address != address:
+                    detail = f"{claim.thing} of {address} is already that of {holder.address} at {at(holder.mark)}"
+                    report.error("claimed twice", detail, hint="only one resource can have it", mark=marks[address])
+
+
+def _holder(scopes: dict[str, _Holder], claim: Claim) -> _Holder | None:
+    """The holder that the claim collides with. By scope, so that 10 000 claims of one thing stay cheap."""
+    if not claim.scope:
+        return next(iter(scopes.values()), None)
+    return scopes.get(claim.scope) or scopes.get("")

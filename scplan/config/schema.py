@@ -1,0 +1,163 @@
+"""The JSON Schema of the configuration, from what the kinds' records declare; editors complete and check files with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from scplan.config.configuration import RUNTIMES, VERSION
+from scplan.config.fragments import MAX_NAME
+from scplan.model.resource import CONFIGURABLE, Attribute, Attributes
+
+if TYPE_CHECKING:
+    from scplan.kinds.kind import Kind, Kinds
+
+_EXTENSION = {"^x-": True}
+_NAME = r"^(x-|[^-./\s][^/\s]*$)"
+
+
+def configuration_schema(kinds: Kinds) -> dict[str, Any]:
+    """JSON Schema 2020-12 of one configuration file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "scplan configuration",
+        "type": "object",
+        "required": ["version"],
+        "properties": {
+            "version": {"description": "version of the format", "enum": [int(VERSION), VERSION]},
+            "runtime": _runtime("runtime of the containers that do not name one"),
+            "profiles": _names("fragments that containers use by name", "#/$defs/profile"),
+            "containers": _names("containers, by name or unique ID prefix", "#/$defs/container"),
+        },
+        "patternProperties": _EXTENSION,
+        "additionalProperties": False,
+        "$defs": {
+            "profile": _object(_sections(kinds)),
+            "container": _object({**_container(), **_sections(kinds)}),
+            **{kind.name: _entry(kind) for kind in kinds.values() if kind.section_form == "list"},
+        },
+    }
+
+
+def _names(description: str, body: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "type": ["object", "null"],
+        "propertyNames": {"minLength": 1, "maxLength": MAX_NAME, "pattern": _NAME},
+        "patternProperties": {"^(?!x-)": {"$ref": body}},
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": ["object", "null"],
+        "properties": properties,
+        "patternProperties": _EXTENSION,
+        "additionalProperties": False,
+    }
+
+
+def _runtime(description: str) -> dict[str, Any]:
+    return {"description": description, "enum": [*RUNTIMES, None]}
+
+
+def _container() -> dict[str, Any]:
+    return {
+        "runtime": _runtime("runtime that knows the container; auto asks every one on the host"),
+        "profiles": _list_of({"type": "string"}, "profiles whose entries the container has too", or_one=True),
+        "pid": {"description": "runtime process: a process of the container", "type": ["integer", "null"], "minimum": 1},
+        "pid_file": {"description": "runtime process: file with the pid", "type": ["string", "null"], "pattern": "^/"},
+    }
+
+
+def _sections(kinds: Kinds) -> dict[str, Any]:
+    module = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+    sections = {"modules": _list_of(module, "kernel modules that the container needs loaded", or_one=True)}
+    for kind in kinds.values():
+        sections[kind.section] = _section(kind)
+    return sections
+
+
+def _list_of(item: dict[str, Any], description: str, *, or_one: bool = False) -> dict[str, Any]:
+    array = {"type": "array", "items": item}
+    if not or_one:
+        return {"description": description, "oneOf": [array, {"type": "null"}]}
+    return {"description": description, "anyOf": [array, item, {"type": "null"}]}
+
+
+def _section(kind: Kind[Any]) -> dict[str, Any]:
+    description = (kind.record.__doc__ or kind.name).strip().splitlines()[0]
+    if kind.section_form == "list":
+        return _list_of({"$ref": f"#/$defs/{kind.name}"}, description)
+    value = kind.record.attribute("value")
+    return {
+        "description": description,
+        "type": ["object", "null"],
+        "additionalProperties": {
+            "description": value.doc,
+            "type": ["string", "number", "boolean", "null"],
+            **({"examples": list(value.examples)} if value.examples else {}),
+        },
+    }
+
+
+def _entry(kind: Kind[Any]) -> dict[str, Any]:
+    """An entry of a list: a mapping, or its short form where the kind has one."""
+    long = {**_record(kind.record), "description": (kind.record.__doc__ or "").strip().splitlines()[0]}
+    if not _has_short_form(kind):
+        return long
+    short = {"type": "string", "description": (kind.parse_short.__doc__ or "short form").strip().splitlines()[0]}
+    return {"anyOf": [long, short]}
+
+
+def _has_short_form(kind: Kind[Any]) -> bool:
+    from scplan.kinds.kind import Kind as Contract
+
+    return type(kind).parse_short is not Contract.parse_short
+
+
+def _record(record: type[Attributes]) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for attribute in record.attributes():
+        if attribute.role in CONFIGURABLE:
+            properties[attribute.name] = _attribute(attribute)
+            for alias in attribute.aliases:
+                properties[alias] = {**properties[attribute.name], "description": f"alias of {attribute.name}"}
+    missing = dataclasses.MISSING
+    required = [
+        member.name
+        for member in dataclasses.fields(record)
+        if member.default is missing and member.default_factory is missing
+    ]
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": properties,
+        "patternProperties": _EXTENSION,
+        "additionalProperties": False,
+    }
+    if required:
+        schema["required"] = required
+    return schema
+
+
+def _attribute(attribute: Attribute) -> dict[str, Any]:
+    if attribute.record is not None:
+        return {**_record(attribute.record), "type": ["object", "null"], "description": attribute.doc}
+    assert attribute.type is not None
+    schema = _nullable(dict(attribute.type.schema))
+    if attribute.many:
+        return _list_of(dict(attribute.type.schema), attribute.doc, or_one=True)
+    schema["description"] = attribute.doc
+    if attribute.examples:
+        schema["examples"] = list(attribute.examples)
+    return schema
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema that also takes null, which stands for an unset attribute."""
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    if "type" in schema:
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        schema["type"] = list(dict.fromkeys([*types, "null"]))
+    return schema
