@@ -263,14 +263,15 @@ class _Builder:
     """Nodes from libyaml's events. Its own composer recurses without bound and resolves types that nobody asked for."""
 
     def __init__(self, data: bytes, name: str) -> None:
-        import yaml
+        from yaml import events
+        from yaml._yaml import CParser
 
         stream = _Stream(data)
         stream.name = name
         self.name = name
         self.problems: list[Diagnostic] = []
-        self.next_event: Callable[[], Any] = yaml.cyaml.CParser(stream).get_event  # type: ignore[no-untyped-call]
-        self.events = yaml.events
+        self.next_event: Callable[[], Any] = CParser(stream).get_event
+        self.events = events
         self.anchors: dict[str, tuple[Node, int]] = {}
         self.open_anchors: set[str] = set()
         self.count = 0
@@ -313,11 +314,8 @@ class _Builder:
             self.count += 1
             return Scalar(event.value, event.implicit[0], event.start_mark)
         self.enter(event)
-        node: Node
-        if kind is self.events.SequenceStartEvent:
-            node = self.sequence(event)
-        else:
-            node = self.mapping(event)
+        is_sequence = kind is self.events.SequenceStartEvent
+        node: Node = self.sequence(event) if is_sequence else self.mapping(event)
         self.depth -= 1
         return node
 
@@ -421,7 +419,7 @@ class _Builder:
             hint = "leave the tag out, or put a value that begins with ! in quotes"
             self.problem("unknown tag", f'the tag "{event.tag}" is not supported', hint, event.start_mark)
 
-    def report_duplicate(self, key: str, mark: Mark, first: Mark | None) -> None:
+    def report_duplicate(self, key: str, mark: Any, first: Mark | None) -> None:
         detail = f'"{key}" is in line {mark.line + 1} and already in line {first.line + 1 if first else 1}'
         self.problem("duplicate key", detail, "remove one of them, or merge what they hold", mark)
 

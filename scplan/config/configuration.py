@@ -72,7 +72,7 @@ class Configuration:
         return container.source_of(address) if container else None
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as one document, profiles merged and values normalised; it is valid configuration itself."""
+        """The configuration as one document, itself valid: profiles merged, values normalised."""
         containers = {name: self._container(container) for name, container in self.containers.items()}
         return {"version": int(VERSION), "containers": containers}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from scplan.config.report import Report, quoted
 from scplan.kinds.kind import Kind
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes, Resource, Role
-from scplan.yaml_source import Mark, Node, Scalar, Sequence
 from scplan.yaml_source import Mapping as MappingNode
+from scplan.yaml_source import Mark, Node, Scalar, Sequence
 
 MAX_TEXT = 8192
 """Characters of a value; the longest one that the kernel takes is a path of 4095 bytes."""
@@ -23,6 +24,16 @@ class Entry(NamedTuple):
 
     resource: Resource
     mark: Mark | None
+
+
+class Owner(NamedTuple):
+    """The container or profile that a section is of."""
+
+    what: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {quoted(self.name)}"
 
 
 class _Invalid(Exception):
@@ -62,6 +73,7 @@ class RecordReader:
             for member in dataclasses.fields(record)
             if member.default is missing and member.default_factory is missing
         ]
+        self.required_set = frozenset(self.required)
 
     def read(self, node: MappingNode, label: Callable[[], str]) -> Any:
         """The record that a mapping spells. Raises _Invalid after reporting all that is wrong with it."""
@@ -111,14 +123,14 @@ class RecordReader:
         return self._made(values, failed, mark, label)
 
     def _made(self, values: dict[str, Any], failed: list[str], mark: Mark | None, label: Callable[[], str]) -> Any:
+        if not failed and self.required_set <= values.keys():
+            return self.record.of(values)
         missing = [name for name in self.required if name not in values and name not in failed]
         # An unknown key may be the missing attribute, misspelt: it has been reported.
-        if missing and all(name in self.readers for name in failed):
+        if all(name in self.readers for name in failed):
             for name in missing:
                 self.report.error("missing attribute", f"{label()} needs {quoted(name)}", mark=mark)
-        if missing or failed:
-            raise _Invalid
-        return self.record(**values)
+        raise _Invalid
 
     def _scalar(self, reader: AttributeReader, node: Scalar, label: Callable[[], str]) -> Any:
         if reader.nested is not None:
@@ -148,7 +160,8 @@ class RecordReader:
             return self._list(reader, node, label)
         wanted = "a list of values" if reader.many else "one value"
         found = "a mapping" if isinstance(node, MappingNode) else "a list"
-        self.report.error("invalid value", f"{label()}, {reader.name}: {wanted} is expected, not {found}", mark=node.mark)
+        detail = f"{label()}, {reader.name}: {wanted} is expected, not {found}"
+        self.report.error("invalid value", detail, mark=node.mark)
         return None
 
     def _nested(self, reader: AttributeReader, record: RecordReader, node: Node, label: Callable[[], str]) -> Any:
@@ -187,9 +200,7 @@ class RecordReader:
 
     def _unknown(self, node: MappingNode, key: str, label: Callable[[], str]) -> None:
         known = [attribute.name for attribute in self.attributes]
-        self.report.unknown(
-            "attribute", f"{label()} has no attribute {quoted(key)}", key, known, node.key_mark(key)
-        )
+        self.report.unknown("attribute", f"{label()} has no attribute {quoted(key)}", key, known, node.key_mark(key))
 
     def _written_twice(self, node: MappingNode, key: str, reader: AttributeReader, label: Callable[[], str]) -> None:
         first = next(name for name in node.entries if self.readers.get(name) is reader)
@@ -211,7 +222,7 @@ class SectionReader:
         naming = [attribute.name for attribute in self.records.attributes if attribute.role is Role.IDENTITY]
         self.naming = [*naming, *(name for name in self.records.required if name not in naming)]
 
-    def read(self, node: Node, owner: str) -> dict[str, Entry]:
+    def read(self, node: Node, owner: Owner) -> dict[str, Entry]:
         """Entries by identity; what is wrong with the others is reported. `owner` is the container or profile."""
         entries: dict[str, Entry] = {}
         if isinstance(node, Scalar) and node.is_null:
@@ -222,27 +233,29 @@ class SectionReader:
             self._read_list(node, owner, entries)
         return entries
 
-    def _read_list(self, node: Node, owner: str, entries: dict[str, Entry]) -> None:
+    def _read_list(self, node: Node, owner: Owner, entries: dict[str, Entry]) -> None:
         if not isinstance(node, Sequence):
             hint = 'begin each entry with "- "'
-            self.report.error("not a list", f"{quoted(self.kind.section)} of {owner} is a list", hint=hint, mark=node.mark)
+            detail = f"{quoted(self.kind.section)} of {owner} is a list"
+            self.report.error("not a list", detail, hint=hint, mark=node.mark)
             return
         for item in node.items:
             try:
                 if isinstance(item, MappingNode):
-                    self._add(self.records.read(item, lambda item=item: self._label(item)), item.mark, owner, entries)
+                    self._add(self.records.read(item, partial(self._label, item)), item.mark, owner, entries)
                 elif isinstance(item, Scalar):
                     self._add(self._short(item), item.mark, owner, entries)
                 else:
-                    detail = f"an entry of {quoted(self.kind.section)} is not a list"
-                    self.report.error(f"invalid {self.kind.name}", detail, hint="take the inner dash away", mark=item.mark)
+                    detail, hint = f"an entry of {quoted(self.kind.section)} is not a list", "take the inner dash away"
+                    self.report.error(f"invalid {self.kind.name}", detail, hint=hint, mark=item.mark)
             except _Invalid:
                 continue
 
     def _short(self, item: Scalar) -> Any:
         name = self.kind.name
         if item.is_null:
-            self.report.error(f"empty {name}", f"the entry of {quoted(self.kind.section)} holds nothing", mark=item.mark)
+            detail = f"the entry of {quoted(self.kind.section)} holds nothing"
+            self.report.error(f"empty {name}", detail, mark=item.mark)
             raise _Invalid
         try:
             if len(item.text) > MAX_TEXT:
@@ -253,7 +266,7 @@ class SectionReader:
             raise _Invalid from None
         return self.records.read_texts(texts, item.mark, lambda: f"{name} {quoted(item.text)}")
 
-    def _read_mapping(self, node: Node, owner: str, entries: dict[str, Entry]) -> None:
+    def _read_mapping(self, node: Node, owner: Owner, entries: dict[str, Entry]) -> None:
         section = self.kind.section
         if not isinstance(node, MappingNode):
             hint = "write each setting as `name: value`"
@@ -269,11 +282,11 @@ class SectionReader:
                 texts = {"name": key, "value": value.text}
                 try:
                     label = f"{section} {quoted(key)}"
-                    self._add(self.records.read_texts(texts, mark, lambda label=label: label), mark, owner, entries)
+                    self._add(self.records.read_texts(texts, mark, partial(str, label)), mark, owner, entries)
                 except _Invalid:
                     continue
 
-    def _add(self, resource: Any, mark: Mark | None, owner: str, entries: dict[str, Entry]) -> None:
+    def _add(self, resource: Any, mark: Mark | None, owner: Owner, entries: dict[str, Entry]) -> None:
         kind = self.kind
         try:
             resource = kind.normalise(resource)

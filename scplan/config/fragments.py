@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from scplan.config.configuration import RUNTIMES, VERSION
-from scplan.config.entries import Entry, SectionReader
+from scplan.config.entries import Entry, Owner, SectionReader
 from scplan.config.report import Report, quoted
 from scplan.kinds.kind import Kinds
 from scplan.model.values import ABSOLUTE_PATH, integer
@@ -41,6 +41,7 @@ class Fragment:
         self.runtime: Written | None = None
         self.pid: Written | None = None
         self.pid_file: Written | None = None
+        self.has_wrong_pid = False
 
 
 class FileReader:
@@ -83,11 +84,12 @@ class FileReader:
     def _check_version(self, root: Mapping) -> None:
         node = root.entries.get("version")
         if node is None:
-            self.report.error("missing version", "the file does not say its version", hint='add "version: 1"', mark=root.mark)
+            detail = "the file does not say its version"
+            self.report.error("missing version", detail, hint='add "version: 1"', mark=root.mark)
         elif not isinstance(node, Scalar) or node.text != VERSION:
             found = f"version {quoted(node.text)}" if isinstance(node, Scalar) else "this version"
-            hint = 'write "version: 1", or use a newer scplan'
-            self.report.error("unknown version", f"{found} is not one that this scplan reads", hint=hint, mark=node.mark)
+            detail, hint = f"{found} is not one that this scplan reads", 'write "version: 1", or use a newer scplan'
+            self.report.error("unknown version", detail, hint=hint, mark=node.mark)
 
     def _read_default_runtime(self, mark: Mark | None, node: Node) -> None:
         runtime = self._runtime(node)
@@ -147,7 +149,7 @@ class FileReader:
     def _read_key(self, fragment: Fragment, what: str, key: str, mark: Mark | None, node: Node) -> None:
         section = self.sections.get(key)
         if section is not None:
-            fragment.sections[section.kind.name] = section.read(node, f"{what} {quoted(fragment.name)}")
+            fragment.sections[section.kind.name] = section.read(node, Owner(what, fragment.name))
         elif key in self._known(what):
             self._container_keys[key](fragment, mark, node)
         elif key in self._container_keys:
@@ -190,7 +192,8 @@ class FileReader:
                 fragment.modules.append(name.value)
             else:
                 detail = f"{quoted(name.value)} can't be the name of a kernel module"
-                self.report.error("invalid value", detail, hint="as modprobe takes it: letters, digits, _ and -", mark=name.mark)
+                hint = "write it as modprobe takes it: letters, digits, _ and -"
+                self.report.error("invalid value", detail, hint=hint, mark=name.mark)
 
     def _texts(self, node: Node, key: str) -> list[Written]:
         """The texts of a list; a single text is a list of one."""
@@ -223,6 +226,7 @@ class FileReader:
                 return Written(parse(node.text), node.mark)
             except ValueError as error:
                 problem = str(error)
+        fragment.has_wrong_pid = True
         detail = f"container {quoted(fragment.name)}, {key}: {problem}"
         self.report.error("invalid value", detail, mark=node.mark)
         return None
@@ -231,13 +235,16 @@ class FileReader:
         detail = f"{what} is {quoted(str(second.value))} here and {quoted(str(first.value))} at {at(first.mark)}"
         self.report.error("contradiction", detail, hint="keep one of them", mark=second.mark)
 
-    def agreed(self, what: str, values: list[Written | None]) -> Written | None:
-        """The one value that several files give; reports those that differ."""
-        written = [value for value in values if value is not None]
-        for other in written[1:]:
-            if other.value != written[0].value:
-                self._contradiction(what, written[0], other)
-        return written[0] if written else None
+    def agreed(self, key: str, fragments: list[Fragment]) -> Written | None:
+        """The one value of a key that several files give for a container; reports those that differ."""
+        first: Written | None = None
+        for fragment in fragments:
+            written: Written | None = getattr(fragment, key)
+            if first is None:
+                first = written
+            elif written is not None and written.value != first.value:
+                self._contradiction(f"{key} of container {quoted(fragment.name)}", first, written)
+        return first
 
 
 def at(mark: Mark | None) -> str:

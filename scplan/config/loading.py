@@ -203,10 +203,8 @@ class _Joiner:
         self.used.update(found)
         return list(found.values())
 
-    def _entries(
-        self, name: str, kind: str, fragments: list[Fragment], profiles: list[Fragment]
-    ) -> dict[str, Entry]:
-        """Entries of one kind by identity. A later profile wins over an earlier one, and the container's own over all."""
+    def _entries(self, name: str, kind: str, fragments: list[Fragment], profiles: list[Fragment]) -> dict[str, Entry]:
+        """Entries of one kind by identity: a later profile wins over an earlier one, the container's own over all."""
         own = [fragment.sections[kind] for fragment in fragments if kind in fragment.sections]
         shared = [profile.sections[kind] for profile in profiles if kind in profile.sections]
         if len(own) == 1 and not shared:
@@ -224,24 +222,27 @@ class _Joiner:
 
     def _process(self, name: str, fragments: list[Fragment]) -> tuple[str, int | None, str | None]:
         """(runtime, pid, pid_file), which depend on each other."""
-        agreed, label = self.files.agreed, f"container {quoted(name)}"
-        runtime = agreed(f"the runtime of {label}", [fragment.runtime for fragment in fragments])
-        runtime = runtime or self.files.runtime or Written("auto", None)
-        pid = agreed(f"the pid of {label}", [fragment.pid for fragment in fragments])
-        pid_file = agreed(f"the pid_file of {label}", [fragment.pid_file for fragment in fragments])
-        if runtime.value == "process":
-            if pid and pid_file:
-                detail = f"{label} has both pid and pid_file"
-                self.report.error("contradiction", detail, hint="keep one of them", mark=pid_file.mark)
-            elif not pid and not pid_file and not self.report.errors:
-                hint = "write pid: 4242, or pid_file: /run/app.pid"
-                self.report.error("missing pid", f"{label} is a process without a pid", hint=hint, mark=fragments[0].mark)
+        runtime = self.files.agreed("runtime", fragments) or self.files.runtime
+        name_of_runtime: str = runtime.value if runtime else "auto"
+        pid, pid_file = self.files.agreed("pid", fragments), self.files.agreed("pid_file", fragments)
+        if name_of_runtime == "process":
+            self._check_process(name, pid, pid_file, fragments)
         else:
             for key, written in (("pid", pid), ("pid_file", pid_file)):
                 if written:
-                    detail = f"{label} has {key}, but its runtime is {runtime.value}"
+                    detail = f"container {quoted(name)} has {key}, but its runtime is {name_of_runtime}"
                     self.report.error("misplaced key", detail, hint="add runtime: process", mark=written.mark)
-        return runtime.value, pid and pid.value, pid_file and pid_file.value
+        return name_of_runtime, pid and pid.value, pid_file and pid_file.value
+
+    def _check_process(
+        self, name: str, pid: Written | None, pid_file: Written | None, fragments: list[Fragment]
+    ) -> None:
+        if pid and pid_file:
+            detail = f"container {quoted(name)} has both pid and pid_file"
+            self.report.error("contradiction", detail, hint="keep one of them", mark=pid_file.mark)
+        elif not pid and not pid_file and not any(fragment.has_wrong_pid for fragment in fragments):
+            detail, hint = f"process {quoted(name)} has no pid", "write pid: 4242, or pid_file: /run/app.pid"
+            self.report.error("missing pid", detail, hint=hint, mark=fragments[0].mark)
 
 
 class _Holder(NamedTuple):

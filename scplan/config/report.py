@@ -43,9 +43,10 @@ class Report:
 
     def warning(self, summary: str, detail: str, *, hint: str = "", mark: Mark | None = None) -> None:
         if len(self.warnings) < MAX_ERRORS:
-            source = source_range(mark)
-            severity = Severity.WARNING
-            self.warnings.append(Diagnostic(summary=summary, detail=detail, hint=hint, source=source, severity=severity))
+            source, severity = source_range(mark), Severity.WARNING
+            self.warnings.append(
+                Diagnostic(summary=summary, detail=detail, hint=hint, source=source, severity=severity)
+            )
 
     def unknown(self, what: str, detail: str, word: str, known: Iterable[str], mark: Mark | None) -> None:
         """An unknown key or word, with the known one that looks like it, or else all known ones."""

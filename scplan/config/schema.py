@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration, from what the kinds' records declare; editors complete and check files with it."""
+"""The JSON Schema of the configuration, from what the records of the kinds declare; for editors and checkers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _container() -> dict[str, Any]:
     return {
         "runtime": _runtime("runtime that knows the container; auto asks every one on the host"),
         "profiles": _list_of({"type": "string"}, "profiles whose entries the container has too", or_one=True),
-        "pid": {"description": "runtime process: a process of the container", "type": ["integer", "null"], "minimum": 1},
+        "pid": {"description": "runtime process: its process", "type": ["integer", "null"], "minimum": 1},
         "pid_file": {"description": "runtime process: file with the pid", "type": ["string", "null"], "pattern": "^/"},
     }
 

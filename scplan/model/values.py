@@ -31,7 +31,8 @@ def parse_size(text: str) -> int:
         raise ValueError(f"not a size: {text!r}; write a number with an optional k, m, g or t, such as 10m")
     whole, fraction, unit = match.groups("")
     scale: int = 1024 ** _UNITS[unit.lower()]
-    value = int(whole) * scale + int(fraction or 0) * scale // 10 ** len(fraction)
+    part: int = int(fraction or 0) * scale // 10 ** len(fraction)
+    value = int(whole) * scale + part
     if value > UINT64_MAX:
         raise ValueError(f"{text} is more than the kernel can count (64 bits)")
     return value
