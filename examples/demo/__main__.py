@@ -47,7 +47,8 @@ def main() -> None:
     except Failed as failure:
         sys.exit(f"\nThe demo failed: {failure}")
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted; everything that the demo made has been removed.")
+        print("\nInterrupted; everything that the demo made has been removed.", file=sys.stderr)
+        sys.exit(130)
     print("\nDone: the container is gone, and no link, mount, cgroup, disk or file of it is left on the host.")
 
 

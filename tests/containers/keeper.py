@@ -23,6 +23,7 @@ from tests.containers import cgroups
 from tests.containers.naming import directory_of
 from tests.containers.oci import SLEEP_FOREVER, USERNS_FIRST_ID, USERNS_IDS
 from tests.containers.rootfs import DIRECTORIES
+from tests.containers.sweep import sweep
 
 _SYS_CLONE, _SYS_PIVOT_ROOT = {"x86_64": (56, 155), "aarch64": (220, 41)}[platform.machine()]
 _NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mnt, uts, ipc, pid, net
@@ -39,17 +40,29 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 def main() -> None:
     owner = int(sys.argv[1])
     keeper = Keeper(directory_of(owner))
+    try:
+        _serve(keeper)
+    finally:
+        keeper.stop_all()
+        troubles = sweep(owner)
+    for trouble in troubles:
+        print(f"left behind: {trouble}", file=sys.stderr)
+    sys.exit(1 if troubles else 0)
+
+
+def _serve(keeper: Keeper) -> None:
+    """Answers requests until there are no more, or nobody who wants the answer."""
     for line in sys.stdin:
         try:
             answer = keeper.answer(json.loads(line))
         except OSError as error:
             answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
-    keeper.stop_all()
-    from tests.containers.sweep import sweep
-
-    for trouble in sweep(owner):
-        print(trouble, file=sys.stderr)
+        try:
+            print(json.dumps(answer), flush=True)
+        except BrokenPipeError:
+            # Nor may the interpreter try to flush it at exit.
+            os.dup2(os.open("/dev/null", os.O_WRONLY), sys.stdout.fileno())
+            return
 
 
 class Keeper:

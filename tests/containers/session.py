@@ -36,11 +36,19 @@ class Session:
         if self.directory.exists():
             # Of an earlier session of this very process, or of an owner that had the same PID.
             self.leftovers += sweep.sweep(self.pid)
+        try:
+            self._keeper = self._begin()
+        except BaseException:
+            # Interrupted before there is a keeper to clean up.
+            sweep.sweep(self.pid)
+            raise
+
+    def _begin(self) -> subprocess.Popen[str]:
         naming.claim(self.directory)
         (self.directory / "bin").mkdir()
         (self.directory / "mnt").mkdir()
         rootfs.fill_bin(self.directory / "bin")
-        self._keeper = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.containers.keeper", str(self.pid)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -58,12 +66,14 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Removes everything. Raises when something could not be removed; the keeper has written what to stderr."""
+        """Removes everything. Raises RuntimeError when something could not be removed; stderr tells what."""
         assert self._keeper.stdin
         assert self._keeper.stdout
         self._keeper.stdin.close()
-        self._keeper.wait(timeout=120)
+        status = self._keeper.wait(timeout=120)
         self._keeper.stdout.close()
+        if status:
+            raise RuntimeError(f"the keeper of containers ended with status {status}")
 
     def name(self) -> str:
         """A name that nothing has yet, of at most 15 bytes: for containers, files and network interfaces alike."""
