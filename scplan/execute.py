@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from scplan.errors import ScplanError
 from scplan.kinds.kind import Kind, Kinds, Target
@@ -15,8 +14,7 @@ from scplan.model.change import Action, Operation
 from scplan.model.resource import REPLACING, Resource, Role, differences, keep_former
 
 
-@dataclass(frozen=True, kw_only=True)
-class Executor:
+class Executor(NamedTuple):
     """Acts on opened containers. `owned` is what scplan answers for at this moment; it changes with each operation."""
 
     host: Host
@@ -31,7 +29,7 @@ class Executor:
         owned_after = operation.owned_after
         if owned_after is not None and after is not None:
             owned_after = keep_former(owned_after, after)
-        return replace(operation, before=before, after=after, owned_after=owned_after)
+        return operation._replace(before=before, after=after, owned_after=owned_after)
 
     def perform(self, operation: Operation) -> Operation:
         """Makes the operation and reads it back; returns it with what the record gained by that.
@@ -86,7 +84,7 @@ class Executor:
                 for path in wrong
             )
             raise ScplanError(f"{operation.address} is not as it should be after the change: {listed}")
-        return replace(operation, owned_after=_with_resolved(operation.owned_after, live))
+        return operation._replace(owned_after=_with_resolved(operation.owned_after, live))
 
 
 def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) -> None:

@@ -12,8 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from scplan.errors import KernelError, RecordDamaged
 from scplan.kinds.kind import Kinds
@@ -36,8 +35,7 @@ FORMAT_VERSION = "1.0"
 HISTORY_KEPT = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class Begin:
+class Begin(NamedTuple):
     """What the first line says: which containers, when, by whom, at which boot of the host."""
 
     apply_id: str
@@ -46,8 +44,7 @@ class Begin:
     containers: Mapping[str, ContainerFacts]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entries:
+class Entries(NamedTuple):
     """A journal read back. `started` are operations that may have been made, by number; `refreshed` as in Plan."""
 
     begin: Begin

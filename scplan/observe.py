@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from scplan.errors import ScplanError
 from scplan.kinds.kind import Kinds
@@ -14,8 +14,7 @@ from scplan.model.live import ContainerFacts, HostFacts, LinkFact, PathFact, Sta
 from scplan.model.resource import Resource
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What to read of one container: by kind and identity, its record or else what is desired. None: all there is."""
 
     by_kind: Mapping[str, Mapping[str, Resource]] | None
@@ -64,7 +63,6 @@ def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
         links={
             link.name: LinkFact(
                 name=link.name,
-                index=link.index,
                 kind=link.kind,
                 mac=link.mac,
                 mtu=link.mtu,

@@ -7,8 +7,7 @@ operations of all drafts are put in order (plan_order.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
 from scplan.kinds.kind import Claim, Kind, Kinds, Unsuitable
@@ -31,8 +30,7 @@ Resources = Mapping[Address, Resource]
 SourceOf = Callable[[Address], SourceRange | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resolution:
+class Resolution(NamedTuple):
     """What the host makes of the desired resources.
 
     `skipped` are addresses that it can't provide; for those that need not be provided there is a warning, for the
@@ -44,8 +42,7 @@ class Resolution:
     diagnostics: tuple[Diagnostic, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
+class Inputs(NamedTuple):
     """All that a plan is made from.
 
     `owned` is what the records of these containers hold, `foreign` those of all other containers. `source_of` finds the
@@ -225,8 +222,8 @@ def _alteration(
         changed=changed,
     )
     if any(desired.attribute(path).role in REPLACING for path in changed):
-        return replace(
-            draft, action=Action.REPLACE, after=kind.completed(address, desired, host), managed=desired
+        return draft._replace(
+            action=Action.REPLACE, after=kind.completed(address, desired, host), managed=desired
         ).interrupting(Disruption.RECREATE, "")
     disruption, effect = kind.disruption(before, draft.after)
     return draft.interrupting(disruption, effect)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple, Protocol
 
@@ -15,8 +14,7 @@ from scplan.model.change import Action, Change, Disruption, Operation
 from scplan.model.resource import Resource
 
 
-@dataclass(frozen=True, kw_only=True)
-class Draft:
+class Draft(NamedTuple):
     """A change before it has its place. `cause` is the address of the change that takes this resource down."""
 
     address: Address
@@ -33,7 +31,7 @@ class Draft:
 
     def interrupting(self, disruption: Disruption, effect: str) -> Draft:
         """The same draft with what it interrupts."""
-        return replace(self, disruption=disruption, effect=effect)
+        return self._replace(disruption=disruption, effect=effect)
 
 
 class World(Protocol):

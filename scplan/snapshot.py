@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from scplan import __version__
 from scplan.errors import RecordDamaged
@@ -18,10 +17,10 @@ from scplan.records import check_version, read_bytes
 
 FORMAT_VERSION = "1.0"
 F = TypeVar("F", PathFact, LinkFact)
+_STORED_AS = {"int": int, "str": str, "bool": bool}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What `observe` returned, what the records held, and which references the containers answer to."""
 
     live: Live
@@ -84,22 +83,28 @@ def _host(document: dict[str, Any], path: str) -> HostFacts:
 
 
 def _fact_to_json(fact: PathFact | LinkFact | None) -> dict[str, Any] | None:
-    return None if fact is None else {member.name: getattr(fact, member.name) for member in fields(fact)}
+    return None if fact is None else fact._asdict()
 
 
 def _fact(kind: type[F], document: object, where: str) -> F:
     """The fact that a JSON object holds; every key must be there with the type that the fact has."""
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: not a JSON object")
-    values = {member.name: document.get(member.name) for member in fields(kind)}
-    if "partitions" in values:
-        values["partitions"] = tuple((int(n), str(p), str(d)) for n, p, d in document.get("partitions", ()))
-    types = {"int": int, "str": str, "bool": bool}
-    for member in fields(kind):
-        wanted = types.get(str(member.type))
-        if wanted is not None and type(values[member.name]) is not wanted:
-            raise RecordDamaged(f"{where}: {member.name} is missing or not of type {member.type}")
+    values: dict[str, Any] = {}
+    for name, annotation in kind.__annotations__.items():
+        value = document.get(name)
+        wanted = _STORED_AS.get(str(annotation.__forward_arg__), list)
+        if type(value) is not wanted:
+            raise RecordDamaged(f"{where}: {name} is missing or not of type {wanted.__name__}")
+        values[name] = _partitions(value, where) if wanted is list else value
     return kind(**values)
+
+
+def _partitions(document: Any, where: str) -> tuple[tuple[int, str, str], ...]:
+    try:
+        return tuple((int(number), str(path), str(numbers)) for number, path, numbers in document)
+    except (TypeError, ValueError):
+        raise RecordDamaged(f"{where}: partitions are malformed") from None
 
 
 def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Address, Resource]:

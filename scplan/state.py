@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from scplan.errors import KernelError, Locked, RecordDamaged
 from scplan.kinds.kind import Kinds
@@ -30,8 +30,7 @@ FORMAT_VERSION = "1.0"
 _LOCK_POLL_S = 0.02
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """What scplan owns in one container. `id` is the container's as its runtime knew it when the record was written."""
 
     name: str

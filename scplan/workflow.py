@@ -9,8 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan import observe, plan
 from scplan.errors import ContainerNotFound, Diagnostic, ScplanError, Severity, UsageError
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from scplan.recovery import Direction
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What a command is about.
 
     `files` empty: scplan.yaml, else scplan.d/. `targets` and `excludes` are globs. `containers` are names for destroy.
@@ -76,8 +74,7 @@ def schema() -> dict[str, object]:
     return configuration_schema(KINDS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scene:
+class _Scene(NamedTuple):
     """Everything that a plan needs except live state: who is meant, what is desired, what is owned."""
 
     containers: Mapping[str, ContainerFacts]
@@ -256,7 +253,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
     resolution = plan.resolve(desired, captured.live.host, KINDS, scene.source_of)
     inputs = _inputs(scene, resolution, captured.live, request, None)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}
-    return plan.make_plan(replace(inputs, foreign=foreign), KINDS)
+    return plan.make_plan(inputs._replace(foreign=foreign), KINDS)
 
 
 def save_plan(made: Plan, request: Request, path: str) -> None:
@@ -331,8 +328,7 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
 
     document = planfile.load(path)
     origin = document["origin"]
-    request = replace(
-        request,
+    request = request._replace(
         targets=tuple(map(str, origin.get("targets", ()))),
         excludes=tuple(map(str, origin.get("excludes", ()))),
         destroy=bool(origin.get("destroy")),
@@ -362,7 +358,7 @@ def _locked_scene(scene: _Scene, request: Request, state: State) -> Iterator[_Sc
     of_host = any(KINDS[kind].of_host for kind in kinds)
     with state.locked(list(scene.containers.values()), host=of_host, timeout_s=request.lock_timeout_s):
         refuse_if_needed(state.directory)
-        yield replace(scene, owned=_owned(scene.containers, state))
+        yield scene._replace(owned=_owned(scene.containers, state))
 
 
 def _new_records(touched: Mapping[str, ContainerFacts], owned: Mapping[Address, Resource]) -> list[Record]:
@@ -422,7 +418,7 @@ def drift(request: Request) -> DriftReport:
         containers=scene.containers,
         checked=len(scene.owned),
         drifted=tuple(drifted),
-        pending=replace(made, changes=pending, operations=()),
+        pending=made._replace(changes=pending, operations=()),
         diagnostics=(*made.diagnostics, *problems.values()),
     )
 
@@ -491,8 +487,7 @@ def snapshot(request: Request) -> str:
         scene = _scene_of_all_records(state)
         if request.files or _has_default_files():
             configured = _scene_of_configuration(validate(request), request, state)
-            scene = replace(
-                configured,
+            scene = configured._replace(
                 containers={**scene.containers, **configured.containers},
                 owned={**scene.owned, **configured.owned},
             )
@@ -540,7 +535,7 @@ def state_rm(request: Request, address: Address) -> None:
             kept = {
                 owned: resource for owned, resource in (now.resources if now else {}).items() if owned not in chosen
             }
-            update = state.prepare([replace(record, resources=kept)])
+            update = state.prepare([record._replace(resources=kept)])
             try:
                 update.commit()
             finally:

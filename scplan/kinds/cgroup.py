@@ -22,7 +22,7 @@ _MAX_CPU = 1 << 16
 _PID_MAX = 4194304
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CgroupSetting(Resource):
     """One setting, such as memory.max: its value as cgroup v2 writes it."""
 

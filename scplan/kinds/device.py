@@ -49,7 +49,7 @@ _NODE_TYPES = {"block": stat.S_IFBLK, "char": stat.S_IFCHR}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class IoLimits(Attributes):
     """What a container may do to one disk. 0 is no limit."""
 
@@ -62,7 +62,7 @@ class IoLimits(Attributes):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Device(Resource):
     """A device of the host, as a node in the container."""
 
@@ -78,8 +78,8 @@ class Device(Resource):
     io: IoLimits | None = nested("I/O limits, for whole disks", IoLimits)
     file_type: str | None = attr("block, char; of something else at target its type", TEXT, role=Role.RESOLVED)
     numbers: str | None = attr("major:minor of the host device", TEXT, role=Role.RESOLVED)
-    access_before: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
-    limits_before: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
+    prior_access: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
+    prior_limits: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
     saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER)
     made: tuple[str, ...] | None = attr("directories made for the node", TEXT, role=Role.FORMER, many=True)
 
@@ -223,31 +223,31 @@ class DeviceKind(Kind[Device]):
     ) -> tuple[Device | None, Device | None]:
         if after is None:
             return before, after
-        if after.access_before is None:
+        if after.prior_access is None:
             there = stat_in_root(target.container.root_fd, after.target)
             taken = there is not None and not _is_node(there, after)
             after = after.but(
-                access_before=self._access_before(target, after),
+                prior_access=self._prior_access(target, after),
                 saved_as=f".{os.path.basename(after.target)}.scplan-saved" if taken else None,
                 made=missing_directories(target.container.root_fd, after.target),
             )
-        if after.io is not None and after.limits_before is None:
-            after = after.but(limits_before=self._limits_before(target, after))
+        if after.io is not None and after.prior_limits is None:
+            after = after.but(prior_limits=self._prior_limits(target, after))
         return before, after
 
-    def _access_before(self, target: Target[Device], device: Device) -> str:
+    def _prior_access(self, target: Target[Device], device: Device) -> str:
         """What the container may do with the device without scplan: as a peer of the same numbers recorded it, or live."""
         for peer in _peers(target, device):
-            if peer.access_before is not None:
-                return peer.access_before
+            if peer.prior_access is not None:
+                return peer.prior_access
         with Cgroup(target.container, target.host, "devices") as cgroup:
             rules = cgroup_v1.device_rules(cgroup)
         return cgroup_v1.exact_access(rules, _letter(device), device.numbers or "")
 
-    def _limits_before(self, target: Target[Device], device: Device) -> str:
+    def _prior_limits(self, target: Target[Device], device: Device) -> str:
         for peer in _peers(target, device):
-            if peer.limits_before is not None:
-                return peer.limits_before
+            if peer.prior_limits is not None:
+                return peer.prior_limits
         with Cgroup(target.container, target.host, "blkio") as cgroup:
             return " ".join(str(value) for value in _limits_now(cgroup, device).values())
 
@@ -317,7 +317,7 @@ class DeviceKind(Kind[Device]):
             return
         others = [peer.permissions for peer in _peers(target, device)]
         with Cgroup(target.container, target.host, "devices") as cgroup:
-            wanted = join_access(own, device.access_before or "", *others)
+            wanted = join_access(own, device.prior_access or "", *others)
             cgroup_v1.set_exact_access(cgroup, _letter(device), device.numbers, wanted)
 
     # limits
@@ -336,12 +336,11 @@ class DeviceKind(Kind[Device]):
 
     def _unlimit(self, target: Target[Device], device: Device) -> None:
         """Gives back the limits from before, unless another managed node of the same disk has some: they are the disk's."""
-        if device.limits_before is None or any(peer.io is not None for peer in _peers(target, device)):
+        if device.prior_limits is None or any(peer.io is not None for peer in _peers(target, device)):
             return
         names = (*cgroup_v1.LIMIT_FILES, "weight")
-        former = dict(zip(names, map(int, device.limits_before.split()), strict=True))
+        former = dict(zip(names, map(int, device.prior_limits.split()), strict=True))
         self._limit(target, device.but(io=IoLimits(**former)))
-
 
 
 def _letter(device: Device) -> str:
@@ -383,10 +382,10 @@ def _visible_access(
     kind = file_type[0]
     exact = cgroup_v1.exact_access(rules, kind, numbers)
     allowed = join_access(exact, cgroup_v1.wildcard_access(rules, kind, numbers))
-    if device.access_before is None:
+    if device.prior_access is None:
         return join_access(set(device.permissions) & set(allowed))
     others = [peer.permissions for peer in peers.values() if peer is not device and _same_device(peer, device)]
-    explained = join_access(device.permissions, device.access_before, *others)
+    explained = join_access(device.permissions, device.prior_access, *others)
     return join_access(set(device.permissions) & set(allowed), set(exact) - set(explained))
 
 

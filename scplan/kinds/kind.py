@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-
 from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
@@ -22,8 +20,7 @@ from scplan.model.resource import Resource
 R = TypeVar("R", bound=Resource)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target(Generic[R]):
+class Target(NamedTuple, Generic[R]):
     """Where an operation acts: an opened container, the host, and the kind's other managed resources there.
 
     `peers` maps identities to the records that scplan answers for in this container at this moment.
@@ -34,8 +31,7 @@ class Target(Generic[R]):
     peers: Mapping[str, R]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(NamedTuple):
     """Something that only one resource can have, on the whole host: a host NIC, a MAC address.
 
     Two claims collide when their `thing` is equal and their scopes overlap; an empty scope overlaps all scopes.
@@ -133,7 +129,6 @@ class Kind(ABC, Generic[R]):
         After anything but NONE the resources that require this one are made again.
         """
         return Disruption.NONE, ""
-
 
     def is_given_back(self, removed: R, live: R) -> bool:
         """Whether what is still there after a removal is what was there before scplan."""

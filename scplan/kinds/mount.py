@@ -53,7 +53,7 @@ _WORDS = tuple(prefix + word for word in _PROPAGATION for prefix in ("", "r"))
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class BindMount(Resource):
     """A file or directory of the host, mounted in the container."""
 
@@ -191,7 +191,6 @@ class MountKind(Kind[BindMount]):
         )
         remove_made(container.root_fd, before.made or ())
         _remove_source(before)
-
 
 
 def _option(option: str) -> tuple[str, str]:

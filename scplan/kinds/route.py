@@ -25,7 +25,7 @@ _LOCAL_TABLE = 255
 _IPV6_METRIC = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Route(Resource):
     """One route. `to` is "default" (IPv4), or a network; ::/0 is the IPv6 default."""
 

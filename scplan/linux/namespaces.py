@@ -83,7 +83,7 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
 
 def _read_until(fd: int, deadline: float) -> bytes:
     """What the child wrote until it closed its end; empty when the time was up first."""
-    chunks = []
+    chunks: list[bytes] = []
     while True:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([fd], [], [], left)[0]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
@@ -28,8 +28,7 @@ class Disruption(StrEnum):
     RECREATE = "recreate"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """One row of a plan.
 
     `before` is the live resource with what its record remembers, `after` the goal; None where there is nothing.
@@ -51,8 +50,7 @@ class Change:
     requires: tuple[Address, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Operation:
+class Operation(NamedTuple):
     """One act on the kernel: create, update, delete, or adopt (a record alone). A replacement is a delete and a create.
 
     `owned_before` and `owned_after` are the record on either side of it.
@@ -80,8 +78,7 @@ class Operation:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """Changes in the order of execution, the operations that carry them out, and what was noticed on the way.
 
     `refreshed` are records to bring up to date although nothing changes in the kernel: an attribute that the files set

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from scplan.model.address import Address
 from scplan.model.resource import Resource
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Status(StrEnum):
@@ -16,8 +19,7 @@ class Status(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContainerFacts:
+class ContainerFacts(NamedTuple):
     """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped."""
 
     name: str
@@ -28,8 +30,7 @@ class ContainerFacts:
     start_time: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class PathFact:
+class PathFact(NamedTuple):
     """A path of the host, symlinks followed.
 
     `real` is the path without symlinks; `file_type` one of block, char, directory, file, other. `identity` is
@@ -46,36 +47,32 @@ class PathFact:
     partitions: tuple[tuple[int, str, str], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinkFact:
+class LinkFact(NamedTuple):
     """A network interface of the host. `kind` is IFLA_INFO_KIND ("veth", "bridge", "" for a NIC); `master` a name."""
 
     name: str
-    index: int
     kind: str
     mac: str
     mtu: int
     master: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostFacts:
+class HostFacts(NamedTuple):
     """What planning needs to know of the host.
 
     `paths` has the paths that the configuration names; None: absent. `uplinks` are the links of the host's default
     routes. `ovs_bridges` are the bridges of Open vSwitch.
     """
 
-    paths: Mapping[str, PathFact | None] = field(default_factory=dict)
-    links: Mapping[str, LinkFact] = field(default_factory=dict)
+    paths: Mapping[str, PathFact | None] = _NOTHING
+    links: Mapping[str, LinkFact] = _NOTHING
     uplinks: frozenset[str] = frozenset()
     ovs_bridges: frozenset[str] = frozenset()
     page_size: int = 4096
     boot_id: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Live:
+class Live(NamedTuple):
     """The whole of live state, as `observe` returns and `snapshot` keeps it."""
 
     host: HostFacts

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
@@ -22,8 +22,7 @@ class Step(StrEnum):
     UNDO_FAILED = "undo_failed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """One step of an apply or of its rollback. `number` counts operations from 1 to `total`; `seconds` is its duration."""
 
     step: Step
@@ -37,8 +36,7 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an apply ended when it did not raise: `apply_id` names its record in the history."""
 
     apply_id: str
@@ -46,8 +44,7 @@ class Outcome:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drifted:
+class Drifted(NamedTuple):
     """An owned resource that is not as its record says; `live` is None when it is gone."""
 
     address: Address
@@ -56,8 +53,7 @@ class Drifted:
     live: Resource | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class DriftReport:
+class DriftReport(NamedTuple):
     """`drifted`: what is owned and differs from live. `pending`: what the files ask for and was never applied."""
 
     containers: Mapping[str, ContainerFacts]
@@ -67,8 +63,7 @@ class DriftReport:
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Owned:
+class Owned(NamedTuple):
     """A resource in the records. `live` is None when it is gone or could not be read; `problem` says why."""
 
     address: Address
@@ -85,8 +80,7 @@ class Support(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that `doctor` looked at. `needed_for` says what does not work without it."""
 
     topic: str

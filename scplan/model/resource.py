@@ -120,11 +120,26 @@ def nested(doc: str, record: type[Attributes]) -> Any:
     return field(default=None, metadata={"attribute": attribute})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Attributes:
-    """A frozen record made of attributes; nested ones and resources alike."""
+    """A frozen record made of attributes; nested ones and resources alike.
+
+    Comparison, hash and repr are written once, here (`eq=False, repr=False` in subclasses): generating them for each
+    class takes longer than most plans do.
+    """
 
     _attributes: ClassVar[tuple[Attribute, ...] | None] = None
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.__dict__.values()))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items() if value is not None)
+        return f"{type(self).__name__}({values})"
+
     _defaults: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
@@ -197,7 +212,7 @@ class Attributes:
         return record
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Resource(Attributes):
     """One thing that is plugged into a container. Each kind has a record of its own."""
 

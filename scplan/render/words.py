@@ -8,7 +8,7 @@ from typing import Any
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
 from scplan.model.live import ContainerFacts, Status
-from scplan.model.resource import Attribute, Resource, Role
+from scplan.model.resource import Attribute, Resource, Role, differences
 from scplan.render.lines import visible
 
 SYMBOLS = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.ADOPT: "="}
@@ -52,6 +52,9 @@ def _as_written(identity: str, resource: Resource | None) -> str:
 def change_words(change: Change) -> str:
     """What the change is about, in a few words; empty where the name says it all."""
     match change.action:
+        case Action.CREATE if change.before is not None and change.managed is not None:
+            taken_over = differences(change.managed, change.before)
+            return difference_words(taken_over, change.before, change.after)
         case Action.CREATE | Action.ADOPT:
             return resource_words(change.after, change.managed)
         case Action.UPDATE | Action.REPLACE if change.changed:
@@ -136,7 +139,10 @@ def former_words(resource: Resource | None) -> str:
         f"{label} was {visible(resource.shown(path, value))}".lstrip()
         for path, attribute, value in (resource.leaves() if resource else ())
         if resource is not None
-        and attribute.role is Role.FORMER and value is not None and value != () and (label := _former(path)) is not None
+        and attribute.role is Role.FORMER
+        and value is not None
+        and value != ()
+        and (label := _former(path)) is not None
     )
 
 

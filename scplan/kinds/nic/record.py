@@ -26,7 +26,7 @@ BRIDGE = ValueType(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Nic(Resource):
     """One NIC of a container. `former_…` are what a physical NIC had on the host, given back when it returns."""
 
