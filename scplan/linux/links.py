@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from socket import AF_INET
 from typing import NamedTuple
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.host import Host
 from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT, Addr, Link, Route, Rtnl
+
+LookUp = Callable[[int], Link | None]
 
 # Routes that the kernel makes by itself, when it gets an address or is told by a router.
 KERNEL_MADE = frozenset((RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT))
@@ -222,13 +224,23 @@ def _taken(link: Link, name: str) -> KernelError:
 # bridges
 
 
-def bridge_of(host: Host, link: Link) -> str:
-    """The Linux or Open vSwitch bridge that a link of the host is a port of; "" when it is none's."""
-    master = host.links().get(link.master)
+def bridge_of(host: Host, link: Link, look_up: LookUp | None = None) -> str:
+    """The Linux or Open vSwitch bridge that a link of the host is a port of; "" when it is none's.
+
+    `look_up` finds the links of the host as they are now; without it they are those of `Host.links`.
+    """
+    master = (look_up or host.links().get)(link.master) if link.master else None
     # In the kernel, ports of Open vSwitch belong to its datapath, not to the bridge.
     if master is not None and master.kind != "openvswitch":
         return master.name
     return host.ovs.bridge_of(link.name) if host.ovs is not None else ""
+
+
+def bridge_now(host: Host, link: Link) -> str:
+    """`bridge_of`, asking for nothing but what it needs: all links of a host with many are slow to read."""
+    if host.ovs is not None:
+        host.ovs.forget()
+    return bridge_of(host, link, host.rtnl.link)
 
 
 def linux_bridge(host: Host, name: str) -> int | None:
@@ -246,8 +258,7 @@ def linux_bridge(host: Host, name: str) -> int | None:
 
 def join_bridge(host: Host, link: Link, name: str) -> None:
     """Makes a link of the host a port of a bridge and of no other; "" takes it off."""
-    host.forget()
-    former = bridge_of(host, link)
+    former = bridge_now(host, link)
     if former == name:
         return
     index = linux_bridge(host, name) if name else 0
@@ -259,17 +270,16 @@ def join_bridge(host: Host, link: Link, name: str) -> None:
         host.rtnl.set_link(link.index, label=link.name, master=index)
     elif host.ovs is not None:
         host.ovs.add_port(name, link.name)
-    host.forget()
 
 
-def host_end(host: Host, inner: Link, host_nsid: int) -> Link | None:
+def host_end(host: Host, inner: Link, host_nsid: int, look_up: LookUp | None = None) -> Link | None:
     """The end on the host of a veth inside a container; None when it is not there.
 
-    `host_nsid` is the host's id in the container's namespace (Rtnl.nsid).
+    `host_nsid` is the host's id in the container's namespace (Rtnl.nsid); `look_up` as for `bridge_of`.
     """
     if inner.kind != "veth" or inner.peer_nsid < 0 or inner.peer_nsid != host_nsid:
         return None
-    outer = host.links().get(inner.peer_index)
+    outer = (look_up or host.links().get)(inner.peer_index)
     return outer if outer is not None and outer.kind == "veth" and outer.peer_index == inner.index else None
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from scplan.errors import KernelError, ScplanError
+from scplan.kinds.kind import Target
 from scplan.kinds.nic import Nic, NicKind
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.resource import differences
-from scplan.kinds.kind import Target
 from tests.containers import container as throwaway
 from tests.containers import host_parts
 from tests.containers.session import Session
@@ -320,9 +320,7 @@ def test_a_refused_value_names_the_operation_and_what_the_kernel_says(target: Ta
         target.container.rtnl.add_address(1, "10.9.0.5/77")
 
 
-def test_ipv6_switched_off_is_said(
-    target: Target[Nic], process_container: throwaway.Container, host_name: str
-) -> None:
+def test_ipv6_switched_off_is_said(target: Target[Nic], process_container: throwaway.Container, host_name: str) -> None:
     off = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
     inside(process_container, "sh", "-c", f"mount -t proc proc /proc 2>/dev/null; echo 1 > {off}")
     with pytest.raises(KernelError, match="disable_ipv6"):
@@ -339,7 +337,7 @@ def test_import_finds_nics_from_the_host_only(
     assert KIND.read(target.container, target.host, None) == {"eth1": wanted}
 
 
-def test_a_container_on_the_hosts_network_is_refused(process_container: throwaway.Container, host: Host) -> None:
+def test_a_container_on_the_hosts_network_is_refused(host: Host) -> None:
     with Container("self", os.getpid(), 0, host) as container:
         target = Target[Nic](container=container, host=host, peers={})
         nic = completed("never0")
@@ -453,7 +451,7 @@ def test_a_name_taken_on_the_host_meanwhile_leaves_all_as_it_was(
     before = process_container.ip("address"), process_container.ip("route")
     sh("ip", "link", "add", str(physical.host_name), "type", "bridge")
     try:
-        with pytest.raises(KernelError, match="EEXIST.*another link is named"):
+        with pytest.raises(KernelError, match=r"EEXIST.*another link is named"):
             give_back(target, lent)
         assert (process_container.ip("address"), process_container.ip("route")) == before
     finally:
@@ -483,9 +481,7 @@ def test_a_link_stranded_by_a_rename_is_brought_back(
     link = host.rtnl.link(name)
     assert link is not None
     with pytest.raises(KernelError, match="EEXIST"):
-        links.move(
-            host.rtnl, link, to=rtnl, to_fd=target.container.netns_fd, back_fd=host.netns_fd, name="eth1"
-        )
+        links.move(host.rtnl, link, to=rtnl, to_fd=target.container.netns_fd, back_fd=host.netns_fd, name="eth1")
     assert (ip("address", "show", "dev", name)[0]["addr_info"][0], ip("route", "show", "dev", name)) == before
 
 

@@ -58,7 +58,7 @@ def live(target: Target[Route], wanted: Route) -> Route | None:
 
 def shown(container: throwaway.Container, *arguments: str) -> list[Any]:
     """Routes as `ip` shows them, without those that the kernel made."""
-    found = container.ip("-d", "route", "show", "table", "all", *arguments)
+    found = container.ip("-4", "-d", "route", "show", "table", "all", *arguments)
     found += container.ip("-6", "-d", "route", "show", "table", "all", *arguments)
     return [one for one in found if one["protocol"] != "kernel"]
 
@@ -255,7 +255,7 @@ def test_what_the_kernel_refuses_is_explained(target: Target[Route], wanted: Rou
 
 def test_a_link_that_is_down_is_said(target: Target[Route], process_container: throwaway.Container) -> None:
     inside(process_container, "ip", "link", "set", "eth1", "down")
-    with pytest.raises(KernelError, match="ENETDOWN|ENETUNREACH"):
+    with pytest.raises(KernelError, match=r"ENETDOWN|ENETUNREACH"):
         KIND.create(target, route("10.20.0.0/16", dev="eth1"))
 
 

@@ -111,7 +111,6 @@ def _with_former(host: Host, after: Nic) -> Nic:
     link = host.rtnl.link(after.host_name)
     if link is None:
         return after
-    host.forget()
     former = links.settings(host.rtnl, link)
     return after.but(
         former_mac=link.mac or None,
@@ -119,7 +118,7 @@ def _with_former(host: Host, after: Nic) -> Nic:
         former_txqueuelen=link.txqueuelen,
         former_kind=link.kind,
         former_up=link.up,
-        former_bridge=links.bridge_of(host, link),
+        former_bridge=links.bridge_now(host, link),
         former_addresses=tuple(addr.text() for addr in former.addresses),
         former_routes=tuple(route.text() for route in former.routes),
     )
@@ -179,8 +178,7 @@ class _Side:
         self.rtnl = target.container.rtnl
 
     def host_end(self, inner: Link) -> Link | None:
-        self.host.forget()
-        return links.host_end(self.host, inner, self.rtnl.nsid(self.host.netns_fd))
+        return links.host_end(self.host, inner, self.rtnl.nsid(self.host.netns_fd), self.host.rtnl.link)
 
     def host_name(self, nic: Nic) -> str:
         return nic.host_name or derived_host_name(self.container.name, nic.name)
@@ -232,7 +230,7 @@ class _Side:
                 f"nic {nic.name} of container {self.container.name} has no end on the host",
                 hint="it was replaced or its host end was moved away; remove the link, and apply again",
             )
-        former_bridge = links.bridge_of(self.host, outer)
+        former_bridge = links.bridge_now(self.host, outer)
         bridge = former_bridge if nic.bridge is None else nic.bridge
         name = nic.host_name or outer.name
         if name != outer.name and former_bridge:
@@ -252,8 +250,7 @@ class _Side:
             here = self.host.rtnl.nsid(self.container.netns_fd)
             if outer is None or outer.kind != "veth" or outer.peer_nsid < 0 or outer.peer_nsid != here:
                 return
-        self.host.forget()
-        bridge = links.bridge_of(self.host, outer)
+        bridge = links.bridge_now(self.host, outer)
         if self.host.ovs is not None and bridge in self.host.ovs.bridges():
             self.host.ovs.del_port(bridge, outer.name)
         self.host.rtnl.delete_link(outer.index, label=outer.name)
@@ -266,8 +263,7 @@ class _Side:
         link = self.host.rtnl.link(name)
         if link is None:
             raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail="the host has no such NIC")
-        self.host.forget()
-        bridge = links.bridge_of(self.host, link)
+        bridge = links.bridge_now(self.host, link)
         if self.host.ovs is not None and bridge in self.host.ovs.bridges():
             self.host.ovs.del_port(bridge, name)
         return links.move(

@@ -104,6 +104,9 @@ class NicKind(Kind[Nic]):
             return Disruption.BRIEF, f"loses its IPv6 addresses and routes: they need an mtu of {IPV6_MIN_MTU}"
         return Disruption.NONE, ""
 
+    def is_given_back(self, removed: Nic, live: Nic) -> bool:
+        return live.host_name != removed.host_name  # another link, which has the name by now
+
     def summary(self, resource: Nic) -> str:
         words = [resource.type or VETH]
         if resource.is_physical:
