@@ -1,0 +1,94 @@
+"""The pure side of routes: what may be written, how it is named, what it stands on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scplan.kinds.nic import Nic
+from scplan.kinds.route import Route, RouteKind
+from scplan.model.address import Address
+from scplan.model.resource import Resource
+
+KIND = RouteKind()
+
+
+def route(to: str = "default", **attributes: Any) -> Route:
+    return KIND.normalise(Route(to=to, **attributes))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "identity"),
+    [
+        (route(via="10.0.0.1"), "default"),
+        (route("0.0.0.0/0", via="10.0.0.1"), "default"),
+        (route(via="10.0.0.1", metric=0, table=254), "default"),
+        (route(via="10.0.0.1", metric=200, table=100), "default@metric=200,table=100"),
+        (route(via="10.0.0.1", table=100), "default@table=100"),
+        (route("192.168.0.0/16", dev="eth1"), "192.168.0.0/16"),
+        (route(via="fd00::1"), "::/0"),
+        (route(src="fd00::5"), "::/0"),
+        (route("::/0", dev="eth1"), "::/0"),
+        (route("::/0", via="fd00::1", metric=1024), "::/0"),
+        (route("::/0", via="fd00::1", metric=0), "::/0"),
+        (route("fd00:1::/64", dev="eth1", metric=5), "fd00:1::/64@metric=5"),
+        (route("192.168.0.0/16", dev="eth1", metric=1024), "192.168.0.0/16@metric=1024"),
+    ],
+)
+def test_identities_name_what_is_not_as_usual(wanted: Route, identity: str) -> None:
+    assert KIND.identity(wanted) == identity
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "needs via, dev or src"),
+        ({"dev": "lo"}, "lo leads nowhere"),
+        ({"to": "10.0.0.0/8", "via": "fd00::1"}, "all IPv4 or all IPv6"),
+        ({"to": "::/0", "via": "10.0.0.1"}, "all IPv4 or all IPv6"),
+        ({"via": "10.0.0.1", "src": "fd00::5"}, "all IPv4 or all IPv6"),
+        ({"via": "10.0.0.1", "onlink": True}, "onlink needs via and dev"),
+        ({"dev": "eth1", "onlink": True}, "onlink needs via and dev"),
+        ({"dev": "eth1", "table": 255}, "belongs to the kernel"),
+    ],
+)
+def test_contradictions_are_refused(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KIND.normalise(Route(**attributes))
+
+
+OTHERS: dict[Address, Resource] = {
+    Address("web", "nic", "eth1"): Nic(name="eth1", addresses=("10.0.0.5/8", "fd00::5/64")),
+    Address("web", "nic", "eth2"): Nic(name="eth2", addresses=("10.1.0.5/16",)),
+    Address("web", "nic", "eth3"): Nic(name="eth3"),
+    Address("web", "route", "172.16.0.1/32"): route("172.16.0.1/32", dev="eth3"),
+    Address("web", "route", "172.16.0.0/12"): route("172.16.0.0/12", dev="eth1"),
+    Address("web", "route", "default"): route(dev="eth1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "needed"),
+    [
+        (route("198.51.100.0/24", via="10.0.0.1"), ["nic/eth1"]),
+        (route("198.51.100.0/24", via="10.1.0.1"), ["nic/eth2"]),
+        (route("198.51.100.0/24", via="10.1.0.1", dev="eth3"), ["nic/eth2", "nic/eth3"]),
+        (route("198.51.100.0/24", via="192.0.2.1", dev="eth3", onlink=True), ["nic/eth3"]),
+        (route("198.51.100.0/24", dev="eth1", src="10.1.0.5"), ["nic/eth1", "nic/eth2"]),
+        (route("198.51.100.0/24", src="10.1.0.5"), ["nic/eth2"]),
+        (route("198.51.100.0/24", via="172.16.0.1"), ["route/172.16.0.1/32"]),
+        (route("198.51.100.0/24", via="172.16.0.9"), ["route/172.16.0.0/12"]),
+        (route("198.51.100.0/24", via="192.0.2.1", dev="eth0"), []),
+        (route("fd00:1::/64", via="fd00::1"), ["nic/eth1"]),
+        (route("fd00:1::/64", via="fd00:9::1"), []),
+        (route("172.16.0.1/32", via="172.16.0.1", dev="eth3"), ["nic/eth3", "route/172.16.0.0/12"]),
+    ],
+)
+def test_a_route_requires_what_makes_its_gateway_reachable(wanted: Route, needed: list[str]) -> None:
+    found = KIND.requires(wanted, OTHERS, Address("web", "route", KIND.identity(wanted)))
+    assert [f"{address.kind}/{address.identity}" for address in found] == needed
+
+
+def test_a_summary_is_a_few_words() -> None:
+    assert KIND.summary(route(via="10.0.0.1", dev="eth1", onlink=True)) == "via 10.0.0.1 dev eth1 onlink"
