@@ -109,7 +109,7 @@ def _event_ending(event: Event) -> tuple[str, Style]:
 
 
 def outcome_lines(outcome: Outcome) -> list[Line]:
-    """What an apply did: `Done: 1 added, 2 changed in 0.1 s.`"""
+    """What an apply did: `Done: 1 added, 2 changed in 0.12 s.`"""
     done = {
         Action.CREATE: "added",
         Action.UPDATE: "changed",
@@ -118,7 +118,7 @@ def outcome_lines(outcome: Outcome) -> list[Line]:
         Action.ADOPT: "adopted",
     }
     parts = [f"{outcome.summary[action]} {word}" for action, word in done.items() if outcome.summary.get(action)]
-    return [line((f"Done: {', '.join(parts) or 'nothing to change'} in {outcome.seconds:.1f} s.", "good"))]
+    return [line((f"Done: {', '.join(parts) or 'nothing to change'} in {outcome.seconds:.2f} s.", "good"))]
 
 
 def drift_lines(report: DriftReport) -> list[Line]:

@@ -225,7 +225,7 @@ def test_event_reads(event: Event, text: str) -> None:
 
 def test_outcome_says_what_was_done() -> None:
     outcome = Outcome(apply_id="a", summary={Action.CREATE: 2, Action.DELETE: 1, Action.UPDATE: 0}, seconds=0.25)
-    assert plain(outcome_lines(outcome)) == "Done: 2 added, 1 removed in 0.2 s.\n"
+    assert plain(outcome_lines(outcome)) == "Done: 2 added, 1 removed in 0.25 s.\n"
 
 
 # drift, owned resources, doctor
