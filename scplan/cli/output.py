@@ -91,9 +91,9 @@ def approve(question: str) -> None:
             "nothing was changed: this needs approval, and standard input is not a terminal",
             hint="approve it beforehand with --auto-approve, or save it with 'scplan plan --out FILE' and apply FILE",
         )
-    sys.stderr.write(f"\n{question} [y/N] ")
-    sys.stderr.flush()
     try:
+        sys.stderr.write(f"\n{question} [y/N] ")
+        sys.stderr.flush()
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         answer = ""

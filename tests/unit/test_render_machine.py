@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from scplan import __version__
 from scplan.errors import Diagnostic, ExitCode
@@ -62,7 +61,7 @@ def test_requirements_and_changed_attributes_are_strings() -> None:
 
 
 def test_document_survives_json_whatever_is_in_it() -> None:
-    odd = replace(ADD, reason="\x1b[31m\udc80 ünïcode\u2028")
+    odd = ADD._replace(reason="\x1b[31m\udc80 ünïcode\u2028")
     document = machine.plan_document(plan(odd))
     assert json.loads(machine.to_text(document)) == document
     assert json.loads(machine.to_line(document)) == document

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from scplan.model.report import Drifted, DriftReport
 from scplan.render.metrics import drift_metrics
 from tests.unit.render_samples import ADD, CHANGE, NIC, WEB, plan
@@ -11,7 +9,7 @@ from tests.unit.render_samples import ADD, CHANGE, NIC, WEB, plan
 
 def test_metrics_of_drift_and_pending_changes() -> None:
     drifted = Drifted(address=CHANGE.address, changed=("mtu",), recorded=NIC, live=None)
-    idle = replace(WEB, name="idle")
+    idle = WEB._replace(name="idle")
     report = DriftReport(containers={"web": WEB, "idle": idle}, checked=3, drifted=(drifted,), pending=plan(ADD))
     assert drift_metrics(report, 1700000000.5) == (
         "# HELP scplan_drift_resources Owned resources that are not as scplan left them.\n"
