@@ -186,7 +186,7 @@ def move(source: Rtnl, link: Link, *, to: Rtnl, to_fd: int, back_fd: int, name: 
     Raises KernelError EEXIST when `name` is taken there; the link is then where and as it was.
     """
     if to.link(name) is not None:
-        raise _taken(link, name)
+        raise taken(link, name)
     former = settings(source, link)
     try:
         source.set_link(link.index, label=link.name, netns_fd=to_fd, name=name)
@@ -197,7 +197,7 @@ def move(source: Rtnl, link: Link, *, to: Rtnl, to_fd: int, back_fd: int, name: 
         if source.link(link.index) is None and stranded is not None:
             to.set_link(stranded.index, label=link.name, netns_fd=back_fd)
             _make_as_it_was(source, former)
-        raise _taken(link, name) if error.errno == errno.EEXIST else error from None
+        raise taken(link, name) if error.errno == errno.EEXIST else error from None
     moved = to.link(name)
     if moved is None:
         raise KernelError(f"RTM_NEWLINK({link.name}, name {name})", errno.ENODEV, detail="it vanished while it moved")
@@ -212,7 +212,8 @@ def _make_as_it_was(rtnl: Rtnl, former: Settings) -> None:
     put_back(rtnl, link.index, former.addresses, former.routes)
 
 
-def _taken(link: Link, name: str) -> KernelError:
+def taken(link: Link, name: str) -> KernelError:
+    """The error for a link that can't get its name."""
     return KernelError(
         f"RTM_NEWLINK({link.name}, name {name})",
         errno.EEXIST,

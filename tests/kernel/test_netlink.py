@@ -17,7 +17,7 @@ from scplan.errors import KernelError
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.namespaces import socket_in
-from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, Route, Rtnl, open_socket
+from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, LinkTable, Route, Rtnl, open_socket
 from tests.containers import container as throwaway
 
 pytestmark = pytest.mark.needs("root", "veth", "bridge")
@@ -270,3 +270,24 @@ def test_the_socket_stays_where_it_was_opened_and_is_not_inherited(
 def test_link_names_that_are_no_text_are_escaped(container: Container, rtnl: Rtnl) -> None:
     inside(container, "sh", "-c", "ip link add $(printf 'a\\377b') type bridge")
     assert "a\\xffb" in {link.name for link in rtnl.links()}
+
+
+def test_a_table_of_links_reads_no_more_than_is_asked_for(
+    container: Container, rtnl: Rtnl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    populate(container)
+    expected = {link.index: link for link in rtnl.links()}
+    dumps = []
+    dump = Rtnl.links
+    monkeypatch.setattr(Rtnl, "links", lambda self: dumps.append(self) or dump(self))
+    table = LinkTable(rtnl)
+    assert table.get(1) == expected[1]
+    assert table.get(1) is table.get(1)
+    assert table.get(9999) is None
+    assert not dumps
+    for index in (*expected, *range(100, 120)):
+        assert table.get(index) == expected.get(index)
+    assert len(dumps) == 1
+    assert dict(table) == expected
+    assert len(table) == len(expected)
+    assert len(dumps) == 1

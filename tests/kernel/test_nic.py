@@ -12,7 +12,7 @@ import pytest
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Target
-from scplan.kinds.nic import Nic, NicKind
+from scplan.kinds.nic import Nic, NicKind, reclaim
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -510,6 +510,25 @@ def test_a_return_that_was_cut_off_is_completed(
     assert shown["mtu"] == 1400
     assert addresses([shown]) == ["10.9.9.5/24"]
     assert "UP" in shown["flags"]
+
+
+@pytest.mark.parametrize("name_back", ["eth1", "dev4711"])
+def test_a_nic_that_the_kernel_gave_back_is_reclaimed(
+    target: Target[Nic], process_container: throwaway.Container, physical: Nic, session: Session, name_back: str
+) -> None:
+    """As after the end of its container. A stand-in dies with a namespace, so it is moved out by hand."""
+    name = str(physical.host_name)
+    sh("ip", "link", "set", name, "up", "mtu", "1400")
+    sh("ip", "address", "add", "10.9.9.5/24", "dev", name)
+    before = ip("address", "show", "dev", name)[0]
+    inner = session.name() if name_back == "eth1" else name_back
+    lent = lend(target, physical.but(name=inner, mtu=1300, mac="02:00:5e:10:00:22"))
+    assert not reclaim(target.host, lent)
+    inside(process_container, "ip", "link", "set", inner, "netns", str(os.getpid()))
+    assert reclaim(target.host, lent)
+    after = ip("address", "show", "dev", name)[0]
+    assert [after[key] for key in ("address", "mtu", "flags")] == [before[key] for key in ("address", "mtu", "flags")]
+    assert addresses([after]) == ["10.9.9.5/24"]
 
 
 # a container in a user namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 
 from scplan.errors import KernelError, ScplanError
@@ -14,6 +15,9 @@ from scplan.linux.host import Host
 from scplan.linux.links import LinkChange
 from scplan.linux.netlink import Addr, Link, Route, Rtnl
 from scplan.model.values import INTERFACE_NAME
+
+# What the kernel names a NIC that comes back to a host which has its name already.
+_FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)
 
 # reading
 
@@ -309,3 +313,21 @@ def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
     routes = [Route.from_text(text, link.index) for text in nic.former_routes or ()] if nic.former_up else []
     links.put_back(host.rtnl, link.index, addresses, routes)
     host.forget()
+
+
+def reclaim(host: Host, nic: Nic) -> bool:
+    """Finds a physical NIC that the kernel gave back because its container ended, and makes it as it was before.
+
+    It then has the name that it had inside, or `dev` and a number where the host has such a link, with the container's
+    MAC and MTU. False when it is not there; KernelError EEXIST when another link has its name by now.
+    """
+    if nic.former_kind is None or nic.host_name is None:
+        return False
+    for link in host.rtnl.links():
+        by_name = link.name in (nic.name, nic.host_name) or _FALLBACK_NAME.fullmatch(link.name)
+        if by_name and link.kind == nic.former_kind and link.mac in (nic.mac, nic.former_mac):
+            if link.name != nic.host_name and host.rtnl.link(nic.host_name) is not None:
+                raise links.taken(link, nic.host_name)
+            restore_on_host(host, link, nic)
+            return True
+    return False

@@ -75,19 +75,22 @@ class NicKind(Kind[Nic]):
             _check_bridge(desired.bridge, host)
         yield desired
 
-    def completed(self, address: Address, desired: Nic, host: HostFacts) -> Nic:
+    def check_creation(self, address: Address, desired: Nic, host: HostFacts) -> None:
         if desired.is_physical:
             _check_physical(desired, host)
-            return desired
+            return
         name = desired.host_name or derived_host_name(address.container, desired.name)
-        taken = host.links.get(name)
-        if taken is not None:
+        if name in host.links:
             raise Unsuitable(
                 f"the host has a link {name} already, which can't be the host end of this NIC",
                 hint=f"remove it (`ip link del {name}`) if it is left over, or set another host_name",
             )
+
+    def completed(self, address: Address, desired: Nic, host: HostFacts) -> Nic:
+        if desired.is_physical:
+            return desired
         return desired.but(
-            host_name=name,
+            host_name=desired.host_name or derived_host_name(address.container, desired.name),
             bridge=desired.bridge or "",
             mtu=desired.mtu or DEFAULT_MTU,
             txqueuelen=DEFAULT_TXQUEUELEN if desired.txqueuelen is None else desired.txqueuelen,

@@ -18,6 +18,7 @@ from scplan.linux.netlink.records import (
     Route,
 )
 from scplan.linux.netlink.rtnl import Batch, Rtnl, open_socket
+from scplan.linux.netlink.table import LinkTable
 
 __all__ = [
     "IFA_F_PERMANENT",
@@ -32,6 +33,7 @@ __all__ = [
     "Addr",
     "Batch",
     "Link",
+    "LinkTable",
     "NextHop",
     "Route",
     "Rtnl",

@@ -25,7 +25,6 @@ _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _SIOCGIFNAME = 0x8910
 # The kernel makes dump messages of at most 32 KiB.
 _BUFFER_BYTES = 1 << 16
-_DUMP_TRIES = 10
 # A container can fill its own tables; this many entries are more than a full BGP table.
 _MAX_ENTRIES = 1 << 21
 # Each answer waits in the receive buffer of the socket, which holds some 250.
@@ -211,14 +210,18 @@ class Rtnl(Requests):
     def _dump(
         self, number: int, answer: int, body: bytes, parse: Callable[[bytes, int, int], T | None], operation: str
     ) -> list[T]:
-        """All that the kernel lists; read again, a bounded number of times, when it changed meanwhile."""
-        for _ in range(_DUMP_TRIES):
+        """All that the kernel lists; read again, for TIMEOUT_S at most, when it changed meanwhile."""
+        deadline = 0.0
+        while True:
             message = self._message(number, wire.NLM_F_REQUEST | wire.NLM_F_DUMP, body)
             self._send(message, operation)
             entries = self._receive_dump(answer, parse, operation)
             if entries is not None:
                 return entries
-        raise KernelError(operation, errno.EAGAIN, detail=f"changed each of {_DUMP_TRIES} times while it was read")
+            # Not a number of tries: a thousand links take 0.1 s, and on a busy host they change many times a second.
+            deadline = deadline or time.monotonic() + TIMEOUT_S
+            if time.monotonic() > deadline:
+                raise KernelError(operation, errno.EAGAIN, detail=f"kept changing for {TIMEOUT_S} s while it was read")
 
     def _receive_dump(
         self, answer: int, parse: Callable[[bytes, int, int], T | None], operation: str
