@@ -146,15 +146,15 @@ class _NotReadable(Exception):
 
 
 def _read_regular_file(path: str) -> bytes:
-    # O_NONBLOCK: opening a FIFO must not wait for a writer.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with open(fd, "rb", buffering=0) as file:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise _NotReadable("it is a directory", "")
-        if not stat.S_ISREG(mode):
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _NotReadable("it is not a regular file", "pipe the configuration to standard input, with -f -")
         return _read_bounded(file)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
 
 
 def _read_stdin() -> bytes:

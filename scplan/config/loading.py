@@ -68,17 +68,26 @@ def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
 
 def _files(paths: Sequence[str], report: Report) -> Iterable[str]:
     """The files that the paths stand for, each once; what can't be listed is reported."""
-    seen: set[str] = set()
+    seen: set[object] = set()
     for path in paths:
         for file in _listed(path, report) if path != STDIN and os.path.isdir(path) else [path]:
-            real = os.path.realpath(file) if file != STDIN else STDIN
-            if real in seen:
+            identity = _identity(file)
+            if identity in seen:
                 continue
-            seen.add(real)
+            seen.add(identity)
             if len(seen) > MAX_FILES:
                 report.error("too many files", f"a configuration has at most {MAX_FILES}")
                 return
             yield file
+
+
+def _identity(path: str) -> object:
+    """What two names of one file have in common; reading says later what is wrong with a path that has none."""
+    try:
+        status = os.stat(path) if path != STDIN else os.fstat(0)
+    except (OSError, ValueError):
+        return path
+    return status.st_dev, status.st_ino
 
 
 def _listed(directory: str, report: Report) -> list[str]:

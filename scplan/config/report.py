@@ -64,10 +64,10 @@ class Report:
         return f'did you mean "{close[0]}"?' if close else ""
 
     def raise_errors(self) -> None:
-        """Raises ConfigurationError with all errors, and the warnings among them, in file order."""
+        """Raises ConfigurationError with all errors, in file order. Warnings wait until there are none."""
         if not self.errors:
             return
-        diagnostics = self.sorted([*self.errors, *self.warnings])
+        diagnostics = self.sorted(self.errors)
         if self.omitted:
             detail = f"{self.omitted} more are not shown"
             diagnostics.append(Diagnostic(summary="too many errors", detail=detail, hint="mend those above first"))
