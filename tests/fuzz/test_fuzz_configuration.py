@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,18 +17,11 @@ from scplan.config.report import Report
 from scplan.errors import ConfigurationError, Diagnostic
 from scplan.kinds import KINDS
 from scplan.yaml_source import parse
+from tests.fuzz.tried import TRIED
 
 CASES = int(os.environ.get("SCPLAN_FUZZ_CASES", "300"))
 FUZZ = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 _EXAMPLES = [path.read_text() for path in sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))]
-_tried = {"valid": 0, "refused": 0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def count(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    reporter.write_line(f"\nfuzzed configurations: {sum(_tried.values())}, {_tried['valid']} of them valid")
 
 
 def check_diagnostics(diagnostics: tuple[Diagnostic, ...], *, with_source: bool) -> None:
@@ -56,10 +47,10 @@ def check_text(data: bytes) -> None:
     try:
         configuration = _joined(files, KINDS, report)
     except ConfigurationError as error:
-        _tried["refused"] += 1
+        TRIED["refused"] += 1
         check_diagnostics(error.diagnostics, with_source=True)
         return
-    _tried["valid"] += 1
+    TRIED["valid"] += 1
     check_json_form(configuration)
 
 
@@ -275,10 +266,10 @@ def test_any_structure(document: Any) -> None:
     try:
         configuration = configuration_from_json(document, KINDS)
     except ConfigurationError as error:
-        _tried["refused"] += 1
+        TRIED["refused"] += 1
         check_diagnostics(error.diagnostics, with_source=False)
     else:
-        _tried["valid"] += 1
+        TRIED["valid"] += 1
         check_json_form(configuration)
 
 
@@ -295,5 +286,5 @@ def test_any_paths(paths: list[str]) -> None:
     try:
         load(missing, KINDS)
     except ConfigurationError as error:
-        _tried["refused"] += 1
+        TRIED["refused"] += 1
         check_diagnostics(error.diagnostics, with_source=True)
