@@ -39,7 +39,7 @@ clean: ## removes what these commands made in the checkout
 # Debian packages first: the environment needs python3-venv.
 prepare:
 	@.ci/install-packages
-	@$(MAKE) --no-print-directory $(READY)
+	@$(MAKE) --silent --no-print-directory $(READY)
 
 $(READY): pyproject.toml
 	@.ci/make-venv .venv
