@@ -22,6 +22,7 @@ from scplan.model.resource import (
     goal,
     keep_former,
     surplus,
+    with_values,
     withdrawn,
 )
 from scplan.plan_order import Draft, put_in_order
@@ -72,11 +73,15 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
                 if place == address or place not in desired:
                     resolved[place] = one
         except Unsuitable as error:
-            optional = error.absent and getattr(resource, "required", True) is False
-            severity = Severity.WARNING if optional else Severity.ERROR
-            diagnostics.append(_unsuitable(source_of(address), address, error, severity))
+            diagnostics.append(_unsuitable(source_of(address), address, error, _severity(resource, error)))
             skipped.add(address)
     return Resolution(desired=resolved, skipped=frozenset(skipped), diagnostics=tuple(diagnostics))
+
+
+def _severity(resource: Resource, error: Unsuitable) -> Severity:
+    """What is absent and need not be there is a warning."""
+    optional = error.absent and getattr(resource, "required", True) is False
+    return Severity.WARNING if optional else Severity.ERROR
 
 
 def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
@@ -115,22 +120,32 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     diagnostics = []
     live = inputs.live.resources
     desired = inputs.resolution.desired
+    for address, record in inputs.owned.items():
+        if address not in desired and address not in inputs.resolution.skipped:
+            drafts[address] = _deletion(address, live.get(address), record)
+    given_up = [claim for address in drafts for claim in kinds[address.kind].claims(address, inputs.owned[address])]
     for address, wanted in desired.items():
         owned = inputs.owned.get(address)
         kind = kinds[address.kind]
         try:
             draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host)
+            if draft is not None and live.get(address) is None and not _is_handed_over(kind, draft, given_up):
+                kind.check_creation(address, wanted, inputs.live.host)
         except Unsuitable as error:
-            diagnostics.append(_unsuitable(inputs.source_of(address), address, error, Severity.ERROR))
+            diagnostics.append(_unsuitable(inputs.source_of(address), address, error, _severity(wanted, error)))
             continue
         if draft is not None:
             drafts[address] = draft
         elif owned is not None and (record := keep_former(wanted, owned)) != owned:
             refreshed[address] = record
-    for address, owned in inputs.owned.items():
-        if address not in desired and address not in inputs.resolution.skipped:
-            drafts[address] = _deletion(address, live.get(address), owned)
     return drafts, refreshed, diagnostics
+
+
+def _is_handed_over(kind: Kind[Any], draft: Draft, given_up: list[Claim]) -> bool:
+    """Whether a deletion of the same plan gives up something that the creation claims."""
+    if not given_up:
+        return False
+    return any(claim.collides(other) for claim in kind.claims(draft.address, draft.after) for other in given_up)
 
 
 def _draft(
@@ -148,11 +163,27 @@ def _draft(
         return _creation(kind, address, desired, None, owned, host, reason)
     if owned is None:
         return _taking_over(kind, address, desired, live, host)
-    wanted = withdrawn(owned, desired)
+    wanted = with_values(desired, _given_back(kind, address, desired, owned, host))
     changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
     if not changed:
         return None
     return _alteration(kind, address, desired, wanted, live, owned, host, changed)
+
+
+def _given_back(
+    kind: Kind[Any], address: Address, desired: Resource, owned: Resource, host: HostFacts
+) -> dict[str, Any]:
+    """By dotted path, what attributes go back to that scplan had set and the files set no more."""
+    paths = withdrawn(owned, desired)
+    if not paths:
+        return {}
+    completed = kind.completed(address, desired, host)
+    values = {}
+    for path in paths:
+        on_unset = owned.attribute(path).on_unset
+        value = on_unset if on_unset is not None else kind.value_before(owned, path)
+        values[path] = completed.get(path) if value is None else value
+    return values
 
 
 def _creation(

@@ -84,7 +84,6 @@ class RecordReader:
             reader = readers.get(key)
             if reader is None:
                 if not key.startswith("x-"):
-                    self._unknown(node, key, label)
                     failed.append(key)
                 continue
             if isinstance(value, Scalar):
@@ -106,6 +105,8 @@ class RecordReader:
                 failed.append(reader.name)
             else:
                 values[reader.name] = found
+        if failed:
+            self._report_unknown(node, label)
         return self._made(values, failed, node.mark, label)
 
     def read_texts(self, texts: Mapping[str, str], mark: Mark | None, label: Callable[[], str]) -> Any:
@@ -198,9 +199,12 @@ class RecordReader:
                 values.append(value)
         return tuple(values) if valid else None
 
-    def _unknown(self, node: MappingNode, key: str, label: Callable[[], str]) -> None:
+    def _report_unknown(self, node: MappingNode, label: Callable[[], str]) -> None:
         known = [attribute.name for attribute in self.attributes]
-        self.report.unknown("attribute", f"{label()} has no attribute {quoted(key)}", key, known, node.key_mark(key))
+        for key, mark, _ in node.items():
+            if key not in self.readers and not key.startswith("x-"):
+                detail = f"{label()} has no attribute {quoted(key)}"
+                self.report.unknown("attribute", detail, key, known, mark)
 
     def _written_twice(self, node: MappingNode, key: str, reader: AttributeReader, label: Callable[[], str]) -> None:
         first = next(name for name in node.entries if self.readers.get(name) is reader)

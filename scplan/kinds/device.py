@@ -260,7 +260,7 @@ class DeviceKind(Kind[Device]):
                 hint="start the container without a user namespace, or leave the device out",
             )
         for directory in after.made or ():
-            make_directory(container.root_fd, directory, owner=container.root_owner)
+            make_directory(container.root_fd, directory)
         self._allow(target, after)
         self._make_node(container, after)
         self._limit(target, after)

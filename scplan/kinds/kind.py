@@ -107,9 +107,19 @@ class Kind(ABC, Generic[R]):
         """
         yield desired
 
+    def check_creation(self, address: Address, desired: R, host: HostFacts) -> None:
+        """Raises Unsuitable when the host, as it is now, stands against making the resource.
+
+        Not asked when another change of the plan hands over what the resource claims.
+        """
+
     def completed(self, address: Address, desired: R, host: HostFacts) -> R:
-        """`desired` with a value for every attribute that a creation sets; raises Unsuitable when it can't be made."""
+        """`desired` with a value for every attribute that a creation sets."""
         return desired
+
+    def value_before(self, owned: R, path: str) -> Any:
+        """What an attribute was before scplan set it, as the record remembers; None when it does not."""
+        return None
 
     def can_take_over(self, desired: R, live: R) -> bool:
         """Whether what is there without scplan may be changed to what is desired, its former state being kept."""

@@ -171,9 +171,9 @@ class MountKind(Kind[BindMount]):
             _set_attributes(tree, after)
             is_directory = stat.S_ISDIR(found.st_mode)
             container = target.container
-            owner = container.root_owner
+            _make_target(container, after, is_directory)
             container.in_mount_namespace(
-                lambda root_fd: _attach(root_fd, tree, after, is_directory, file_identity(found), owner),
+                lambda root_fd: _attach(root_fd, tree, after, is_directory, file_identity(found)),
                 what=f"mount {after.target} in container {container.name}",
             )
 
@@ -256,15 +256,35 @@ def _set_attributes(fd: int, mount: BindMount) -> None:
     mount_setattr(fd, propagation=propagation, recursive=everywhere, name=mount.target)
 
 
-def _attach(
-    root_fd: int, tree: int, mount: BindMount, is_directory: bool, identity: str, owner: tuple[int, int]
-) -> None:
-    """Inside the container: makes the target where it is missing, and attaches the tree to it."""
-    for path in mount.made or ():
-        if path != mount.target or is_directory:
-            make_directory(root_fd, path, owner=owner)
+def _make_target(container: Container, mount: BindMount, is_directory: bool) -> None:
+    """Makes the target, and the directories above it, as far as they were missing."""
+
+    def make(root_fd: int) -> None:
+        for path in mount.made or ():
+            if path != mount.target or is_directory:
+                make_directory(root_fd, path)
+            else:
+                make_file(root_fd, path)
+
+    container.refuse_host_mounts()
+    if not mount.made:
+        return
+    try:
+        if container.has_user_namespace:
+            container.as_its_root(make, what=f"make {mount.target} in container {container.name}")
         else:
-            make_file(root_fd, path, owner=owner)
+            make(container.root_fd)
+    except OSError as error:
+        hint = (
+            "the container's file system is read-only; choose a target that is there"
+            if error.errno == errno.EROFS
+            else ""
+        )
+        raise KernelError.from_os(f"mkdir({mount.target})", error, hint=hint) from None
+
+
+def _attach(root_fd: int, tree: int, mount: BindMount, is_directory: bool, identity: str) -> None:
+    """Inside the container: attaches the tree to the target."""
     try:
         fd = open_in_root(root_fd, mount.target)
     except OSError as error:

@@ -177,6 +177,22 @@ class Container:
                 hint="what is mounted or made there would be the host's; start it with a mount namespace of its own",
             )
 
+    def as_its_root(self, work: Callable[[int], T], *, what: str) -> T:
+        """Runs `work(root_fd)` in a child with the ids of the container's root, and returns what it returns.
+
+        What is made on a file system of a user namespace must have an owner that is mapped there (EOVERFLOW else).
+        """
+        root_fd, userns_fd = self.root_fd, self.userns_fd
+
+        def inside() -> T:
+            setns(userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {self.name}")
+            os.setgroups([])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            return work(root_fd)
+
+        return in_child(inside, what=what)
+
     # ids
 
     @property
@@ -186,10 +202,6 @@ class Container:
     @property
     def userns_fd(self) -> int:
         return self._held("user", "ns/user")
-
-    def enter_user_namespace(self) -> None:
-        """Moves this (child) process into the container's user namespace, for good."""
-        setns(self.userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {self.name}")
 
     def host_id(self, kind: str, inside: int) -> int:
         """The host's id for one of the container; `kind` is "uid" or "gid". Raises ScplanError when it is not mapped."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -13,7 +14,7 @@ from scplan.linux.blockdev import is_whole_disk, partitions
 from scplan.linux.mountinfo import Mount, parse_mountinfo
 
 if TYPE_CHECKING:
-    from scplan.linux.netlink import Link, Rtnl
+    from scplan.linux.netlink import Link, LinkTable, Rtnl
     from scplan.linux.ovsdb import Ovsdb
 
 _FILE_TYPES = {stat.S_IFBLK: "block", stat.S_IFCHR: "char", stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
@@ -61,6 +62,9 @@ class Host:
             self.rtnl.close()
         if "netns_fd" in self.__dict__:
             os.close(self.netns_fd)
+        ovs = self.__dict__.pop("ovs", None)
+        if ovs is not None:
+            ovs.close()
         self.__dict__.pop("rtnl", None)
         self.__dict__.pop("netns_fd", None)
 
@@ -94,21 +98,26 @@ class Host:
         return Rtnl(open_socket())
 
     @cached_property
-    def _links(self) -> dict[int, Link]:
-        return {link.index: link for link in self.rtnl.links()}
+    def _links(self) -> LinkTable:
+        from scplan.linux.netlink import LinkTable
 
-    def links(self) -> dict[int, Link]:
-        """Links of the host by index, read once until `forget`."""
+        return LinkTable(self.rtnl)
+
+    def links(self) -> Mapping[int, Link]:
+        """Links of the host by index, read on demand and once until `forget`."""
         return self._links
 
     def forget(self) -> None:
-        """Makes the next reader see the host's links as they are then."""
+        """Makes the next reader see the host's links and bridges as they are then."""
         self.__dict__.pop("_links", None)
+        ovs = self.__dict__.get("ovs")
+        if ovs is not None:
+            ovs.forget()
 
     def uplinks(self) -> frozenset[str]:
         """Names of the links over which the host's default routes go."""
         links = self.links()
-        indexes = {route.oif for route in self.rtnl.routes() if route.dst == "default" and route.oif}
+        indexes = {index for route in self.rtnl.routes() if route.dst == "default" for index in route.oifs}
         return frozenset(links[index].name for index in indexes if index in links)
 
     @cached_property

@@ -79,8 +79,8 @@ def missing_directories(root_fd: int, path: str) -> tuple[str, ...]:
     return tuple("/" + "/".join(parts[: depth + 1]) for depth in range(len(parts)))
 
 
-def make_directory(root_fd: int, path: str, *, owner: tuple[int, int]) -> None:
-    """Makes one directory (0755, `owner` as uid and gid of this namespace); one that is there is left as it is."""
+def make_directory(root_fd: int, path: str) -> None:
+    """Makes one directory (0755, owned by this process); one that is there is left as it is. Raises OSError."""
     with parent_of(root_fd, path) as (parent, name):
         try:
             os.mkdir(name, 0o755, dir_fd=parent)
@@ -88,19 +88,15 @@ def make_directory(root_fd: int, path: str, *, owner: tuple[int, int]) -> None:
             return
         with opened(openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, resolve=_BENEATH)) as fd:
             os.fchmod(fd, 0o755)
-            os.fchown(fd, *owner)
 
 
-def make_file(root_fd: int, path: str, *, owner: tuple[int, int]) -> None:
-    """Makes an empty file (0644); one that is there is left as it is."""
+def make_file(root_fd: int, path: str) -> None:
+    """Makes an empty file (0644, owned by this process); one that is there is left as it is. Raises OSError."""
     with parent_of(root_fd, path) as (parent, name):
         try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-            fd = openat2(parent, name, flags, mode=0o644, resolve=_BENEATH)
+            os.close(openat2(parent, name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o644, resolve=_BENEATH))
         except FileExistsError:
             return
-        with opened(fd):
-            os.fchown(fd, *owner)
 
 
 def remove_made(root_fd: int, paths: tuple[str, ...]) -> None:

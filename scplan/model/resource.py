@@ -105,8 +105,8 @@ def attr(
     """A field of a record.
 
     `many` makes it a tuple whose elements are managed one by one: what others added to it stays. `on_unset` is the
-    value that takes its place when the entry leaves the file after scplan had set it; without one it keeps its live
-    value. A `required` attribute must be written by the user.
+    value that it goes back to when it leaves the files after scplan had set it; without one, the value that a creation
+    would give it, and where that gives none, its live value. A `required` attribute must be written by the user.
     """
     attribute = Attribute(doc, type=type, role=role, many=many, on_unset=on_unset, aliases=aliases, examples=examples)
     if required:
@@ -249,15 +249,26 @@ def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ..
     )
 
 
-def withdrawn(owned: Resource, desired: Resource) -> Resource:
-    """`desired`, with `on_unset` for what scplan had set and the files set no more."""
-    return _combine(desired, owned, _withdrawn_leaf)
+def withdrawn(owned: Resource, desired: Resource) -> tuple[str, ...]:
+    """Dotted paths of the attributes that scplan had set and the files set no more."""
+    return tuple(
+        path
+        for path, attribute, value in owned.leaves()
+        if value is not None and not attribute.many and attribute.role is Role.MANAGED and desired.get(path) is None
+    )
 
 
-def _withdrawn_leaf(attribute: Attribute, desired: Any, owned: Any) -> Any:
-    if desired is None and owned is not None and attribute.role in COMPARED:
-        return attribute.on_unset
-    return desired
+def with_values(resource: R, values: Mapping[str, Any]) -> R:
+    """A copy with the values at dotted paths; records on the way are made where they are unset."""
+    changes: dict[str, Any] = {}
+    for attribute in resource.attributes():
+        prefix = f"{attribute.name}."
+        inner = {path.removeprefix(prefix): value for path, value in values.items() if path.startswith(prefix)}
+        if attribute.record is not None and inner:
+            changes[attribute.name] = with_values(getattr(resource, attribute.name) or attribute.record(), inner)
+        elif attribute.name in values:
+            changes[attribute.name] = values[attribute.name]
+    return resource.but(**changes) if changes else resource
 
 
 def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:

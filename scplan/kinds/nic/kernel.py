@@ -13,7 +13,7 @@ from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.links import LinkChange
-from scplan.linux.netlink import Addr, Link, Route, Rtnl
+from scplan.linux.netlink import Addr, Link, Route
 from scplan.model.values import INTERFACE_NAME
 
 # What the kernel names a NIC that comes back to a host which has its name already.
@@ -50,7 +50,7 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     if target.container.shares_host_network:
         raise links.refuse_host_network(target.container.name)
     if before is not None:
-        before = before.but(carried_routes=_carried_routes(target.container.rtnl, before.name))
+        before = _with_carried(target, before)
     if after is not None and after.is_physical and after.former_kind is None:
         after = _with_former(target.host, after)
     return before, after
@@ -104,9 +104,17 @@ def _is_lent(link: Link, host: Host, wanted: Nic) -> bool:
     return all(there.name != wanted.host_name for there in host.links().values())
 
 
-def _carried_routes(rtnl: Rtnl, name: str) -> tuple[str, ...] | None:
-    link = rtnl.link(name)
-    return tuple(route.text() for route in links.routes_over(rtnl, link.index)) if link is not None else None
+def _with_carried(target: Target[Nic], before: Nic) -> Nic:
+    """`before` with what goes with the link, and is neither desired nor recorded: it makes an undo exact."""
+    side = _Side(target)
+    inner = side.rtnl.link(before.name)
+    if inner is None:
+        return before
+    outer = side.host_end(inner) if not before.is_physical else None
+    return before.but(
+        carried_mac=outer.mac if outer is not None else None,
+        carried_routes=tuple(route.text() for route in links.routes_over(side.rtnl, inner.index)),
+    )
 
 
 def _with_former(host: Host, after: Nic) -> Nic:
@@ -240,7 +248,7 @@ class _Side:
         if name != outer.name and former_bridge:
             # Open vSwitch knows its ports by name.
             links.join_bridge(self.host, outer, "")
-        change = LinkChange(name=name, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=True)
+        change = LinkChange(name=name, mac=nic.carried_mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=True)
         links.change_link(self.host.rtnl, outer, change)
         links.join_bridge(self.host, outer._replace(name=name), bridge)
         return inner

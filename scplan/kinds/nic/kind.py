@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from scplan.kinds.kind import Claim, Kind, Target, Unsuitable
 from scplan.kinds.nic import kernel
@@ -95,6 +96,11 @@ class NicKind(Kind[Nic]):
             mtu=desired.mtu or DEFAULT_MTU,
             txqueuelen=DEFAULT_TXQUEUELEN if desired.txqueuelen is None else desired.txqueuelen,
         )
+
+    def value_before(self, owned: Nic, path: str) -> Any:
+        """A physical NIC's MAC, MTU and queue on the host."""
+        former = f"former_{path}"
+        return getattr(owned, former) if owned.is_physical and hasattr(owned, former) else None
 
     def disruption(self, before: Nic, after: Nic) -> tuple[Disruption, str]:
         if before.up and after.up is False:
