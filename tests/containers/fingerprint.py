@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.containers import cgroups
+from tests.containers import cgroups, naming
 from tests.containers.container import Container
 
 Fingerprint = dict[str, Any]
@@ -34,12 +34,21 @@ _VOLATILE = {
     "hello_timer",
     "tcn_timer",
     "topology_change_timer",
+    "forward_delay_timer",
+    "message_age_timer",
+    "hold_timer",
+    "topology_change",
+    "topology_change_detected",
+    "operstate",
+    "tso_max_size",
+    "tso_max_segs",
     "gc_timer",
     "age",
     "used",
 }
-# `tentative` goes a second after an IPv6 address came, `NO-CARRIER` and the operational state follow the peer.
+# `tentative` goes a second after an IPv6 address came; a link's carrier follows its peer, a bridge's its ports, with delay.
 _VOLATILE_FLAGS = {"tentative", "dadfailed", "optimistic"}
+_CARRIER_FLAGS = {"NO-CARRIER", "LOWER_UP"}
 _CGROUP_FILES = (
     "devices.list",
     "blkio.throttle.read_bps_device",
@@ -85,12 +94,18 @@ def fingerprint(containers: Iterable[Container] = (), *, state_dir: Path | None 
 
 
 def host_fingerprint() -> Fingerprint:
-    """The host's network, mounts and loop devices. Device nodes and cgroups of the host are not scplan's to change."""
+    """The host's network and mounts. Device nodes and cgroups of the host are not scplan's to change."""
     return {
         **_network([]),
         "mounts": _mounts(os.getpid()),
-        "loops": sorted(path.parent.parent.name for path in Path("/sys/block").glob("loop*/loop/backing_file")),
     }
+
+
+def _loops(prefix: str) -> Iterator[str]:
+    """Loop devices over files below `prefix`; others belong to whoever else is at work on this machine."""
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        if path.read_text().startswith(prefix):
+            yield path.parent.parent.name
 
 
 def container_fingerprint(container: Container) -> Fingerprint:
@@ -124,20 +139,34 @@ def difference(before: Fingerprint, after: Fingerprint, path: str = "") -> list[
 
 
 def _network(enter: list[str]) -> Fingerprint:
-    # IPv6 routes without `cache`, and the multicast ones of ff00::/8, follow the links up and down by themselves.
+    # Link-local addresses come some seconds after a link is up, and their routes with them: the kernel's own doing.
     return {
         "links": {link["ifname"]: link for link in _ip(enter, "-details", "link", "show")},
         "addresses": {
-            link["ifname"]: sorted(link["addr_info"], key=repr)
+            link["ifname"]: addresses
             for link in _ip(enter, "address", "show")
-            if link.get("addr_info")
+            if (addresses := sorted((one for one in link.get("addr_info", ()) if not _is_link_local(one)), key=repr))
         },
         "routes": sorted(
-            [*_ip(enter, "-4", "route", "show", "table", "all"), *_ip(enter, "-6", "route", "show", "table", "all")],
+            (
+                route
+                for family in ("-4", "-6")
+                for route in _ip(enter, family, "route", "show", "table", "all")
+                # The kernel's own of each address, of which those of IPv6 come when the address has proved unique.
+                if route.get("table") != "local"
+            ),
             key=repr,
         ),
         "rules": [*_ip(enter, "-4", "rule", "show"), *_ip(enter, "-6", "rule", "show")],
     }
+
+
+def _is_link_local(address: dict[str, Any]) -> bool:
+    return bool(address["family"] == "inet6" and address.get("scope") == "link")
+
+
+def _is_kernel_made(route: dict[str, Any]) -> bool:
+    return bool(route["dst"].startswith(("fe80:", "ff00:")))
 
 
 def _ip(enter: list[str], *arguments: str) -> list[dict[str, Any]]:
@@ -154,17 +183,22 @@ def _steady(value: Any) -> Any:
         return {
             key: _steady(item) for key, item in value.items() if key not in _VOLATILE and key not in _VOLATILE_FLAGS
         }
-    return [_steady(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_steady(item) for item in value if not (isinstance(item, str) and item in _CARRIER_FLAGS)]
+    return value
 
 
 def _mounts(pid: int) -> list[str]:
-    """Mount points with their source, options and propagation, in order; without the IDs of mounts and peer groups."""
+    """Mount points with their source, options and propagation, without the IDs of mounts and peer groups.
+
+    Sorted by mount point; mounts stacked on the same one stay in their order, which is what can be seen of them.
+    """
     lines = []
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         _, _, numbers, root, point, options, *rest = line.split()
         tail = re.sub(r"\b(shared|master|propagate_from):\d+", r"\1", " ".join(rest))
-        lines.append(f"{point} {root} {numbers} {options} {tail}")
-    return lines
+        lines.append((point, f"{point} {root} {numbers} {options} {tail}"))
+    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
 
 
 def _nodes(container: Container) -> Iterator[tuple[str, str]]:
