@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 32
-MAX_NODES = 2_000_000
-"""Nodes of one file, with what its aliases stand for: about 20 000 containers of ten resources."""
+MAX_NODES = 1_000_000
+"""Values of one file, with what its aliases stand for: about 17 000 containers of ten resources."""
 MAX_PROBLEMS = 100
+_CHECKED_EVERY = 0xFFFF
 
 STDIN = "-"
 
@@ -75,6 +76,9 @@ class Sequence:
         self.items = items
         self.mark = mark
 
+    def __len__(self) -> int:
+        return len(self.items)
+
     @property
     def source(self) -> SourceRange | None:
         return source_range(self.mark)
@@ -89,6 +93,9 @@ class Mapping:
         self.entries = entries
         self.key_marks = key_marks
         self.mark = mark
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
     @property
     def source(self) -> SourceRange | None:
@@ -343,6 +350,8 @@ class _Builder:
             if event.__class__ is scalar and event.tag is None and event.anchor is None:
                 self.count += 1
                 items.append(Scalar(event.value, event.implicit[0], event.start_mark))
+                if not self.count & _CHECKED_EVERY:
+                    self.check_count(event)
             else:
                 items.append(self.node(event))
         self.check_count(event)
@@ -365,6 +374,8 @@ class _Builder:
             if event.__class__ is scalar and event.tag is None and event.anchor is None:
                 count += 1
                 value: Node = Scalar(event.value, event.implicit[0], event.start_mark)
+                if count > MAX_NODES:
+                    break
             else:
                 value = self.node(event)
             if is_merge:

@@ -16,6 +16,11 @@ from scplan.yaml_source import Mark, Node, Scalar, Sequence
 MAX_TEXT = 8192
 """Characters of a value; the longest one that the kernel takes is a path of 4095 bytes."""
 
+MAX_ENTRIES = 10_000
+"""Entries of one section; the limits of a container are far lower."""
+MAX_LISTED = 1000
+"""Elements of an attribute that is a list, and of profiles and modules."""
+
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
@@ -177,6 +182,10 @@ class RecordReader:
         return None
 
     def _list(self, reader: AttributeReader, node: Sequence, label: Callable[[], str]) -> tuple[Any, ...] | None:
+        if len(node.items) > MAX_LISTED:
+            detail = f"{label()}, {reader.name}: the list has {len(node.items)} elements; at most {MAX_LISTED} are read"
+            self.report.error("invalid value", detail, mark=node.mark)
+            return None
         values: list[Any] = []
         places: dict[Any, Mark | None] = {}
         valid = True
@@ -231,7 +240,11 @@ class SectionReader:
         entries: dict[str, Entry] = {}
         if isinstance(node, Scalar) and node.is_null:
             return entries
-        if self.kind.section_form == "mapping":
+        size = 0 if isinstance(node, Scalar) else len(node)
+        if size > MAX_ENTRIES:
+            detail = f"{quoted(self.kind.section)} of {owner} has {size} entries; at most {MAX_ENTRIES} are read"
+            self.report.error("too many entries", detail, mark=node.mark)
+        elif self.kind.section_form == "mapping":
             self._read_mapping(node, owner, entries)
         else:
             self._read_list(node, owner, entries)

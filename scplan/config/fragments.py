@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from scplan.config.configuration import RUNTIMES, VERSION
-from scplan.config.entries import Entry, Owner, SectionReader
+from scplan.config.entries import MAX_LISTED, Entry, Owner, SectionReader
 from scplan.config.report import Report, quoted
 from scplan.kinds.kind import Kinds
 from scplan.model.values import ABSOLUTE_PATH, integer
@@ -16,7 +16,7 @@ from scplan.yaml_source import Mapping, Mark, Node, Scalar, Sequence
 TOP_LEVEL = ("version", "runtime", "profiles", "containers")
 MODULES = "modules"
 MAX_NAME = 255
-MAX_LISTED = 1000
+MAX_CONTAINERS = 100_000
 
 _PID = integer(1, 4194304)
 _MODULE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -106,6 +106,9 @@ class FileReader:
         if not isinstance(node, Mapping):
             hint = f"write each {what} as `name:`, with what it has indented below"
             self.report.error("not a mapping", f'"{what}s" is a mapping of names', hint=hint, mark=node.mark)
+            return
+        if len(node) > MAX_CONTAINERS:
+            self.report.error(f"too many {what}s", f"a configuration has at most {MAX_CONTAINERS}", mark=node.mark)
             return
         for name, mark, body in node.items():
             if name.startswith("x-") or not self._check_name(what, name, mark):

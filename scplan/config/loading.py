@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scplan.config.configuration import Configuration, ContainerConfig
 from scplan.config.entries import Entry
-from scplan.config.fragments import FileReader, Fragment, Written, at
+from scplan.config.fragments import MAX_CONTAINERS, FileReader, Fragment, Written, at
 from scplan.config.report import Report, quoted
 from scplan.errors import ConfigurationError
 from scplan.kinds.kind import Claim, Kinds
@@ -17,7 +17,6 @@ from scplan.model.resource import Resource
 from scplan.yaml_source import STDIN, Mapping, Mark, Node, Scalar, collector_paused, read_file, shown
 from scplan.yaml_source import Sequence as SequenceNode
 
-MAX_CONTAINERS = 100_000
 MAX_RESOURCES = 1_000_000
 MAX_FILES = 10_000
 MAX_JSON_DEPTH = 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from scplan.config.loading import _joined
 from scplan.config.report import Report
 from scplan.errors import ConfigurationError, Diagnostic
 from scplan.kinds import KINDS
+from scplan.model.resource import CONFIGURABLE, Attribute, Attributes
 from scplan.yaml_source import parse
 from tests.fuzz.tried import TRIED
 
@@ -165,57 +167,58 @@ def _words() -> list[str]:
     return sorted(words)
 
 
-_TEXTS = st.sampled_from(
-    [
-        "",
-        "1",
-        "0",
-        "-1",
-        "4242",
-        "99999999999999999999999",
-        "1.5",
-        "10m",
-        "1.5g",
-        "true",
-        "no",
-        "null",
-        "rw",
-        "0660",
-        "runc",
-        "process",
-        "/dev/sdb",
-        "/dev/sdb:/dev/x:rw",
-        "/a:/b:ro,rslave",
-        "/a",
-        "/",
-        "/proc/x",
-        "/../x",
-        "eth0",
-        "veth",
-        "lo",
-        "physical",
-        "10.0.0.1",
-        "10.0.0.0/8",
-        "10.0.0.5/24",
-        "fd00::1",
-        "fd00::/64",
-        "fd00::5/64",
-        "::/0",
-        "default",
-        "max",
-        "02:00:00:00:00:01",
-        "0-3,5",
-        "50000 100000",
-        "p",
-        "web",
-        "br0",
-        "a" * 300,
-        "é" * 8,
-        ":::",
-        ",",
-        "a:b:c:d:e",
-    ]
-)
+_VALUES = [
+    "",
+    "1",
+    "0",
+    "-1",
+    "4242",
+    "99999999999999999999999",
+    "1.5",
+    "10m",
+    "1.5g",
+    "true",
+    "no",
+    "null",
+    "rw",
+    "0660",
+    "runc",
+    "process",
+    "rslave",
+    "shared",
+    "/dev/sdb",
+    "/dev/sdb:/dev/x:rw",
+    "/a:/b:ro,rslave",
+    "/a",
+    "/",
+    "/proc/x",
+    "/../x",
+    "eth0",
+    "veth",
+    "lo",
+    "physical",
+    "10.0.0.1",
+    "10.0.0.0/8",
+    "10.0.0.5/24",
+    "fd00::1",
+    "fd00::/64",
+    "fd00::5/64",
+    "::/0",
+    "default",
+    "max",
+    "02:00:00:00:00:01",
+    "0-3,5",
+    "50000 100000",
+    "p",
+    "web",
+    "br0",
+    "a" * 300,
+    "é" * 8,
+    ":::",
+    ",",
+    "a:b:c:d:e",
+]
+_TEXTS = st.sampled_from(_VALUES)
 _SCALARS = st.one_of(_TEXTS, st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12))
 _STRUCTURES: st.SearchStrategy[Any] = st.recursive(
     _SCALARS,
@@ -224,6 +227,34 @@ _STRUCTURES: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=25,
 )
+
+
+def _parses(attribute: Attribute, text: str) -> bool:
+    assert attribute.type is not None
+    try:
+        attribute.type.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _defaults(record: type[Attributes]) -> set[str]:
+    return {member.name for member in dataclasses.fields(record) if member.default is not dataclasses.MISSING}
+
+
+def _valid_record(record: type[Attributes]) -> st.SearchStrategy[Any]:
+    """Mappings whose attributes are valid one by one; together they may still contradict each other."""
+    values: dict[str, st.SearchStrategy[Any]] = {}
+    for attribute in record.attributes():
+        if attribute.role in CONFIGURABLE and attribute.record is not None:
+            values[attribute.name] = _valid_record(attribute.record)
+        elif attribute.role in CONFIGURABLE:
+            texts = [text for text in _VALUES if _parses(attribute, text)]
+            assert texts, attribute.name
+            values[attribute.name] = st.sampled_from(texts)
+    required = {name: value for name, value in values.items() if name not in _defaults(record)}
+    optional = {name: value for name, value in values.items() if name not in required}
+    return st.fixed_dictionaries(required, optional=optional)
 
 
 def _plausible_entry(kind: Any) -> st.SearchStrategy[Any]:
@@ -260,9 +291,26 @@ _DOCUMENTS = st.one_of(
 )
 
 
+_LISTED = [kind for kind in KINDS.values() if kind.section_form == "list"]
+_VALID_BODIES = st.fixed_dictionaries(
+    {}, optional={kind.section: st.lists(_valid_record(kind.record), max_size=2) for kind in _LISTED}
+)
+
+
+@FUZZ
+@given(_VALID_BODIES)
+def test_structures_of_valid_values(body: Any) -> None:
+    check_document({"version": 1, "containers": {"web": body}})
+
+
 @FUZZ
 @given(_DOCUMENTS)
 def test_any_structure(document: Any) -> None:
+    check_document(document)
+
+
+def check_document(document: Any) -> None:
+    """Reads a document as a plan file would hold it."""
     try:
         configuration = configuration_from_json(document, KINDS)
     except ConfigurationError as error:

@@ -535,3 +535,29 @@ def test_deep_json_ends_with_an_error() -> None:
         document = [document]
     with pytest.raises(ConfigurationError, match="nested"):
         configuration_from_json(document, KINDS)
+
+
+# bounds: a file that is wrong a million times ends soon, with few words
+
+
+@pytest.mark.parametrize(
+    ("head", "unit", "words"),
+    [
+        ("version: 1\ncontainers:\n web:\n  nics:\n  - name: e\n", "    k{}: 1\n", "too many errors"),
+        ("version: 1\ncontainers:\n", " c{}:\n", "too many containers"),
+        ("version: 1\ncontainers:\n web:\n  mounts:\n", "  - /a{0}:/b{0}\n", "too many entries"),
+        ("version: 1\ncontainers:\n web:\n  nics:\n  - name: e\n    addresses:\n", "    - 10.{0}\n", "at most 1000"),
+        ("version: 1\ncontainers:\n web:\n  profiles:\n", "  - p{}\n", "at most 1000"),
+    ],
+)
+def test_endless_files_end_with_an_error(tmp_path: Path, head: str, unit: str, words: str) -> None:
+    messages = errors(tmp_path, head + "".join(unit.format(number) for number in range(100_001)))
+    assert len(messages) <= 501
+    assert words in messages[-1]
+
+
+def test_profiles_do_not_multiply_without_end(tmp_path: Path) -> None:
+    settings = "".join(f"    - {{source: /a, target: /b{number}}}\n" for number in range(120))
+    containers = "".join(f"  c{number}: {{profiles: p}}\n" for number in range(10_000))
+    text = f"version: 1\nprofiles:\n  p:\n    mounts:\n{settings}containers:\n{containers}"
+    assert "too many resources" in errors(tmp_path, text)[0]
