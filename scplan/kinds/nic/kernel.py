@@ -143,7 +143,7 @@ def create(target: Target[Nic], after: Nic) -> None:
     side = _Side(target)
     inner = side.rtnl.link(after.name)
     if after.is_physical:
-        inner = inner if inner is not None and side.is_lent(after) else side.take_in(after)
+        inner = inner if inner is not None and side.is_lent(inner, after) else side.take_in(after)
     elif inner is None:
         inner = side.make_veth(after)
     elif not side.is_ours(inner, after):
@@ -200,9 +200,10 @@ class _Side:
         outer = self.host_end(inner)
         return outer is not None and outer.name == self.host_name(nic)
 
-    def is_lent(self, nic: Nic) -> bool:
-        """Whether the physical NIC has left the host."""
-        return self.host.rtnl.link(self.host_name(nic)) is None
+    def is_lent(self, inner: Link, nic: Nic) -> bool:
+        """Whether the physical NIC has left the host, and `inner` is it: by now another link may have its name there."""
+        outer = self.host.rtnl.link(self.host_name(nic))
+        return outer is None or (_is_like(inner, nic) and not _is_like(outer, nic))
 
     def make_veth(self, nic: Nic) -> Link:
         master = links.linux_bridge(self.host, nic.bridge) if nic.bridge else None
@@ -307,6 +308,11 @@ class _Side:
                 return
             outer = found
         restore_on_host(self.host, outer, nic)
+
+
+def _is_like(link: Link, nic: Nic) -> bool:
+    """Whether a link is of the kind, and has a MAC address, that the physical NIC `nic` is known to have."""
+    return link.kind == nic.former_kind and link.mac in (nic.mac, nic.former_mac)
 
 
 def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
