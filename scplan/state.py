@@ -78,7 +78,7 @@ class State:
             return self._decode(content, path, runtime, name)
         except RecordDamaged as error:
             raise RecordDamaged(
-                error.diagnostics[0].summary, detail=error.diagnostics[0].detail, hint=_way_out(path)
+                error.diagnostics[0].summary, detail=error.diagnostics[0].detail, hint=error.diagnostics[0].hint or _way_out(path)
             ) from None
 
     def prepare(self, records: Iterable[Record]) -> Update:
@@ -159,11 +159,10 @@ class State:
             raise KernelError.from_os(f"open({path})", error) from None
         try:
             wait_for_lock(fd, deadline, path)
+            _note_holder(fd)
         except BaseException:
             os.close(fd)
             raise
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return fd
 
 
@@ -175,6 +174,16 @@ def _document(record: Record) -> dict[str, object]:
             f"{address.kind}/{address.identity}": to_json(resource) for address, resource in record.resources.items()
         },
     }
+
+
+def _note_holder(fd: int) -> None:
+    """Tells those who wait who holds the lock. On a full disk they are not told: a recovery must go on there."""
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def wait_for_lock(fd: int, deadline: float, path: str) -> None:
