@@ -62,14 +62,18 @@ def _step(
         made[number] = executor.perform(captured)
         journal.done(number, made[number])
     except (ScplanError, OSError) as error:
-        on_event(Event(step=Step.FAILED, operation=operation, number=number, total=total, error=str(error)))
+        on_event(
+            Event(
+                step=Step.FAILED, operation=operation, number=number, total=total, error=_diagnostics(error)[0].summary
+            )
+        )
         raise
     seconds = time.monotonic() - begun
     on_event(Event(step=Step.DONE, operation=made[number], number=number, total=total, seconds=seconds))
 
 
 def _commit(update: Update, journal: Journal) -> None:
-    """Only renames are left to do. One that fails leaves live state as wanted, and the journal to write the records from."""
+    """Only renames are left to do. One that fails leaves live state as wanted, and the journal for the records."""
     try:
         update.commit()
         journal.close("committed")

@@ -1,8 +1,8 @@
 """The append-only record of an apply: each operation is on disk before it is made, so that a crash can be recovered.
 
 Lines of `CRC32 JSON`, flocked by the apply that writes them; a journal that nobody holds is what a crash left behind.
-`begin` · for each operation `intended`, then `done` · `applied` (from here on, forward) · `committed`; or `undone` lines and
-`rolled_back`.
+`begin` · for each operation `intended`, then `done` · `applied` (from here on, forward) · `committed`; or `undone` lines
+and `rolled_back`.
 """
 
 from __future__ import annotations
@@ -63,14 +63,25 @@ class Journal:
         make_directory(self.directory)
         make_directory(os.path.join(directory, "history"))
         self.path = os.path.join(self.directory, f"{begin.apply_id}.jsonl")
+        # It gets its name with its first line on disk: an empty journal is then a damaged one, and no crash.
+        nameless = f"{self.path}.tmp"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(self.path, flags, FILE_MODE)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            sync_directory(self.directory)
+            self._fd = os.open(nameless, flags, FILE_MODE)
         except OSError as error:
-            raise KernelError.from_os(f"open({self.path})", error) from None
-        self._append(_begin_line(begin, refreshed))
+            raise KernelError.from_os(f"open({nameless})", error) from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._append(_begin_line(begin, refreshed))
+            os.rename(nameless, self.path)
+            sync_directory(self.directory)
+        except BaseException as error:
+            os.close(self._fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(nameless)
+            if isinstance(error, OSError):
+                raise KernelError.from_os(f"rename({self.path})", error) from None
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -172,16 +183,25 @@ def retire(path: str) -> None:
         raise KernelError.from_os(f"rename({path})", error) from None
 
 
-def read_journal(path: str, kinds: Kinds) -> Entries | None:
-    """The journal's entries; None when the crash came before its first line was whole.
+def read_journal(path: str, kinds: Kinds) -> Entries:
+    """The journal's entries.
 
     A last line that is torn is left out: what it announced was not begun. Raises RecordDamaged for any other damage.
     """
+    try:
+        return _read(path, kinds)
+    except RecordDamaged as error:
+        way_out = f"restore it from a backup; or mend by hand what its apply left (`scplan drift`), and move {path} away"
+        first = error.diagnostics[0]
+        raise RecordDamaged(first.summary, detail=first.detail, hint=first.hint or way_out) from None
+
+
+def _read(path: str, kinds: Kinds) -> Entries:
     lines = (read_bytes(path) or b"").splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     if not lines:
-        return None
+        raise RecordDamaged(f"{path} is damaged: it does not have a whole line")
     first = decode_line(lines[0], f"{path}:1")
     check_version(first, FORMAT_VERSION, path)
     started: dict[int, Operation] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from scplan.errors import ScplanError
@@ -12,6 +12,8 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, PathFact, Status
 from scplan.model.resource import Resource
+
+_KEPT_OPEN = 16
 
 
 class Wanted(NamedTuple):
@@ -41,6 +43,38 @@ def open_container(facts: ContainerFacts, host: Host) -> Container:
             f"container {facts.name} is not running", hint=f"start it with {facts.runtime}, then run scplan again"
         )
     return Container(facts.name, facts.pid, facts.start_time, host)
+
+
+class OpenContainers(Mapping[str, Container]):
+    """Running containers by name, opened on first use; only the last few stay open, since each takes some fds.
+
+    Use it in a `with` block. Looking one up raises ContainerGone when its process has ended.
+    """
+
+    def __init__(self, containers: Mapping[str, ContainerFacts], host: Host) -> None:
+        self._facts = containers
+        self._host = host
+        self._open: dict[str, Container] = {}
+
+    def __enter__(self) -> OpenContainers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __getitem__(self, name: str) -> Container:
+        container = self._open.pop(name, None) or open_container(self._facts[name], self._host)
+        self._open[name] = container
+        if len(self._open) > _KEPT_OPEN:
+            self._open.pop(next(iter(self._open))).close()
+        return container
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
 
 
 def read_container(container: Container, wanted: Wanted, kinds: Kinds, host: Host) -> dict[Address, Resource]:

@@ -1,16 +1,17 @@
 """Saved plans: the JSON of a plan, with the configuration that it was made from.
 
-A saved plan is not replayed: it is planned again from its configuration, and refused when that gives other changes. So it
-can do nothing that its configuration could not.
+A saved plan is not replayed: it is planned again from its configuration, and refused when that gives other changes. So
+it can do nothing that its configuration could not.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import Any
 
-from scplan.errors import RecordDamaged, StalePlan
+from scplan.errors import KernelError, RecordDamaged, StalePlan
 from scplan.kinds.kind import Kinds
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Disruption, Plan
@@ -24,6 +25,8 @@ _COMPARED = ("address", "action", "before", "after", "changed")
 def save(path: str, plan: Plan, origin: dict[str, Any]) -> None:
     """Writes the plan for its owner alone. `origin` is what it takes to make it again: see workflow."""
     document = plan_to_json(plan) | {"origin": origin}
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise KernelError(f"open({path})", errno.ENOENT, hint="make its directory first, or choose another one")
     replace_file(os.path.abspath(path), (json.dumps(document, indent=1) + "\n").encode())
 
 
@@ -39,8 +42,11 @@ def load(path: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("changes"), list):
         raise RecordDamaged(f"{path} is not a saved plan")
     check_version(document, FORMAT_VERSION, path)
-    if not isinstance(document.get("origin"), dict):
+    origin = document.get("origin")
+    if not isinstance(origin, dict):
         raise RecordDamaged(f"{path} has no origin: it is not a plan saved with --out")
+    if not all(isinstance(origin.get(key, []), list) for key in ("targets", "excludes")):
+        raise RecordDamaged(f"{path}: targets or excludes are not lists")
     return document
 
 
@@ -82,7 +88,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
     record = kinds[address.kind].record
     sides = {
         side: None if document.get(side) is None else from_json(record, document[side], f"{path}: {address}")
-        for side in ("before", "after")
+        for side in ("before", "after", "managed")
     }
     try:
         return Change(
@@ -92,7 +98,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
             reason=str(document.get("reason", "")),
             before=sides["before"],
             after=sides["after"],
-            managed=None,
+            managed=sides["managed"],
             owned=None,
             changed=tuple(map(str, document.get("changed", ()))),
             disruption=Disruption(document.get("disruption", "none")),

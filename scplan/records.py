@@ -1,7 +1,7 @@
 """Files that scplan keeps: written whole or not at all, checksummed, versioned, readable by their owner alone.
 
-Every record is lines of `CRC32 JSON`, so that a torn or damaged line is told from a good one. Source of the order of steps:
-rename(2), fsync(2).
+Every record is lines of `CRC32 JSON`, so that a torn or damaged line is told from a good one. Source of the order of
+steps: rename(2), fsync(2).
 """
 
 from __future__ import annotations

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Literal
 
-from scplan.errors import ContainerGone, RecoveryNeeded, RollbackIncomplete
+from scplan.errors import RecoveryNeeded, RollbackIncomplete
 from scplan.execute import Executor
 from scplan.journal import Entries, Journal, left_behind, open_again, read_journal, retire
 from scplan.kinds.kind import Kinds
-from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
 from scplan.model.report import OnEvent
 from scplan.model.resource import Resource
-from scplan.observe import open_container
+from scplan.observe import OpenContainers
 from scplan.rollback import undo
 from scplan.state import Record, State
 
@@ -51,9 +49,9 @@ def _recover_one(
 ) -> str:
     name = os.path.basename(path).removesuffix(".jsonl")
     entries = read_journal(path, kinds)
-    if entries is None or entries.ended:
+    if entries.ended:
         retire(path)
-        return f"{name}: nothing had been changed"
+        return f"{name}: had ended, and is put away"
     containers = list(entries.begin.containers.values())
     with state.locked(containers, host=True, timeout_s=timeout_s):
         journal = open_again(path)
@@ -87,15 +85,8 @@ def _take_back(
     if entries.begin.boot_id != host.boot_id:
         # Nothing that was plugged in lives across a boot.
         started.clear()
-    with ExitStack() as stack:
-        opened: dict[str, Container] = {}
-        for container_name, facts in entries.begin.containers.items():
-            try:
-                opened[container_name] = stack.enter_context(open_container(facts, host))
-            except ContainerGone:
-                continue
-        owned = _owned_then(entries, state)
-        executor = Executor(host=host, containers=opened, kinds=kinds, owned=owned)
+    with OpenContainers(entries.begin.containers, host) as opened:
+        executor = Executor(host=host, containers=opened, kinds=kinds, owned=_owned_then(entries, state))
         failures = undo(started, len(started), executor, journal, on_event)
     if failures:
         raise RollbackIncomplete.of(failures)

@@ -29,7 +29,8 @@ def undo(
             _note_undone(journal, number)
         except (ScplanError, OSError) as error:
             failures.append(Diagnostic(summary=f"{operation.address} could not be undone", detail=str(error)))
-            on_event(Event(step=Step.UNDO_FAILED, operation=inverse, number=number, total=total, error=str(error)))
+            why = error.diagnostics[0].summary if isinstance(error, ScplanError) else str(error)
+            on_event(Event(step=Step.UNDO_FAILED, operation=inverse, number=number, total=total, error=why))
             continue
         seconds = time.monotonic() - begun
         on_event(Event(step=Step.UNDONE, operation=inverse, number=number, total=total, seconds=seconds))

@@ -68,7 +68,7 @@ class State:
     def read(self, runtime: str, name: str) -> Record | None:
         """The container's record; None when scplan owns nothing there.
 
-        Raises RecordDamaged, naming the file and the last good copy, when it can't be trusted; it is never taken as empty.
+        Raises RecordDamaged, naming the file and the last good copy, when it can't be trusted; never taken as empty.
         """
         path = self._path(runtime, name)
         content = read_bytes(path)
@@ -78,7 +78,9 @@ class State:
             return self._decode(content, path, runtime, name)
         except RecordDamaged as error:
             raise RecordDamaged(
-                error.diagnostics[0].summary, detail=error.diagnostics[0].detail, hint=error.diagnostics[0].hint or _way_out(path)
+                error.diagnostics[0].summary,
+                detail=error.diagnostics[0].detail,
+                hint=error.diagnostics[0].hint or _way_out(path),
             ) from None
 
     def prepare(self, records: Iterable[Record]) -> Update:
@@ -187,7 +189,7 @@ def _note_holder(fd: int) -> None:
 
 
 def wait_for_lock(fd: int, deadline: float, path: str) -> None:
-    """Takes the exclusive lock of an opened file. Raises Locked, naming the holder, when it is not free by `deadline`."""
+    """Takes the exclusive lock of an opened file. Raises Locked, naming the holder, if it is not free by `deadline`."""
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan import observe, plan
-from scplan.errors import ContainerNotFound, Diagnostic, ScplanError, Severity, UsageError
+from scplan.errors import ContainerNotFound, Diagnostic, RecoveryNeeded, ScplanError, Severity, UsageError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address, Selection
@@ -89,7 +89,19 @@ def make_plan(request: Request) -> Plan:
         return _plan_against_snapshot(request, request.live)
     state = State(request.state_dir, KINDS)
     with Host() as host:
-        return _plan_scene(_set_scene(request, state), request, state, host)
+        made = _plan_scene(_set_scene(request, state), request, state, host)
+    return made._replace(diagnostics=(*made.diagnostics, *_open_journals(state)))
+
+
+def _open_journals(state: State) -> list[Diagnostic]:
+    """A warning when a crash left something half done: the plan is then about that, too."""
+    from scplan.recovery import refuse_if_needed
+
+    try:
+        refuse_if_needed(state.directory)
+    except RecoveryNeeded as error:
+        return [one._replace(severity=Severity.WARNING) for one in error.diagnostics]
+    return []
 
 
 def _set_scene(request: Request, state: State) -> _Scene:
@@ -158,7 +170,7 @@ def _locate_recorded(record: Record) -> ContainerFacts:
             return facts
     raise ContainerNotFound(
         f"container {record.name} is gone from {record.runtime}",
-        hint=f"what was plugged into it went with it; `scplan state rm '{record.name}/*'` forgets it",
+        hint=f"what was plugged into it went with it; `scplan state rm {record.name}` forgets it",
     )
 
 
@@ -295,10 +307,7 @@ class Run:
             touched = {name: facts for name, facts in self._scene.containers.items() if name in names}
             begin = Begin(apply_id=apply_id, boot_id=self._host.boot_id, user=_user(), containers=touched)
             with ExitStack() as stack:
-                opened = {
-                    name: stack.enter_context(observe.open_container(facts, self._host))
-                    for name, facts in touched.items()
-                }
+                opened = stack.enter_context(observe.OpenContainers(touched, self._host))
                 owned = {**self._scene.owned, **self.plan.refreshed}
                 executor = Executor(host=self._host, containers=opened, kinds=KINDS, owned=owned)
                 journal = stack.enter_context(Journal(self._state.directory, begin, self.plan.refreshed))
@@ -519,29 +528,25 @@ def state_show(request: Request, address: Address) -> Owned:
     raise UsageError(f"{address} is not in the records", hint="`scplan state list` shows what is")
 
 
-def state_rm(request: Request, address: Address) -> None:
-    """Forgets a resource, or with a glob all that match; nothing in the kernel changes."""
+def state_rm(request: Request, glob: str) -> None:
+    """Forgets a resource, or all that a glob matches (a container's name: all of it); nothing in the kernel changes."""
     from scplan.recovery import refuse_if_needed
 
     state = State(request.state_dir, KINDS)
-    chosen = Selection((str(address),))
+    chosen = Selection((glob,))
+    found = False
     for record in list(state.all()):
         if not any(owned in chosen for owned in record.resources):
             continue
-        facts = _gone(record)
-        with state.locked([facts], host=False, timeout_s=request.lock_timeout_s):
+        found = True
+        with state.locked([_gone(record)], host=False, timeout_s=request.lock_timeout_s):
             refuse_if_needed(state.directory)
             now = state.read(record.runtime, record.name)
-            kept = {
-                owned: resource for owned, resource in (now.resources if now else {}).items() if owned not in chosen
-            }
-            update = state.prepare([record._replace(resources=kept)])
-            try:
-                update.commit()
-            finally:
-                update.discard()
-        return
-    raise UsageError(f"{address} is not in the records", hint="`scplan state list` shows what is")
+            resources = now.resources if now else {}
+            kept = {owned: resource for owned, resource in resources.items() if owned not in chosen}
+            state.prepare([record._replace(resources=kept)]).commit()
+    if not found:
+        raise UsageError(f"{glob} matches nothing in the records", hint="`scplan state list` shows what is there")
 
 
 def _owned_of(record: Record, address: Address) -> Owned:

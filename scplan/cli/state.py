@@ -69,18 +69,20 @@ def show(
 
 def forget(
     context: typer.Context,
-    addresses: Annotated[list[str], typer.Argument(metavar="ADDR...", help="As 'state list' prints them.")],
+    addresses: Annotated[
+        list[str], typer.Argument(metavar="ADDR...", help="As 'state list' prints them; globs, or a container's name.")
+    ],
 ) -> ExitCode:
     """Forget resources, which then stay in their containers.
 
     Examples:
       scplan state rm web/nic/eth1
+      scplan state rm web
     """
     from scplan import workflow
-    from scplan.model.address import Address
 
     asked = request(context)
-    for address in [Address.parse(text) for text in addresses]:
+    for address in addresses:
         workflow.state_rm(asked, address)
-        message(f"{visible(str(address))}: no longer owned; it stays in the container")
+        message(f"{visible(address)}: no longer owned; it stays in the container")
     return ExitCode.OK

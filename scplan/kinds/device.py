@@ -1,4 +1,4 @@
-"""Device nodes with their access rule and I/O limits. Kernel interface: mknodat(2), the cgroup v1 controllers devices and blkio.
+"""Device nodes with their access rule and I/O limits. Kernel: mknodat(2), the cgroup v1 controllers devices and blkio.
 
 A node is useless without a rule that allows the device, and a rule is shared by all nodes of the same numbers: what is
 allowed is the union of what was allowed before scplan and what the managed nodes ask for.
@@ -236,7 +236,7 @@ class DeviceKind(Kind[Device]):
         return before, after
 
     def _prior_access(self, target: Target[Device], device: Device) -> str:
-        """What the container may do with the device without scplan: as a peer of the same numbers recorded it, or live."""
+        """What the container may do with the device without scplan: as a peer recorded it, or live."""
         for peer in _peers(target, device):
             if peer.prior_access is not None:
                 return peer.prior_access
@@ -335,7 +335,7 @@ class DeviceKind(Kind[Device]):
                 cgroup_v1.write_weight(cgroup, device.numbers, device.io.weight)
 
     def _unlimit(self, target: Target[Device], device: Device) -> None:
-        """Gives back the limits from before, unless another managed node of the same disk has some: they are the disk's."""
+        """Gives back the limits from before, unless another managed node of the disk has some: they are the disk's."""
         if device.prior_limits is None or any(peer.io is not None for peer in _peers(target, device)):
             return
         names = (*cgroup_v1.LIMIT_FILES, "weight")
@@ -378,7 +378,7 @@ def _visible_access(
     rules: list[cgroup_v1.DeviceRule],
     peers: Mapping[str, Device],
 ) -> str:
-    """What of the access to a device its node answers for: what it asked for and has, and what nothing else explains."""
+    """The access that a node answers for: what it asked for and has, and what nothing else explains."""
     kind = file_type[0]
     exact = cgroup_v1.exact_access(rules, kind, numbers)
     allowed = join_access(exact, cgroup_v1.wildcard_access(rules, kind, numbers))

@@ -1,8 +1,8 @@
-"""Bind mounts of host files and directories. Kernel interface: open_tree(2), mount_setattr(2), move_mount(2), umount2(2).
+"""Bind mounts of host files and directories. Kernel: open_tree(2), mount_setattr(2), move_mount(2), umount2(2).
 
 The tree is cloned and given its attributes on the host, detached and invisible; a child inside the container's mount
-namespace then attaches it to a target that was opened by fd, so that there is no moment with wrong attributes and no path
-that the container could bend.
+namespace then attaches it to a target that was opened by fd, so that there is no moment with wrong attributes and no
+path that the container could bend.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A container's cgroup v1 files: settings, device rules and I/O limits. Sources: cgroups(7), the kernel's admin-guide/cgroup-v1."""
+"""A container's cgroup v1 files: settings, device rules and I/O limits. cgroups(7), admin-guide/cgroup-v1."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """An opened container: its process pinned by a directory fd of /proc, with its namespaces, root and cgroups behind it.
 
-A fd of /proc/PID keeps naming the same process: when that ends, every use fails with ESRCH, even if the PID is taken again.
+A fd of /proc/PID keeps naming the same process: when that ends, every use fails with ESRCH, even if the PID is taken
+again.
 Sources: proc(5), pid_namespaces(7), cgroups(7), user_namespaces(7).
 """
 
@@ -204,7 +205,7 @@ class Container:
         return self._held("user", "ns/user")
 
     def host_id(self, kind: str, inside: int) -> int:
-        """The host's id for one of the container; `kind` is "uid" or "gid". Raises ScplanError when it is not mapped."""
+        """The host's id for one of the container; `kind` is "uid" or "gid". Raises ScplanError for one without."""
         for first, outside, count in self._id_map(kind):
             if first <= inside < first + count:
                 return outside + inside - first
@@ -214,7 +215,7 @@ class Container:
         )
 
     def inside_id(self, kind: str, outside: int) -> int:
-        """The container's id for one of the host; the overflow id (65534) when it is not mapped, as the kernel shows it."""
+        """The container's id for one of the host; the overflow id (65534) for one without, as the kernel shows it."""
         for first, start, count in self._id_map(kind):
             if start <= outside < start + count:
                 return first + outside - start
@@ -226,6 +227,9 @@ class Container:
         return self.host_id("uid", 0), self.host_id("gid", 0)
 
     def _id_map(self, kind: str) -> list[tuple[int, int, int]]:
+        if not self.has_user_namespace:
+            # The file would show the ids of the namespace above, in which they may be others.
+            return [(0, 0, 1 << 32)]
         if kind not in self._id_maps:
             rows = [line.split() for line in self.read_proc(f"{kind}_map").splitlines()]
             self._id_maps[kind] = [(int(row[0]), int(row[1]), int(row[2])) for row in rows if len(row) == 3]

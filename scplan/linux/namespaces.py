@@ -33,8 +33,8 @@ def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket
 def in_child(work: Callable[[], T], *, what: str, timeout_s: float = CHILD_TIMEOUT_S) -> T:
     """Runs `work` in a forked child, which may enter namespaces, and returns what it returns (picklable).
 
-    A ScplanError or OSError of the child is raised here. A child that hangs (on a file system that the container serves,
-    say) is killed after `timeout_s`, and one that dies is reported: both are a KernelError naming `what`.
+    A ScplanError or OSError of the child is raised here. A child that hangs (on a file system that the container
+    serves, say) is killed after `timeout_s`, and one that dies is reported: both are a KernelError naming `what`.
     """
     import pickle
 
@@ -85,8 +85,7 @@ def _read_until(fd: int, deadline: float) -> bytes:
     """What the child wrote until it closed its end; empty when the time was up first."""
     chunks: list[bytes] = []
     while True:
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([fd], [], [], left)[0]:
+        if not _is_ready(fd, deadline - time.monotonic()):
             return b""
         chunk = os.read(fd, 1 << 16)
         if not chunk:
@@ -94,13 +93,20 @@ def _read_until(fd: int, deadline: float) -> bytes:
         chunks.append(chunk)
 
 
+def _is_ready(fd: int, timeout_s: float) -> bool:
+    """Whether there is something to read within the time. poll(2): select(2) takes no fd above 1023."""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    return bool(waiting.poll(max(0.0, timeout_s) * 1000))
+
+
 def _end(pid: int, deadline: float) -> None:
     """Reaps the child; kills it first when it has not ended by `deadline`. One stuck in the kernel is left to init."""
     pidfd = os.pidfd_open(pid)
     try:
-        if not select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not _is_ready(pidfd, deadline - time.monotonic()):
             os.kill(pid, signal.SIGKILL)
-            if not select.select([pidfd], [], [], _KILL_WAIT_S)[0]:
+            if not _is_ready(pidfd, _KILL_WAIT_S):
                 return
         os.waitpid(pid, 0)
     finally:

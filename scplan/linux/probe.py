@@ -1,4 +1,4 @@
-"""Which kernel interfaces are there: each is called with arguments that it must refuse, and ENOSYS means that it is missing."""
+"""Which kernel interfaces are there: each is called in a way that it must refuse; ENOSYS says that it is missing."""
 
 from __future__ import annotations
 

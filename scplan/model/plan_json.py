@@ -45,6 +45,8 @@ def change_to_json(change: Change) -> dict[str, Any]:
         "before": None if change.before is None else to_json(change.before),
         "after": None if change.after is None else to_json(change.after),
         "changed": list(change.changed),
+        "effect": change.effect,
+        "managed": None if change.managed is None else to_json(change.managed),
     }
 
 

@@ -23,7 +23,7 @@ class Step(StrEnum):
 
 
 class Event(NamedTuple):
-    """One step of an apply or of its rollback. `number` counts operations from 1 to `total`; `seconds` is its duration."""
+    """One step of an apply or of its rollback. `number` counts operations up to `total`; `seconds` is its duration."""
 
     step: Step
     operation: Operation

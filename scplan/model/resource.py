@@ -183,7 +183,7 @@ class Attributes:
         return value
 
     def shown(self, path: str, value: object) -> str:
-        """A value of the attribute at a dotted path, for people. Records override it where that takes more than a type."""
+        """A value of the attribute at a dotted path, for people; records override it where that takes more."""
         return self.attribute(path).show(value)
 
     def but(self, **changes: Any) -> Self:

@@ -140,8 +140,7 @@ def former_words(resource: Resource | None) -> str:
         for path, attribute, value in (resource.leaves() if resource else ())
         if resource is not None
         and attribute.role is Role.FORMER
-        and value is not None
-        and value != ()
+        and value not in (None, (), "")
         and (label := _former(path)) is not None
     )
 

@@ -45,6 +45,11 @@ def locate(
 
     Raises ContainerNotFound when there is none, or more than one.
     """
+    if runtime != AUTO and runtime not in runtimes:
+        raise ContainerNotFound(
+            f"container {reference!r}: this version of scplan can't talk to {runtime}",
+            hint=f"it knows {', '.join(runtimes)}; any other container is reached as `runtime: process` by its pid",
+        )
     asked = [runtimes[runtime]] if runtime != AUTO else [known for known in runtimes.values() if not known.needs_pid]
     found = [facts for known in asked for facts in known.find(reference, pid, pid_file)]
     if len(found) == 1:

@@ -153,7 +153,7 @@ def _network(enter: list[str]) -> Fingerprint:
                 for family in ("-4", "-6")
                 for route in _ip(enter, family, "route", "show", "table", "all")
                 # The kernel's own of each address, of which those of IPv6 come when the address has proved unique.
-                if route.get("table") != "local"
+                if route.get("table") != "local" and not _is_kernel_made(route)
             ),
             key=repr,
         ),

@@ -1,5 +1,8 @@
-"""One contract for all kinds, on real containers: create then read is equal; update; replace; delete; the second plan is
-empty; a failure undoes everything; a death at any operation is recovered."""
+"""One contract for all kinds, on real containers.
+
+Create then read is equal; update; replace; delete; the second plan is empty; a failure undoes everything; a death at any
+operation is recovered.
+"""
 
 from __future__ import annotations
 

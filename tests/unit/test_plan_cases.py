@@ -1,7 +1,7 @@
 """tests/plan_cases/NAME/{desired,live,plan}.yaml: a new case of planning is a new folder.
 
-`desired.yaml` is a configuration. `live.yaml` is a snapshot with everything optional: `host`, `containers`, `resources`
-and `owned` (true: as live). `plan.yaml` lists what must come out, in order: the rows with the attributes that matter, or
+`desired.yaml` is a configuration. `live.yaml` is a snapshot with everything optional: `host`, `containers`,
+`resources` and `owned` (true: as live). `plan.yaml` lists what must come out, in order: the rows with the attributes that matter, or
 the errors.
 """
 

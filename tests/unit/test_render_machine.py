@@ -38,6 +38,13 @@ def test_plan_document_has_the_documented_keys() -> None:
                     "io": {"read_bps": 10485760},
                 },
                 "changed": [],
+                "effect": "",
+                "managed": {
+                    "target": "/dev/sdb123",
+                    "source": "/dev/sdb",
+                    "permissions": "rwm",
+                    "io": {"read_bps": 10485760},
+                },
             }
         ],
         "summary": {"create": 1, "update": 0, "replace": 0, "delete": 0, "adopt": 0},

@@ -51,7 +51,7 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
         raise links.refuse_host_network(target.container.name)
     if before is not None:
         before = _with_carried(target, before)
-    if after is not None and after.is_physical and after.former_kind is None:
+    if after is not None and after.is_physical and after.origin_kind is None:
         after = _with_former(target.host, after)
     return before, after
 
@@ -99,8 +99,8 @@ def _is_lent(link: Link, host: Host, wanted: Nic) -> bool:
     """Whether a link in the container is the physical NIC that is wanted there."""
     if not wanted.is_physical:
         return False
-    if wanted.former_kind is not None:
-        return link.kind == wanted.former_kind
+    if wanted.origin_kind is not None:
+        return link.kind == wanted.origin_kind
     return all(there.name != wanted.host_name for there in host.links().values())
 
 
@@ -128,7 +128,7 @@ def _with_former(host: Host, after: Nic) -> Nic:
         former_mac=link.mac or None,
         former_mtu=link.mtu,
         former_txqueuelen=link.txqueuelen,
-        former_kind=link.kind,
+        origin_kind=link.kind,
         former_up=link.up,
         former_bridge=links.bridge_now(host, link),
         former_addresses=tuple(addr.text() for addr in former.addresses),
@@ -292,7 +292,7 @@ class _Side:
         """Moves the NIC back to the host under its name there, and makes it as it was."""
         name = self.host_name(nic)
         # The container's root can make links, but no hardware: never hand over a link that only has the name.
-        if inner is not None and nic.former_kind in (None, inner.kind):
+        if inner is not None and nic.origin_kind in (None, inner.kind):
             outer = links.move(
                 self.rtnl,
                 inner,
@@ -304,7 +304,7 @@ class _Side:
         else:
             # Moved already by a run that was interrupted; or gone, and another one has its name.
             found = self.host.rtnl.link(name)
-            if found is None or found.kind != nic.former_kind or found.mac not in (nic.mac, nic.former_mac):
+            if found is None or found.kind != nic.origin_kind or found.mac not in (nic.mac, nic.former_mac):
                 return
             outer = found
         restore_on_host(self.host, outer, nic)
@@ -312,7 +312,7 @@ class _Side:
 
 def _is_like(link: Link, nic: Nic) -> bool:
     """Whether a link is of the kind, and has a MAC address, that the physical NIC `nic` is known to have."""
-    return link.kind == nic.former_kind and link.mac in (nic.mac, nic.former_mac)
+    return link.kind == nic.origin_kind and link.mac in (nic.mac, nic.former_mac)
 
 
 def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
@@ -335,11 +335,11 @@ def reclaim(host: Host, nic: Nic) -> bool:
     It then has the name that it had inside, or `dev` and a number where the host has such a link, with the container's
     MAC and MTU. False when it is not there; KernelError EEXIST when another link has its name by now.
     """
-    if nic.former_kind is None or nic.host_name is None:
+    if nic.origin_kind is None or nic.host_name is None:
         return False
     for link in host.rtnl.links():
         by_name = link.name in (nic.name, nic.host_name) or _FALLBACK_NAME.fullmatch(link.name)
-        if by_name and link.kind == nic.former_kind and link.mac in (nic.mac, nic.former_mac):
+        if by_name and link.kind == nic.origin_kind and link.mac in (nic.mac, nic.former_mac):
             if link.name != nic.host_name and host.rtnl.link(nic.host_name) is not None:
                 raise links.taken(link, nic.host_name)
             restore_on_host(host, link, nic)
