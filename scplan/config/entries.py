@@ -91,9 +91,9 @@ class RecordReader:
                 if not key.startswith("x-"):
                     failed.append(key)
                 continue
-            if isinstance(value, Scalar):
+            if value.__class__ is Scalar:
                 text = value.text
-                if value.plain and text in _NULLS:
+                if text in _NULLS and value.plain:
                     continue
                 # The short way of nearly all attributes; a nested one has seen nothing, and falls through.
                 found = reader.seen.get(text)
