@@ -72,12 +72,15 @@ def load(path: str, kinds: Kinds) -> Snapshot:
 
 def _host(document: dict[str, Any], path: str) -> HostFacts:
     paths, links = _object(document, "paths", path), _object(document, "links", path)
+    page_size = document.get("page_size", 4096)
+    if type(page_size) is not int or page_size <= 0:
+        raise RecordDamaged(f"{path}: page_size is not a number of bytes")
     return HostFacts(
         paths={key: None if fact is None else _fact(PathFact, fact, f"{path}: {key}") for key, fact in paths.items()},
         links={key: _fact(LinkFact, fact, f"{path}: {key}") for key, fact in links.items()},
         uplinks=frozenset(map(str, document.get("uplinks", ()))),
         ovs_bridges=frozenset(map(str, document.get("ovs_bridges", ()))),
-        page_size=int(document.get("page_size", 4096)),
+        page_size=page_size,
         boot_id=str(document.get("boot_id", "")),
     )
 

@@ -81,6 +81,8 @@ class CgroupKind(Kind[CgroupSetting]):
             if setting is None or (wanted is None and setting.controller not in host.cgroup_mounts):
                 continue
             with Cgroup(container, host, setting.controller) as cgroup:
+                if wanted is not None:
+                    cgroup.refuse_shared()
                 value = setting.read(cgroup)
             if value is not None:
                 found[name] = CgroupSetting(name=name, value=value)

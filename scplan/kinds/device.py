@@ -168,6 +168,8 @@ class DeviceKind(Kind[Device]):
     def read(self, container: Container, host: Host, wanted: Mapping[str, Device] | None) -> dict[str, Device]:
         if wanted is None:
             wanted = {identity_of(path): Device(source=path, target=path) for path in _nodes_below_dev(container)}
+        elif wanted:
+            container.refuse_host_mounts()
         if not wanted:
             return {}
         found = {}
@@ -213,6 +215,7 @@ class DeviceKind(Kind[Device]):
         if not limited:
             return
         with Cgroup(container, host, "blkio") as cgroup:
+            cgroup.refuse_shared()
             for identity in limited:
                 found[identity] = found[identity].but(io=IoLimits(**_limits_now(cgroup, found[identity])))
 

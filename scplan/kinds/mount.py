@@ -134,6 +134,8 @@ class MountKind(Kind[BindMount]):
     def read(self, container: Container, host: Host, wanted: Mapping[str, BindMount] | None) -> dict[str, BindMount]:
         if wanted is not None and not wanted:
             return {}
+        if wanted is not None:
+            container.refuse_host_mounts()
         points = None if wanted is None else frozenset(escape(mount.target) for mount in wanted.values())
         tops: dict[str, Mount] = {mount.point: mount for mount in container.mounts(points)}
         if wanted is None:

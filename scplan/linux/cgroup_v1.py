@@ -50,22 +50,23 @@ class Cgroup:
         except OSError as error:
             raise self._refused("open", file, error) from None
         try:
-            return read_all(fd).decode(errors="replace").rstrip("\n")
+            return read_all(fd, has_paths=False).decode(errors="replace").rstrip("\n")
         except OSError as error:
             raise self._refused("read", file, error) from None
         finally:
             os.close(fd)
 
-    def write(self, file: str, text: str, *, hint: str = "") -> None:
-        """Writes one value in one write(2), as cgroup files want it.
-
-        Raises ScplanError when the cgroup is the host's root or scplan's own: a limit there would hit others.
-        """
+    def refuse_shared(self) -> None:
+        """Raises ScplanError when the cgroup is the host's root or scplan's own: a limit there would hit others."""
         if not self.is_its_own:
             raise ScplanError(
                 f"container {self.container.name} has no {self.controller} cgroup of its own (it is in {self.path})",
                 hint="a setting there would apply to other processes of the host; start it in a cgroup of its own",
             )
+
+    def write(self, file: str, text: str, *, hint: str = "") -> None:
+        """Writes one value in one write(2), as cgroup files want it. Raises ScplanError as `refuse_shared` does."""
+        self.refuse_shared()
         try:
             fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.fd)
             try:
