@@ -191,7 +191,9 @@ def read_journal(path: str, kinds: Kinds) -> Entries:
     try:
         return _read(path, kinds)
     except RecordDamaged as error:
-        way_out = f"restore it from a backup; or mend by hand what its apply left (`scplan drift`), and move {path} away"
+        way_out = (
+            f"restore it from a backup; or mend by hand what its apply left (`scplan drift`), and move {path} away"
+        )
         first = error.diagnostics[0]
         raise RecordDamaged(first.summary, detail=first.detail, hint=first.hint or way_out) from None
 

@@ -9,6 +9,7 @@ from scplan.errors import ScplanError
 from scplan.kinds.kind import Kinds
 from scplan.linux.container import Container
 from scplan.linux.host import Host
+from scplan.linux.netlink import Link
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, PathFact, Status
 from scplan.model.resource import Resource
@@ -94,21 +95,38 @@ def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
     links = host.links()
     return HostFacts(
         paths={path: _path_fact(host, path) for path in sorted(set(paths))},
-        links={
-            link.name: LinkFact(
-                name=link.name,
-                kind=link.kind,
-                mac=link.mac,
-                mtu=link.mtu,
-                master=links[link.master].name if link.master in links else "",
-            )
-            for link in links.values()
-        },
+        links=_LinkFacts(links),
         uplinks=host.uplinks(),
         ovs_bridges=frozenset(host.ovs.bridges()) if host.ovs is not None else frozenset(),
         page_size=host.page_size,
         boot_id=host.boot_id,
     )
+
+
+class _LinkFacts(Mapping[str, LinkFact]):
+    """The host's links by name; a fact is made when it is asked for, since a host can have thousands."""
+
+    def __init__(self, links: Mapping[int, Link]) -> None:
+        self._links = links
+        self._by_name: dict[str, Link] | None = None
+
+    def _named(self) -> dict[str, Link]:
+        if self._by_name is None:
+            self._by_name = {link.name: link for link in self._links.values()}
+        return self._by_name
+
+    def __getitem__(self, name: str) -> LinkFact:
+        link = self._named()[name]
+        master = self._links.get(link.master)
+        return LinkFact(
+            name=link.name, kind=link.kind, mac=link.mac, mtu=link.mtu, master=master.name if master else ""
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named())
+
+    def __len__(self) -> int:
+        return len(self._named())
 
 
 def _path_fact(host: Host, path: str) -> PathFact | None:

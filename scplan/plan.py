@@ -20,6 +20,7 @@ from scplan.model.resource import (
     as_recorded,
     differences,
     goal,
+    is_recorded_as,
     keep_former,
     surplus,
     with_values,
@@ -76,6 +77,14 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
             diagnostics.append(_unsuitable(source_of(address), address, error, _severity(resource, error)))
             skipped.add(address)
     return Resolution(desired=resolved, skipped=frozenset(skipped), diagnostics=tuple(diagnostics))
+
+
+def unchanged_containers(inputs: Inputs, kinds: Kinds) -> frozenset[str]:
+    """Containers in which there is nothing to do and nothing to say; none, when something stands against the plan."""
+    drafts, refreshed, problems = _draft_all(inputs, kinds)
+    if problems:
+        return frozenset()
+    return frozenset(inputs.containers) - {address.container for address in (*drafts, *refreshed)}
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:
@@ -136,8 +145,8 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
             continue
         if draft is not None:
             drafts[address] = draft
-        elif owned is not None and (record := keep_former(wanted, owned)) != owned:
-            refreshed[address] = record
+        elif owned is not None and not is_recorded_as(wanted, owned):
+            refreshed[address] = keep_former(wanted, owned)
     return drafts, refreshed, diagnostics
 
 
@@ -163,8 +172,11 @@ def _draft(
         return _creation(kind, address, desired, None, owned, host, reason)
     if owned is None:
         return _taking_over(kind, address, desired, live, host)
-    wanted = with_values(desired, _given_back(kind, address, desired, owned, host))
-    changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
+    if is_recorded_as(desired, owned):
+        wanted, changed = desired, differences(desired, live)
+    else:
+        wanted = with_values(desired, _given_back(kind, address, desired, owned, host))
+        changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
     if not changed:
         return None
     return _alteration(kind, address, desired, wanted, live, owned, host, changed)

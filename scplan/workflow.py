@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan import observe, plan
 from scplan.errors import ContainerNotFound, Diagnostic, RecoveryNeeded, ScplanError, Severity, UsageError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
+from scplan.linux.namespaces import Child, results
 from scplan.model.address import Address, Selection
 from scplan.model.change import Plan
-from scplan.model.live import ContainerFacts, Live
+from scplan.model.live import ContainerFacts, HostFacts, Live
 from scplan.model.report import Drifted, DriftReport, Finding, OnEvent, Outcome, Owned
 from scplan.model.resource import Resource, as_recorded, differences
 from scplan.runtimes import RUNTIMES
@@ -27,6 +29,11 @@ from scplan.state import Record, State
 if TYPE_CHECKING:
     from scplan.config import Configuration
     from scplan.recovery import Direction
+
+
+_WORTH_SHARING_OUT = 50
+"""From so many containers on, reading them in several processes is quicker than starting these takes."""
+_READING_TIMEOUT_S = 300.0
 
 
 class Request(NamedTuple):
@@ -81,6 +88,7 @@ class _Scene(NamedTuple):
     desired: Mapping[Address, Resource]
     owned: Mapping[Address, Resource]
     source_of: plan.SourceOf
+    diagnostics: tuple[Diagnostic, ...] = ()
 
 
 def make_plan(request: Request) -> Plan:
@@ -128,7 +136,13 @@ def _scene_of_configuration(configuration: Configuration, request: Request, stat
         reference = written_as.get(address.container, address.container)
         return configuration.source_of(address._replace(container=reference))
 
-    return _Scene(containers=containers, desired=desired, owned=_owned(containers, state), source_of=source_of)
+    return _Scene(
+        containers=containers,
+        desired=desired,
+        owned=_owned(containers, state),
+        source_of=source_of,
+        diagnostics=configuration.diagnostics,
+    )
 
 
 def _named(resources: Mapping[Address, Resource], reference: str, name: str) -> Mapping[Address, Resource]:
@@ -190,13 +204,56 @@ def _plan_scene(scene: _Scene, request: Request, state: State, host: Host) -> Pl
     paths = _paths(scene.desired) | _paths(scene.owned)
     facts = observe.host_facts(host, paths)
     resolution = plan.resolve(scene.desired, facts, KINDS, scene.source_of)
-    wanted = _wanted(scene.containers, {**resolution.desired, **scene.owned})
-    live = Live(
-        host=facts,
-        containers=scene.containers,
-        resources=observe.observe(scene.containers, wanted, KINDS, host),
-    )
+    resolution = resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
+    if len(scene.containers) >= _WORTH_SHARING_OUT and (os.cpu_count() or 1) > 1:
+        return _plan_shared_out(scene, resolution, facts, request, state)
+    live = _observe_scene(scene, resolution, facts, host)
     return plan.make_plan(_inputs(scene, resolution, live, request, state), KINDS)
+
+
+def _observe_scene(scene: _Scene, resolution: plan.Resolution, facts: HostFacts, host: Host) -> Live:
+    wanted = _wanted(scene.containers, {**resolution.desired, **scene.owned})
+    resources = observe.observe(scene.containers, wanted, KINDS, host)
+    return Live(host=facts, containers=scene.containers, resources=resources)
+
+
+def _plan_shared_out(
+    scene: _Scene, resolution: plan.Resolution, facts: HostFacts, request: Request, state: State
+) -> Plan:
+    """The same for many containers: a process for each CPU reads a share, and sends back only what has to change."""
+
+    def look(share: _Scene, resolved: plan.Resolution) -> tuple[frozenset[str], dict[Address, Resource]]:
+        # A process of its own needs sockets of its own.
+        with Host() as host:
+            live = _observe_scene(share, resolved, facts, host)
+        unchanged = plan.unchanged_containers(_inputs(share, resolved, live, request, None), KINDS)
+        changing = {address: one for address, one in live.resources.items() if address.container not in unchanged}
+        return unchanged, changing
+
+    shares = _shares(scene, resolution, os.cpu_count() or 1)
+    children = [Child(partial(look, *share), what="read live state", timeout_s=_READING_TIMEOUT_S) for share in shares]
+    found = results(children)
+    unchanged = frozenset().union(*(names for names, _ in found))
+    resources = {address: resource for _, changing in found for address, resource in changing.items()}
+    rest, resolved = _without(scene, resolution, unchanged)
+    live = Live(host=facts, containers=scene.containers, resources=resources)
+    return plan.make_plan(_inputs(rest, resolved, live, request, state), KINDS)
+
+
+def _shares(scene: _Scene, resolution: plan.Resolution, count: int) -> list[tuple[_Scene, plan.Resolution]]:
+    names = list(scene.containers)
+    chosen = [frozenset(names[first::count]) for first in range(count)]
+    return [_without(scene, resolution, scene.containers.keys() - own, narrow=True) for own in chosen]
+
+
+def _without(
+    scene: _Scene, resolution: plan.Resolution, names: Set[str], *, narrow: bool = False
+) -> tuple[_Scene, plan.Resolution]:
+    """Both without the resources of some containers; with `narrow` these containers are not spoken of at all."""
+    desired = {address: one for address, one in resolution.desired.items() if address.container not in names}
+    owned = {address: one for address, one in scene.owned.items() if address.container not in names}
+    containers = {name: facts for name, facts in scene.containers.items() if name not in names or not narrow}
+    return scene._replace(containers=containers, owned=owned), resolution._replace(desired=desired)
 
 
 def _paths(resources: Mapping[Address, Resource]) -> set[str]:
@@ -261,6 +318,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
         desired=desired,
         owned={address: resource for address, resource in captured.owned.items() if address.container in containers},
         source_of=configuration.source_of,
+        diagnostics=configuration.diagnostics,
     )
     resolution = plan.resolve(desired, captured.live.host, KINDS, scene.source_of)
     inputs = _inputs(scene, resolution, captured.live, request, None)

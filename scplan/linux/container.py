@@ -45,6 +45,7 @@ class Container:
         self._fds: dict[str, int] = {}
         self._rtnl: Rtnl | None = None
         self._cgroups: dict[str, str] | None = None
+        self._shared: dict[str, bool] = {}
         self._id_maps: dict[str, list[tuple[int, int, int]]] = {}
         try:
             self._fds["proc"] = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -88,9 +89,7 @@ class Container:
         try:
             return os.open(path, flags | os.O_CLOEXEC, dir_fd=self._fds["proc"])
         except OSError as error:
-            if error.errno in (errno.ESRCH, errno.ENOENT):
-                raise self._gone() from None
-            raise KernelError.from_os(f"open(/proc/{self.pid}/{path})", error) from None
+            raise self._unreadable("open", path, error) from None
 
     def read_proc(self, path: str) -> bytes:
         """The whole of a file below /proc/PID."""
@@ -98,11 +97,17 @@ class Container:
         try:
             return read_all(fd)
         except OSError as error:
-            if error.errno == errno.ESRCH:
-                raise self._gone() from None
-            raise KernelError.from_os(f"read(/proc/{self.pid}/{path})", error) from None
+            raise self._unreadable("read", path, error) from None
         finally:
             os.close(fd)
+
+    def _unreadable(self, call: str, path: str, error: OSError) -> ScplanError:
+        if error.errno in (errno.ESRCH, errno.ENOENT):
+            return self._gone()
+        hint = ""
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = f"to look into container {self.name} takes root (CAP_SYS_PTRACE); `plan --live` does without"
+        return KernelError.from_os(f"{call}(/proc/{self.pid}/{path})", error, hint=hint)
 
     def check_alive(self) -> None:
         """Raises ContainerGone when the process has ended; a zombie counts as ended."""
@@ -115,8 +120,15 @@ class Container:
             self._fds[key] = self.open_proc(path, flags)
         return self._fds[key]
 
-    def _namespace_id(self, kind: str) -> int:
-        return os.stat(f"ns/{kind}", dir_fd=self._fds["proc"]).st_ino
+    def _shares(self, kind: str) -> bool:
+        """Whether the process is in scplan's own namespace of a kind; asked once."""
+        if kind not in self._shared:
+            try:
+                there = os.stat(f"ns/{kind}", dir_fd=self._fds["proc"]).st_ino
+            except OSError as error:
+                raise self._unreadable("stat", f"ns/{kind}", error) from None
+            self._shared[kind] = there == self.host.namespace_id(kind)
+        return self._shared[kind]
 
     # network
 
@@ -126,7 +138,7 @@ class Container:
 
     @property
     def shares_host_network(self) -> bool:
-        return self._namespace_id("net") == self.host.namespace_id("net")
+        return self._shares("net")
 
     @property
     def rtnl(self) -> Rtnl:
@@ -146,7 +158,7 @@ class Container:
 
     @property
     def shares_host_mounts(self) -> bool:
-        return self._namespace_id("mnt") == self.host.namespace_id("mnt")
+        return self._shares("mnt")
 
     def mounts(self, only: frozenset[bytes] | None = None) -> list[Mount]:
         """Mounts as the container's process sees them; `only` as in parse_mountinfo."""
@@ -198,7 +210,7 @@ class Container:
 
     @property
     def has_user_namespace(self) -> bool:
-        return self._namespace_id("user") != self.host.namespace_id("user")
+        return not self._shares("user")
 
     @property
     def userns_fd(self) -> int:

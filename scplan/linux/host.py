@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scplan.linux.netlink import Link, LinkTable, Rtnl
     from scplan.linux.ovsdb import Ovsdb
 
+_RTN_UNICAST = 1
 _FILE_TYPES = {stat.S_IFBLK: "block", stat.S_IFCHR: "char", stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
 
 
@@ -117,7 +118,8 @@ class Host:
     def uplinks(self) -> frozenset[str]:
         """Names of the links over which the host's default routes go."""
         links = self.links()
-        indexes = {index for route in self.rtnl.routes() if route.dst == "default" for index in route.oifs}
+        routes = self.rtnl.routes(type=_RTN_UNICAST)
+        indexes = {index for route in routes if route.dst == "default" for index in route.oifs}
         return frozenset(links[index].name for index in indexes if index in links)
 
     @cached_property

@@ -6,6 +6,8 @@ import os
 import re
 from typing import NamedTuple
 
+# The kernel ends an answer before a line that would not fit into its 4 KiB; lines without paths are much shorter.
+_SURELY_WHOLE = 1024
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -36,13 +38,20 @@ class Mount(NamedTuple):
         return bool(self.shared or self.master)
 
 
-def read_all(fd: int) -> bytes:
-    """The whole of a file of /proc or a cgroup, from the start; the kernel returns about 4 KiB a read."""
+def read_all(fd: int, *, has_paths: bool = True) -> bytes:
+    """The whole of a file of /proc or a cgroup, from the start; the kernel returns about 4 KiB a read.
+
+    A file without paths in it has no long lines, so that a short first answer is all of it: one read is spared.
+    """
+    chunk = os.pread(fd, 1 << 16, 0)
+    if len(chunk) < _SURELY_WHOLE and not has_paths:
+        return chunk
     chunks = []
     offset = 0
-    while chunk := os.pread(fd, 1 << 16, offset):
+    while chunk:
         chunks.append(chunk)
         offset += len(chunk)
+        chunk = os.pread(fd, 1 << 16, offset)
     return b"".join(chunks)
 
 

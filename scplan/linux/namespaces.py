@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.syscalls import CLONE_NEWNET, setns
@@ -30,36 +30,62 @@ def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket
         setns(own_netns_fd, CLONE_NEWNET, name="scplan's own network namespace")
 
 
-def in_child(work: Callable[[], T], *, what: str, timeout_s: float = CHILD_TIMEOUT_S) -> T:
-    """Runs `work` in a forked child, which may enter namespaces, and returns what it returns (picklable).
+class Child(Generic[T]):
+    """Work in a forked child, which may enter namespaces; `result` waits for what it returns (picklable)."""
 
-    A ScplanError or OSError of the child is raised here. A child that hangs (on a file system that the container
-    serves, say) is killed after `timeout_s`, and one that dies is reported: both are a KernelError naming `what`.
-    """
-    import pickle
+    def __init__(self, work: Callable[[], T], *, what: str, timeout_s: float = CHILD_TIMEOUT_S) -> None:
+        """Starts it. `what` names the work in errors; the time counts from now."""
+        self._what = what
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _run_child(work, self._reader, writer)
+        os.close(writer)
 
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _run_child(work, reader, writer)
-    os.close(writer)
-    deadline = time.monotonic() + timeout_s
-    try:
-        answer = _read_until(reader, deadline)
-    finally:
-        os.close(reader)
-        _end(pid, deadline)
-    if not answer:
-        raise KernelError(
-            what, errno.ETIMEDOUT, detail=f"the step inside the container died or took over {timeout_s:g} s"
-        )
-    succeeded, value = pickle.loads(answer)
-    if not succeeded:
-        raise value
-    result: T = value
-    return result
+    def result(self) -> T:
+        """What the child returned; to be called once, and always.
+
+        A ScplanError or OSError of the child is raised here. A child that hangs (on a file system that the container
+        serves, say) is killed when its time is up, and one that dies is reported: both are a KernelError.
+        """
+        import pickle
+
+        try:
+            answer = _read_until(self._reader, self._deadline)
+        finally:
+            os.close(self._reader)
+            _end(self._pid, self._deadline)
+        if not answer:
+            detail = f"the step inside the container died or took over {self._timeout_s:g} s"
+            raise KernelError(self._what, errno.ETIMEDOUT, detail=detail)
+        succeeded, value = pickle.loads(answer)
+        if not succeeded:
+            raise value
+        result: T = value
+        return result
+
+
+def results(children: Sequence[Child[T]]) -> list[T]:
+    """What all children return, in order. When some fail the first error is raised, after all have ended."""
+    found: list[T] = []
+    errors: list[ScplanError | OSError] = []
+    for child in children:
+        try:
+            found.append(child.result())
+        except (ScplanError, OSError) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return found
+
+
+def in_child(work: Callable[[], T], *, what: str) -> T:
+    """Runs `work` in a forked child and waits for it; see Child."""
+    return Child(work, what=what).result()
 
 
 def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:

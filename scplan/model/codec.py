@@ -33,33 +33,30 @@ def from_json(record: type[R], document: object, where: str) -> R:
     """
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: not a JSON object")
+    table = record.attribute_table()
     values = {
-        attribute.name: _value(attribute, document[attribute.name], f"{where}.{attribute.name}")
-        for attribute in record.attributes()
-        if document.get(attribute.name) is not None
+        name: _value(table[name], value, where)
+        for name, value in document.items()
+        if name in table and value is not None
     }
     try:
-        return record(**values)
+        return record.of(values)
     except TypeError as error:
         raise RecordDamaged(f"{where}: {error}") from None
 
 
 def _value(attribute: Attribute, value: object, where: str) -> Any:
     if attribute.record is not None:
-        return from_json(attribute.record, value, where)
+        return from_json(attribute.record, value, f"{where}.{attribute.name}")
     assert attribute.type is not None
-    if attribute.many:
-        if not isinstance(value, list):
-            raise RecordDamaged(f"{where}: not an array")
-        return tuple(_scalar(attribute.type.stored, item, where) for item in value)
-    return _scalar(attribute.type.stored, value, where)
-
-
-def _scalar(stored: type, value: object, where: str) -> Any:
+    stored = attribute.type.stored
     # bool is an int to Python, but never to a record.
-    if type(value) is not stored:
-        raise RecordDamaged(f"{where}: {value!r} is not of type {stored.__name__}")
-    return value
+    if not attribute.many and type(value) is stored:
+        return value
+    if attribute.many and isinstance(value, list) and all(type(item) is stored for item in value):
+        return tuple(value)
+    wanted = f"an array of {stored.__name__}" if attribute.many else stored.__name__
+    raise RecordDamaged(f"{where}.{attribute.name}: {value!r} is not {wanted}")
 
 
 def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:

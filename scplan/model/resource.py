@@ -141,6 +141,31 @@ class Attributes:
         return f"{type(self).__name__}({values})"
 
     _defaults: ClassVar[Mapping[str, Any]] = {}
+    _table: ClassVar[Mapping[str, Attribute]] = {}
+    _compared: ClassVar[tuple[Attribute, ...]] = ()
+    _recorded: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def attribute_table(cls) -> Mapping[str, Attribute]:
+        """The attributes by name."""
+        if "_table" not in cls.__dict__:
+            cls._table = {attribute.name: attribute for attribute in cls.attributes()}
+        return cls._table
+
+    @classmethod
+    def compared_attributes(cls) -> tuple[Attribute, ...]:
+        """The attributes that are compared with the kernel."""
+        if "_compared" not in cls.__dict__:
+            cls._compared = tuple(attribute for attribute in cls.attributes() if attribute.role in COMPARED)
+        return cls._compared
+
+    @classmethod
+    def recorded_names(cls) -> tuple[str, ...]:
+        """Names of all attributes but those that remember the time before scplan."""
+        if "_recorded" not in cls.__dict__:
+            names = (attribute.name for attribute in cls.attributes() if attribute.role is not Role.FORMER)
+            cls._recorded = tuple(names)
+        return cls._recorded
 
     @classmethod
     def attributes(cls) -> tuple[Attribute, ...]:
@@ -222,19 +247,26 @@ def differences(desired: Resource, live: Resource) -> tuple[str, ...]:
 
     Unset attributes of `desired` are not managed; of a `many` attribute only the elements that are missing count.
     """
-    if desired == live:
-        return ()
-    return tuple(
-        path
-        for path, attribute, value in desired.leaves()
-        if value is not None and attribute.role in COMPARED and not _satisfied(attribute, value, live.get(path))
-    )
+    return tuple(_differing(desired, live))
 
 
-def _satisfied(attribute: Attribute, wanted: Any, live: Any) -> bool:
-    if attribute.many:
-        return not wanted or (live is not None and set(wanted) <= set(live))
-    return bool(wanted == live)
+def _differing(desired: Attributes, live: Attributes | None, prefix: str = "") -> Iterator[str]:
+    mine, theirs = desired.__dict__, live.__dict__ if live is not None else {}
+    for attribute in desired.compared_attributes():
+        wanted = mine[attribute.name]
+        there = theirs.get(attribute.name)
+        if wanted is None or wanted == there:
+            continue
+        if attribute.record is not None:
+            yield from _differing(wanted, there, f"{prefix}{attribute.name}.")
+        elif not attribute.many or not set(wanted) <= set(there or ()):
+            yield prefix + attribute.name
+
+
+def is_recorded_as(desired: Resource, owned: Resource) -> bool:
+    """Whether the record says what is desired, apart from what it remembers of the time before scplan."""
+    mine, theirs = desired.__dict__, owned.__dict__
+    return all(mine[name] == theirs[name] for name in desired.recorded_names())
 
 
 def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:
