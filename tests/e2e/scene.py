@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: configurations about throwaway containers, and the promise that nothing has changed."""
+"""What the end-to-end tests share: configurations of throwaway containers, and the promise that nothing changed."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def sections(asked: Config) -> dict[str, Any]:
 # what apply makes
 
 
-def test_device_is_a_node_that_can_be_used_as_asked_for(web: Container, applied: Config, loop_disk: LoopDisk) -> None:
+@pytest.mark.usefixtures("applied")
+def test_device_is_a_node_that_can_be_used_as_asked_for(web: Container, loop_disk: LoopDisk) -> None:
     node = web.stat("/dev/data")
     assert node
     numbers = f"{loop_disk.major:x}:{loop_disk.minor:x}"
@@ -69,7 +70,8 @@ def test_permissions_are_exactly_those_asked_for(
     assert [rule for rule in rules if f" {loop_disk.numbers} " in rule] == [f"b {loop_disk.numbers} {permissions}"]
 
 
-def test_limits_are_in_the_cgroups_files(web: Container, applied: Config, loop_disk: LoopDisk) -> None:
+@pytest.mark.usefixtures("applied")
+def test_limits_are_in_the_cgroups_files(web: Container, loop_disk: LoopDisk) -> None:
     assert web.cgroup_file("blkio.throttle.read_bps_device").strip() == f"{loop_disk.numbers} {10 << 20}"
     assert web.cgroup_file("blkio.throttle.write_iops_device").strip() == f"{loop_disk.numbers} 500"
     assert web.cgroup_file("memory.limit_in_bytes").strip() == str(64 << 20)
@@ -78,7 +80,8 @@ def test_limits_are_in_the_cgroups_files(web: Container, applied: Config, loop_d
     assert web.cgroup_file("pids.max").strip() == "100"
 
 
-def test_nic_is_up_on_both_sides(web: Container, applied: Config, bridge: str) -> None:
+@pytest.mark.usefixtures("applied")
+def test_nic_is_up_on_both_sides(web: Container, bridge: str) -> None:
     nic = next(link for link in web.ip("-d", "address") if link["ifname"] == "eth1")
     assert {f"{info['local']}/{info['prefixlen']}" for info in nic["addr_info"]} >= {"10.97.0.5/24", "fd97::5/64"}
     assert (nic["address"], nic["mtu"], nic["txqlen"]) == ("02:5c:97:00:00:05", 1400, 1000)
@@ -88,14 +91,16 @@ def test_nic_is_up_on_both_sides(web: Container, applied: Config, bridge: str) -
     assert (outer["mtu"], outer["operstate"]) == (1400, "UP")
 
 
-def test_routes_lead_over_the_nic(web: Container, applied: Config) -> None:
+@pytest.mark.usefixtures("applied")
+def test_routes_lead_over_the_nic(web: Container) -> None:
     (default,) = web.ip("route", "show", "default")
     assert (default["gateway"], default["dev"]) == ("10.97.0.1", "eth1")
     (other,) = web.ip("route", "show", "10.98.0.0/16")
     assert (other["dev"], other["metric"]) == ("eth1", 50)
 
 
-def test_mount_shows_the_hosts_directory_read_only(web: Container, applied: Config, host_directory: Path) -> None:
+@pytest.mark.usefixtures("applied")
+def test_mount_shows_the_hosts_directory_read_only(web: Container, host_directory: Path) -> None:
     assert web.exec(["cat", "/srv/data/file"]).stdout == "from the host\n"
     assert "Read-only file system" in web.exec(["touch", "/srv/data/new"]).stderr
     (host_directory / "later").touch()
@@ -105,16 +110,16 @@ def test_mount_shows_the_hosts_directory_read_only(web: Container, applied: Conf
 # the second plan, drift, healing
 
 
-def test_second_plan_is_empty(applied: Config, scplan: Scplan) -> None:
+@pytest.mark.usefixtures("applied")
+def test_second_plan_is_empty(scplan: Scplan) -> None:
     again = scplan("plan", "--detailed-exitcode").ok()
     assert "No changes." in again.stdout
     assert scplan("drift", "--detailed-exitcode").ok().stderr == ""
     assert "No changes." in scplan("apply").ok().stdout
 
 
-def test_tampering_is_drift_and_apply_heals_it(
-    web: Container, applied: Config, scplan: Scplan, loop_disk: LoopDisk
-) -> None:
+@pytest.mark.usefixtures("applied")
+def test_tampering_is_drift_and_apply_heals_it(web: Container, scplan: Scplan, loop_disk: LoopDisk) -> None:
     healthy = fingerprint([web])
     inside = ["nsenter", "--target", str(web.pid), "--net", "ip"]
     subprocess.run([*inside, "link", "set", "eth1", "mtu", "1300"], check=True)
