@@ -564,8 +564,9 @@ def snapshot(request: Request) -> str:
         wanted = _wanted(scene.containers, {**resolution.desired, **scene.owned})
         resources = observe.observe(scene.containers, everything, KINDS, host)
         resources |= observe.observe(scene.containers, wanted, KINDS, host)
-    live = Live(host=facts, containers=scene.containers, resources=resources)
-    return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned))
+        live = Live(host=facts, containers=scene.containers, resources=resources)
+        # While the host is open: its links are read when they are asked for.
+        return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned))
 
 
 # records
