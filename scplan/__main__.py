@@ -12,6 +12,10 @@ def main() -> int:
         from scplan import __version__
 
         return _write(f"scplan {__version__}\n")
+    import gc
+
+    # A short life with little garbage: looking for cycles would take a tenth of it.
+    gc.disable()
     from scplan.cli.app import run
 
     return run(arguments)

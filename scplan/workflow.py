@@ -20,7 +20,6 @@ from scplan.linux.namespaces import Child, results
 from scplan.model.address import Address, Selection
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live
-from scplan.model.report import Drifted, DriftReport, Finding, OnEvent, Outcome, Owned
 from scplan.model.resource import Resource, as_recorded, differences
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import locate
@@ -28,6 +27,7 @@ from scplan.state import Record, State
 
 if TYPE_CHECKING:
     from scplan.config import Configuration
+    from scplan.model.report import DriftReport, Finding, OnEvent, Outcome, Owned
     from scplan.recovery import Direction
 
 
@@ -356,6 +356,7 @@ class Run:
         from scplan.apply import apply
         from scplan.execute import Executor
         from scplan.journal import Begin, Journal
+        from scplan.model.report import Outcome
 
         begun = time.monotonic()
         apply_id = _new_apply_id()
@@ -462,6 +463,8 @@ def recover(request: Request, direction: Direction, on_event: OnEvent) -> list[s
 
 def drift(request: Request) -> DriftReport:
     """How the owned state differs from live, and apart from it what the files ask for and was never applied."""
+    from scplan.model.report import Drifted, DriftReport
+
     state = State(request.state_dir, KINDS)
     with Host() as host:
         if request.files or _has_default_files():
@@ -528,6 +531,8 @@ def _read_owned(scene: _Scene, host: Host) -> tuple[dict[Address, Resource], dic
 
 def show_owned(request: Request) -> list[Owned]:
     """What scplan owns, with its live values."""
+    from scplan.model.report import Owned
+
     state = State(request.state_dir, KINDS)
     scene = _scene_of_all_records(state)
     with Host() as host:
@@ -609,6 +614,8 @@ def state_rm(request: Request, glob: str) -> None:
 
 
 def _owned_of(record: Record, address: Address) -> Owned:
+    from scplan.model.report import Owned
+
     return Owned(
         address=address,
         runtime=record.runtime,

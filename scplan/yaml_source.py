@@ -31,7 +31,8 @@ _CORE_TAGS = {
     "sequence": frozenset({"tag:yaml.org,2002:seq"}),
     "mapping": frozenset({"tag:yaml.org,2002:map"}),
 }
-_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff")
+# Not compiled before it is needed: that takes as long as reading a small file.
+_NOT_YAML = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff"
 
 
 class Mark(Protocol):
@@ -224,7 +225,7 @@ def _unreadable_text(data: bytes, name: str) -> Diagnostic:
     except UnicodeDecodeError as error:
         before, what = data[: error.start].decode("utf-8"), f"byte 0x{data[error.start]:02x} is not UTF-8"
     else:
-        match = _NOT_YAML.search(text, 1 if text.startswith("\ufeff") else 0)
+        match = re.compile(_NOT_YAML).search(text, 1 if text.startswith("\ufeff") else 0)
         offset = match.start() if match else 0
         before, what = text[:offset], f"the character U+{ord(text[offset]):04X} is not allowed in YAML"
     line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)

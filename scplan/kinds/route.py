@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
@@ -182,6 +181,8 @@ def _hosts(nic: Resource) -> list[str]:
 
 def _nic_that_reaches(via: str, nics: Mapping[Address, Resource]) -> Address | None:
     """The NIC with the narrowest network that holds `via`."""
+    import ipaddress
+
     gateway = ipaddress.ip_address(via)
     best: tuple[int, Address] | None = None
     for address, nic in nics.items():
@@ -194,6 +195,8 @@ def _nic_that_reaches(via: str, nics: Mapping[Address, Resource]) -> Address | N
 
 def _route_that_reaches(route: Route, others: Mapping[Address, Resource], own: Address) -> Address | None:
     """The route over a link, with the narrowest network, that makes the gateway reachable."""
+    import ipaddress
+
     assert route.via is not None
     gateway = ipaddress.ip_address(route.via)
     best: tuple[int, Address] | None = None
@@ -266,6 +269,8 @@ def _freed_of_link(rtnl: Rtnl, before: Route, after: Route) -> Route:
     """`after` without the link that it has from `before`, where only another link reaches its new gateway."""
     if after.via in (None, before.via) or after.dev is None or after.dev != before.dev or after.onlink:
         return after
+    import ipaddress
+
     assert after.via is not None
     gateway = ipaddress.ip_address(after.via)
     reaching = {addr.index for addr in rtnl.addresses() if gateway in ipaddress.ip_interface(addr.address).network}
