@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scplan.errors import KernelError
-from scplan.linux.namespaces import in_child
+from scplan.linux.namespaces import Child
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk, Nic
@@ -251,6 +251,38 @@ def test_iops_that_would_wrap_are_refused_with_their_place(
         refused(scplan("apply", "--auto-approve", config=asked), "scplan.yaml:", value, "read_iops")
 
 
+@pytest.mark.needs("userns")
+@pytest.mark.parametrize("runtime", ["runc", "process"])
+def test_device_in_a_user_namespace_works_or_is_refused_by_name(
+    make_container: MakeContainer, scplan: Scplan, loop_disk: LoopDisk, runtime: str
+) -> None:
+    container = make_container(runtime, userns=True)
+    with nothing_changed(container):
+        ran = scplan("apply", "--auto-approve", config=of(container, devices=[f"{loop_disk.path}:/dev/data:r"]))
+        if ran.code == 0:
+            assert container.exec(["dd", "if=/dev/data", "of=/dev/null", "count=1"]).returncode == 0
+            scplan("plan", "--detailed-exitcode").ok()
+            scplan("destroy", container.name, "--auto-approve").ok()
+        else:
+            refused(ran, "user namespace", code=ran.code)
+            assert ran.code in (1, 3)
+
+
+@pytest.mark.needs("userns")
+@pytest.mark.parametrize("runtime", ["runc", "process"])
+def test_everything_but_devices_works_in_a_user_namespace(
+    make_container: MakeContainer, scplan: Scplan, loop_disk: LoopDisk, bridge: str, host_directory: Path, runtime: str
+) -> None:
+    container = make_container(runtime, userns=True)
+    asked = everything(container, loop_disk, bridge, host_directory)
+    asked["containers"][container.name]["devices"] = []
+    with nothing_changed(container):
+        scplan("apply", "--auto-approve", config=asked).ok()
+        scplan("plan", "--detailed-exitcode").ok()
+        assert "Read-only file system" in container.exec(["touch", "/srv/data/new"]).stderr
+        scplan("destroy", container.name, "--auto-approve").ok()
+
+
 # mounts
 
 
@@ -444,7 +476,7 @@ def test_step_inside_that_dies_fails_the_apply_and_nothing_hangs(
 def test_step_inside_that_hangs_is_ended_in_time() -> None:
     begun = time.monotonic()
     with pytest.raises(KernelError, match="a step: ETIMEDOUT"):
-        in_child(lambda: time.sleep(60), what="a step", timeout_s=0.3)
+        Child(lambda: time.sleep(60), what="a step", timeout_s=0.3).result()
     assert time.monotonic() - begun < 5
 
 
