@@ -1,8 +1,8 @@
 """The append-only record of an apply: each operation is on disk before it is made, so that a crash can be recovered.
 
 Lines of `CRC32 JSON`, flocked by the apply that writes them; a journal that nobody holds is what a crash left behind.
-`begin` · for each operation `intended`, then `done` · `applied` (from here on, forward) · `committed`; or `undone` lines
-and `rolled_back`.
+`begin` · for each operation `intended`, then `done` · `applied` (from here on, forward) · `committed`; or `undone`
+lines and `rolled_back`.
 """
 
 from __future__ import annotations

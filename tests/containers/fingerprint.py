@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.containers import cgroups, naming
+from tests.containers import cgroups
 from tests.containers.container import Container
 
 Fingerprint = dict[str, Any]
@@ -46,7 +46,7 @@ _VOLATILE = {
     "age",
     "used",
 }
-# `tentative` goes a second after an IPv6 address came; a link's carrier follows its peer, a bridge's its ports, with delay.
+# `tentative` goes a second after an IPv6 address came; carrier follows a link's peer or a bridge's ports, with delay.
 _VOLATILE_FLAGS = {"tentative", "dadfailed", "optimistic"}
 _CARRIER_FLAGS = {"NO-CARRIER", "LOWER_UP"}
 _CGROUP_FILES = (

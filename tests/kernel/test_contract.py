@@ -1,7 +1,7 @@
 """One contract for all kinds, on real containers.
 
-Create then read is equal; update; replace; delete; the second plan is empty; a failure undoes everything; a death at any
-operation is recovered.
+Create then read is equal; update; replace; delete; the second plan is empty; a failure undoes everything; a death at
+any operation is recovered.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Device(Resource):
     permissions: str | None = attr("subset of rwm", PERMISSIONS)
     required: bool | None = attr("whether its absence is an error", BOOL, role=Role.POLICY)
     numbers: str | None = attr("major:minor", TEXT, role=Role.RESOLVED)
-    io: Limits | None = nested("limits", Limits)  # noqa: RUF009 - a field
+    io: Limits | None = nested("limits", Limits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """tests/plan_cases/NAME/{desired,live,plan}.yaml: a new case of planning is a new folder.
 
 `desired.yaml` is a configuration. `live.yaml` is a snapshot with everything optional: `host`, `containers`,
-`resources` and `owned` (true: as live). `plan.yaml` lists what must come out, in order: the rows with the attributes that matter, or
-the errors.
+`resources` and `owned` (true: as live). `plan.yaml` lists what must come out, in order: the rows with the attributes
+that matter, or the errors.
 """
 
 from __future__ import annotations
