@@ -201,7 +201,7 @@ class _Side:
         return outer is not None and outer.name == self.host_name(nic)
 
     def is_lent(self, inner: Link, nic: Nic) -> bool:
-        """Whether the physical NIC has left the host, and `inner` is it: another link may have its name there by now."""
+        """Whether the physical NIC has left the host, and `inner` is it: another may have its name there by now."""
         outer = self.host.rtnl.link(self.host_name(nic))
         return outer is None or (_is_like(inner, nic) and not _is_like(outer, nic))
 
