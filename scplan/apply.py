@@ -33,7 +33,7 @@ def apply(
     try:
         for number, operation in enumerate(operations, 1):
             _step(number, total, operation, executor, journal, on_event, made)
-        update = prepare(executor.owned)
+        update = prepare(executor.owned())
         try:
             journal.applied()
         except BaseException:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from scplan.errors import ScplanError
 from scplan.kinds.kind import Kind, Kinds, Target
@@ -14,13 +14,36 @@ from scplan.model.change import Action, Operation
 from scplan.model.resource import REPLACING, Resource, Role, differences, keep_former
 
 
-class Executor(NamedTuple):
-    """Acts on opened containers. `owned` is what scplan answers for at this moment; it changes with each operation."""
+class Executor:
+    """Acts on opened containers, and keeps up with what scplan answers for at each moment."""
 
-    host: Host
-    containers: Mapping[str, Container]
-    kinds: Kinds
-    owned: MutableMapping[Address, Resource]
+    def __init__(
+        self, host: Host, containers: Mapping[str, Container], kinds: Kinds, owned: Mapping[Address, Resource]
+    ) -> None:
+        self.host = host
+        self.containers = containers
+        self.kinds = kinds
+        self._owned: dict[tuple[str, str], dict[str, Resource]] = {}
+        for address, resource in owned.items():
+            self._peers(address)[address.identity] = resource
+
+    def owned(self) -> dict[Address, Resource]:
+        """What scplan answers for now."""
+        return {
+            Address(container, kind, identity): resource
+            for (container, kind), peers in self._owned.items()
+            for identity, resource in peers.items()
+        }
+
+    def note(self, address: Address, record: Resource | None) -> None:
+        """Takes over what the record of a resource is now; None: there is none."""
+        if record is None:
+            self._peers(address).pop(address.identity, None)
+        else:
+            self._peers(address)[address.identity] = record
+
+    def _peers(self, address: Address) -> dict[str, Resource]:
+        return self._owned.setdefault((address.container, address.kind), {})
 
     def capture(self, operation: Operation) -> Operation:
         """The operation with what was there before it filled in, as it must be journaled before it is made."""
@@ -51,19 +74,11 @@ class Executor(NamedTuple):
                 raise ScplanError("a replacement is a deletion and a creation; this is a bug in scplan")
         self.host.forget()
         made = self._verified(kind, target, operation)
-        if made.owned_after is None:
-            self.owned.pop(made.address, None)
-        else:
-            self.owned[made.address] = made.owned_after
+        self.note(made.address, made.owned_after)
         return made
 
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:
-        peers = {
-            other.identity: resource
-            for other, resource in self.owned.items()
-            if (other.container, other.kind) == (address.container, address.kind)
-        }
-        target = Target(container=self.containers[address.container], host=self.host, peers=peers)
+        target = Target(container=self.containers[address.container], host=self.host, peers=self._peers(address))
         return self.kinds[address.kind], target
 
     def _verified(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> Operation:

@@ -41,7 +41,7 @@ def _take_back(inverse: Operation, executor: Executor) -> None:
     try:
         executor.perform(inverse)
     except ContainerGone:
-        executor.owned.pop(inverse.address, None)
+        executor.note(inverse.address, None)
 
 
 def _note_undone(journal: Journal, number: int) -> None:
