@@ -116,6 +116,10 @@ class State:
             if entry.endswith(".json")
         )
 
+    def has_open_journals(self) -> bool:
+        """Whether any apply is at work, or did not end."""
+        return bool(_listed(os.path.join(self.directory, "journal")))
+
     def _path(self, runtime: str, name: str) -> str:
         return os.path.join(self.directory, "containers", runtime, f"{name}.json")
 

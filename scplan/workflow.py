@@ -103,6 +103,8 @@ def make_plan(request: Request) -> Plan:
 
 def _open_journals(state: State) -> list[Diagnostic]:
     """A warning when a crash left something half done: the plan is then about that, too."""
+    if not state.has_open_journals():
+        return []
     from scplan.recovery import refuse_if_needed
 
     try:
@@ -420,12 +422,13 @@ def load_plan_view(path: str) -> Plan:
 @contextmanager
 def _locked_scene(scene: _Scene, request: Request, state: State) -> Iterator[_Scene]:
     """Locks the scene's containers, and the host when NICs are concerned; then reads the records again."""
-    from scplan.recovery import refuse_if_needed
-
     kinds = {address.kind for address in (*scene.desired, *scene.owned)}
     of_host = any(KINDS[kind].of_host for kind in kinds)
     with state.locked(list(scene.containers.values()), host=of_host, timeout_s=request.lock_timeout_s):
-        refuse_if_needed(state.directory)
+        if state.has_open_journals():
+            from scplan.recovery import refuse_if_needed
+
+            refuse_if_needed(state.directory)
         yield scene._replace(owned=_owned(scene.containers, state))
 
 

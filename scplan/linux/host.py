@@ -33,6 +33,11 @@ class HostPath(NamedTuple):
     partitions: tuple[tuple[int, str, str], ...]
 
 
+def ovsdb_socket() -> str:
+    """Path of Open vSwitch's database socket: db.sock in OVS_RUNDIR, else in /var/run/openvswitch. ovs-vsctl(8)."""
+    return os.path.join(os.environ.get("OVS_RUNDIR") or "/var/run/openvswitch", "db.sock")
+
+
 def device_numbers(rdev: int) -> str:
     """ "major:minor" of st_rdev."""
     return f"{os.major(rdev)}:{os.minor(rdev)}"
@@ -125,10 +130,12 @@ class Host:
     @cached_property
     def ovs(self) -> Ovsdb | None:
         """Open vSwitch's database; None when there is no socket of it."""
-        from scplan.linux.ovsdb import Ovsdb, default_socket
+        path = ovsdb_socket()
+        if not os.path.exists(path):
+            return None
+        from scplan.linux.ovsdb import Ovsdb
 
-        path = default_socket()
-        return Ovsdb(path) if os.path.exists(path) else None
+        return Ovsdb(path)
 
     # paths
 

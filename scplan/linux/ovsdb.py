@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -16,11 +15,6 @@ TIMEOUT_S = 5.0
 # Some ten thousand ports; what is longer than that is not an answer to what is asked here.
 MAX_ANSWER_BYTES = 16 << 20
 _DATABASE = "Open_vSwitch"
-
-
-def default_socket() -> str:
-    """Path of the database's socket: db.sock in OVS_RUNDIR, else in /var/run/openvswitch."""
-    return os.path.join(os.environ.get("OVS_RUNDIR") or "/var/run/openvswitch", "db.sock")
 
 
 class Ovsdb:

@@ -20,8 +20,8 @@ from scplan.kinds.kind import Target
 from scplan.kinds.nic import Nic, NicKind
 from scplan.linux import ovsdb
 from scplan.linux.container import Container
-from scplan.linux.host import Host
-from scplan.linux.ovsdb import Ovsdb, default_socket
+from scplan.linux.host import Host, ovsdb_socket
+from scplan.linux.ovsdb import Ovsdb
 from tests.containers import container as throwaway
 from tests.containers.session import Session
 
@@ -217,9 +217,9 @@ def test_a_nic_joins_changes_and_leaves_bridges(
 
 def test_the_socket_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVS_RUNDIR", "/somewhere")
-    assert default_socket() == "/somewhere/db.sock"
+    assert ovsdb_socket() == "/somewhere/db.sock"
     monkeypatch.delenv("OVS_RUNDIR")
-    assert default_socket() == "/var/run/openvswitch/db.sock"
+    assert ovsdb_socket() == "/var/run/openvswitch/db.sock"
 
 
 # servers that misbehave
