@@ -84,7 +84,8 @@ def unchanged_containers(inputs: Inputs, kinds: Kinds) -> frozenset[str]:
     drafts, refreshed, problems = _draft_all(inputs, kinds)
     if problems:
         return frozenset()
-    return frozenset(inputs.containers) - {address.container for address in (*drafts, *refreshed)}
+    spoken_of = {address.container for address in (*drafts, *refreshed, *inputs.resolution.skipped)}
+    return frozenset(inputs.containers) - spoken_of
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan import observe, plan
@@ -19,7 +19,7 @@ from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
 from scplan.model.address import Address, Selection
 from scplan.model.change import Plan
-from scplan.model.live import ContainerFacts, HostFacts, Live
+from scplan.model.live import ContainerFacts, Live, Status
 from scplan.model.resource import Resource, as_recorded, differences
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import locate
@@ -81,14 +81,44 @@ def schema() -> dict[str, object]:
     return configuration_schema(KINDS)
 
 
-class _Scene(NamedTuple):
-    """Everything that a plan needs except live state: who is meant, what is desired, what is owned."""
+class _Scene:
+    """Everything that a plan needs except live state: who is meant, what is desired, what is owned.
 
-    containers: Mapping[str, ContainerFacts]
-    desired: Mapping[Address, Resource]
-    owned: Mapping[Address, Resource]
-    source_of: plan.SourceOf
-    diagnostics: tuple[Diagnostic, ...] = ()
+    `desired` holds the addresses of each container by its name. Records are read when they are asked for first.
+    """
+
+    def __init__(
+        self,
+        containers: Mapping[str, ContainerFacts],
+        desired: Mapping[str, Mapping[Address, Resource]],
+        read_owned: Callable[[Mapping[str, ContainerFacts]], dict[Address, Resource]],
+        source_of: plan.SourceOf = lambda _: None,
+        diagnostics: tuple[Diagnostic, ...] = (),
+    ) -> None:
+        self.containers = containers
+        self._desired = desired
+        self._read_owned = read_owned
+        self.source_of = source_of
+        self.diagnostics = diagnostics
+
+    @cached_property
+    def desired(self) -> dict[Address, Resource]:
+        return {address: one for name in self.containers for address, one in self._desired.get(name, {}).items()}
+
+    @cached_property
+    def owned(self) -> dict[Address, Resource]:
+        return self._read_owned(self.containers)
+
+    def joined_by(self, containers: Mapping[str, ContainerFacts]) -> _Scene:
+        """The same with more containers, of which only the records count."""
+        return _Scene(
+            {**containers, **self.containers}, self._desired, self._read_owned, self.source_of, self.diagnostics
+        )
+
+    def only(self, names: Collection[str]) -> _Scene:
+        """The same with some of the containers; their records are read anew."""
+        containers = {name: facts for name, facts in self.containers.items() if name in names}
+        return _Scene(containers, self._desired, self._read_owned, self.source_of, self.diagnostics)
 
 
 def make_plan(request: Request) -> Plan:
@@ -123,7 +153,7 @@ def _set_scene(request: Request, state: State) -> _Scene:
 def _scene_of_configuration(configuration: Configuration, request: Request, state: State) -> _Scene:
     """Locates the containers of the files. Addresses carry the name that the runtime gives a container."""
     containers: dict[str, ContainerFacts] = {}
-    desired: dict[Address, Resource] = {}
+    desired: dict[str, Mapping[Address, Resource]] = {}
     written_as: dict[str, str] = {}
     for reference, config in configuration.containers.items():
         facts = locate(reference, config.runtime, RUNTIMES, pid=config.pid, pid_file=config.pid_file)
@@ -132,19 +162,13 @@ def _scene_of_configuration(configuration: Configuration, request: Request, stat
         containers[facts.name] = facts
         written_as[facts.name] = reference
         if not request.destroy:
-            desired.update(_named(config.resources, reference, facts.name))
+            desired[facts.name] = _named(config.resources, reference, facts.name)
 
     def source_of(address: Address) -> Any:
         reference = written_as.get(address.container, address.container)
         return configuration.source_of(address._replace(container=reference))
 
-    return _Scene(
-        containers=containers,
-        desired=desired,
-        owned=_owned(containers, state),
-        source_of=source_of,
-        diagnostics=configuration.diagnostics,
-    )
+    return _Scene(containers, desired, partial(_owned, state), source_of, configuration.diagnostics)
 
 
 def _named(resources: Mapping[Address, Resource], reference: str, name: str) -> Mapping[Address, Resource]:
@@ -159,7 +183,7 @@ def _scene_of_records(request: Request, state: State) -> _Scene:
     for reference in request.containers:
         facts = _locate_recorded(_record_of(reference, state))
         containers[facts.name] = facts
-    return _Scene(containers=containers, desired={}, owned=_owned(containers, state), source_of=lambda _: None)
+    return _Scene(containers, {}, partial(_owned, state))
 
 
 def _record_of(reference: str, state: State) -> Record:
@@ -190,7 +214,7 @@ def _locate_recorded(record: Record) -> ContainerFacts:
     )
 
 
-def _owned(containers: Mapping[str, ContainerFacts], state: State) -> dict[Address, Resource]:
+def _owned(state: State, containers: Mapping[str, ContainerFacts]) -> dict[Address, Resource]:
     owned: dict[Address, Resource] = {}
     for facts in containers.values():
         record = state.read(facts.runtime, facts.name)
@@ -203,59 +227,44 @@ def _owned(containers: Mapping[str, ContainerFacts], state: State) -> dict[Addre
 
 
 def _plan_scene(scene: _Scene, request: Request, state: State, host: Host) -> Plan:
-    paths = _paths(scene.desired) | _paths(scene.owned)
-    facts = observe.host_facts(host, paths)
+    shared_out = len(scene.containers) >= _WORTH_SHARING_OUT and (os.cpu_count() or 1) > 1
+    unchanged, found = _look_shared_out(scene, request) if shared_out else (frozenset(), None)
+    rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
+    inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
+    return plan.make_plan(inputs._replace(foreign=_foreign(inputs, state)), KINDS)
+
+
+def _gather(
+    scene: _Scene, request: Request, host: Host, found: Mapping[Address, Resource] | None = None
+) -> plan.Inputs:
+    """Resolves on the host and reads live state, unless `found` holds that already."""
+    facts = observe.host_facts(host, _paths(scene.desired) | _paths(scene.owned))
     resolution = plan.resolve(scene.desired, facts, KINDS, scene.source_of)
     resolution = resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
-    if len(scene.containers) >= _WORTH_SHARING_OUT and (os.cpu_count() or 1) > 1:
-        return _plan_shared_out(scene, resolution, facts, request, state)
-    live = _observe_scene(scene, resolution, facts, host)
-    return plan.make_plan(_inputs(scene, resolution, live, request, state), KINDS)
+    if found is None:
+        wanted = _wanted(scene.containers, {**resolution.desired, **scene.owned})
+        found = observe.observe(scene.containers, wanted, KINDS, host)
+    live = Live(host=facts, containers=scene.containers, resources=found)
+    return _inputs(scene, resolution, live, request)
 
 
-def _observe_scene(scene: _Scene, resolution: plan.Resolution, facts: HostFacts, host: Host) -> Live:
-    wanted = _wanted(scene.containers, {**resolution.desired, **scene.owned})
-    resources = observe.observe(scene.containers, wanted, KINDS, host)
-    return Live(host=facts, containers=scene.containers, resources=resources)
+def _look_shared_out(scene: _Scene, request: Request) -> tuple[frozenset[str], dict[Address, Resource]]:
+    """(containers without changes, live resources of the others), read by a process for each CPU."""
 
-
-def _plan_shared_out(
-    scene: _Scene, resolution: plan.Resolution, facts: HostFacts, request: Request, state: State
-) -> Plan:
-    """The same for many containers: a process for each CPU reads a share, and sends back only what has to change."""
-
-    def look(share: _Scene, resolved: plan.Resolution) -> tuple[frozenset[str], dict[Address, Resource]]:
+    def look(share: _Scene) -> tuple[frozenset[str], dict[Address, Resource]]:
         # A process of its own needs sockets of its own.
         with Host() as host:
-            live = _observe_scene(share, resolved, facts, host)
-        unchanged = plan.unchanged_containers(_inputs(share, resolved, live, request, None), KINDS)
-        changing = {address: one for address, one in live.resources.items() if address.container not in unchanged}
-        return unchanged, changing
+            inputs = _gather(share, request, host)
+        unchanged = plan.unchanged_containers(inputs, KINDS)
+        live = inputs.live.resources
+        return unchanged, {address: one for address, one in live.items() if address.container not in unchanged}
 
-    shares = _shares(scene, resolution, os.cpu_count() or 1)
-    children = [Child(partial(look, *share), what="read live state", timeout_s=_READING_TIMEOUT_S) for share in shares]
-    found = results(children)
-    unchanged = frozenset().union(*(names for names, _ in found))
-    resources = {address: resource for _, changing in found for address, resource in changing.items()}
-    rest, resolved = _without(scene, resolution, unchanged)
-    live = Live(host=facts, containers=scene.containers, resources=resources)
-    return plan.make_plan(_inputs(rest, resolved, live, request, state), KINDS)
-
-
-def _shares(scene: _Scene, resolution: plan.Resolution, count: int) -> list[tuple[_Scene, plan.Resolution]]:
-    names = list(scene.containers)
-    chosen = [frozenset(names[first::count]) for first in range(count)]
-    return [_without(scene, resolution, scene.containers.keys() - own, narrow=True) for own in chosen]
-
-
-def _without(
-    scene: _Scene, resolution: plan.Resolution, names: Set[str], *, narrow: bool = False
-) -> tuple[_Scene, plan.Resolution]:
-    """Both without the resources of some containers; with `narrow` these containers are not spoken of at all."""
-    desired = {address: one for address, one in resolution.desired.items() if address.container not in names}
-    owned = {address: one for address, one in scene.owned.items() if address.container not in names}
-    containers = {name: facts for name, facts in scene.containers.items() if name not in names or not narrow}
-    return scene._replace(containers=containers, owned=owned), resolution._replace(desired=desired)
+    names, count = list(scene.containers), os.cpu_count() or 1
+    shares = [scene.only(frozenset(names[first::count])) for first in range(count)]
+    children = [Child(partial(look, share), what="read live state", timeout_s=_READING_TIMEOUT_S) for share in shares]
+    answers = results(children)
+    unchanged = frozenset[str]().union(*(answer for answer, _ in answers))
+    return unchanged, {address: one for _, changing in answers for address, one in changing.items()}
 
 
 def _paths(resources: Mapping[Address, Resource]) -> set[str]:
@@ -271,26 +280,24 @@ def _wanted(
     return {name: observe.Wanted(by_kind=by_kind) for name, by_kind in wanted.items()}
 
 
-def _inputs(
-    scene: _Scene, resolution: plan.Resolution, live: Live, request: Request, state: State | None
-) -> plan.Inputs:
-    claims = any(
-        True for address, resource in resolution.desired.items() for _ in KINDS[address.kind].claims(address, resource)
-    )
+def _inputs(scene: _Scene, resolution: plan.Resolution, live: Live, request: Request) -> plan.Inputs:
     return plan.Inputs(
         containers=scene.containers,
         resolution=resolution,
         owned=scene.owned,
         live=live,
-        foreign=_foreign(scene.containers, state) if claims and state is not None else {},
+        foreign={},
         source_of=scene.source_of,
         selection=request.selection,
     )
 
 
-def _foreign(containers: Mapping[str, ContainerFacts], state: State) -> dict[Address, Resource]:
-    """What scplan owns in containers that the plan is not about."""
-    own = {(facts.runtime, facts.name) for facts in containers.values()}
+def _foreign(inputs: plan.Inputs, state: State) -> dict[Address, Resource]:
+    """What scplan owns in containers that the plan is not about; not read when nothing could collide with it."""
+    desired = inputs.resolution.desired
+    if not any(True for address, one in desired.items() for _ in KINDS[address.kind].claims(address, one)):
+        return {}
+    own = {(facts.runtime, facts.name) for facts in inputs.containers.values()}
     foreign: dict[Address, Resource] = {}
     for runtime, name in state.names():
         record = state.read(runtime, name) if (runtime, name) not in own else None
@@ -305,7 +312,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
     captured = snapshot.load(path, KINDS)
     configuration = validate(request)
     containers: dict[str, ContainerFacts] = {}
-    desired: dict[Address, Resource] = {}
+    desired: dict[str, Mapping[Address, Resource]] = {}
     for reference, config in configuration.containers.items():
         matches = [name for name in captured.live.containers if name == reference] or [
             name for name in captured.live.containers if name.startswith(reference)
@@ -314,16 +321,12 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
             raise ContainerNotFound(f"the snapshot has {len(matches)} containers {reference!r}")
         containers[matches[0]] = captured.live.containers[matches[0]]
         if not request.destroy:
-            desired.update(_named(config.resources, reference, matches[0]))
-    scene = _Scene(
-        containers=containers,
-        desired=desired,
-        owned={address: resource for address, resource in captured.owned.items() if address.container in containers},
-        source_of=configuration.source_of,
-        diagnostics=configuration.diagnostics,
-    )
-    resolution = plan.resolve(desired, captured.live.host, KINDS, scene.source_of)
-    inputs = _inputs(scene, resolution, captured.live, request, None)
+            desired[matches[0]] = _named(config.resources, reference, matches[0])
+    own = {address: one for address, one in captured.owned.items() if address.container in containers}
+    scene = _Scene(containers, desired, lambda _: own, configuration.source_of, configuration.diagnostics)
+    resolution = plan.resolve(scene.desired, captured.live.host, KINDS, scene.source_of)
+    resolution = resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
+    inputs = _inputs(scene, resolution, captured.live, request)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}
     return plan.make_plan(inputs._replace(foreign=foreign), KINDS)
 
@@ -429,7 +432,7 @@ def _locked_scene(scene: _Scene, request: Request, state: State) -> Iterator[_Sc
             from scplan.recovery import refuse_if_needed
 
             refuse_if_needed(state.directory)
-        yield scene._replace(owned=_owned(scene.containers, state))
+        yield scene.only(scene.containers.keys())
 
 
 def _new_records(touched: Mapping[str, ContainerFacts], owned: Mapping[Address, Resource]) -> list[Record]:
@@ -507,12 +510,10 @@ def _scene_of_all_records(state: State) -> _Scene:
             containers[record.name] = _locate_recorded(record)
         except ContainerNotFound:
             containers[record.name] = _gone(record)
-    return _Scene(containers=containers, desired={}, owned=_owned(containers, state), source_of=lambda _: None)
+    return _Scene(containers, {}, partial(_owned, state))
 
 
 def _gone(record: Record) -> ContainerFacts:
-    from scplan.model.live import Status
-
     return ContainerFacts(name=record.name, runtime=record.runtime, id=record.id, status=Status.STOPPED)
 
 
@@ -554,26 +555,22 @@ def show_owned(request: Request) -> list[Owned]:
 
 
 def snapshot(request: Request) -> str:
-    """Live state and records of the containers in the files and in the records, as JSON."""
+    """Live state and records of the containers in the files and the records, as JSON; nothing live of stopped ones."""
     from scplan import snapshot as snapshots
 
     state = State(request.state_dir, KINDS)
+    scene = _scene_of_all_records(state)
+    if request.files or _has_default_files():
+        scene = _scene_of_configuration(validate(request), request, state).joined_by(scene.containers)
+    running = scene.only({name for name, facts in scene.containers.items() if facts.status is not Status.STOPPED})
     with Host() as host:
-        scene = _scene_of_all_records(state)
-        if request.files or _has_default_files():
-            configured = _scene_of_configuration(validate(request), request, state)
-            scene = configured._replace(
-                containers={**scene.containers, **configured.containers},
-                owned={**scene.owned, **configured.owned},
-            )
         facts = observe.host_facts(host, _paths(scene.desired) | _paths(scene.owned) | set(host.disks()))
-        resolution = plan.resolve(scene.desired, facts, KINDS, scene.source_of)
-        everything = {name: observe.Wanted(by_kind=None) for name in scene.containers}
-        wanted = _wanted(scene.containers, {**resolution.desired, **scene.owned})
-        resources = observe.observe(scene.containers, everything, KINDS, host)
-        resources |= observe.observe(scene.containers, wanted, KINDS, host)
+        resolution = plan.resolve(running.desired, facts, KINDS, scene.source_of)
+        everything = {name: observe.Wanted(by_kind=None) for name in running.containers}
+        wanted = _wanted(running.containers, {**resolution.desired, **running.owned})
+        resources = observe.observe(running.containers, everything, KINDS, host)
+        resources |= observe.observe(running.containers, wanted, KINDS, host)
         live = Live(host=facts, containers=scene.containers, resources=resources)
-        # While the host is open: its links are read when they are asked for.
         return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned))
 
 

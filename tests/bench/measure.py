@@ -69,4 +69,5 @@ def python() -> Cost:
 
 
 def scplan(*arguments: str, state_dir: Path) -> Cost:
-    return run([sys.executable, "-m", "scplan", *arguments], state_dir=state_dir)
+    """The console script as users run it."""
+    return run([str(Path(sys.executable).with_name("scplan")), *arguments], state_dir=state_dir)

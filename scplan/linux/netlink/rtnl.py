@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 TIMEOUT_S = 5
 _SOL_NETLINK = 270
+_MSG_TRUNC = int(socket.MSG_TRUNC)  # the enum would make an enum of every result
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _SIOCGIFNAME = 0x8910
 # The kernel makes dump messages of at most 32 KiB.
@@ -275,7 +276,7 @@ class Rtnl(Requests):
             except OSError as error:
                 # ENOBUFS among them: answers were lost, so that nothing can be said about the operation.
                 raise KernelError.from_os(operation, error) from None
-            if flags & socket.MSG_TRUNC:
+            if flags & _MSG_TRUNC:
                 raise KernelError(operation, errno.EMSGSIZE, detail=f"an answer of more than {_BUFFER_BYTES} bytes")
             if sender[0] == 0:
                 return data
