@@ -54,7 +54,11 @@ def apply(
 
 def destroy(
     context: typer.Context,
-    containers: Annotated[list[str], typer.Argument(metavar="CONTAINER...", help="As in the configuration.")],
+    containers: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONTAINER]...", help="As in the records. Default: the containers of the files."),
+    ] = None,
+    files: Files = None,
     auto_approve: AutoApprove = False,
     as_json: JsonLines = False,
     lock_timeout: LockTimeout = 30.0,
@@ -66,10 +70,13 @@ def destroy(
     Examples:
       scplan destroy web
       scplan destroy web db --auto-approve
+      scplan destroy -f web.yaml
     """
     from scplan import workflow
 
-    asked = request(context, destroy=True, containers=containers, lock_timeout_s=lock_timeout)
+    if containers and files:
+        raise UsageError("destroy takes containers or -f, not both", hint="the files say which containers are meant")
+    asked = request(context, files=files, destroy=True, containers=containers or (), lock_timeout_s=lock_timeout)
     return _carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
 
 

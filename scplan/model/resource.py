@@ -218,11 +218,21 @@ class Attributes:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """The record with these attributes and defaults for the others; all required ones must be there."""
+        return cls._filled(cls.defaults(), values)
+
+    @classmethod
+    def defaults(cls) -> Mapping[str, Any]:
+        """Default values by name, of the attributes that have one."""
         if "_defaults" not in cls.__dict__:
             members = dataclasses.fields(cls)
             missing = dataclasses.MISSING
             cls._defaults = {member.name: member.default for member in members if member.default is not missing}
-        return cls._filled(cls._defaults, values)
+        return cls._defaults
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """What the attribute is when it is not written; None when it has no default."""
+        return cls.defaults().get(name)
 
     @classmethod
     def _filled(cls, base: Mapping[str, Any], changes: Mapping[str, Any]) -> Self:

@@ -85,8 +85,15 @@ def resource_words(resource: Resource | None, managed: Resource | None = None) -
         if value is not None
         and value != ()
         and attribute.role in _NOTABLE
+        and not _goes_without_saying(resource, path, attribute, value)
         and (managed is None or managed.get(path) is not None)
     )
+
+
+def _goes_without_saying(resource: Resource, path: str, attribute: Attribute, value: Any) -> bool:
+    """A default that every such resource has, unless its value alone says what it is (`rwm`)."""
+    is_spoken = attribute.type is not None and attribute.type.speaks
+    return "." not in path and not is_spoken and resource.default(path) == value
 
 
 def _attribute_words(resource: Resource, path: str, attribute: Attribute, value: Any) -> str:
