@@ -9,6 +9,7 @@ from typing import NoReturn
 from scplan.errors import ApplyFailed, Diagnostic, RollbackIncomplete, ScplanError
 from scplan.execute import Executor
 from scplan.journal import Journal
+from scplan.linux.signals import stop_requests_raise, stop_requests_wait
 from scplan.model.address import Address
 from scplan.model.change import Operation
 from scplan.model.report import Event, OnEvent, Step
@@ -31,17 +32,16 @@ def apply(
     total = len(operations)
     made: dict[int, Operation] = {}
     try:
-        for number, operation in enumerate(operations, 1):
-            _step(number, total, operation, executor, journal, on_event, made)
-        update = prepare(executor.owned())
-        try:
-            journal.applied()
-        except BaseException:
-            update.discard()
-            raise
+        with stop_requests_raise():
+            for number, operation in enumerate(operations, 1):
+                _step(number, total, operation, executor, journal, on_event, made)
+        with stop_requests_wait():
+            _commit(prepare(executor.owned()), journal)
+    except RollbackIncomplete:
+        raise
     except (ScplanError, OSError, KeyboardInterrupt) as error:
-        _roll_back(error, made, total, executor, journal, on_event)
-    _commit(update, journal)
+        with stop_requests_wait():
+            _roll_back(error, made, total, executor, journal, on_event)
 
 
 def _step(
@@ -73,7 +73,15 @@ def _step(
 
 
 def _commit(update: Update, journal: Journal) -> None:
-    """Only renames are left to do. One that fails leaves live state as wanted, and the journal for the records."""
+    """Says that all is made; from there on only renames are left to do.
+
+    One that fails leaves live state as wanted, and the journal to write the records from.
+    """
+    try:
+        journal.applied()
+    except BaseException:
+        update.discard()
+        raise
     try:
         update.commit()
         journal.close("committed")

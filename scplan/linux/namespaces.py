@@ -101,6 +101,8 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
         view = memoryview(answer)
         while view:
             view = view[os.write(writer, view) :]
+    except KeyboardInterrupt:
+        os._exit(1)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

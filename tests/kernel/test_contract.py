@@ -33,7 +33,7 @@ TARGETS = [
     *(("runc", kind) for kind in KINDS),
     *(("crun", kind) for kind in KINDS),
     *(("process", kind) for kind in KINDS),
-    *(("process-userns", kind) for kind in KINDS if kind != "device"),
+    *(("process-userns", kind) for kind in KINDS),
 ]
 
 
@@ -234,6 +234,25 @@ def _process_in(container: Container, directory: str) -> Iterator[None]:
         inside.wait()
         container.exec(["pkill", "-f", "sleep 1000$"])
         inside.stdout.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_stop_undoes_every_change(
+    make_container: MakeContainer, session: Session, number: signal.Signals
+) -> None:
+    with _parts(session) as parts, host_parts.scratch_directory(session) as directory:
+        ground = Ground(make_container("process"), directory, parts)
+        before = ground.picture()
+        ground.write(_states("nic", parts)[0] | _states("mount", parts)[0])
+
+        def stop(event: Event) -> None:
+            if (event.step, event.number) == (Step.STARTED, 4):
+                os.kill(os.getpid(), number)
+
+        with pytest.raises(ApplyFailed, match="interrupted"):
+            ground.apply(stop)
+        assert difference(before, ground.picture()) == []
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("step", [Step.STARTED, Step.DONE])

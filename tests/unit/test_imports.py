@@ -42,7 +42,7 @@ SPLIT_OFF: dict[str, set[str]] = {
 BEYOND_THE_TABLE: dict[str, set[str]] = {
     **{name: {"records", "kinds.kind"} for name in RECORDS},  # the codec asks the kinds for the records' classes
     "observe": {"linux.host", "linux.netlink"},  # the host's facts are observed beside the containers'
-    "apply": {"execute", "rollback"},  # an apply that fails is rolled back
+    "apply": {"execute", "rollback", "linux.signals"},  # an apply that fails or is stopped is rolled back
     "rollback": {"execute"},
     "config": {"yaml_source"},  # the values with places that it turns into resources
     "runtimes": {"model.live"},  # ContainerFacts, what a runtime knows of a container
