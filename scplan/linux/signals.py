@@ -12,12 +12,16 @@ _ASK_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stop_requests_raise() -> Iterator[None]:
-    """SIGTERM (a service is stopped) and SIGHUP (a terminal is closed) raise KeyboardInterrupt, as ^C does."""
+    """SIGTERM (a service is stopped) and SIGHUP (a terminal is closed) raise KeyboardInterrupt, as ^C does.
+
+    Signals that are ignored stay so: that is how nohup(1) and background jobs of a shell ask for it.
+    """
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    former = {number: signal.signal(number, interrupt) for number in _ASK_TO_STOP}
+    heard = [number for number in _ASK_TO_STOP if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

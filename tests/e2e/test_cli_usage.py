@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -222,6 +223,8 @@ def ask(answer: bytes) -> tuple[int, str]:
     program = "from scplan.cli.output import approve; approve('Apply these changes?')"
     pid, terminal = pty.fork()
     if pid == 0:
+        # A shell ignores it in what it runs in the background, and that is inherited.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execv(sys.executable, [sys.executable, "-c", program])
     shown = b""
     while b"[y/N]" not in shown:

@@ -249,10 +249,14 @@ def test_a_request_to_stop_undoes_every_change(
             if (event.step, event.number) == (Step.STARTED, 4):
                 os.kill(os.getpid(), number)
 
-        with pytest.raises(ApplyFailed, match="interrupted"):
-            ground.apply(stop)
+        former = signal.signal(number, signal.SIG_DFL)
+        try:
+            with pytest.raises(ApplyFailed, match="interrupted"):
+                ground.apply(stop)
+            assert signal.getsignal(number) is signal.SIG_DFL
+        finally:
+            signal.signal(number, former)
         assert difference(before, ground.picture()) == []
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("step", [Step.STARTED, Step.DONE])
