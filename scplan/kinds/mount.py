@@ -16,16 +16,13 @@ from dataclasses import dataclass
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Kind, Target, Unsuitable
 from scplan.kinds.paths import below, check_target, covering, identity_of
+from scplan.linux import bind
 from scplan.linux.container import Container
 from scplan.linux.host import Host, file_identity
 from scplan.linux.mountinfo import Mount, escape
 from scplan.linux.rooted_path import (
-    make_directory,
-    make_file,
-    missing_directories,
     open_in_root,
     opened,
-    parent_of,
     remove_made,
     stat_in_root,
 )
@@ -33,13 +30,10 @@ from scplan.linux.syscalls import (
     MS_PRIVATE,
     MS_SHARED,
     MS_SLAVE,
-    UMOUNT_NOFOLLOW,
     MountAttr,
     mount_of,
     mount_setattr,
-    move_mount,
     open_tree,
-    umount2,
 )
 from scplan.model.address import Address
 from scplan.model.change import Disruption
@@ -155,13 +149,12 @@ class MountKind(Kind[BindMount]):
     ) -> tuple[BindMount | None, BindMount | None]:
         if after is None or after.made is not None:
             return before, after
-        root_fd = target.container.root_fd
-        made = missing_directories(root_fd, after.target)
-        if stat_in_root(root_fd, after.target) is None:
-            made = (*made, after.target)
+        made = bind.missing(target.container.root_fd, after.target)
         return before, after.but(made=made, made_source=_missing_on_host(after) if after.create_source else ())
 
     def create(self, target: Target[BindMount], after: BindMount) -> None:
+        container = target.container
+        container.refuse_host_mounts()
         for directory in after.made_source or ():
             os.makedirs(directory, mode=0o755, exist_ok=True)
         with opened(open_tree(after.source, recursive=after.recursive)) as tree:
@@ -171,13 +164,8 @@ class MountKind(Kind[BindMount]):
             if stat.S_ISLNK(found.st_mode):
                 raise ScplanError(f"{after.source} is a symlink to nowhere")
             _set_attributes(tree, after)
-            is_directory = stat.S_ISDIR(found.st_mode)
-            container = target.container
-            _make_target(container, after, is_directory)
-            container.in_mount_namespace(
-                lambda root_fd: _attach(root_fd, tree, after, is_directory, file_identity(found)),
-                what=f"mount {after.target} in container {container.name}",
-            )
+            bind.make_target(container, after.target, after.made or (), is_directory=stat.S_ISDIR(found.st_mode))
+            bind.attach(container, lambda: tree, after.target, source=after.source)
 
     def update(self, target: Target[BindMount], before: BindMount, after: BindMount) -> None:
         def inside(root_fd: int) -> None:
@@ -188,10 +176,9 @@ class MountKind(Kind[BindMount]):
 
     def delete(self, target: Target[BindMount], before: BindMount) -> None:
         container = target.container
-        container.in_mount_namespace(
-            lambda root_fd: _detach(root_fd, before), what=f"unmount {before.target} in container {container.name}"
-        )
-        remove_made(container.root_fd, before.made or ())
+        if not container.shares_host_mounts:
+            bind.detach(container, before.target, lambda fd: _is_ours(container, fd, before))
+            remove_made(container.root_fd, before.made or ())
         _remove_source(before)
 
 
@@ -258,73 +245,19 @@ def _set_attributes(fd: int, mount: BindMount) -> None:
     mount_setattr(fd, propagation=propagation, recursive=everywhere, name=mount.target)
 
 
-def _make_target(container: Container, mount: BindMount, is_directory: bool) -> None:
-    """Makes the target, and the directories above it, as far as they were missing."""
+def _is_ours(container: Container, fd: int, mount: BindMount) -> bool:
+    """Whether the mount at the target is the one that scplan made.
 
-    def make(root_fd: int) -> None:
-        for path in mount.made or ():
-            if path != mount.target or is_directory:
-                make_directory(root_fd, path)
-            else:
-                make_file(root_fd, path)
-
-    container.refuse_host_mounts()
-    if not mount.made:
-        return
-    try:
-        if container.has_user_namespace:
-            container.as_its_root(make, what=f"make {mount.target} in container {container.name}")
-        else:
-            make(container.root_fd)
-    except OSError as error:
-        hint = (
-            "the container's file system is read-only; choose a target that is there"
-            if error.errno == errno.EROFS
-            else ""
-        )
-        raise KernelError.from_os(f"mkdir({mount.target})", error, hint=hint) from None
-
-
-def _attach(root_fd: int, tree: int, mount: BindMount, is_directory: bool, identity: str) -> None:
-    """Inside the container: attaches the tree to the target."""
-    try:
-        fd = open_in_root(root_fd, mount.target)
-    except OSError as error:
-        raise KernelError.from_os(f"openat2({mount.target})", error) from None
-    with opened(fd):
-        found = os.fstat(fd)
-        if stat.S_ISLNK(found.st_mode):
-            raise ScplanError(
-                f"{mount.target} is a symlink in the container", hint="name the path that it leads to as the target"
-            )
-        if mount_of(fd)[1] and file_identity(found) == identity:
-            return
-        if stat.S_ISDIR(found.st_mode) != is_directory:
-            kinds = ("a directory", "a file") if is_directory else ("a file", "a directory")
-            raise ScplanError(f"{mount.source} is {kinds[0]}, but {mount.target} in the container is {kinds[1]}")
-        move_mount(tree, fd, name=mount.target)
-
-
-def _detach(root_fd: int, mount: BindMount) -> None:
-    """Inside the container: unmounts what is at the target, when it is what scplan mounted."""
-    try:
-        with opened(open_in_root(root_fd, mount.target)) as fd, parent_of(root_fd, mount.target) as (parent, name):
-            if not mount_of(fd)[1]:
-                return
-            if mount.source_identity not in (None, file_identity(os.fstat(fd))):
-                raise ScplanError(f"{mount.target}: something else was mounted there meanwhile", hint="plan again")
-            os.fchdir(parent)
-    except OSError as error:
-        if error.errno in (*_ABSENT, errno.ELOOP):
-            return
-        raise KernelError.from_os(f"openat2({mount.target})", error) from None
-    try:
-        umount2(name, UMOUNT_NOFOLLOW)
-    except OSError as error:
-        hint = (
-            "a process uses it, or something is mounted below it; end that first" if error.errno == errno.EBUSY else ""
-        )
-        raise KernelError.from_os(f"umount2({mount.target})", error, hint=hint) from None
+    Raises ScplanError when that may lie below another one. Where there is only one, and not ours, ours is gone.
+    """
+    if mount.source_identity in (None, file_identity(os.fstat(fd))):
+        return True
+    mount_id = mount_of(fd)[0]
+    mounts = container.mounts()
+    points = [other.point for other in mounts if other.id == mount_id]
+    if sum(other.point in points for other in mounts) == 1:
+        return False
+    raise ScplanError(f"{mount.target}: something else was mounted there meanwhile", hint="plan again")
 
 
 def _missing_on_host(mount: BindMount) -> tuple[str, ...]:

@@ -170,17 +170,21 @@ class Container:
         The child acts with the privileges of scplan; nothing of the container is executed.
         Raises ScplanError when the container shares the host's mount namespace: nothing is ever made there.
         """
+        return self.in_child_that_enters(lambda enter: work(enter()), what=what)
+
+    def in_child_that_enters(self, work: Callable[[Callable[[], int]], T], *, what: str) -> T:
+        """The same for work that begins outside: `enter()` takes the child inside, and gives the fd of the root."""
         self.refuse_host_mounts()
         namespace_fd, root_fd = self._held("mnt", "ns/mnt"), self.root_fd
 
-        def inside() -> T:
+        def enter() -> int:
             setns(namespace_fd, CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
             os.fchdir(root_fd)
             os.chroot(".")
-            return work(root_fd)
+            return root_fd
 
         self.check_alive()
-        return in_child(inside, what=what)
+        return in_child(lambda: work(enter), what=what)
 
     def refuse_host_mounts(self) -> None:
         """Raises ScplanError when the container has no mount namespace or no root of its own."""

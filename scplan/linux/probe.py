@@ -11,6 +11,7 @@ from scplan.linux.syscalls import system_call
 INTERFACES = {
     "open_tree": (428, "5.2", "mounts"),
     "move_mount": (429, "5.2", "mounts"),
+    "fsmount": (432, "5.2", "devices in user namespaces"),
     "pidfd_open": (434, "5.3", "time limits"),
     "openat2": (437, "5.6", "everything in a container"),
     "mount_setattr": (442, "5.12", "mounts"),

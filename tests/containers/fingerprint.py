@@ -191,12 +191,16 @@ def _steady(value: Any) -> Any:
 def _mounts(pid: int) -> list[str]:
     """Mount points with their source, options and propagation, without the IDs of mounts and peer groups.
 
+    Nor with the number of a tmpfs that scplan made: it is the next one that is free.
+
     Sorted by mount point; mounts stacked on the same one stay in their order, which is what can be seen of them.
     """
     lines = []
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         _, _, numbers, root, point, options, *rest = line.split()
         tail = re.sub(r"\b(shared|master|propagate_from):\d+", r"\1", " ".join(rest))
+        if rest[-3:-1] == ["tmpfs", "scplan"]:
+            numbers = "0:*"
         lines.append((point, f"{point} {root} {numbers} {options} {tail}"))
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
 

@@ -1,0 +1,242 @@
+"""The node of a device in a container: made there; for a user namespace made outside and mounted.
+
+Kernel: mknod(2); linux/loose_node.py for the second.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+
+from scplan.errors import KernelError, ScplanError
+from scplan.kinds.device.record import NODE_TYPES, Device
+from scplan.linux import bind
+from scplan.linux.container import Container
+from scplan.linux.host import device_numbers
+from scplan.linux.loose_node import is_loose_node, make_loose_node
+from scplan.linux.rooted_path import (
+    make_directory,
+    missing_directories,
+    open_in_root,
+    opened,
+    parent_of,
+    remove_made,
+    stat_in_root,
+)
+from scplan.linux.syscalls import mount_of, renameat2
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+def file_type(mode: int) -> str:
+    """block, char, directory, file, symlink or other."""
+    names = {stat.S_IFBLK: "block", stat.S_IFCHR: "char", stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
+    return names.get(stat.S_IFMT(mode), "symlink" if stat.S_ISLNK(mode) else "other")
+
+
+def nodes_below_dev(container: Container, directory: str = "/dev", depth: int = 3) -> Iterable[str]:
+    """Paths of the device nodes in the container's /dev; terminals and directories deeper than `depth` are left out."""
+    try:
+        fd = open_in_root(container.root_fd, directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in (*_ABSENT, errno.ELOOP):
+            return
+        raise KernelError.from_os(f"openat2({directory})", error) from None
+    with opened(fd):
+        for name in sorted(os.listdir(fd)):
+            there = _stat_at(fd, name)
+            kind = file_type(there.st_mode) if there is not None else ""
+            if kind in NODE_TYPES:
+                yield f"{directory}/{name}"
+            elif kind == "directory" and depth and name != "pts":
+                yield from nodes_below_dev(container, f"{directory}/{name}", depth - 1)
+
+
+def with_former(container: Container, device: Device) -> Device:
+    """`device` with what making its node will replace and make."""
+    there = stat_in_root(container.root_fd, device.target)
+    taken = _is_in_the_way(container, there, device)
+    made = missing_directories(container.root_fd, device.target)
+    if container.has_user_namespace and (there is None or taken):
+        made = (*made, device.target)
+    return device.but(saved_as=f".{os.path.basename(device.target)}.scplan-saved" if taken else None, made=made)
+
+
+def _is_in_the_way(container: Container, there: os.stat_result | None, device: Device) -> bool:
+    """Whether something else is at the target. In a user namespace an empty file is not: a node is mounted on one."""
+    if there is None or _is_node(there, device):
+        return False
+    return not (container.has_user_namespace and stat.S_ISREG(there.st_mode) and there.st_size == 0)
+
+
+# making
+
+
+def make_node(container: Container, device: Device) -> None:
+    """Makes the node, with its owner and mode; one that is there already only gets these."""
+    try:
+        there = stat_in_root(container.root_fd, device.target)
+        if _is_in_the_way(container, there, device):
+            _move_aside(container, device)
+            there = None
+        if there is not None and _is_node(there, device):
+            own_node(container, device)
+        elif container.has_user_namespace:
+            _mount_node(container, device)
+        else:
+            _make_node(container, device)
+            own_node(container, device)
+    except OSError as error:
+        hint = ""
+        if error.errno == errno.EROFS:
+            hint = "the file system there is read-only; choose a target on a tmpfs such as /dev"
+        raise KernelError.from_os(f"mknodat({device.target})", error, hint=hint) from None
+
+
+def _make_node(container: Container, device: Device) -> None:
+    for directory in device.made or ():
+        make_directory(container.root_fd, directory)
+    with parent_of(container.root_fd, device.target) as (parent, name):
+        os.mknod(name, _type_of(device) | 0o600, _number_of(device), dir_fd=parent)
+
+
+def _mount_node(container: Container, device: Device) -> None:
+    uid, gid = _owner_of(container, device)
+    mode = int(device.mode or "0600", 8)
+    name = os.path.basename(device.source)
+    bind.make_target(container, device.target, device.made or (), is_directory=False)
+    bind.attach(
+        container,
+        lambda: make_loose_node(name, _type_of(device) | mode, _number_of(device), uid, gid),
+        device.target,
+        source=device.source,
+    )
+
+
+def own_node(container: Container, device: Device) -> None:
+    """Gives the node its owner and mode, through a fd of it: the container may swap what is at the path."""
+    with opened(open_in_root(container.root_fd, device.target)) as fd:
+        found = os.fstat(fd)
+        if not _is_node(found, device):
+            raise ScplanError(f"{device.target} was changed inside the container while scplan made it")
+        mode = stat.S_IMODE(found.st_mode) if device.mode is None else int(device.mode, 8)
+        # Compared as the container sees them: an owner that is not mapped has no id that could be set.
+        owner = container.inside_id("uid", found.st_uid), container.inside_id("gid", found.st_gid)
+        if (owner, stat.S_IMODE(found.st_mode)) == ((device.uid or 0, device.gid or 0), mode):
+            return
+        _refuse_node_of_host(container, device, fd)
+        path = f"/proc/self/fd/{fd}"
+        os.chown(path, *_owner_of(container, device))
+        os.chmod(path, mode)
+
+
+def _refuse_node_of_host(container: Container, device: Device, fd: int) -> None:
+    """Raises ScplanError when the node is a mount that scplan has not made: it is a node of the host."""
+    mount_id, is_mounted = mount_of(fd)
+    if is_mounted and not any(mount.id == mount_id and is_loose_node(mount) for mount in container.mounts()):
+        raise ScplanError(
+            f"{device.target} in container {container.name} is the host's own node, which was mounted there",
+            hint="its mode and owner are the host's: leave them out of the entry, or choose another target",
+        )
+
+
+def _move_aside(container: Container, device: Device) -> None:
+    if not device.replace_existing or device.saved_as is None:
+        raise KernelError(
+            f"mknodat({device.target})",
+            errno.EEXIST,
+            detail="something else is there",
+            hint="remove it, or write `replace_existing: true`; it is put back when the device is removed",
+        )
+    _rename(container, device.target, os.path.basename(device.target), device.saved_as)
+
+
+# removing
+
+
+def remove_node(container: Container, device: Device) -> None:
+    """Removes the node when it is the one that scplan made, and what was made for it; puts back what it replaced.
+
+    Anything else at its place is the container's.
+    """
+    try:
+        there = stat_in_root(container.root_fd, device.target)
+        if there is not None and _is_node(there, device):
+            _take_away(container, device)
+        remove_made(container.root_fd, _made_for(container, device))
+        _put_back(container, device)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise KernelError.from_os(f"unlinkat({device.target})", error) from None
+
+
+def _take_away(container: Container, device: Device) -> None:
+    if container.has_user_namespace:
+        # Lazily, as unlink(2) would: who has the device open keeps it.
+        bind.detach(container, device.target, lambda fd: _is_node(os.fstat(fd), device), lazy=True)
+        return
+    with parent_of(container.root_fd, device.target) as (parent, name):
+        os.unlink(name, dir_fd=parent)
+
+
+def _made_for(container: Container, device: Device) -> tuple[str, ...]:
+    """What was made; the target only once what had been there was moved aside: until then it is that."""
+    made = device.made or ()
+    if device.saved_as is None or device.target not in made:
+        return made
+    return made if stat_in_root(container.root_fd, _saved_path(device)) is not None else made[:-1]
+
+
+def _put_back(container: Container, device: Device) -> None:
+    if device.saved_as is not None and stat_in_root(container.root_fd, _saved_path(device)) is not None:
+        _rename(container, device.target, device.saved_as, os.path.basename(device.target))
+
+
+def _saved_path(device: Device) -> str:
+    return os.path.join(os.path.dirname(device.target), device.saved_as or "")
+
+
+def _rename(container: Container, target: str, old: str, new: str) -> None:
+    """Renames within the target's directory, as the container's root: else a user namespace gives EOVERFLOW."""
+
+    def rename(root_fd: int) -> None:
+        with parent_of(root_fd, target) as (parent, _):
+            renameat2(parent, old, new)
+
+    try:
+        if container.has_user_namespace:
+            container.as_its_root(rename, what=f"rename {old} in container {container.name}")
+        else:
+            rename(container.root_fd)
+    except OSError as error:
+        raise KernelError.from_os(f"renameat2({old}, {new}) for {target}", error) from None
+
+
+# nodes
+
+
+def _is_node(there: os.stat_result, device: Device) -> bool:
+    return file_type(there.st_mode) == device.file_type and device_numbers(there.st_rdev) == device.numbers
+
+
+def _type_of(device: Device) -> int:
+    return NODE_TYPES[device.file_type or ""]
+
+
+def _number_of(device: Device) -> int:
+    major, minor = (int(number) for number in (device.numbers or "").split(":"))
+    return os.makedev(major, minor)
+
+
+def _owner_of(container: Container, device: Device) -> tuple[int, int]:
+    """The host's ids of the owner."""
+    return container.host_id("uid", device.uid or 0), container.host_id("gid", device.gid or 0)
+
+
+def _stat_at(parent: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,61 @@
+"""What a device is: its attributes, and how they are written."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+
+from scplan.model.resource import Attributes, Resource, Role, attr, nested
+from scplan.model.values import (
+    ABSOLUTE_PATH,
+    BOOL,
+    BYTES_PER_SECOND,
+    ID,
+    MODE,
+    OPERATIONS_PER_SECOND,
+    PERMISSIONS,
+    TEXT,
+    integer,
+)
+
+NODE_TYPES = {"block": stat.S_IFBLK, "char": stat.S_IFCHR}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class IoLimits(Attributes):
+    """What a container may do to one disk. 0 is no limit."""
+
+    read_bps: int | None = attr("bytes per second read", BYTES_PER_SECOND, on_unset=0)
+    write_bps: int | None = attr("bytes per second written", BYTES_PER_SECOND, on_unset=0)
+    read_iops: int | None = attr("read operations per second", OPERATIONS_PER_SECOND, on_unset=0)
+    write_iops: int | None = attr("write operations per second", OPERATIONS_PER_SECOND, on_unset=0)
+    weight: int | None = attr(
+        "share of the disk's time, where its scheduler knows weights", integer(1, 10000), on_unset=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Device(Resource):
+    """A device of the host, as a node in the container."""
+
+    source: str = attr("host device node; symlinks are followed", ABSOLUTE_PATH, role=Role.REFERENCE, required=True)
+    target: str = attr("path in the container; the source's when absent", ABSOLUTE_PATH, role=Role.IDENTITY, default="")
+    permissions: str = attr("what the container may do: r, w, m (mknod)", PERMISSIONS, default="rwm")
+    mode: str | None = attr("file mode of the node; the host node's when absent", MODE)
+    uid: int | None = attr("owner, as an id in the container; its root when absent", ID)
+    gid: int | None = attr("group, as an id in the container; its root's when absent", ID)
+    partitions: bool = attr("also the disk's partitions", BOOL, role=Role.POLICY, default=False)
+    replace_existing: bool = attr("may take the place of another file at target", BOOL, role=Role.POLICY, default=False)
+    required: bool = attr("an absent host device is an error", BOOL, role=Role.POLICY, default=True)
+    io: IoLimits | None = nested("I/O limits, for whole disks", IoLimits)
+    file_type: str | None = attr("block, char; of something else at target its type", TEXT, role=Role.RESOLVED)
+    numbers: str | None = attr("major:minor of the host device", TEXT, role=Role.RESOLVED)
+    prior_access: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
+    prior_limits: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
+    saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER)
+    made: tuple[str, ...] | None = attr("what was made in the container for it", TEXT, role=Role.FORMER, many=True)
+
+
+def is_same_device(one: Device, other: Device) -> bool:
+    """Whether both are nodes of one device of the host."""
+    return (one.file_type, one.numbers) == (other.file_type, other.numbers)
