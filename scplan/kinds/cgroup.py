@@ -20,6 +20,7 @@ _UNLIMITED_MEMORY = 1 << 62
 _PERIOD_US = 100_000
 _MAX_CPU = 1 << 16
 _PID_MAX = 4194304
+_SHARES = "cpu.shares "
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -28,7 +29,7 @@ class CgroupSetting(Resource):
 
     name: str = attr("name of the cgroup v2 file", TEXT, role=Role.IDENTITY, required=True)
     value: str = attr("what the file holds", TEXT, required=True, examples=("2GiB", "50000 100000", 512))
-    former: str | None = attr("the value before scplan set it, given back on removal", TEXT, role=Role.FORMER)
+    former: str | None = attr("what was there before scplan set it, given back on removal", TEXT, role=Role.FORMER)
 
     def shown(self, path: str, value: object) -> str:
         """Sizes of memory with their unit."""
@@ -40,13 +41,20 @@ class CgroupSetting(Resource):
 class Setting(NamedTuple):
     """How one v2 file is written in YAML and mapped to v1.
 
-    `normalise(text, page_size)` gives the canonical v2 value. `read` and `write` translate for a v1 cgroup.
+    `normalise(text, page_size)` gives the canonical v2 value. `read` and `write` translate for a v1 cgroup. Where that
+    loses something, `read_former` reads in a form that `write` gives back exactly, and that `value_of` translates.
     """
 
     controller: str
     normalise: Callable[[str, int], str]
     read: Callable[[Cgroup], str | None]
     write: Callable[[Cgroup, str], None]
+    read_former: Callable[[Cgroup], str | None] | None = None
+    value_of: Callable[[str], str] = str
+
+    def former(self, cgroup: Cgroup) -> str | None:
+        """What is there now, as `write` gives it back exactly; None when this kernel has no such file."""
+        return (self.read_former or self.read)(cgroup)
 
 
 class CgroupKind(Kind[CgroupSetting]):
@@ -69,7 +77,7 @@ class CgroupKind(Kind[CgroupSetting]):
         return True
 
     def is_given_back(self, removed: CgroupSetting, live: CgroupSetting) -> bool:
-        return removed.former in (None, live.value)
+        return removed.former is None or _setting(removed.name).value_of(removed.former) == live.value
 
     def read(
         self, container: Container, host: Host, wanted: Mapping[str, CgroupSetting] | None
@@ -92,8 +100,10 @@ class CgroupKind(Kind[CgroupSetting]):
         self, target: Target[CgroupSetting], before: CgroupSetting | None, after: CgroupSetting | None
     ) -> tuple[CgroupSetting | None, CgroupSetting | None]:
         if after is not None and after.former is None:
-            live = self.read(target.container, target.host, {after.name: after}).get(after.name)
-            after = after.but(former=live.value if live else None)
+            setting = _setting(after.name)
+            with Cgroup(target.container, target.host, setting.controller) as cgroup:
+                cgroup.refuse_shared()
+                after = after.but(former=setting.former(cgroup))
         return before, after
 
     def create(self, target: Target[CgroupSetting], after: CgroupSetting) -> None:
@@ -103,8 +113,13 @@ class CgroupKind(Kind[CgroupSetting]):
         self._write(target, after.name, after.value)
 
     def delete(self, target: Target[CgroupSetting], before: CgroupSetting) -> None:
-        if before.former is not None:
-            self._write(target, before.name, before.former)
+        if before.former is None:
+            return
+        setting = _setting(before.name)
+        with Cgroup(target.container, target.host, setting.controller) as cgroup:
+            # Nothing is written where `create` could not write either: an undo must not be refused for its reason.
+            if cgroup.is_its_own and setting.former(cgroup) not in (None, before.former):
+                setting.write(cgroup, before.former)
 
     def _write(self, target: Target[CgroupSetting], name: str, value: str) -> None:
         setting = _setting(name)
@@ -206,14 +221,36 @@ def _number(low: int, high: int, word: str | None = None) -> Callable[[str, int]
     return normalise
 
 
+def _weight_of(shares: str) -> str:
+    """cpu.weight for cpu.shares, by the mapping that OCI runtimes use: 2…262144 to 1…10000."""
+    return str(1 + round((int(shares) - 2) * 9999 / 262142))
+
+
+def _shares_of(weight: str) -> str:
+    return str(2 + round((int(weight) - 1) * 262142 / 9999))
+
+
 def _read_weight(cgroup: Cgroup) -> str | None:
-    """cpu.weight from cpu.shares, by the mapping that OCI runtimes use: 2…262144 to 1…10000."""
     shares = cgroup.read("cpu.shares")
-    return None if shares is None else str(1 + round((int(shares) - 2) * 9999 / 262142))
+    return None if shares is None else _weight_of(shares)
+
+
+def _read_former_weight(cgroup: Cgroup) -> str | None:
+    """The weight; `cpu.shares 1000` where no weight means that: there are 26 times as many shares as weights."""
+    shares = cgroup.read("cpu.shares")
+    if shares is None:
+        return None
+    weight = _weight_of(shares)
+    return weight if _shares_of(weight) == shares else f"{_SHARES}{shares}"
+
+
+def _weight_of_former(former: str) -> str:
+    return _weight_of(former.removeprefix(_SHARES)) if former.startswith(_SHARES) else former
 
 
 def _write_weight(cgroup: Cgroup, value: str) -> None:
-    cgroup.write("cpu.shares", str(2 + round((int(value) - 1) * 262142 / 9999)))
+    shares = value.removeprefix(_SHARES) if value.startswith(_SHARES) else _shares_of(value)
+    cgroup.write("cpu.shares", shares)
 
 
 # cpuset
@@ -267,7 +304,9 @@ SETTINGS: Mapping[str, Setting] = {
         "memory", _memory, _read_memory("memory.soft_limit_in_bytes"), _write_memory("memory.soft_limit_in_bytes")
     ),
     "cpu.max": Setting("cpu", _cpu_max, _read_cpu_max, _write_cpu_max),
-    "cpu.weight": Setting("cpu", _number(1, 10000), _read_weight, _write_weight),
+    "cpu.weight": Setting(
+        "cpu", _number(1, 10000), _read_weight, _write_weight, _read_former_weight, _weight_of_former
+    ),
     "cpu.idle": Setting("cpu", _number(0, 1), *_plain("cpu.idle")),
     "cpuset.cpus": Setting("cpuset", _cpu_list, _plain("cpuset.cpus")[0], _write_cpuset("cpuset.cpus")),
     "cpuset.mems": Setting("cpuset", _cpu_list, _plain("cpuset.mems")[0], _write_cpuset("cpuset.mems")),
