@@ -80,11 +80,16 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
 
 
 def unchanged_containers(inputs: Inputs, kinds: Kinds) -> frozenset[str]:
-    """Containers in which there is nothing to do and nothing to say; none, when something stands against the plan."""
+    """Containers in which there is nothing to do and nothing to say; none, when something stands against the plan.
+
+    Those that the selection speaks of are kept: else nobody could tell whether it means anything.
+    """
     drafts, refreshed, problems = _draft_all(inputs, kinds)
     if problems:
         return frozenset()
     spoken_of = {address.container for address in (*drafts, *refreshed, *inputs.resolution.skipped)}
+    for _, glob in _globs(inputs.selection):
+        spoken_of |= {address.container for address in _named_by(glob, inputs)}
     return frozenset(inputs.containers) - spoken_of
 
 
@@ -97,7 +102,7 @@ def _severity(resource: Resource, error: Unsuitable) -> Severity:
 def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
     """The changes that make live state as desired, in order. Raises PlanError with all that stands against it."""
     drafts, refreshed, problems = _draft_all(inputs, kinds)
-    diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds)]
+    diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds), *_idle_globs(inputs)]
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity is Severity.ERROR]
     if errors:
         raise PlanError.of(errors)
@@ -310,6 +315,31 @@ def _collision(inputs: Inputs, address: Address, claim: Claim, owner: Address) -
         hint="only one resource can have it; remove it there first, or choose another one",
         source=inputs.source_of(address),
     )
+
+
+def _idle_globs(inputs: Inputs) -> list[Diagnostic]:
+    """A warning for each glob of the selection that matches nothing: else a slip of the pen looks like `No changes.`"""
+    return [
+        Diagnostic(
+            summary=f"{option} {glob!r} matches nothing",
+            hint="an address is CONTAINER/KIND/IDENTITY; a plan without the option and `scplan state list` show them",
+            severity=Severity.WARNING,
+        )
+        for option, glob in _globs(inputs.selection)
+        if not any(True for _ in _named_by(glob, inputs))
+    ]
+
+
+def _globs(selection: Selection) -> list[tuple[str, str]]:
+    """(option, glob)"""
+    return [("--target", glob) for glob in selection.targets] + [("--exclude", glob) for glob in selection.excludes]
+
+
+def _named_by(glob: str, inputs: Inputs) -> Iterable[Address]:
+    """The addresses, desired or owned, that one glob matches."""
+    alone = Selection((glob,))
+    known = (inputs.resolution.desired, inputs.owned, inputs.resolution.skipped)
+    return (address for addresses in known for address in addresses if address in alone)
 
 
 class _World:

@@ -304,6 +304,13 @@ def test_target_applies_what_was_chosen_and_what_it_stands_on(
     assert planned(left) == {"nic/eth2": "create", "cgroup/pids.max": "create"}
 
 
+def test_target_that_matches_nothing_is_a_warning(process_container: Container, scplan: Scplan) -> None:
+    asked = of(process_container, cgroup={"pids.max": 77})
+    ran = scplan("plan", "--detailed-exitcode", "--target", "wbe/nic/*", config=asked).ok()
+    assert "No changes." in ran.stdout
+    assert "warning: --target 'wbe/nic/*' matches nothing" in ran.stderr
+
+
 def test_exclude_leaves_out_what_was_chosen(process_container: Container, scplan: Scplan) -> None:
     asked = of(process_container, nics=[{"name": "eth1"}], cgroup={"pids.max": 50})
     made = scplan("plan", "--json", "--exclude", f"{process_container.name}/nic/*", config=asked).ok()
