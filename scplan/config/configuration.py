@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
-from scplan.model.resource import CONFIGURABLE, Attributes, Resource
+from scplan.model.codec import to_json
+from scplan.model.resource import CONFIGURABLE, Resource
 from scplan.yaml_source import Mark, source_range
 
 if TYPE_CHECKING:
@@ -90,23 +91,8 @@ class Configuration:
 
 
 def _add(document: dict[str, Any], kind: Kind[Any], resource: Resource) -> None:
-    entry = _entry(resource)
+    entry = to_json(resource, CONFIGURABLE)
     if kind.section_form == "mapping":
         document.setdefault(kind.section, {})[entry["name"]] = entry["value"]
     else:
         document.setdefault(kind.section, []).append(entry)
-
-
-def _entry(record: Attributes) -> dict[str, Any]:
-    """What users can write of a record: neither what was found on the host nor what was there before."""
-    entry: dict[str, Any] = {}
-    for attribute in record.attributes():
-        value = getattr(record, attribute.name)
-        if value is None or attribute.role not in CONFIGURABLE:
-            continue
-        if attribute.record is not None:
-            value = _entry(value)
-        elif attribute.many:
-            value = list(value)
-        entry[attribute.name] = value
-    return entry

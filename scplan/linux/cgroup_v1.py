@@ -7,6 +7,7 @@ import os
 from typing import NamedTuple
 
 from scplan.errors import KernelError, ScplanError
+from scplan.linux.closing import Closing
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.mountinfo import read_all
@@ -21,7 +22,7 @@ _WEIGHT_FILES = ("blkio.bfq.weight_device", "blkio.weight_device")
 _ACCESS = "rwm"
 
 
-class Cgroup:
+class Cgroup(Closing):
     """The container's directory in the hierarchy of one controller, opened; use it in a `with` block."""
 
     def __init__(self, container: Container, host: Host, controller: str) -> None:
@@ -35,10 +36,7 @@ class Cgroup:
         except OSError as error:
             raise KernelError.from_os(f"open({directory})", error) from None
 
-    def __enter__(self) -> Cgroup:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         os.close(self.fd)
 
     def read(self, file: str) -> str | None:

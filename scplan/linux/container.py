@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from scplan.errors import ContainerGone, KernelError, ScplanError
+from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, parse_mountinfo, read_all
 from scplan.linux.namespaces import in_child, socket_in
 from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, setns
@@ -31,7 +31,7 @@ def start_time(stat: bytes) -> int:
     return int(stat.rpartition(b")")[2].split()[19])
 
 
-class Container:
+class Container(Closing):
     """A running container, opened. Use it in a `with` block; fds are opened on first use and closed at its end."""
 
     def __init__(self, name: str, pid: int, expected_start_time: int, host: Host) -> None:
@@ -65,14 +65,6 @@ class Container:
         return ContainerGone(
             f"container {self.name}: its process {self.pid} is gone", hint="start the container, then plan again"
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes everything that was opened."""

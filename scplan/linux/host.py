@@ -6,11 +6,11 @@ import os
 import stat
 from collections.abc import Mapping
 from functools import cached_property
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.blockdev import is_whole_disk, partitions
+from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, parse_mountinfo
 
 if TYPE_CHECKING:
@@ -48,19 +48,11 @@ def file_identity(found: os.stat_result) -> str:
     return f"{found.st_dev}:{found.st_ino}"
 
 
-class Host:
+class Host(Closing):
     """scplan's own side of every operation. "The host" is where scplan runs: its own namespaces."""
 
     def __init__(self) -> None:
         self._namespace_ids: dict[str, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes everything that was opened."""

@@ -6,10 +6,10 @@ import errno
 import socket
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from scplan.errors import KernelError, ScplanError
+from scplan.linux.closing import Closing
 
 TIMEOUT_S = 5.0
 # Some ten thousand ports; what is longer than that is not an answer to what is asked here.
@@ -17,7 +17,7 @@ MAX_ANSWER_BYTES = 16 << 20
 _DATABASE = "Open_vSwitch"
 
 
-class Ovsdb:
+class Ovsdb(Closing):
     """A connection to ovsdb-server, opened on first use. What it read is kept until `forget`."""
 
     def __init__(self, path: str) -> None:
@@ -27,14 +27,6 @@ class Ovsdb:
         self._id = 0
         self._ports: dict[str, str] | None = None
         self._bridges: frozenset[str] = frozenset()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         if self._socket is not None:

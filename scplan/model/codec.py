@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, TypeVar
 
 from scplan.errors import RecordDamaged
 from scplan.model.live import ContainerFacts, Status
-from scplan.model.resource import Attribute, Attributes
+from scplan.model.resource import Attribute, Attributes, Role
 
 R = TypeVar("R", bound=Attributes)
 
 
-def to_json(record: Attributes) -> dict[str, Any]:
-    """The record as a JSON object: unset attributes are left out, tuples become arrays."""
+def to_json(record: Attributes, roles: Container[Role] = frozenset(Role)) -> dict[str, Any]:
+    """The record as a JSON object: unset attributes are left out, tuples become arrays; `roles` limits it to some."""
     document: dict[str, Any] = {}
     for attribute in record.attributes():
         value = getattr(record, attribute.name)
-        if value is None:
+        if value is None or attribute.role not in roles:
             continue
         if attribute.record is not None:
-            value = to_json(value)
+            value = to_json(value, roles)
         elif attribute.many:
             value = list(value)
         document[attribute.name] = value

@@ -8,10 +8,10 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from scplan.errors import KernelError
+from scplan.linux.closing import Closing
 from scplan.linux.netlink import wire
 from scplan.linux.netlink.records import Addr, Link, Route
 from scplan.linux.netlink.requests import Request, Requests
@@ -74,20 +74,12 @@ class Batch(Requests):
         self._rtnl.transact(requests)
 
 
-class Rtnl(Requests):
+class Rtnl(Requests, Closing):
     """rtnetlink in the namespace in which its socket was opened. Not for use by two threads at a time."""
 
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
         self._sequence = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._socket.close()
