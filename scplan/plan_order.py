@@ -5,42 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from scplan.errors import PlanError
 from scplan.kinds.kind import Claim, Kinds
 from scplan.model.address import Address
-from scplan.model.change import Action, Change, Disruption, Operation
-from scplan.model.resource import Resource
-
-
-class Draft(NamedTuple):
-    """A change before it has its place. `cause` is the address of the change that takes this resource down."""
-
-    address: Address
-    action: Action
-    reason: str
-    before: Resource | None
-    after: Resource | None
-    managed: Resource | None
-    owned: Resource | None
-    changed: tuple[str, ...] = ()
-    disruption: Disruption = Disruption.NONE
-    effect: str = ""
-    cause: Address | None = None
-
-    def interrupting(self, disruption: Disruption, effect: str) -> Draft:
-        """The same draft with what it interrupts."""
-        return self._replace(disruption=disruption, effect=effect)
-
-
-class World(Protocol):
-    """What ordering asks about the resources before and after."""
-
-    def required_before(self, address: Address) -> list[Address]: ...
-    def required_after(self, address: Address) -> list[Address]: ...
-    def hidden_by(self, draft: Draft) -> list[Address]: ...
-    def claims(self, address: Address, resource: Resource | None) -> list[Claim]: ...
+from scplan.model.change import Action, Change, Operation
+from scplan.plan_world import Draft, World
 
 
 class Act(NamedTuple):

@@ -19,8 +19,10 @@ import yaml
 
 from scplan import workflow
 from scplan.errors import ApplyFailed
+from scplan.kinds import KINDS as ALL_KINDS
 from scplan.model.change import Action
 from scplan.model.report import Event, Step
+from scplan.state import State
 from tests.conftest import MakeContainer
 from tests.containers import host_parts
 from tests.containers.container import Container
@@ -306,7 +308,7 @@ def test_what_is_there_is_adopted_and_kept(ground_and_kind: tuple[Ground, str]) 
     first = _states(kind, ground.parts)[0]
     ground.reach(first)
     before = ground.picture()
-    for runtime, name in workflow.State(ground.request.state_dir, workflow.KINDS).names():
+    for runtime, name in State(ground.request.state_dir, ALL_KINDS).names():
         os.unlink(f"{ground.request.state_dir}/containers/{runtime}/{name}.json")
     assert set(ground.actions()) == {str(Action.ADOPT)}
     ground.apply()

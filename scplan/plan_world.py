@@ -1,0 +1,146 @@
+"""The resources before and after a plan, and who requires, hides or claims what in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from scplan.kinds.kind import Claim, Kinds
+from scplan.model.address import Address, Selection
+from scplan.model.change import Action, Disruption
+from scplan.model.live import Live
+from scplan.model.resource import Resource, as_recorded
+
+
+class Draft(NamedTuple):
+    """A change before it has its place. `cause` is the address of the change that takes this resource down."""
+
+    address: Address
+    action: Action
+    reason: str
+    before: Resource | None
+    after: Resource | None
+    managed: Resource | None
+    owned: Resource | None
+    changed: tuple[str, ...] = ()
+    disruption: Disruption = Disruption.NONE
+    effect: str = ""
+    cause: Address | None = None
+
+    def interrupting(self, disruption: Disruption, effect: str) -> Draft:
+        """The same draft with what it interrupts."""
+        return self._replace(disruption=disruption, effect=effect)
+
+
+class World:
+    """The resources before and after, and who requires whom in each; draws in what a change takes down."""
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        drafts: dict[Address, Draft],
+        *,
+        desired: Mapping[Address, Resource],
+        owned: Mapping[Address, Resource],
+        live: Live,
+    ) -> None:
+        self.kinds = kinds
+        self.drafts = drafts
+        self._owned = owned
+        self._live = live
+        self._memo: dict[tuple[bool, Address], list[Address]] = {}
+        self._before: dict[str, dict[Address, Resource]] = {}
+        self._after: dict[str, dict[Address, Resource]] = {}
+        touched = {address.container for address in drafts}
+        for address, resource in owned.items():
+            if address.container in touched:
+                there = live.resources.get(address)
+                self._before.setdefault(address.container, {})[address] = (
+                    as_recorded(there, resource) if there is not None else resource
+                )
+        for address, resource in desired.items():
+            if address.container in touched:
+                self._after.setdefault(address.container, {})[address] = resource
+
+    def required_before(self, address: Address) -> list[Address]:
+        """What `address` stands on as long as it is as it is."""
+        return self._required(address, False)
+
+    def required_after(self, address: Address) -> list[Address]:
+        """What `address` will stand on."""
+        return self._required(address, True)
+
+    def _required(self, address: Address, after: bool) -> list[Address]:
+        key = (after, address)
+        if key not in self._memo:
+            others = (self._after if after else self._before).get(address.container, {})
+            resource = others.get(address)
+            needed = () if resource is None else self.kinds[address.kind].requires(resource, others, address)
+            self._memo[key] = [other for other in needed if other != address]
+        return self._memo[key]
+
+    def hidden_by(self, draft: Draft) -> list[Address]:
+        """What a creation would bury."""
+        if draft.after is None or draft.action not in (Action.CREATE, Action.REPLACE):
+            return []
+        before = self._before.get(draft.address.container, {})
+        return list(self.kinds[draft.address.kind].hides(draft.address, draft.after, before))
+
+    def claims(self, address: Address, resource: Resource | None) -> list[Claim]:
+        return [] if resource is None else list(self.kinds[address.kind].claims(address, resource))
+
+    def select(self, selection: Selection) -> None:
+        """Leaves in the chosen drafts, and those that the chosen ones stand on."""
+        if selection.is_everything:
+            return
+        chosen = {address for address in self.drafts if address in selection}
+        waiting = list(chosen)
+        while waiting:
+            for needed in self.required_after(waiting.pop()):
+                excluded = Selection((), selection.excludes)
+                if needed in self.drafts and needed not in chosen and needed in excluded:
+                    chosen.add(needed)
+                    waiting.append(needed)
+        self.drafts = {address: draft for address, draft in self.drafts.items() if address in chosen}
+
+    def draw_in_dependents(self) -> None:
+        """Adds the re-creation of resources that a change takes down or buries, until there are no more."""
+        waiting = list(self.drafts.values())
+        while waiting:
+            cause = waiting.pop()
+            for address in self._taken_down_by(cause):
+                draft = self._recreation(address, cause)
+                if draft is not None:
+                    self.drafts[address] = draft
+                    waiting.append(draft)
+
+    def _taken_down_by(self, cause: Draft) -> Iterable[Address]:
+        yield from self.hidden_by(cause)
+        takes_down = cause.action in (Action.REPLACE, Action.DELETE) or cause.disruption is not Disruption.NONE
+        if takes_down and cause.action is not Action.CREATE:
+            for address in self._before.get(cause.address.container, {}):
+                if cause.address in self.required_before(address):
+                    yield address
+
+    def _recreation(self, address: Address, cause: Draft) -> Draft | None:
+        """The replacement of a kept resource; None when it is replaced or deleted or made anyway."""
+        planned = self.drafts.get(address)
+        if planned is not None and planned.action is not Action.UPDATE:
+            return None
+        desired = self._after.get(address.container, {}).get(address)
+        live = self._live.resources.get(address)
+        if desired is None or live is None:
+            return None
+        owned = self._owned[address]
+        return Draft(
+            address=address,
+            action=Action.REPLACE,
+            reason="",
+            before=as_recorded(live, owned),
+            after=self.kinds[address.kind].completed(address, desired, self._live.host),
+            managed=desired,
+            owned=owned,
+            changed=planned.changed if planned else (),
+            disruption=Disruption.RECREATE,
+            cause=cause.address,
+        )

@@ -1,0 +1,35 @@
+"""READ FIRST: what every command does, as a few named steps over the stages.
+
+    files ─▶ configuration ─▶ containers located (scene) ─▶ resolved, observed, planned (planning) ─▶ applied (applying)
+
+The command line calls the functions named here, each of which is one command.
+"""
+
+from __future__ import annotations
+
+from scplan.workflow.applying import Run, open_apply, open_saved, recover
+from scplan.workflow.planning import load_plan_view, make_plan, save_plan, schema
+from scplan.workflow.records import state_list, state_rm, state_show
+from scplan.workflow.reporting import doctor, drift, show_owned, snapshot
+from scplan.workflow.scene import Request, default_state_dir, validate
+
+__all__ = [
+    "Request",
+    "Run",
+    "default_state_dir",
+    "doctor",
+    "drift",
+    "load_plan_view",
+    "make_plan",
+    "open_apply",
+    "open_saved",
+    "recover",
+    "save_plan",
+    "schema",
+    "show_owned",
+    "snapshot",
+    "state_list",
+    "state_rm",
+    "state_show",
+    "validate",
+]

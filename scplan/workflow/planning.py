@@ -1,0 +1,177 @@
+"""From a scene to a plan: resolved on the host, read from the kernel or a snapshot, compared; and plans in files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from scplan import observe, plan
+from scplan.errors import ContainerNotFound, Diagnostic, RecoveryNeeded, Severity
+from scplan.kinds import KINDS
+from scplan.linux.host import Host
+from scplan.linux.namespaces import Child, results
+from scplan.model.address import Address
+from scplan.model.change import Plan
+from scplan.model.live import ContainerFacts, Live
+from scplan.model.resource import Resource
+from scplan.state import State
+from scplan.workflow.scene import Request, Scene, named, set_scene, validate
+
+_WORTH_SHARING_OUT = 50
+"""From so many containers on, reading them in several processes is quicker than starting these takes."""
+_READING_TIMEOUT_S = 300.0
+
+
+def make_plan(request: Request) -> Plan:
+    """The changes that the files ask for, against the kernel or a snapshot. Changes nothing."""
+    if request.live is not None:
+        return _plan_against_snapshot(request, request.live)
+    state = State(request.state_dir, KINDS)
+    with Host() as host:
+        made = plan_scene(set_scene(request, state), request, state, host)
+    return made._replace(diagnostics=(*made.diagnostics, *_open_journals(state)))
+
+
+def _open_journals(state: State) -> list[Diagnostic]:
+    """A warning when a crash left something half done: the plan is then about that, too."""
+    if not state.has_open_journals():
+        return []
+    from scplan.recovery import refuse_if_needed
+
+    try:
+        refuse_if_needed(state.directory)
+    except RecoveryNeeded as error:
+        return [one._replace(severity=Severity.WARNING) for one in error.diagnostics]
+    return []
+
+
+def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
+    shared_out = len(scene.containers) >= _WORTH_SHARING_OUT and (os.cpu_count() or 1) > 1
+    unchanged, found = _look_shared_out(scene, request) if shared_out else (frozenset(), None)
+    rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
+    inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
+    return plan.make_plan(inputs._replace(foreign=_foreign(inputs, state)), KINDS)
+
+
+def _gather(scene: Scene, request: Request, host: Host, found: Mapping[Address, Resource] | None = None) -> plan.Inputs:
+    """Resolves on the host and reads live state, unless `found` holds that already."""
+    facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned))
+    resolution = plan.resolve(scene.desired, facts, KINDS, scene.source_of)
+    resolution = resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
+    if found is None:
+        wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
+        found = observe.observe(scene.containers, wanted, KINDS, host)
+    live = Live(host=facts, containers=scene.containers, resources=found)
+    return _inputs(scene, resolution, live, request)
+
+
+def _look_shared_out(scene: Scene, request: Request) -> tuple[frozenset[str], dict[Address, Resource]]:
+    """(containers without changes, live resources of the others), read by a process for each CPU."""
+
+    def look(share: Scene) -> tuple[frozenset[str], dict[Address, Resource]]:
+        # A process of its own needs sockets of its own.
+        with Host() as host:
+            inputs = _gather(share, request, host)
+        unchanged = plan.unchanged_containers(inputs, KINDS)
+        live = inputs.live.resources
+        return unchanged, {address: one for address, one in live.items() if address.container not in unchanged}
+
+    names, count = list(scene.containers), os.cpu_count() or 1
+    shares = [scene.only(frozenset(names[first::count])) for first in range(count)]
+    children = [Child(partial(look, share), what="read live state", timeout_s=_READING_TIMEOUT_S) for share in shares]
+    answers = results(children)
+    unchanged = frozenset[str]().union(*(answer for answer, _ in answers))
+    return unchanged, {address: one for _, changing in answers for address, one in changing.items()}
+
+
+def paths_of(resources: Mapping[Address, Resource]) -> set[str]:
+    return {path for address, resource in resources.items() for path in KINDS[address.kind].host_paths(resource)}
+
+
+def wanted_of(
+    containers: Mapping[str, ContainerFacts], resources: Mapping[Address, Resource]
+) -> dict[str, observe.Wanted]:
+    wanted: dict[str, dict[str, dict[str, Resource]]] = {name: {} for name in containers}
+    for address, resource in resources.items():
+        wanted[address.container].setdefault(address.kind, {})[address.identity] = resource
+    return {name: observe.Wanted(by_kind=by_kind) for name, by_kind in wanted.items()}
+
+
+def _inputs(scene: Scene, resolution: plan.Resolution, live: Live, request: Request) -> plan.Inputs:
+    return plan.Inputs(
+        containers=scene.containers,
+        resolution=resolution,
+        owned=scene.owned,
+        live=live,
+        foreign={},
+        source_of=scene.source_of,
+        selection=request.selection,
+    )
+
+
+def _foreign(inputs: plan.Inputs, state: State) -> dict[Address, Resource]:
+    """What scplan owns in containers that the plan is not about; not read when nothing could collide with it."""
+    desired = inputs.resolution.desired
+    if not any(True for address, one in desired.items() for _ in KINDS[address.kind].claims(address, one)):
+        return {}
+    own = {(facts.runtime, facts.name) for facts in inputs.containers.values()}
+    foreign: dict[Address, Resource] = {}
+    for runtime, name in state.names():
+        record = state.read(runtime, name) if (runtime, name) not in own else None
+        if record is not None:
+            foreign.update(record.resources)
+    return foreign
+
+
+def _plan_against_snapshot(request: Request, path: str) -> Plan:
+    from scplan import snapshot
+
+    captured = snapshot.load(path, KINDS)
+    configuration = validate(request)
+    containers: dict[str, ContainerFacts] = {}
+    desired: dict[str, Mapping[Address, Resource]] = {}
+    for reference, config in configuration.containers.items():
+        matches = [name for name in captured.live.containers if name == reference] or [
+            name for name in captured.live.containers if name.startswith(reference)
+        ]
+        if len(matches) != 1:
+            raise ContainerNotFound(f"the snapshot has {len(matches)} containers {reference!r}")
+        containers[matches[0]] = captured.live.containers[matches[0]]
+        if not request.destroy:
+            desired[matches[0]] = named(config.resources, reference, matches[0])
+    own = {address: one for address, one in captured.owned.items() if address.container in containers}
+    scene = Scene(containers, desired, lambda _: own, configuration.source_of, configuration.diagnostics)
+    resolution = plan.resolve(scene.desired, captured.live.host, KINDS, scene.source_of)
+    resolution = resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
+    inputs = _inputs(scene, resolution, captured.live, request)
+    foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}
+    return plan.make_plan(inputs._replace(foreign=foreign), KINDS)
+
+
+def save_plan(made: Plan, request: Request, path: str) -> None:
+    """Saves a plan with the configuration that it can be made again from."""
+    from scplan import planfile
+
+    origin: dict[str, Any] = {
+        "targets": list(request.targets),
+        "excludes": list(request.excludes),
+        "destroy": request.destroy,
+        "configuration": validate(request).to_json(),
+    }
+    planfile.save(path, made, origin)
+
+
+def load_plan_view(path: str) -> Plan:
+    """A saved plan, to be looked at."""
+    from scplan import planfile
+
+    return planfile.view(planfile.load(path), path, KINDS)
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema of the configuration."""
+    from scplan.config import configuration_schema
+
+    return configuration_schema(KINDS)

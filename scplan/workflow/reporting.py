@@ -1,0 +1,126 @@
+"""What is read and told without planning to change it: drift, owned resources, snapshots, the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scplan import observe, plan
+from scplan.errors import Diagnostic, ScplanError, Severity
+from scplan.kinds import KINDS
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Plan
+from scplan.model.live import Live, Status
+from scplan.model.resource import Resource, as_recorded, differences
+from scplan.runtimes import RUNTIMES
+from scplan.state import State
+from scplan.workflow.planning import paths_of, plan_scene, wanted_of
+from scplan.workflow.scene import (
+    Request,
+    Scene,
+    has_default_files,
+    scene_of_all_records,
+    scene_of_configuration,
+    set_scene,
+    validate,
+)
+
+if TYPE_CHECKING:
+    from scplan.model.report import DriftReport, Finding, Owned
+
+
+def drift(request: Request) -> DriftReport:
+    """How the owned state differs from live, and apart from it what the files ask for and was never applied."""
+    from scplan.model.report import Drifted, DriftReport
+
+    state = State(request.state_dir, KINDS)
+    with Host() as host:
+        if request.files or has_default_files():
+            scene = set_scene(request, state)
+            made = plan_scene(scene, request, state, host)
+        else:
+            scene = scene_of_all_records(state)
+            made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={})
+        live, problems = _live_of(scene, host)
+    drifted = []
+    for address, recorded in scene.owned.items():
+        there = live.get(address)
+        if there is None and address.container in problems:
+            continue
+        changed = () if there is None else differences(recorded, there)
+        if there is None or changed:
+            drifted.append(Drifted(address=address, changed=changed, recorded=recorded, live=there))
+    known = {one.address for one in drifted}
+    pending = tuple(change for change in made.changes if change.address not in known or change.managed != change.owned)
+    return DriftReport(
+        containers=scene.containers,
+        checked=len(scene.owned),
+        drifted=tuple(drifted),
+        pending=made._replace(changes=pending, operations=()),
+        diagnostics=(*made.diagnostics, *problems.values()),
+    )
+
+
+def _live_of(scene: Scene, host: Host) -> tuple[dict[Address, Resource], dict[str, Diagnostic]]:
+    """Live values of what is owned, and by container why they could not be read."""
+    wanted = wanted_of(scene.containers, scene.owned)
+    live: dict[Address, Resource] = {}
+    problems: dict[str, Diagnostic] = {}
+    for name, facts in scene.containers.items():
+        if not wanted[name].by_kind:
+            continue
+        try:
+            live.update(observe.observe({name: facts}, wanted, KINDS, host))
+        except ScplanError as error:
+            first = error.diagnostics[0]
+            problems[name] = Diagnostic(summary=first.summary, hint=first.hint, severity=Severity.WARNING)
+    return live, problems
+
+
+def show_owned(request: Request) -> list[Owned]:
+    """What scplan owns, with its live values."""
+    from scplan.model.report import Owned
+
+    state = State(request.state_dir, KINDS)
+    scene = scene_of_all_records(state)
+    with Host() as host:
+        live, problems = _live_of(scene, host)
+    return [
+        Owned(
+            address=address,
+            runtime=scene.containers[address.container].runtime,
+            container_id=scene.containers[address.container].id,
+            recorded=recorded,
+            live=as_recorded(live[address], recorded) if address in live else None,
+            problem=problems[address.container].summary if address.container in problems else "",
+        )
+        for address, recorded in scene.owned.items()
+    ]
+
+
+def snapshot(request: Request) -> str:
+    """Live state and records of the containers in the files and the records, as JSON; nothing live of stopped ones."""
+    from scplan import snapshot as snapshots
+
+    state = State(request.state_dir, KINDS)
+    scene = scene_of_all_records(state)
+    if request.files or has_default_files():
+        scene = scene_of_configuration(validate(request), request, state).joined_by(scene.containers)
+    running = scene.only({name for name, facts in scene.containers.items() if facts.status is not Status.STOPPED})
+    with Host() as host:
+        facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned) | set(host.disks()))
+        resolution = plan.resolve(running.desired, facts, KINDS, scene.source_of)
+        everything = {name: observe.Wanted(by_kind=None) for name in running.containers}
+        wanted = wanted_of(running.containers, {**resolution.desired, **running.owned})
+        resources = observe.observe(running.containers, everything, KINDS, host)
+        resources |= observe.observe(running.containers, wanted, KINDS, host)
+        live = Live(host=facts, containers=scene.containers, resources=resources)
+        return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned))
+
+
+def doctor() -> list[Finding]:
+    """What this host supports."""
+    from scplan.doctor import examine
+
+    with Host() as host:
+        return examine(host, tuple(RUNTIMES))
