@@ -155,7 +155,10 @@ class Kind(ABC, Generic[R]):
         """
 
     def capture(self, target: Target[R], before: R | None, after: R | None) -> tuple[R | None, R | None]:
-        """Both sides of an operation with FORMER attributes filled from live state, just before it is journaled."""
+        """Both sides of an operation with FORMER attributes filled from live state, just before it is journaled.
+
+        What is refused here leaves nothing to undo.
+        """
         return before, after
 
     @abstractmethod
@@ -168,7 +171,10 @@ class Kind(ABC, Generic[R]):
 
     @abstractmethod
     def delete(self, target: Target[R], before: R) -> None:
-        """Takes it away and gives back what was there before. Succeeds when it is gone already."""
+        """Takes it away and gives back what was there before.
+
+        Succeeds when it is gone already, and does nothing where `create` refuses: an undo must not be refused as well.
+        """
 
 
 Kinds = Mapping[str, Kind[Any]]

@@ -147,6 +147,7 @@ class MountKind(Kind[BindMount]):
     def capture(
         self, target: Target[BindMount], before: BindMount | None, after: BindMount | None
     ) -> tuple[BindMount | None, BindMount | None]:
+        target.container.refuse_host_mounts()
         if after is None or after.made is not None:
             return before, after
         made = bind.missing(target.container.root_fd, after.target)

@@ -166,6 +166,8 @@ class RouteKind(Kind[Route]):
             rtnl.delete_route(there)
 
     def delete(self, target: Target[Route], before: Route) -> None:
+        if target.container.shares_host_network:
+            return  # nothing was made there
         rtnl = _rtnl(target.container)
         there = _find(rtnl, before)
         if there is not None:

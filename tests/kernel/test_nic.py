@@ -344,7 +344,6 @@ def test_a_container_on_the_hosts_network_is_refused(host: Host) -> None:
         for act in (
             lambda: KIND.create(target, nic),
             lambda: KIND.update(target, nic, nic),
-            lambda: KIND.delete(target, nic),
             lambda: KIND.capture(target, None, nic),
             lambda: KIND.read(container, host, {"eth1": nic}),
         ):

@@ -266,7 +266,6 @@ def test_a_container_on_the_hosts_network_is_refused(host: Host) -> None:
         for act in (
             lambda: KIND.create(target, wanted),
             lambda: KIND.update(target, wanted, wanted),
-            lambda: KIND.delete(target, wanted),
             lambda: KIND.capture(target, wanted, None),
             lambda: KIND.read(container, host, {"x": wanted}),
         ):

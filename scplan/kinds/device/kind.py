@@ -166,6 +166,7 @@ class DeviceKind(Kind[Device]):
     def capture(
         self, target: Target[Device], before: Device | None, after: Device | None
     ) -> tuple[Device | None, Device | None]:
+        target.container.refuse_host_mounts()
         if after is None:
             return before, after
         if after.prior_access is None:
@@ -190,7 +191,7 @@ class DeviceKind(Kind[Device]):
 
     def delete(self, target: Target[Device], before: Device) -> None:
         if target.container.shares_host_mounts:
-            return  # `create` made nothing there
+            return  # nothing was made there
         rules.unlimit(target, before)
         remove_node(target.container, before)
         rules.revoke(target, before)

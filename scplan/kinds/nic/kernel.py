@@ -165,6 +165,8 @@ def update(target: Target[Nic], before: Nic, after: Nic) -> None:
 
 
 def delete(target: Target[Nic], before: Nic) -> None:
+    if target.container.shares_host_network:
+        return  # nothing was made there
     side = _Side(target)
     inner = side.rtnl.link(before.name)
     if before.is_physical:
@@ -291,8 +293,9 @@ class _Side:
     def give_back(self, inner: Link | None, nic: Nic) -> None:
         """Moves the NIC back to the host under its name there, and makes it as it was."""
         name = self.host_name(nic)
-        # The container's root can make links, but no hardware: never hand over a link that only has the name.
-        if inner is not None and nic.origin_kind in (None, inner.kind):
+        # The container's root can make links, but no hardware: never hand over a link that only has the name, as when
+        # the name was taken inside and the NIC never left the host.
+        if inner is not None and nic.origin_kind in (None, inner.kind) and self.is_lent(inner, nic):
             outer = links.move(
                 self.rtnl,
                 inner,
