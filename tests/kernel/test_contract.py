@@ -36,6 +36,8 @@ TARGETS = [
     *(("crun", kind) for kind in KINDS),
     *(("process", kind) for kind in KINDS),
     *(("process-userns", kind) for kind in KINDS),
+    ("runc-userns", "device"),
+    ("runc-userns", "mount"),
 ]
 
 
