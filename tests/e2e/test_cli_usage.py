@@ -123,7 +123,7 @@ def test_completion_knows_the_commands() -> None:
         ("state show", "missing argument 'ADDR'"),
         ("state rm", "missing argument 'ADDR...'"),
         ("state show eth1", "an address is CONTAINER/KIND/IDENTITY: web/nic/eth1"),
-        ("destroy", "missing argument"),
+        ("destroy web -f x.yaml", "containers or -f"),
         ("plan --json --markdown", "--json and --markdown exclude each other"),
         ("recover --forward --back", "--forward and --back exclude each other"),
         ("apply --lock-timeout soon", "not a duration: 'soon'; write 500ms, 30s or 2m"),
