@@ -16,6 +16,8 @@ from scplan.kinds.nic import Nic, NicKind, reclaim
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
+from scplan.linux.namespaces import socket_in
+from scplan.linux.netlink import Link, Rtnl, open_socket
 from scplan.model.resource import differences
 from tests.containers import container as throwaway
 from tests.containers import host_parts
@@ -459,28 +461,42 @@ def test_a_name_taken_on_the_host_meanwhile_leaves_all_as_it_was(
     assert ip("link", "show", "dev", str(physical.host_name))
 
 
+class RacingRtnl(Rtnl):
+    """A socket whose first look is followed at once by somebody who takes the name `eth1`."""
+
+    def __init__(self, container: throwaway.Container, target: Target[Nic]) -> None:
+        super().__init__(socket_in(target.container.netns_fd, target.host.netns_fd, open_socket))
+        self.container = container
+        self.is_first = True
+
+    def link(self, which: str | int) -> Link | None:
+        found = super().link(which)
+        if self.is_first:
+            self.is_first = False
+            inside(self.container, "ip", "link", "add", "eth1", "type", "bridge")
+        return found
+
+
 def test_a_link_stranded_by_a_rename_is_brought_back(
-    target: Target[Nic], process_container: throwaway.Container, physical: Nic, monkeypatch: pytest.MonkeyPatch
+    target: Target[Nic], process_container: throwaway.Container, physical: Nic
 ) -> None:
     """The name is taken between the look and the move: the kernel has then moved the link already."""
     name = str(physical.host_name)
     sh("ip", "link", "set", name, "up")
     sh("ip", "address", "add", "10.9.9.5/24", "dev", name)
     sh("ip", "route", "add", "10.99.0.0/16", "via", "10.9.9.1")
-    inside(process_container, "ip", "link", "add", "eth1", "type", "bridge")
     before = ip("address", "show", "dev", name)[0]["addr_info"][0], ip("route", "show", "dev", name)
-    rtnl, host = target.container.rtnl, target.host
-    real = type(rtnl).link
-    looks = iter([True])
-
-    def blind_once(self: Any, which: str | int) -> Any:
-        return None if which == "eth1" and next(looks, False) else real(self, which)
-
-    monkeypatch.setattr(type(rtnl), "link", blind_once)
-    link = host.rtnl.link(name)
+    link = target.host.rtnl.link(name)
     assert link is not None
-    with pytest.raises(KernelError, match="EEXIST"):
-        links.move(host.rtnl, link, to=rtnl, to_fd=target.container.netns_fd, back_fd=host.netns_fd, name="eth1")
+    with RacingRtnl(process_container, target) as racing, pytest.raises(KernelError, match="EEXIST"):
+        links.move(
+            target.host.rtnl,
+            link,
+            to=racing,
+            to_fd=target.container.netns_fd,
+            back_fd=target.host.netns_fd,
+            name="eth1",
+        )
     assert (ip("address", "show", "dev", name)[0]["addr_info"][0], ip("route", "show", "dev", name)) == before
 
 
