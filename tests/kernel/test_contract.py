@@ -29,6 +29,8 @@ from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
 from tests.containers.session import Session
 
+pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "runc", "crun", "userns", "veth", "bridge", "loop")
+
 Sections = dict[str, Any]
 KINDS = ("device", "nic", "physical-nic", "route", "mount", "cgroup")
 TARGETS = [
