@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from scplan.errors import KernelError, RecordDamaged, StalePlan
@@ -19,6 +20,7 @@ from scplan.model.codec import facts_from_json, from_json
 from scplan.model.plan_json import FORMAT_VERSION, plan_to_json
 from scplan.records import check_version, read_bytes, replace_file
 
+_EXPLAINED = 5
 _COMPARED = ("address", "action", "before", "after", "changed")
 
 
@@ -58,12 +60,30 @@ def check_unchanged(path: str, document: dict[str, Any], plan: Plan) -> None:
     if saved == current and _identities(document) == _identities(now):
         return
     named = [address for address in {**saved, **current} if saved.get(address) != current.get(address)]
-    listed = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    lines = [
+        line for address in named[:_EXPLAINED] for line in _explain(address, saved.get(address), current.get(address))
+    ]
+    if len(named) > _EXPLAINED:
+        lines.append(f"and {len(named) - _EXPLAINED} more changes")
     raise StalePlan(
         f"{path} is stale: the host is not as it was when the plan was saved",
-        detail=f"differs: {listed or 'a container was started again'}",
+        detail="\n".join(lines) or "a container was started again",
         hint="make a new plan, and review it again",
     )
+
+
+def _explain(address: str, saved: dict[str, Any] | None, current: dict[str, Any] | None) -> Iterator[str]:
+    """A line for each value of a change that is another one now."""
+    if saved is None or current is None:
+        yield f"{address}: {'not in the saved plan' if saved is None else 'not needed any more'}"
+        return
+    # Imported where a plan is refused, and nowhere else: it takes longer than planning does.
+    from deepdiff import DeepDiff
+
+    for found in DeepDiff(saved, current, view="tree").values():
+        for item in found:
+            path = ".".join(str(part) for part in item.path(output_format="list"))
+            yield f"{address}: {path or 'it'} was {item.t1}, is {item.t2}"
 
 
 def view(document: dict[str, Any], path: str, kinds: Kinds) -> Plan:
