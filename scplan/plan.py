@@ -144,7 +144,8 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
         owned = inputs.owned.get(address)
         kind = kinds[address.kind]
         try:
-            draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host)
+            recorded = owned is not None and is_recorded_as(wanted, owned)
+            draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host, recorded)
             if draft is not None and live.get(address) is None and not _is_handed_over(kind, draft, given_up):
                 kind.check_creation(address, wanted, inputs.live.host)
         except Unsuitable as error:
@@ -152,7 +153,7 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
             continue
         if draft is not None:
             drafts[address] = draft
-        elif owned is not None and not is_recorded_as(wanted, owned):
+        elif owned is not None and not recorded:
             refreshed[address] = keep_former(wanted, owned)
     return drafts, refreshed, diagnostics
 
@@ -171,15 +172,19 @@ def _draft(
     live: Resource | None,
     owned: Resource | None,
     host: HostFacts,
+    recorded: bool,
 ) -> Draft | None:
-    """The change of one address that is desired; None when it is as it should be. Raises Unsuitable."""
+    """The change of one address that is desired; None when it is as it should be. Raises Unsuitable.
+
+    `recorded` tells that the record says what is desired already.
+    """
     if live is None:
         gone = "owned, but gone from the container"
         reason = "in the configuration, not in the container" if owned is None else gone
         return _creation(kind, address, desired, None, owned, host, reason)
     if owned is None:
         return _taking_over(kind, address, desired, live, host)
-    if is_recorded_as(desired, owned):
+    if recorded:
         wanted, changed = desired, differences(desired, live)
     else:
         wanted = with_values(desired, _given_back(kind, address, desired, owned, host))

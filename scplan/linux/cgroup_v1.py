@@ -157,14 +157,8 @@ def read_limits(cgroup: Cgroup, numbers: str) -> dict[str, int]:
 
 def read_weight(cgroup: Cgroup, numbers: str) -> int:
     """The disk's own weight; 0 when it has none."""
-    file = weight_file(cgroup)
-    return _line_of(cgroup.read(file), numbers) if file else 0
-
-
-def limited_devices(cgroup: Cgroup) -> set[str]:
-    """ "major:minor" of every disk that has a throttle limit."""
-    lines = [line for file in LIMIT_FILES.values() for line in (cgroup.read(file) or "").splitlines()]
-    return {line.split()[0] for line in lines if line}
+    texts = (cgroup.read(file) for file in _WEIGHT_FILES)
+    return _line_of(next((text for text in texts if text is not None), None), numbers)
 
 
 def weight_file(cgroup: Cgroup) -> str | None:

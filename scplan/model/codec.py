@@ -34,12 +34,14 @@ def from_json(record: type[R], document: object, where: str) -> R:
     """
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: not a JSON object")
-    table = record.attribute_table()
-    values = {
-        name: _value(table[name], value, where)
-        for name, value in document.items()
-        if name in table and value is not None
-    }
+    table, plain = record.attribute_table(), record.plain_types()
+    values = {}
+    for name, value in document.items():
+        # Most values are plain ones of the right type, and a host has tens of thousands of them.
+        if type(value) is plain.get(name):
+            values[name] = value
+        elif name in table and value is not None:
+            values[name] = _value(table[name], value, where)
     try:
         return record.of(values)
     except TypeError as error:
@@ -51,9 +53,6 @@ def _value(attribute: Attribute, value: object, where: str) -> Any:
         return from_json(attribute.record, value, f"{where}.{attribute.name}")
     assert attribute.type is not None
     stored = attribute.type.stored
-    # bool is an int to Python, but never to a record.
-    if not attribute.many and type(value) is stored:
-        return value
     if attribute.many and isinstance(value, list) and all(type(item) is stored for item in value):
         return tuple(value)
     wanted = f"an array of {stored.__name__}" if attribute.many else stored.__name__

@@ -142,6 +142,7 @@ class Attributes:
 
     _defaults: ClassVar[Mapping[str, Any]] = {}
     _table: ClassVar[Mapping[str, Attribute]] = {}
+    _plain: ClassVar[Mapping[str, type]] = {}
     _compared: ClassVar[tuple[Attribute, ...]] = ()
     _recorded: ClassVar[tuple[str, ...]] = ()
 
@@ -151,6 +152,17 @@ class Attributes:
         if "_table" not in cls.__dict__:
             cls._table = {attribute.name: attribute for attribute in cls.attributes()}
         return cls._table
+
+    @classmethod
+    def plain_types(cls) -> Mapping[str, type]:
+        """By name, the type of the attributes that are neither records nor lists. bool is no int here."""
+        if "_plain" not in cls.__dict__:
+            cls._plain = {
+                attribute.name: attribute.type.stored
+                for attribute in cls.attributes()
+                if attribute.type is not None and not attribute.many
+            }
+        return cls._plain
 
     @classmethod
     def compared_attributes(cls) -> tuple[Attribute, ...]:
