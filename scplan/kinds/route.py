@@ -49,6 +49,11 @@ class Route(Resource):
         return AF_INET6 if ":" in self.to else AF_INET
 
 
+def _dst(to: str) -> str:
+    """The destination as the kernel's answers are read: `default` in both families."""
+    return "default" if to == _DEFAULT_IPV6 else to
+
+
 class RouteKind(Kind[Route]):
     name = "route"
     section = "routes"
@@ -98,10 +103,6 @@ class RouteKind(Kind[Route]):
             found |= {other for other, nic in nics.items() if resource.src in _hosts(nic)}
         return [other for other in others if other in found]
 
-    def summary(self, resource: Route) -> str:
-        words = [f"{word} {value}" for word in ("via", "dev", "src") if (value := resource.get(word))]
-        return " ".join([*words, "onlink"] if resource.onlink else words)
-
     # kernel
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Route] | None) -> dict[str, Route]:
@@ -114,7 +115,11 @@ class RouteKind(Kind[Route]):
         rtnl = container.rtnl
         found: dict[str, Route] = {}
         names: dict[int, str] = {}
-        for live in rtnl.routes(type=RTN_UNICAST):
+        families = {route.family for route in (wanted or {}).values()}
+        destinations = {_dst(route.to) for route in (wanted or {}).values()}
+        for live in rtnl.routes(type=RTN_UNICAST, family=families.pop() if len(families) == 1 else 0):
+            if wanted is not None and live.dst not in destinations:
+                continue
             if live.table == _LOCAL_TABLE or (wanted is None and (live.protocol in links.KERNEL_MADE or live.nexthops)):
                 continue
             identity = self.identity(_key_of(live))

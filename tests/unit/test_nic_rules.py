@@ -186,9 +186,3 @@ def test_addresses_and_routes_as_text_come_back_the_same() -> None:
 def test_a_record_that_holds_no_route_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - each in the words of what went wrong
         Route.from_text(text, 3)
-
-
-def test_a_summary_is_a_few_words() -> None:
-    shown = KIND.summary(nic(bridge="br0", addresses=("10.0.0.5/24", "fd00::5/64"), mtu=1400))
-    assert shown == "veth, bridge br0, 10.0.0.5/24, fd00::5/64, mtu 1400"
-    assert KIND.summary(nic(type="physical", host_name="ens3", up=False)) == "physical, host NIC ens3, down"

@@ -88,7 +88,3 @@ OTHERS: dict[Address, Resource] = {
 def test_a_route_requires_what_makes_its_gateway_reachable(wanted: Route, needed: list[str]) -> None:
     found = KIND.requires(wanted, OTHERS, Address("web", "route", KIND.identity(wanted)))
     assert [f"{address.kind}/{address.identity}" for address in found] == needed
-
-
-def test_a_summary_is_a_few_words() -> None:
-    assert KIND.summary(route(via="10.0.0.1", dev="eth1", onlink=True)) == "via 10.0.0.1 dev eth1 onlink"

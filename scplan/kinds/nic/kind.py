@@ -116,17 +116,6 @@ class NicKind(Kind[Nic]):
     def is_given_back(self, removed: Nic, live: Nic) -> bool:
         return live.host_name != removed.host_name  # another link, which has the name by now
 
-    def summary(self, resource: Nic) -> str:
-        words = [resource.type or VETH]
-        if resource.is_physical:
-            words.append(f"host NIC {resource.host_name}")
-        elif resource.bridge:
-            words.append(f"bridge {resource.bridge}")
-        words += resource.addresses or ()
-        words += [f"mac {resource.mac}"] if resource.mac else []
-        words += [f"mtu {resource.mtu}"] if resource.mtu else []
-        return ", ".join([*words, "down"] if resource.up is False else words)
-
     # kernel
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
