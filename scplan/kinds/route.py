@@ -311,7 +311,7 @@ def _index_of(container: Container, dev: str) -> int:
     link = container.rtnl.link(dev)
     if link is not None:
         return link.index
-    there = ", ".join(sorted(other.name for other in container.rtnl.links() if not other.is_loopback))
+    there = ", ".join(sorted(other.name for other in container.rtnl.nics()))
     raise KernelError(
         f"RTM_NEWROUTE(dev {dev})",
         errno.ENODEV,

@@ -30,7 +30,7 @@ def read(container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> 
             return {}
         raise links.refuse_host_network(container.name)
     rtnl = container.rtnl
-    inside = [link for link in rtnl.links() if not link.is_loopback and (wanted is None or link.name in wanted)]
+    inside = [link for link in rtnl.nics() if wanted is None or link.name in wanted]
     if not inside:
         return {}
     addresses: dict[int, list[Addr]] = {link.index: [] for link in inside}

@@ -34,7 +34,6 @@ class Link(NamedTuple):
     peer_nsid: int
     group: int
     permanent_mac: str
-    is_loopback: bool
 
 
 class Addr(NamedTuple):

@@ -90,6 +90,10 @@ class Rtnl(Requests, Closing):
         """All links of the namespace, in the order of their index."""
         return self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.parse_link, "RTM_GETLINK(dump)")
 
+    def nics(self) -> list[Link]:
+        """All links but the loopback interface, which is not even parsed: most containers have few others."""
+        return self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.parse_nic, "RTM_GETLINK(dump)")
+
     def addresses(self) -> list[Addr]:
         """All IPv4 and IPv6 addresses of the namespace."""
         body = IFADDR.pack(0, 0, 0, 0, 0)

@@ -199,8 +199,14 @@ def parse_link(data: bytes, start: int, end: int) -> Link:
         _number(found, IFLA_LINK_NETNSID, -1, I32),
         _number(found, IFLA_GROUP, 0),
         _mac(found.get(IFLA_PERM_ADDRESS)),
-        bool(flags & _IFF_LOOPBACK),
     )
+
+
+def parse_nic(data: bytes, start: int, end: int) -> Link | None:
+    """The same; None for the loopback interface, which every namespace has."""
+    if end - start >= IFINFO.size and IFINFO.unpack_from(data, start)[3] & _IFF_LOOPBACK:
+        return None
+    return parse_link(data, start, end)
 
 
 def parse_address(data: bytes, start: int, end: int) -> Addr | None:
