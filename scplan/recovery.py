@@ -69,11 +69,7 @@ def _finish(name: str, entries: Entries, state: State, journal: Journal) -> str:
     changes: dict[Address, Resource | None] = dict(entries.refreshed)
     for _, operation in sorted(entries.started.items()):
         changes[operation.address] = operation.owned_after
-    update = state.prepare(_records(entries.begin.containers, state, changes))
-    try:
-        update.commit()
-    finally:
-        update.discard()
+    state.write(_records(entries.begin.containers, state, changes))
     journal.close("committed")
     return f"{name}: {len(entries.started)} operations kept, records written"
 
@@ -116,11 +112,7 @@ def _put_records_back(entries: Entries, state: State) -> None:
     changes: dict[Address, Resource | None] = {}
     for _, operation in sorted(entries.started.items()):
         changes.setdefault(operation.address, operation.owned_before)
-    update = state.prepare(_records(entries.begin.containers, state, changes))
-    try:
-        update.commit()
-    finally:
-        update.discard()
+    state.write(_records(entries.begin.containers, state, changes))
 
 
 def _records(

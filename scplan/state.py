@@ -99,6 +99,14 @@ class State:
             raise
         return update
 
+    def write(self, records: Iterable[Record]) -> None:
+        """Puts new versions of records in place; for changes of records alone, where nothing else can fail."""
+        update = self.prepare(records)
+        try:
+            update.commit()
+        finally:
+            update.discard()
+
     def all(self) -> Iterator[Record]:
         """Every record, by runtime and name. Raises RecordDamaged for one that can't be trusted."""
         for runtime, name in self.names():

@@ -229,11 +229,6 @@ class Container(Closing):
                 return first + outside - start
         return _OVERFLOW_ID
 
-    @property
-    def root_owner(self) -> tuple[int, int]:
-        """The host's uid and gid of the container's root."""
-        return self.host_id("uid", 0), self.host_id("gid", 0)
-
     def _id_map(self, kind: str) -> list[tuple[int, int, int]]:
         if not self.has_user_namespace:
             # The file would show the ids of the namespace above, in which they may be others.

@@ -14,7 +14,7 @@ from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
 from scplan.model.address import Address
 from scplan.model.change import Plan
-from scplan.model.live import ContainerFacts, Live
+from scplan.model.live import ContainerFacts, HostFacts, Live
 from scplan.model.resource import Resource
 from scplan.state import State
 from scplan.workflow.scene import Request, Scene, named, set_scene, validate
@@ -58,13 +58,18 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan
 def _gather(scene: Scene, request: Request, host: Host, found: Mapping[Address, Resource] | None = None) -> plan.Inputs:
     """Resolves on the host and reads live state, unless `found` holds that already."""
     facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned))
-    resolution = plan.resolve(scene.desired, facts, KINDS, scene.source_of)
-    resolution = resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
+    resolution = _resolve(scene, facts)
     if found is None:
         wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
         found = observe.observe(scene.containers, wanted, KINDS, host)
     live = Live(host=facts, containers=scene.containers, resources=found)
     return _inputs(scene, resolution, live, request)
+
+
+def _resolve(scene: Scene, host: HostFacts) -> plan.Resolution:
+    """What the host makes of the scene, with the warnings about its files in front."""
+    resolution = plan.resolve(scene.desired, host, KINDS, scene.source_of)
+    return resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
 
 
 def _look_shared_out(scene: Scene, request: Request) -> tuple[frozenset[str], dict[Address, Resource]]:
@@ -143,8 +148,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
             desired[matches[0]] = named(config.resources, reference, matches[0])
     own = {address: one for address, one in captured.owned.items() if address.container in containers}
     scene = Scene(containers, desired, lambda _: own, configuration.source_of, configuration.diagnostics)
-    resolution = plan.resolve(scene.desired, captured.live.host, KINDS, scene.source_of)
-    resolution = resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
+    resolution = _resolve(scene, captured.live.host)
     inputs = _inputs(scene, resolution, captured.live, request)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}
     return plan.make_plan(inputs._replace(foreign=foreign), KINDS)

@@ -46,7 +46,7 @@ def state_rm(request: Request, glob: str) -> None:
             now = state.read(record.runtime, record.name)
             resources = now.resources if now else {}
             kept = {owned: resource for owned, resource in resources.items() if owned not in chosen}
-            state.prepare([record._replace(resources=kept)]).commit()
+            state.write([record._replace(resources=kept)])
     if not found:
         raise UsageError(f"{glob} matches nothing in the records", hint="`scplan state list` shows what is there")
 
