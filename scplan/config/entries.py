@@ -130,7 +130,7 @@ class RecordReader:
 
     def _made(self, values: dict[str, Any], failed: list[str], mark: Mark | None, label: Callable[[], str]) -> Any:
         if not failed and self.required_set <= values.keys():
-            return self.record.of(values)
+            return self.record(**values)
         missing = [name for name in self.required if name not in values and name not in failed]
         # An unknown key may be the missing attribute, misspelt: it has been reported.
         if all(name in self.readers for name in failed):

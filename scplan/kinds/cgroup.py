@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from scplan.errors import ScplanError
@@ -13,7 +12,7 @@ from scplan.linux.cgroup_v1 import Cgroup
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource, Role, attr
+from scplan.model.resource import Resource, Role, attr, record
 from scplan.model.values import TEXT, parse_size, show_size
 
 _UNLIMITED_MEMORY = 1 << 62
@@ -23,7 +22,7 @@ _PID_MAX = 4194304
 _SHARES = "cpu.shares "
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record
 class CgroupSetting(Resource):
     """One setting, such as memory.max: its value as cgroup v2 writes it."""
 

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Kind, Target, Unsuitable
@@ -38,7 +37,7 @@ from scplan.linux.syscalls import (
 from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource, Role, attr
+from scplan.model.resource import Resource, Role, attr, record
 from scplan.model.values import ABSOLUTE_PATH, BOOL, TEXT, choice
 
 MAX_MOUNTS = 128
@@ -47,7 +46,7 @@ _WORDS = tuple(prefix + word for word in _PROPAGATION for prefix in ("", "r"))
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record
 class BindMount(Resource):
     """A file or directory of the host, mounted in the container."""
 

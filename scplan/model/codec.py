@@ -43,7 +43,7 @@ def from_json(record: type[R], document: object, where: str) -> R:
         elif name in table and value is not None:
             values[name] = _value(table[name], value, where)
     try:
-        return record.of(values)
+        return record(**values)
     except TypeError as error:
         raise RecordDamaged(f"{where}: {error}") from None
 

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 R = TypeVar("R", bound="Attributes")
+T = TypeVar("T")
 Stored = str | int | bool
 """A normalised value, as records keep it; attributes that are `many` hold a tuple of these."""
 
@@ -120,15 +121,29 @@ def nested(doc: str, record: type[Attributes]) -> Any:
     return field(default=None, metadata={"attribute": attribute})
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attributes:
-    """A frozen record made of attributes; nested ones and resources alike.
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def record(cls: type[T]) -> type[T]:
+    """Makes a class of attributes a frozen dataclass; `Attributes` has its methods, since generating them is slow."""
+    return dataclass(init=False, frozen=True, kw_only=True, eq=False, repr=False)(cls)
 
-    Comparison, hash and repr are written once, here (`eq=False, repr=False` in subclasses): generating them for each
-    class takes longer than most plans do.
-    """
+
+@record
+class Attributes:
+    """A frozen record made of attributes; nested ones and resources alike."""
 
     _attributes: ClassVar[tuple[Attribute, ...] | None] = None
+
+    def __init__(self, **values: Any) -> None:
+        self._fill(self.defaults(), values)
+
+    def _fill(self, base: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        # Past the frozen fields, all at once: one by one takes five times as long, and a plan makes many thousands.
+        mine = self.__dict__
+        mine.update(base)
+        mine.update(values)
+        if len(mine) != len(self.attributes()):
+            wrong = mine.keys() ^ {attribute.name for attribute in self.attributes()}
+            raise TypeError(f"{type(self).__name__}: unknown or missing attributes: {', '.join(sorted(wrong))}")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
@@ -225,12 +240,9 @@ class Attributes:
 
     def but(self, **changes: Any) -> Self:
         """A copy with some attributes changed."""
-        return self._filled(self.__dict__, changes)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """The record with these attributes and defaults for the others; all required ones must be there."""
-        return cls._filled(cls.defaults(), values)
+        copy = object.__new__(type(self))
+        copy._fill(self.__dict__, changes)
+        return copy
 
     @classmethod
     def defaults(cls) -> Mapping[str, Any]:
@@ -246,20 +258,8 @@ class Attributes:
         """What the attribute is when it is not written; None when it has no default."""
         return cls.defaults().get(name)
 
-    @classmethod
-    def _filled(cls, base: Mapping[str, Any], changes: Mapping[str, Any]) -> Self:
-        # A frozen dataclass sets its fields one by one, past itself; whole dictionaries take a fifth of the time.
-        record = object.__new__(cls)
-        values = record.__dict__
-        values.update(base)
-        values.update(changes)
-        if len(values) != len(cls.attributes()):
-            wrong = values.keys() ^ {attribute.name for attribute in cls.attributes()}
-            raise TypeError(f"{cls.__name__}: unknown or missing attributes: {', '.join(sorted(wrong))}")
-        return record
 
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record
 class Resource(Attributes):
     """One thing that is plugged into a container. Each kind has a record of its own."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 
-from scplan.model.resource import Attributes, Resource, Role, attr, nested
+from scplan.model.resource import Attributes, Resource, Role, attr, nested, record
 from scplan.model.values import (
     ABSOLUTE_PATH,
     BOOL,
@@ -21,7 +20,7 @@ from scplan.model.values import (
 NODE_TYPES = {"block": stat.S_IFBLK, "char": stat.S_IFCHR}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record
 class IoLimits(Attributes):
     """What a container may do to one disk. 0 is no limit."""
 
@@ -34,7 +33,7 @@ class IoLimits(Attributes):
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record
 class Device(Resource):
     """A device of the host, as a node in the container."""
 

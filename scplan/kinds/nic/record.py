@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 
-from scplan.model.resource import Resource, Role, ValueType, attr
+from scplan.model.resource import Resource, Role, ValueType, attr, record
 from scplan.model.values import BOOL, INTERFACE_ADDRESS, INTERFACE_NAME, MAC, TEXT, integer
 
 VETH, PHYSICAL = "veth", "physical"
@@ -26,7 +25,7 @@ BRIDGE = ValueType(
 )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@record
 class Nic(Resource):
     """One NIC of a container. `former_…` are what a physical NIC had on the host, given back when it returns."""
 
