@@ -15,6 +15,7 @@ from typing import Any
 from scplan.errors import KernelError, RecordDamaged
 
 MAX_RECORD_BYTES = 256 << 20
+_CHUNK_BYTES = 1 << 16
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
@@ -76,12 +77,19 @@ def read_bytes(path: str) -> bytes | None:
         size = os.fstat(fd).st_size
         if size > MAX_RECORD_BYTES:
             raise RecordDamaged(f"{path} is too large to be a record of scplan ({size} bytes)")
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(MAX_RECORD_BYTES)
+        return _read(fd, size)
     except OSError as error:
         raise KernelError.from_os(f"read({path})", error) from None
     finally:
         os.close(fd)
+
+
+def _read(fd: int, size: int) -> bytes:
+    """What the file holds, which was `size` bytes long: one read more than that, unless it grew meanwhile."""
+    chunks = [os.read(fd, size + 1)]
+    while chunks[-1] and sum(map(len, chunks)) <= MAX_RECORD_BYTES:
+        chunks.append(os.read(fd, _CHUNK_BYTES))
+    return b"".join(chunks)
 
 
 class Prepared:

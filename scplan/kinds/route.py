@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from socket import AF_INET, AF_INET6
 
 from scplan.errors import KernelError, ScplanError
@@ -114,11 +114,7 @@ class RouteKind(Kind[Route]):
         rtnl = container.rtnl
         found: dict[str, Route] = {}
         names: dict[int, str] = {}
-        families = {route.family for route in (wanted or {}).values()}
-        destinations = {_dst(route.to) for route in (wanted or {}).values()}
-        for live in rtnl.routes(type=RTN_UNICAST, family=families.pop() if len(families) == 1 else 0):
-            if wanted is not None and live.dst not in destinations:
-                continue
+        for live in _routes(rtnl, None if wanted is None else wanted.values()):
             if live.table == _LOCAL_TABLE or (wanted is None and (live.protocol in links.KERNEL_MADE or live.nexthops)):
                 continue
             identity = self.identity(_key_of(live))
@@ -222,6 +218,20 @@ def _rtnl(container: Container) -> Rtnl:
     if container.shares_host_network:
         raise links.refuse_host_network(container.name)
     return container.rtnl
+
+
+def _routes(rtnl: Rtnl, wanted: Collection[Route] | None) -> list[LiveRoute]:
+    """The routes to these destinations, or all of them; read no further than that takes."""
+    if wanted is None:
+        return rtnl.routes(type=RTN_UNICAST)
+    families, destinations = {route.family for route in wanted}, {_dst(route.to) for route in wanted}
+    family = families.pop() if len(families) == 1 else 0
+    lengths = {_prefix_length(destination) for destination in destinations}
+    return [live for live in rtnl.routes(type=RTN_UNICAST, family=family, lengths=lengths) if live.dst in destinations]
+
+
+def _prefix_length(destination: str) -> int:
+    return 0 if destination == "default" else int(destination.rpartition("/")[2])
 
 
 def _key_of(live: LiveRoute) -> Route:

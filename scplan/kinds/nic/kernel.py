@@ -34,9 +34,8 @@ def read(container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> 
     if not inside:
         return {}
     addresses: dict[int, list[Addr]] = {link.index: [] for link in inside}
-    for addr in rtnl.addresses():
-        if addr.index in addresses:
-            addresses[addr.index].append(addr)
+    for addr in rtnl.addresses(addresses):
+        addresses[addr.index].append(addr)
     host_nsid = rtnl.nsid(host.netns_fd)
     found = {}
     for link in inside:

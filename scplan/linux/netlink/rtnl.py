@@ -7,7 +7,8 @@ import fcntl
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from scplan.errors import KernelError
@@ -94,15 +95,22 @@ class Rtnl(Requests, Closing):
         """All links but the loopback interface, which is not even parsed: most containers have few others."""
         return self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.parse_nic, "RTM_GETLINK(dump)")
 
-    def addresses(self) -> list[Addr]:
-        """All IPv4 and IPv6 addresses of the namespace."""
+    def addresses(self, links: Container[int] | None = None) -> list[Addr]:
+        """The IPv4 and IPv6 addresses of the namespace, of all links or of those with these indexes."""
         body = IFADDR.pack(0, 0, 0, 0, 0)
-        return self._dump(wire.RTM_GETADDR, wire.RTM_NEWADDR, body, wire.parse_address, "RTM_GETADDR(dump)")
+        parse = wire.parse_address if links is None else partial(wire.parse_address, links=links)
+        return self._dump(wire.RTM_GETADDR, wire.RTM_NEWADDR, body, parse, "RTM_GETADDR(dump)")
 
-    def routes(self, *, family: int = 0, type: int = 0, protocol: int = 0) -> list[Route]:
-        """The IPv4 and IPv6 routes of all tables, without cached ones; 0 stands for any family, type or protocol."""
+    def routes(
+        self, *, family: int = 0, type: int = 0, protocol: int = 0, lengths: Container[int] | None = None
+    ) -> list[Route]:
+        """The IPv4 and IPv6 routes of all tables, without cached ones; 0 stands for any family, type or protocol.
+
+        `lengths` are the prefix lengths of their destinations, None for all; the default route has 0.
+        """
         body = RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, type, 0)
-        routes = self._dump(wire.RTM_GETROUTE, wire.RTM_NEWROUTE, body, wire.parse_route, "RTM_GETROUTE(dump)")
+        parse = wire.parse_route if lengths is None else partial(wire.parse_route, lengths=lengths)
+        routes = self._dump(wire.RTM_GETROUTE, wire.RTM_NEWROUTE, body, parse, "RTM_GETROUTE(dump)")
         if family or type or protocol:
             return [
                 route

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from scplan.linux.netlink.records import IFF_UP, RTNH_F_ONLINK, Addr, Link, NextHop, Route
@@ -209,12 +210,12 @@ def parse_nic(data: bytes, start: int, end: int) -> Link | None:
     return parse_link(data, start, end)
 
 
-def parse_address(data: bytes, start: int, end: int) -> Addr | None:
-    """The address of an RTM_NEWADDR; None for families other than IPv4 and IPv6."""
+def parse_address(data: bytes, start: int, end: int, links: Container[int] | None = None) -> Addr | None:
+    """The address of an RTM_NEWADDR; None for families other than IPv4 and IPv6, and for links that are not asked for."""
     if end - start < IFADDR.size:
         raise Malformed("a short address message")
     family, prefix_length, flags, scope, index = IFADDR.unpack_from(data, start)
-    if family not in _LENGTHS:
+    if family not in _LENGTHS or (links is not None and index not in links):
         return None
     found = split(data, start + IFADDR.size, end)
     far = found.get(IFA_ADDRESS)
@@ -233,12 +234,12 @@ def parse_address(data: bytes, start: int, end: int) -> Addr | None:
     )
 
 
-def parse_route(data: bytes, start: int, end: int) -> Route | None:
-    """The route of an RTM_NEWROUTE; None for families other than IPv4 and IPv6."""
+def parse_route(data: bytes, start: int, end: int, lengths: Container[int] | None = None) -> Route | None:
+    """The route of an RTM_NEWROUTE; None for families other than IPv4 and IPv6, and for other prefix lengths."""
     if end - start < RTMSG.size:
         raise Malformed("a short route message")
     family, dst_length, _, _, table, protocol, scope, kind, flags = RTMSG.unpack_from(data, start)
-    if family not in _LENGTHS:
+    if family not in _LENGTHS or (lengths is not None and dst_length not in lengths):
         return None
     found = split(data, start + RTMSG.size, end)
     source, multipath = found.get(RTA_PREFSRC), found.get(RTA_MULTIPATH)
