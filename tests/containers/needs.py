@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -49,6 +50,7 @@ _PROBES: dict[str, Callable[[], bool]] = {
     "loop": lambda: os.geteuid() == 0 and Path("/dev/loop-control").exists() and _works("losetup", "--find"),
     "cgroup1": lambda: not cgroups.is_v2() and bool(cgroups.hierarchies()),
     "cgroup2": cgroups.is_v2,
+    "x86_64": lambda: platform.machine() == "x86_64",
     "bfq": lambda: Path("/sys/fs/cgroup/blkio/blkio.bfq.weight").exists() or Path("/sys/block/loop0/bfq").exists(),
     **{kind: _has_link_kind(kind) for kind in ("veth", "bridge", "ifb", "macvlan", "vxlan", "dummy")},
 }
