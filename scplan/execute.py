@@ -90,7 +90,8 @@ class Executor:
             _check_gone(kind, operation, live)
             return operation
         if live is None:
-            raise ScplanError(f"{operation.address} was made without an error, but is not there")
+            how = "was to be adopted, but is gone" if operation.action is Action.ADOPT else "was made, but is not there"
+            raise ScplanError(f"{operation.address} {how}")
         wrong = differences(operation.after, live)
         if wrong:
             listed = "; ".join(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from scplan.errors import ContainerGone, Diagnostic, KernelError, ScplanError
 from scplan.execute import Executor
 from scplan.journal import Journal
-from scplan.model.change import Operation
+from scplan.model.change import Action, Operation
 from scplan.model.report import Event, OnEvent, Step
 
 
@@ -38,6 +38,10 @@ def undo(
 
 
 def _take_back(inverse: Operation, executor: Executor) -> None:
+    if inverse.action is Action.ADOPT:
+        # Nothing was made: what was adopted, or was to be, may be gone by now.
+        executor.note(inverse.address, inverse.owned_after)
+        return
     try:
         executor.perform(inverse)
     except ContainerGone:

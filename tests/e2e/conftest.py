@@ -22,8 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def links_of_dead_containers_are_gone() -> Iterator[None]:
     """Waits, after the test, for the links of its containers: the kernel removes a network namespace a while later."""
-    before = socket.if_nameindex()
+    before = _links()
     yield
     deadline = time.monotonic() + _TEARDOWN_S
-    while set(socket.if_nameindex()) - set(before) and time.monotonic() < deadline:
+    while _links() - before and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def _links() -> set[str]:
+    # By name alone: a link that was undone and made again has another index.
+    return {name for _, name in socket.if_nameindex()}
