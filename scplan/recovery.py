@@ -65,13 +65,14 @@ def _recover_one(
 
 
 def _finish(name: str, entries: Entries, state: State, journal: Journal) -> str:
-    """Writes the records of what was made."""
+    """Writes the records of what was made, and was not undone again before."""
     changes: dict[Address, Resource | None] = dict(entries.refreshed)
-    for _, operation in sorted(entries.started.items()):
+    kept = [operation for number, operation in sorted(entries.started.items()) if number not in entries.undone]
+    for operation in kept:
         changes[operation.address] = operation.owned_after
     state.write(_records(entries.begin.containers, state, changes))
     journal.close("committed")
-    return f"{name}: {len(entries.started)} operations kept, records written"
+    return f"{name}: {len(kept)} operations kept, records written"
 
 
 def _take_back(
