@@ -17,7 +17,7 @@ def undo(
 ) -> list[Diagnostic]:
     """Takes back what was made, or was begun, by number; goes on after a failure and returns all failures.
 
-    What was plugged into a container that is gone went with it, and counts as undone.
+    What was plugged into a container that is gone went with it, and counts as undone; a NIC of the host is given back.
     """
     failures: list[Diagnostic] = []
     for number, operation in sorted(made.items(), reverse=True):
@@ -46,6 +46,8 @@ def _take_back(inverse: Operation, executor: Executor) -> None:
         executor.perform(inverse)
     except ContainerGone:
         executor.note(inverse.address, None)
+        if inverse.before is not None and inverse.after is None:
+            executor.kinds[inverse.address.kind].reclaim(executor.host, inverse.before)
 
 
 def _note_undone(journal: Journal, number: int) -> None:

@@ -176,6 +176,9 @@ class Kind(ABC, Generic[R]):
         Succeeds when it is gone already, and does nothing where `create` refuses: an undo must not be refused as well.
         """
 
+    def reclaim(self, host: Host, lost: R) -> None:
+        """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""
+
 
 Kinds = Mapping[str, Kind[Any]]
 """The registry, by name, in the order in which independent changes are made."""

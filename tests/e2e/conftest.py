@@ -24,6 +24,11 @@ def links_of_dead_containers_are_gone() -> Iterator[None]:
     """Waits, after the test, for the links of its containers: the kernel removes a network namespace a while later."""
     before = _links()
     yield
+    wait_until_gone(before)
+
+
+def wait_until_gone(before: set[str]) -> None:
+    """Waits, for a while, until the host has no links but these."""
     deadline = time.monotonic() + _TEARDOWN_S
     while _links() - before and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from collections.abc import Mapping
 
 from scplan.errors import KernelError, ScplanError
@@ -18,6 +19,8 @@ from scplan.model.values import INTERFACE_NAME
 
 # What the kernel names a NIC that comes back to a host which has its name already.
 _FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)
+_RETURN_S = 3.0
+_RETURN_POLL_S = 0.02
 
 # reading
 
@@ -347,3 +350,13 @@ def reclaim(host: Host, nic: Nic) -> bool:
             restore_on_host(host, link, nic)
             return True
     return False
+
+
+def await_return(host: Host, nic: Nic) -> None:
+    """The same, and waits for a NIC of hardware: the kernel moves it a while after the last process has ended.
+
+    Where it does not come it is gone: nothing but hardware outlives a network namespace.
+    """
+    deadline = time.monotonic() + _RETURN_S
+    while not reclaim(host, nic) and nic.origin_kind == "" and time.monotonic() < deadline:
+        time.sleep(_RETURN_POLL_S)

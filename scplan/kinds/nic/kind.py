@@ -133,6 +133,10 @@ class NicKind(Kind[Nic]):
     def delete(self, target: Target[Nic], before: Nic) -> None:
         kernel.delete(target, before)
 
+    def reclaim(self, host: Host, lost: Nic) -> None:
+        if lost.is_physical:
+            kernel.await_return(host, lost)
+
 
 def _check_bridge(name: str, host: HostFacts) -> None:
     link = host.links.get(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from scplan.model.resource import Resource, Role, ValueType, attr, record
 from scplan.model.values import BOOL, INTERFACE_ADDRESS, INTERFACE_NAME, MAC, TEXT, integer
 
