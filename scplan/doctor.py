@@ -61,7 +61,7 @@ def _runtimes(runtimes: Iterable[str]) -> Iterator[Finding]:
 def _network(host: Host) -> Iterator[Finding]:
     yield _found("network", "bridges", True, ", ".join(_bridges(host)) or "none yet")
     yield _found("network", "Open vSwitch", host.ovs is not None, needed_for="bridges of Open vSwitch")
-    yield _found("network", "uplink", True, ", ".join(sorted(host.uplinks())) or "no default route")
+    yield _found("network", "uplink", True, ", ".join(sorted(host.uplinks)) or "no default route")
 
 
 def _bridges(host: Host) -> list[str]:

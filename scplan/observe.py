@@ -9,7 +9,6 @@ from scplan.errors import ScplanError
 from scplan.kinds.kind import Kinds
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.netlink import Link
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, PathFact, Status
 from scplan.model.resource import Resource
@@ -92,11 +91,10 @@ def read_container(container: Container, wanted: Wanted, kinds: Kinds, host: Hos
 
 def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
     """What planning needs to know of the host; `paths` are those that the resources name."""
-    links = host.links()
     return HostFacts(
         paths={path: _path_fact(host, path) for path in sorted(set(paths))},
-        links=_LinkFacts(links),
-        uplinks=host.uplinks(),
+        links=_LinkFacts(host),
+        uplinks=host.uplinks,
         ovs_bridges=frozenset(host.ovs.bridges()) if host.ovs is not None else frozenset(),
         page_size=host.page_size,
         boot_id=host.boot_id,
@@ -106,27 +104,21 @@ def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
 class _LinkFacts(Mapping[str, LinkFact]):
     """The host's links by name; a fact is made when it is asked for, since a host can have thousands."""
 
-    def __init__(self, links: Mapping[int, Link]) -> None:
-        self._links = links
-        self._by_name: dict[str, Link] | None = None
-
-    def _named(self) -> dict[str, Link]:
-        if self._by_name is None:
-            self._by_name = {link.name: link for link in self._links.values()}
-        return self._by_name
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     def __getitem__(self, name: str) -> LinkFact:
-        link = self._named()[name]
-        master = self._links.get(link.master)
+        link = self._host.links_by_name[name]
+        master = self._host.links().get(link.master)
         return LinkFact(
             name=link.name, kind=link.kind, mac=link.mac, mtu=link.mtu, master=master.name if master else ""
         )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._named())
+        return iter(self._host.links_by_name)
 
     def __len__(self) -> int:
-        return len(self._named())
+        return len(self._host.links_by_name)
 
 
 def _path_fact(host: Host, path: str) -> PathFact | None:

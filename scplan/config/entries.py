@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -72,12 +71,7 @@ class RecordReader:
             reader = AttributeReader(attribute, report)
             for written in (attribute.name, *attribute.aliases):
                 self.readers[written] = reader
-        missing = dataclasses.MISSING
-        self.required = [
-            member.name
-            for member in dataclasses.fields(record)
-            if member.default is missing and member.default_factory is missing
-        ]
+        self.required = record.layout.required
         self.required_set = frozenset(self.required)
 
     def read(self, node: MappingNode, label: Callable[[], str]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from scplan.config.configuration import RUNTIMES, VERSION
@@ -123,20 +122,14 @@ def _record(record: type[Attributes]) -> dict[str, Any]:
             properties[attribute.name] = _attribute(attribute)
             for alias in attribute.aliases:
                 properties[alias] = {**properties[attribute.name], "description": f"alias of {attribute.name}"}
-    missing = dataclasses.MISSING
-    required = [
-        member.name
-        for member in dataclasses.fields(record)
-        if member.default is missing and member.default_factory is missing
-    ]
     schema: dict[str, Any] = {
         "type": "object",
         "properties": properties,
         "patternProperties": _EXTENSION,
         "additionalProperties": False,
     }
-    if required:
-        schema["required"] = required
+    if record.layout.required:
+        schema["required"] = record.layout.required
     return schema
 
 

@@ -12,7 +12,7 @@ from scplan.linux.cgroup_v1 import Cgroup
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource, Role, attr, record
+from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import TEXT, parse_size, show_size
 
 _UNLIMITED_MEMORY = 1 << 62
@@ -22,7 +22,6 @@ _PID_MAX = 4194304
 _SHARES = "cpu.shares "
 
 
-@record
 class CgroupSetting(Resource):
     """One setting, such as memory.max: its value as cgroup v2 writes it."""
 
@@ -87,10 +86,10 @@ class CgroupKind(Kind[CgroupSetting]):
             setting = SETTINGS.get(name)
             if setting is None or (wanted is None and setting.controller not in host.cgroup_mounts):
                 continue
-            with Cgroup(container, host, setting.controller) as cgroup:
-                if wanted is not None:
-                    cgroup.refuse_shared()
-                value = setting.read(cgroup)
+            cgroup = Cgroup(container, host, setting.controller)
+            if wanted is not None:
+                cgroup.refuse_shared()
+            value = setting.read(cgroup)
             if value is not None:
                 found[name] = CgroupSetting(name=name, value=value)
         return found
@@ -100,9 +99,9 @@ class CgroupKind(Kind[CgroupSetting]):
     ) -> tuple[CgroupSetting | None, CgroupSetting | None]:
         if after is not None and after.former is None:
             setting = _setting(after.name)
-            with Cgroup(target.container, target.host, setting.controller) as cgroup:
-                cgroup.refuse_shared()
-                after = after.but(former=setting.former(cgroup))
+            cgroup = Cgroup(target.container, target.host, setting.controller)
+            cgroup.refuse_shared()
+            after = after.but(former=setting.former(cgroup))
         return before, after
 
     def create(self, target: Target[CgroupSetting], after: CgroupSetting) -> None:
@@ -115,17 +114,17 @@ class CgroupKind(Kind[CgroupSetting]):
         if before.former is None:
             return
         setting = _setting(before.name)
-        with Cgroup(target.container, target.host, setting.controller) as cgroup:
-            # Nothing is written where `create` could not write either: an undo must not be refused for its reason.
-            if cgroup.is_its_own and setting.former(cgroup) not in (None, before.former):
-                setting.write(cgroup, before.former)
+        cgroup = Cgroup(target.container, target.host, setting.controller)
+        # Nothing is written where `create` could not write either: an undo must not be refused for its reason.
+        if cgroup.is_its_own and setting.former(cgroup) not in (None, before.former):
+            setting.write(cgroup, before.former)
 
     def _write(self, target: Target[CgroupSetting], name: str, value: str) -> None:
         setting = _setting(name)
-        with Cgroup(target.container, target.host, setting.controller) as cgroup:
-            if setting.read(cgroup) is None:
-                raise ScplanError(f"this kernel has no cgroup v1 equivalent of {name}")
-            setting.write(cgroup, value)
+        cgroup = Cgroup(target.container, target.host, setting.controller)
+        if setting.read(cgroup) is None:
+            raise ScplanError(f"this kernel has no cgroup v1 equivalent of {name}")
+        setting.write(cgroup, value)
 
 
 def _setting(name: str) -> Setting:

@@ -37,7 +37,7 @@ from scplan.linux.syscalls import (
 from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource, Role, attr, record
+from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import ABSOLUTE_PATH, BOOL, TEXT, choice
 
 MAX_MOUNTS = 128
@@ -46,7 +46,6 @@ _WORDS = tuple(prefix + word for word in _PROPAGATION for prefix in ("", "r"))
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
-@record
 class BindMount(Resource):
     """A file or directory of the host, mounted in the container."""
 

@@ -14,7 +14,7 @@ from scplan.linux.host import Host
 from scplan.linux.netlink import MAIN_TABLE, RT_SCOPE_LINK, RTN_UNICAST, RTPROT_STATIC, Rtnl
 from scplan.linux.netlink import Route as LiveRoute
 from scplan.model.address import Address
-from scplan.model.resource import Resource, Role, attr, record
+from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import BOOL, DESTINATION, INTERFACE_NAME, IP, UINT32_MAX, integer
 
 _DEFAULT_IPV6 = "::/0"
@@ -23,7 +23,6 @@ _LOCAL_TABLE = 255
 _IPV6_METRIC = 1024
 
 
-@record
 class Route(Resource):
     """One route. `to` is "default" (IPv4), or a network; ::/0 is the IPv6 default."""
 

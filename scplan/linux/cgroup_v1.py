@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple
+from functools import lru_cache
 
 from scplan.errors import KernelError, ScplanError
-from scplan.linux.closing import Closing
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.mountinfo import read_all
@@ -22,28 +21,23 @@ _WEIGHT_FILES = ("blkio.bfq.weight_device", "blkio.weight_device")
 _ACCESS = "rwm"
 
 
-class Cgroup(Closing):
-    """The container's directory in the hierarchy of one controller, opened; use it in a `with` block."""
+class Cgroup:
+    """The container's directory in the hierarchy of one controller."""
 
     def __init__(self, container: Container, host: Host, controller: str) -> None:
         self.container = container
+        self.host = host
         self.controller = controller
         self.path = container.cgroup_path(controller)
-        self.is_its_own = self.path not in ("/", _own_path(host, controller))
-        directory = host.cgroup_mount(controller) + self.path
-        try:
-            self.fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise KernelError.from_os(f"open({directory})", error) from None
-
-    def close(self) -> None:
-        os.close(self.fd)
+        self.is_its_own = self.path not in ("/", host.own_cgroups.get(controller, "/"))
+        self._directory = host.cgroup_mount(controller) + self.path
 
     def read(self, file: str) -> str | None:
         """The file's text without the last newline; None when this kernel has no such file."""
         try:
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
-        except FileNotFoundError:
+            fd = os.open(f"{self._directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            self._refuse_missing(error)
             return None
         except OSError as error:
             raise self._refused("open", file, error) from None
@@ -53,6 +47,23 @@ class Cgroup(Closing):
             raise self._refused("read", file, error) from None
         finally:
             os.close(fd)
+
+    def has(self, file: str) -> bool:
+        """Whether this kernel has the file; asked once, since all containers have the same ones."""
+        known = self.host.cgroup_files
+        if (self.controller, file) not in known:
+            try:
+                os.stat(f"{self._directory}/{file}")
+            except FileNotFoundError as error:
+                self._refuse_missing(error)
+                known[self.controller, file] = False
+            else:
+                known[self.controller, file] = True
+        return known[self.controller, file]
+
+    def _refuse_missing(self, error: OSError) -> None:
+        if not os.path.isdir(self._directory):
+            raise KernelError.from_os(f"open({self._directory})", error) from None
 
     def refuse_shared(self) -> None:
         """Raises ScplanError when the cgroup is the host's root or scplan's own: a limit there would hit others."""
@@ -66,7 +77,7 @@ class Cgroup(Closing):
         """Writes one value in one write(2), as cgroup files want it. Raises ScplanError as `refuse_shared` does."""
         self.refuse_shared()
         try:
-            fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.fd)
+            fd = os.open(f"{self._directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(fd, text.encode())
             finally:
@@ -78,60 +89,64 @@ class Cgroup(Closing):
         return KernelError.from_os(f"{verb} {self.controller}:{self.path}/{file}", error, hint=hint)
 
 
-def _own_path(host: Host, controller: str) -> str:
-    """scplan's own path in the hierarchy of a controller."""
-    return host.own_cgroups.get(controller, "/")
+class DeviceRules:
+    """What a devices.list says: lines of `c 1:3 rwm`, in which "*" is any number, and the type "a" any device."""
 
+    def __init__(self, text: str) -> None:
+        self._exact: dict[tuple[str, str], str] = {}
+        self._wider: list[tuple[str, str, str, str]] = []
+        for line in text.splitlines():
+            kind, numbers, access = line.split()
+            major, minor = numbers.split(":")
+            if kind == "a" or "*" in (major, minor):
+                self._wider.append((kind, major, minor, access))
+            else:
+                self._exact[kind, numbers] = join_access(self._exact.get((kind, numbers), ""), access)
 
-class DeviceRule(NamedTuple):
-    """One line of devices.list: `c 1:3 rwm`; "*" is any number, and the type "a" any device."""
+    @property
+    def allow_all(self) -> bool:
+        """Whether there is no whitelist, so that there is nothing to grant and nothing to deny."""
+        return any(kind == "a" for kind, *_ in self._wider)
 
-    type: str
-    major: str
-    minor: str
-    access: str
+    def exact(self, kind: str, numbers: str) -> str:
+        """What a rule for exactly this device allows: a subset of "rwm". `kind` is "b" or "c"."""
+        return self._exact.get((kind, numbers), "")
 
-
-def device_rules(cgroup: Cgroup) -> list[DeviceRule]:
-    """The rules of the container's devices cgroup."""
-    rules = []
-    for line in (cgroup.read("devices.list") or "").splitlines():
-        kind, numbers, access = line.split()
+    def wider(self, kind: str, numbers: str) -> str:
+        """What rules for more than this one device allow it."""
         major, minor = numbers.split(":")
-        rules.append(DeviceRule(kind, major, minor, access))
-    return rules
+        return join_access(
+            *(
+                access
+                for kind_, major_, minor_, access in self._wider
+                if kind_ in ("a", kind) and major_ in ("*", major) and minor_ in ("*", minor)
+            )
+        )
 
 
-def exact_access(rules: list[DeviceRule], kind: str, numbers: str) -> str:
-    """What a rule for exactly this device allows: a subset of "rwm". `kind` is "b" or "c"."""
-    allowed = {
-        letter
-        for rule in rules
-        if (rule.type, f"{rule.major}:{rule.minor}") == (kind, numbers)
-        for letter in rule.access
-    }
-    return join_access(allowed)
+# Most containers of a host have the same rules.
+_rules_of = lru_cache(maxsize=64)(DeviceRules)
 
 
-def wildcard_access(rules: list[DeviceRule], kind: str, numbers: str) -> str:
-    """What rules for more than this one device allow it."""
-    major, minor = numbers.split(":")
-    allowed: set[str] = set()
-    for rule in rules:
-        if (
-            rule.type in ("a", kind)
-            and "*" in (rule.major, rule.minor)
-            and rule.major in ("*", major)
-            and rule.minor in ("*", minor)
-        ):
-            allowed |= set(rule.access)
-    return join_access(allowed)
+def device_rules(cgroup: Cgroup) -> DeviceRules:
+    """The rules of the container's devices cgroup."""
+    return _rules_of(cgroup.read("devices.list") or "")
 
 
-def join_access(*parts: str | set[str]) -> str:
+@lru_cache(maxsize=1024)
+def join_access(*parts: str) -> str:
     """The union, in the order r, w, m."""
-    union = {letter for part in parts for letter in part}
-    return "".join(letter for letter in _ACCESS if letter in union)
+    return "".join(letter for letter in _ACCESS if any(letter in part for part in parts))
+
+
+def access_without(access: str, other: str) -> str:
+    """What is in the first and not in the second."""
+    return "".join(letter for letter in access if letter not in other)
+
+
+def common_access(one: str, other: str) -> str:
+    """What is in both."""
+    return "".join(letter for letter in _ACCESS if letter in one and letter in other)
 
 
 def set_exact_access(cgroup: Cgroup, kind: str, numbers: str, wanted: str) -> None:
@@ -140,13 +155,13 @@ def set_exact_access(cgroup: Cgroup, kind: str, numbers: str, wanted: str) -> No
     Where a wider rule allows everything (no whitelist) there is nothing to grant, and nothing is denied.
     """
     rules = device_rules(cgroup)
-    if any(rule.type == "a" for rule in rules):
+    if rules.allow_all:
         return
-    now = exact_access(rules, kind, numbers)
+    now = rules.exact(kind, numbers)
     hint = "a parent cgroup does not allow the device; allow it there, or start the container without that limit"
-    if missing := join_access(set(wanted) - set(now)):
+    if missing := access_without(wanted, now):
         cgroup.write("devices.allow", f"{kind} {numbers} {missing}", hint=hint)
-    if surplus := join_access(set(now) - set(wanted)):
+    if surplus := access_without(now, wanted):
         cgroup.write("devices.deny", f"{kind} {numbers} {surplus}")
 
 
@@ -157,13 +172,13 @@ def read_limits(cgroup: Cgroup, numbers: str) -> dict[str, int]:
 
 def read_weight(cgroup: Cgroup, numbers: str) -> int:
     """The disk's own weight; 0 when it has none."""
-    texts = (cgroup.read(file) for file in _WEIGHT_FILES)
-    return _line_of(next((text for text in texts if text is not None), None), numbers)
+    file = weight_file(cgroup)
+    return _line_of(cgroup.read(file), numbers) if file is not None else 0
 
 
 def weight_file(cgroup: Cgroup) -> str | None:
     """The file of per-device weights that this kernel has: BFQ's, or the CFQ scheduler's on old kernels."""
-    return next((file for file in _WEIGHT_FILES if cgroup.read(file) is not None), None)
+    return next((file for file in _WEIGHT_FILES if cgroup.has(file)), None)
 
 
 def write_limit(cgroup: Cgroup, name: str, numbers: str, value: int) -> None:

@@ -14,7 +14,7 @@ from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, parse_mountinfo
 
 if TYPE_CHECKING:
-    from scplan.linux.netlink import Link, LinkTable, Rtnl
+    from scplan.linux.netlink import Link, Rtnl
     from scplan.linux.ovsdb import Ovsdb
 
 _RTN_UNICAST = 1
@@ -53,6 +53,8 @@ class Host(Closing):
 
     def __init__(self) -> None:
         self._namespace_ids: dict[str, int] = {}
+        self.cgroup_files: dict[tuple[str, str], bool] = {}
+        """Whether this kernel has a file, by controller and name, as far as that was asked for."""
 
     def close(self) -> None:
         """Closes everything that was opened."""
@@ -96,7 +98,7 @@ class Host(Closing):
         return Rtnl(open_socket())
 
     @cached_property
-    def _links(self) -> LinkTable:
+    def _links(self) -> Mapping[int, Link]:
         from scplan.linux.netlink import LinkTable
 
         return LinkTable(self.rtnl)
@@ -105,15 +107,28 @@ class Host(Closing):
         """Links of the host by index, read on demand and once until `forget`."""
         return self._links
 
+    def know_links(self, links: Mapping[int, Link]) -> None:
+        """Takes all links of the host as another process has just read them."""
+        self.forget()
+        self.__dict__["_links"] = links
+
+    @cached_property
+    def links_by_name(self) -> Mapping[str, Link]:
+        """The same by name; all of them are read."""
+        return {link.name: link for link in self._links.values()}
+
     def forget(self) -> None:
         """Makes the next reader see the host's links and bridges as they are then."""
-        self.__dict__.pop("_links", None)
+        for known in ("_links", "links_by_name", "uplinks"):
+            self.__dict__.pop(known, None)
+        self.cgroup_files.clear()
         ovs = self.__dict__.get("ovs")
         if ovs is not None:
             ovs.forget()
 
+    @cached_property
     def uplinks(self) -> frozenset[str]:
-        """Names of the links over which the host's default routes go."""
+        """Names of the links over which the host's default routes go; read once until `forget`."""
         links = self.links()
         routes = self.rtnl.routes(type=_RTN_UNICAST)
         indexes = {index for route in routes if route.dst == "default" for index in route.oifs}

@@ -10,6 +10,7 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Attribute, Attributes, Role
 
 R = TypeVar("R", bound=Attributes)
+_MAX_FORMS = 256
 
 
 def to_json(record: Attributes, roles: Container[Role] = frozenset(Role)) -> dict[str, Any]:
@@ -34,18 +35,34 @@ def from_json(record: type[R], document: object, where: str) -> R:
     """
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: not a JSON object")
-    table, plain = record.attribute_table(), record.plain_types()
-    values = {}
-    for name, value in document.items():
-        # Most values are plain ones of the right type, and a host has tens of thousands of them.
-        if type(value) is plain.get(name):
-            values[name] = value
-        elif name in table and value is not None:
-            values[name] = _value(table[name], value, where)
+    # A host has tens of thousands of them, in a few forms: one that was checked needs only its lists and records made.
+    form = (*document, *map(type, document.values()))
+    left = record.layout.known_forms.get(form)
+    if left is None:
+        values, left = _checked(record, document, where)
+        if len(values) == len(document) and len(record.layout.known_forms) < _MAX_FORMS:
+            record.layout.known_forms[form] = left
+    else:
+        by_name = record.layout.by_name
+        values = {**document, **{name: _value(by_name[name], document[name], where) for name in left}}
     try:
         return record(**values)
     except TypeError as error:
         raise RecordDamaged(f"{where}: {error}") from None
+
+
+def _checked(record: type[Attributes], document: dict[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(values by name, those of them that were made and not taken as they are)"""
+    layout = record.layout
+    values = {}
+    left = []
+    for name, value in document.items():
+        if type(value) is layout.plain.get(name):
+            values[name] = value
+        elif name in layout.by_name and value is not None:
+            values[name] = _value(layout.by_name[name], value, where)
+            left.append(name)
+    return values, tuple(left)
 
 
 def _value(attribute: Attribute, value: object, where: str) -> Any:

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 R = TypeVar("R", bound="Attributes")
-T = TypeVar("T")
 Stored = str | int | bool
 """A normalised value, as records keep it; attributes that are `many` hold a tuple of these."""
 
@@ -121,28 +121,56 @@ def nested(doc: str, record: type[Attributes]) -> Any:
     return field(default=None, metadata={"attribute": attribute})
 
 
+class Layout:
+    """What a record class declares, gathered once.
+
+    `required` names the attributes without a default. `plain` holds, by name, the types of those that are neither
+    records nor lists; bool is no int here. `compared` are those that are compared with the kernel, and `recorded` picks
+    the values of all but those that remember the time before scplan. `known_forms` is the codec's.
+    """
+
+    __slots__ = ("attributes", "by_name", "compared", "defaults", "known_forms", "plain", "recorded", "required")
+
+    def __init__(self, cls: type) -> None:
+        members = dataclasses.fields(cls)
+        for member in members:
+            member.metadata["attribute"].name = member.name
+        self.attributes: tuple[Attribute, ...] = tuple(member.metadata["attribute"] for member in members)
+        self.by_name = {one.name: one for one in self.attributes}
+        missing = dataclasses.MISSING
+        self.defaults = {member.name: member.default for member in members if member.default is not missing}
+        self.required = [one.name for one in self.attributes if one.name not in self.defaults]
+        self.plain = {one.name: one.type.stored for one in self.attributes if one.type is not None and not one.many}
+        self.compared = tuple(one for one in self.attributes if one.role in COMPARED)
+        recorded = [one.name for one in self.attributes if one.role is not Role.FORMER]
+        self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
+        self.known_forms: dict[object, tuple[str, ...]] = {}
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def record(cls: type[T]) -> type[T]:
-    """Makes a class of attributes a frozen dataclass; `Attributes` has its methods, since generating them is slow."""
-    return dataclass(init=False, frozen=True, kw_only=True, eq=False, repr=False)(cls)
-
-
-@record
 class Attributes:
-    """A frozen record made of attributes; nested ones and resources alike."""
+    """A frozen record made of attributes; nested ones and resources alike.
 
-    _attributes: ClassVar[tuple[Attribute, ...] | None] = None
+    Its subclasses are frozen dataclasses with the methods of this class: generating them for each takes longer than
+    most plans do.
+    """
+
+    layout: ClassVar[Layout]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(init=False, frozen=True, kw_only=True, eq=False, repr=False)(cls)
+        cls.layout = Layout(cls)
 
     def __init__(self, **values: Any) -> None:
-        self._fill(self.defaults(), values)
+        self._fill(self.layout.defaults, values)
 
     def _fill(self, base: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         # Past the frozen fields, all at once: one by one takes five times as long, and a plan makes many thousands.
-        mine = self.__dict__
+        mine, layout = self.__dict__, self.layout
         mine.update(base)
         mine.update(values)
-        if len(mine) != len(self.attributes()):
-            wrong = mine.keys() ^ {attribute.name for attribute in self.attributes()}
+        if len(mine) != len(layout.attributes):
+            wrong = mine.keys() ^ layout.by_name.keys()
             raise TypeError(f"{type(self).__name__}: unknown or missing attributes: {', '.join(sorted(wrong))}")
 
     def __eq__(self, other: object) -> bool:
@@ -155,58 +183,10 @@ class Attributes:
         values = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items() if value is not None)
         return f"{type(self).__name__}({values})"
 
-    _defaults: ClassVar[Mapping[str, Any]] = {}
-    _table: ClassVar[Mapping[str, Attribute]] = {}
-    _plain: ClassVar[Mapping[str, type]] = {}
-    _compared: ClassVar[tuple[Attribute, ...]] = ()
-    _recorded: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def attribute_table(cls) -> Mapping[str, Attribute]:
-        """The attributes by name."""
-        if "_table" not in cls.__dict__:
-            cls._table = {attribute.name: attribute for attribute in cls.attributes()}
-        return cls._table
-
-    @classmethod
-    def plain_types(cls) -> Mapping[str, type]:
-        """By name, the type of the attributes that are neither records nor lists. bool is no int here."""
-        if "_plain" not in cls.__dict__:
-            cls._plain = {
-                attribute.name: attribute.type.stored
-                for attribute in cls.attributes()
-                if attribute.type is not None and not attribute.many
-            }
-        return cls._plain
-
-    @classmethod
-    def compared_attributes(cls) -> tuple[Attribute, ...]:
-        """The attributes that are compared with the kernel."""
-        if "_compared" not in cls.__dict__:
-            cls._compared = tuple(attribute for attribute in cls.attributes() if attribute.role in COMPARED)
-        return cls._compared
-
-    @classmethod
-    def recorded_names(cls) -> tuple[str, ...]:
-        """Names of all attributes but those that remember the time before scplan."""
-        if "_recorded" not in cls.__dict__:
-            names = (attribute.name for attribute in cls.attributes() if attribute.role is not Role.FORMER)
-            cls._recorded = tuple(names)
-        return cls._recorded
-
     @classmethod
     def attributes(cls) -> tuple[Attribute, ...]:
         """The attributes of the record, in the order in which they are declared."""
-        if "_attributes" not in cls.__dict__:
-            found = []
-            for member in dataclasses.fields(cls):
-                attribute: Attribute = member.metadata["attribute"]
-                attribute.name = member.name
-                found.append(attribute)
-            cls._attributes = tuple(found)
-        attributes = cls._attributes
-        assert attributes is not None
-        return attributes
+        return cls.layout.attributes
 
     @classmethod
     def attribute(cls, path: str) -> Attribute:
@@ -245,21 +225,11 @@ class Attributes:
         return copy
 
     @classmethod
-    def defaults(cls) -> Mapping[str, Any]:
-        """Default values by name, of the attributes that have one."""
-        if "_defaults" not in cls.__dict__:
-            members = dataclasses.fields(cls)
-            missing = dataclasses.MISSING
-            cls._defaults = {member.name: member.default for member in members if member.default is not missing}
-        return cls._defaults
-
-    @classmethod
     def default(cls, name: str) -> Any:
         """What the attribute is when it is not written; None when it has no default."""
-        return cls.defaults().get(name)
+        return cls.layout.defaults.get(name)
 
 
-@record
 class Resource(Attributes):
     """One thing that is plugged into a container. Each kind has a record of its own."""
 
@@ -274,7 +244,7 @@ def differences(desired: Resource, live: Resource) -> tuple[str, ...]:
 
 def _differing(desired: Attributes, live: Attributes | None, prefix: str = "") -> Iterator[str]:
     mine, theirs = desired.__dict__, live.__dict__ if live is not None else {}
-    for attribute in desired.compared_attributes():
+    for attribute in desired.layout.compared:
         wanted = mine[attribute.name]
         there = theirs.get(attribute.name)
         if wanted is None or wanted == there:
@@ -287,8 +257,8 @@ def _differing(desired: Attributes, live: Attributes | None, prefix: str = "") -
 
 def is_recorded_as(desired: Resource, owned: Resource) -> bool:
     """Whether the record says what is desired, apart from what it remembers of the time before scplan."""
-    mine, theirs = desired.__dict__, owned.__dict__
-    return all(mine[name] == theirs[name] for name in desired.recorded_names())
+    recorded = desired.layout.recorded
+    return bool(recorded(desired.__dict__) == recorded(owned.__dict__))
 
 
 def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from scplan.errors import ContainerNotFound, Diagnostic, RecoveryNeeded, Severit
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
+from scplan.linux.netlink import Link
 from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live
@@ -21,6 +23,8 @@ from scplan.workflow.scene import Request, Scene, named, set_scene, validate
 
 _WORTH_SHARING_OUT = 50
 """From so many containers on, reading them in several processes is quicker than starting these takes."""
+_AT_A_TIME = 20
+"""Containers that a process compares together: few, so that it uses the same memory again and again."""
 _READING_TIMEOUT_S = 300.0
 
 
@@ -30,8 +34,31 @@ def make_plan(request: Request) -> Plan:
         return _plan_against_snapshot(request, request.live)
     state = State(request.state_dir, KINDS)
     with Host() as host:
-        made = plan_scene(set_scene(request, state), request, state, host)
+        with _links_read_ahead(state, host):
+            scene = set_scene(request, state)
+        made = plan_scene(scene, request, state, host)
     return made._replace(diagnostics=(*made.diagnostics, *_open_journals(state)))
+
+
+@contextmanager
+def _links_read_ahead(state: State, host: Host) -> Iterator[None]:
+    """Meanwhile another process reads the host's links, of which there are thousands when many containers have NICs."""
+    if len(state.names()) < _WORTH_SHARING_OUT or _cpus() == 1:
+        yield
+        return
+    child = Child(partial(_read_links, host), what="read the host's links", timeout_s=_READING_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        host.know_links(child.result())
+
+
+def _read_links(host: Host) -> dict[int, Link]:
+    return dict(host.links())
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1
 
 
 def _open_journals(state: State) -> list[Diagnostic]:
@@ -48,8 +75,8 @@ def _open_journals(state: State) -> list[Diagnostic]:
 
 
 def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
-    shared_out = len(scene.containers) >= _WORTH_SHARING_OUT and (os.cpu_count() or 1) > 1
-    unchanged, found = _look_shared_out(scene, request) if shared_out else (frozenset(), None)
+    shared_out = len(scene.containers) >= _WORTH_SHARING_OUT and _cpus() > 1
+    unchanged, found = _look_shared_out(scene, request, host) if shared_out else (frozenset(), None)
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
     return plan.make_plan(inputs._replace(foreign=_foreign(inputs, state)), KINDS)
@@ -72,23 +99,35 @@ def _resolve(scene: Scene, host: HostFacts) -> plan.Resolution:
     return resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
 
 
-def _look_shared_out(scene: Scene, request: Request) -> tuple[frozenset[str], dict[Address, Resource]]:
+def _look_shared_out(scene: Scene, request: Request, host: Host) -> tuple[frozenset[str], dict[Address, Resource]]:
     """(containers without changes, live resources of the others), read by a process for each CPU."""
+    links = _read_links(host)
 
-    def look(share: Scene) -> tuple[frozenset[str], dict[Address, Resource]]:
+    def look(share: list[str]) -> tuple[frozenset[str], dict[Address, Resource]]:
+        unchanged, changing = frozenset[str](), dict[Address, Resource]()
         # A process of its own needs sockets of its own.
-        with Host() as host:
-            inputs = _gather(share, request, host)
-        unchanged = plan.unchanged_containers(inputs, KINDS)
-        live = inputs.live.resources
-        return unchanged, {address: one for address, one in live.items() if address.container not in unchanged}
+        with Host() as own:
+            own.know_links(links)
+            for first in range(0, len(share), _AT_A_TIME):
+                same, live = _look_at(scene.only(frozenset(share[first : first + _AT_A_TIME])), request, own)
+                unchanged |= same
+                changing.update(live)
+        return unchanged, changing
 
-    names, count = list(scene.containers), os.cpu_count() or 1
-    shares = [scene.only(frozenset(names[first::count])) for first in range(count)]
+    names, count = list(scene.containers), _cpus()
+    shares = [names[first::count] for first in range(count)]
     children = [Child(partial(look, share), what="read live state", timeout_s=_READING_TIMEOUT_S) for share in shares]
     answers = results(children)
     unchanged = frozenset[str]().union(*(answer for answer, _ in answers))
     return unchanged, {address: one for _, changing in answers for address, one in changing.items()}
+
+
+def _look_at(scene: Scene, request: Request, host: Host) -> tuple[frozenset[str], dict[Address, Resource]]:
+    """(containers without changes, live resources of the others)"""
+    inputs = _gather(scene, request, host)
+    unchanged = plan.unchanged_containers(inputs, KINDS)
+    live = inputs.live.resources
+    return unchanged, {address: one for address, one in live.items() if address.container not in unchanged}
 
 
 def paths_of(resources: Mapping[Address, Resource]) -> set[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from scplan.errors import Diagnostic, Severity, SourceRange
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Disruption, Operation, Plan
@@ -23,12 +21,10 @@ from scplan.model.values import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Limits(Attributes):
     read_bps: int | None = attr("bytes per second", BYTES_PER_SECOND)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Device(Resource):
     target: str = attr("path in the container", ABSOLUTE_PATH, role=Role.IDENTITY, required=True)
     source: str | None = attr("host device", ABSOLUTE_PATH, role=Role.FIXED)
@@ -38,7 +34,6 @@ class Device(Resource):
     io: Limits | None = nested("limits", Limits)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Nic(Resource):
     name: str = attr("name", INTERFACE_NAME, role=Role.IDENTITY, required=True)
     mtu: int | None = attr("MTU", integer(68, 65535))
@@ -46,20 +41,17 @@ class Nic(Resource):
     former_mtu: int | None = attr("MTU on the host", integer(68, 65535), role=Role.FORMER)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Route(Resource):
     to: str = attr("destination", DESTINATION, role=Role.IDENTITY, required=True)
     via: str | None = attr("next hop", IP, role=Role.FIXED)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Mount(Resource):
     target: str = attr("path in the container", ABSOLUTE_PATH, role=Role.IDENTITY, required=True)
     source: str | None = attr("host path", ABSOLUTE_PATH, role=Role.FIXED)
     read_only: bool | None = attr("read-only", BOOL)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Setting(Resource):
     name: str = attr("file", TEXT, role=Role.IDENTITY, required=True)
     value: str = attr("content", TEXT, required=True)

@@ -41,7 +41,7 @@ SPLIT_OFF: dict[str, set[str]] = {
 # Where the code took a better boundary than the table: each keeps the direction of the data.
 BEYOND_THE_TABLE: dict[str, set[str]] = {
     **{name: {"records", "kinds.kind"} for name in RECORDS},  # the codec asks the kinds for the records' classes
-    "observe": {"linux.host", "linux.netlink"},  # the host's facts are observed beside the containers'
+    "observe": {"linux.host"},  # the host's facts are observed beside the containers'
     "apply": {"execute", "rollback", "linux.signals"},  # an apply that fails or is stopped is rolled back
     "rollback": {"execute"},
     "config": {"yaml_source"},  # the values with places that it turns into resources

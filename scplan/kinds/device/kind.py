@@ -17,7 +17,7 @@ from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits
 from scplan.kinds.kind import Kind, Target, Unsuitable
 from scplan.kinds.paths import check_target, covering, identity_of
 from scplan.linux.blockdev import device_path
-from scplan.linux.cgroup_v1 import Cgroup, DeviceRule, device_rules
+from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
 from scplan.linux.container import Container
 from scplan.linux.host import Host, device_numbers
 from scplan.linux.rooted_path import stat_in_root
@@ -115,8 +115,8 @@ class DeviceKind(Kind[Device]):
         if not wanted:
             return {}
         found = {}
-        with Cgroup(container, host, "devices") as cgroup:
-            allowed = device_rules(cgroup)
+        cgroup = Cgroup(container, host, "devices")
+        allowed = device_rules(cgroup)
         for identity, device in wanted.items():
             there = stat_in_root(container.root_fd, device.target)
             if there is not None:
@@ -129,7 +129,7 @@ class DeviceKind(Kind[Device]):
         container: Container,
         device: Device,
         there: os.stat_result,
-        allowed: list[DeviceRule],
+        allowed: DeviceRules,
         peers: Mapping[str, Device],
     ) -> Device:
         kind = file_type(there.st_mode)
@@ -156,10 +156,10 @@ class DeviceKind(Kind[Device]):
         ]
         if not limited:
             return
-        with Cgroup(container, host, "blkio") as cgroup:
-            cgroup.refuse_shared()
-            for identity in limited:
-                found[identity] = found[identity].but(io=IoLimits(**rules.limits_now(cgroup, found[identity])))
+        cgroup = Cgroup(container, host, "blkio")
+        cgroup.refuse_shared()
+        for identity in limited:
+            found[identity] = found[identity].but(io=IoLimits(**rules.limits_now(cgroup, found[identity])))
 
     # kernel: changing
 

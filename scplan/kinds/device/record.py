@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-from scplan.model.resource import Attributes, Resource, Role, attr, nested, record
+from scplan.model.resource import Attributes, Resource, Role, attr, nested
 from scplan.model.values import (
     ABSOLUTE_PATH,
     BOOL,
@@ -20,7 +20,6 @@ from scplan.model.values import (
 NODE_TYPES = {"block": stat.S_IFBLK, "char": stat.S_IFCHR}
 
 
-@record
 class IoLimits(Attributes):
     """What a container may do to one disk. 0 is no limit."""
 
@@ -33,7 +32,6 @@ class IoLimits(Attributes):
     )
 
 
-@record
 class Device(Resource):
     """A device of the host, as a node in the container."""
 

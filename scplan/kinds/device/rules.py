@@ -10,23 +10,23 @@ from collections.abc import Mapping
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits, is_same_device
 from scplan.kinds.kind import Target
 from scplan.linux import cgroup_v1
-from scplan.linux.cgroup_v1 import Cgroup, DeviceRule, join_access
+from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, access_without, common_access, join_access
 
 # access
 
 
 def visible_access(
-    device: Device, file_type: str, numbers: str, rules: list[DeviceRule], peers: Mapping[str, Device]
+    device: Device, file_type: str, numbers: str, rules: DeviceRules, peers: Mapping[str, Device]
 ) -> str:
     """The access that a node answers for: what it asked for and has, and what nothing else explains."""
     kind = file_type[0]
-    exact = cgroup_v1.exact_access(rules, kind, numbers)
-    allowed = join_access(exact, cgroup_v1.wildcard_access(rules, kind, numbers))
+    exact = rules.exact(kind, numbers)
+    granted = common_access(device.permissions, join_access(exact, rules.wider(kind, numbers)))
     if device.prior_access is None:
-        return join_access(set(device.permissions) & set(allowed))
+        return granted
     others = [peer.permissions for peer in peers.values() if peer is not device and is_same_device(peer, device)]
     explained = join_access(device.permissions, device.prior_access, *others)
-    return join_access(set(device.permissions) & set(allowed), set(exact) - set(explained))
+    return join_access(granted, access_without(exact, explained))
 
 
 def prior_access(target: Target[Device], device: Device) -> str:
@@ -34,9 +34,9 @@ def prior_access(target: Target[Device], device: Device) -> str:
     for peer in _peers(target, device):
         if peer.prior_access is not None:
             return peer.prior_access
-    with Cgroup(target.container, target.host, "devices") as cgroup:
-        rules = cgroup_v1.device_rules(cgroup)
-    return cgroup_v1.exact_access(rules, _letter(device), device.numbers or "")
+    cgroup = Cgroup(target.container, target.host, "devices")
+    rules = cgroup_v1.device_rules(cgroup)
+    return rules.exact(_letter(device), device.numbers or "")
 
 
 def allow(target: Target[Device], device: Device) -> None:
@@ -54,9 +54,9 @@ def _set_access(target: Target[Device], device: Device, own: str) -> None:
     if device.numbers is None or device.file_type not in NODE_TYPES:
         return
     others = [peer.permissions for peer in _peers(target, device)]
-    with Cgroup(target.container, target.host, "devices") as cgroup:
-        wanted = join_access(own, device.prior_access or "", *others)
-        cgroup_v1.set_exact_access(cgroup, _letter(device), device.numbers, wanted)
+    cgroup = Cgroup(target.container, target.host, "devices")
+    wanted = join_access(own, device.prior_access or "", *others)
+    cgroup_v1.set_exact_access(cgroup, _letter(device), device.numbers, wanted)
 
 
 # limits
@@ -73,22 +73,22 @@ def prior_limits(target: Target[Device], device: Device) -> str:
     for peer in _peers(target, device):
         if peer.prior_limits is not None:
             return peer.prior_limits
-    with Cgroup(target.container, target.host, "blkio") as cgroup:
-        return " ".join(str(value) for value in limits_now(cgroup, device).values())
+    cgroup = Cgroup(target.container, target.host, "blkio")
+    return " ".join(str(value) for value in limits_now(cgroup, device).values())
 
 
 def limit(target: Target[Device], device: Device) -> None:
     """Sets the limits that the device says anything of."""
     if device.io is None or not device.numbers:
         return
-    with Cgroup(target.container, target.host, "blkio") as cgroup:
-        now = limits_now(cgroup, device)
-        for name in cgroup_v1.LIMIT_FILES:
-            wanted = getattr(device.io, name)
-            if wanted is not None and wanted != now[name]:
-                cgroup_v1.write_limit(cgroup, name, device.numbers, wanted)
-        if device.io.weight is not None and device.io.weight != now["weight"]:
-            cgroup_v1.write_weight(cgroup, device.numbers, device.io.weight)
+    cgroup = Cgroup(target.container, target.host, "blkio")
+    now = limits_now(cgroup, device)
+    for name in cgroup_v1.LIMIT_FILES:
+        wanted = getattr(device.io, name)
+        if wanted is not None and wanted != now[name]:
+            cgroup_v1.write_limit(cgroup, name, device.numbers, wanted)
+    if device.io.weight is not None and device.io.weight != now["weight"]:
+        cgroup_v1.write_weight(cgroup, device.numbers, device.io.weight)
 
 
 def unlimit(target: Target[Device], device: Device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scplan.model.resource import Resource, Role, ValueType, attr, record
+from scplan.model.resource import Resource, Role, ValueType, attr
 from scplan.model.values import BOOL, INTERFACE_ADDRESS, INTERFACE_NAME, MAC, TEXT, integer
 
 VETH, PHYSICAL = "veth", "physical"
@@ -24,7 +24,6 @@ BRIDGE = ValueType(
 )
 
 
-@record
 class Nic(Resource):
     """One NIC of a container. `former_…` are what a physical NIC had on the host, given back when it returns."""
 

@@ -211,7 +211,7 @@ def parse_nic(data: bytes, start: int, end: int) -> Link | None:
 
 
 def parse_address(data: bytes, start: int, end: int, links: Container[int] | None = None) -> Addr | None:
-    """The address of an RTM_NEWADDR; None for families other than IPv4 and IPv6, and for links that are not asked for."""
+    """The address of an RTM_NEWADDR; None for other families than IPv4 and IPv6, and links not asked for."""
     if end - start < IFADDR.size:
         raise Malformed("a short address message")
     family, prefix_length, flags, scope, index = IFADDR.unpack_from(data, start)
