@@ -33,6 +33,7 @@ from scplan.records import (
 
 FORMAT_VERSION = "1.0"
 HISTORY_KEPT = 100
+_LOOK_S = 1.0
 
 
 class Begin(NamedTuple):
@@ -125,20 +126,33 @@ class Journal:
 
 
 def open_again(path: str) -> Journal | None:
-    """A journal that a crash left, to be continued; None when its apply still holds it."""
+    """A journal that a crash left, to be continued; None when its apply still holds it, or another one ended it."""
     journal = Journal.__new__(Journal)
     journal.path = path
     journal.directory = os.path.dirname(path)
     try:
         journal._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
-    try:
-        fcntl.flock(journal._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _is_locked_soon(journal._fd):
         os.close(journal._fd)
         return None
     return journal
+
+
+def _is_locked_soon(fd: int) -> bool:
+    """Locks it. Who only looks whether it is held (`left_behind`) holds it for a moment, too."""
+    deadline = time.monotonic() + _LOOK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(0.01)
 
 
 def left_behind(directory: str) -> list[str]:
@@ -174,7 +188,9 @@ def retire(path: str) -> None:
     history = os.path.join(os.path.dirname(os.path.dirname(path)), "history")
     make_directory(history)
     try:
-        os.rename(path, os.path.join(history, os.path.basename(path)))
+        # Not there any more: another run, which found that it had ended, was quicker.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, os.path.join(history, os.path.basename(path)))
         for name in sorted(os.listdir(history))[:-HISTORY_KEPT]:
             os.unlink(os.path.join(history, name))
         sync_directory(history)
