@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from scplan.errors import RecoveryNeeded, RollbackIncomplete
+from scplan.errors import RecordDamaged, RecoveryNeeded, RollbackIncomplete
 from scplan.execute import Executor
 from scplan.journal import Entries, Journal, left_behind, open_again, read_journal, retire
 from scplan.kinds.kind import Kinds
@@ -48,7 +48,12 @@ def _recover_one(
     path: str, state: State, kinds: Kinds, host: Host, direction: Direction, timeout_s: float, on_event: OnEvent
 ) -> str:
     name = os.path.basename(path).removesuffix(".jsonl")
-    entries = read_journal(path, kinds)
+    try:
+        entries = read_journal(path, kinds)
+    except RecordDamaged:
+        if os.path.exists(path):
+            raise
+        return f"{name}: recovered by another process meanwhile"
     if entries.ended:
         retire(path)
         return f"{name}: had ended, and is put away"
