@@ -17,6 +17,7 @@ from tests.containers import host_parts, needs
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk, Nic
 from tests.containers.session import CHECKOUT, Session
+from tests.tried import TRIED
 
 _skipped: list[str] = []
 
@@ -50,6 +51,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for what, outcomes in sorted(TRIED.items()):
+        listed = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        terminalreporter.write_line(f"{what}: {outcomes.total()} ({listed})")
     if not _skipped:
         return
     terminalreporter.section("SKIPPED, a failure in CI" if _in_ci() else "SKIPPED, would fail in CI", bold=True)

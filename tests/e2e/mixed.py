@@ -1,4 +1,4 @@
-"""A large mixed plan: two containers, every kind, and of every kind what is made, changed, replaced, removed, adopted."""
+"""A large mixed plan: two containers, every kind, and of each what is made, changed, replaced, removed, adopted."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def wait_for_links(names: dict[str, object]) -> None:
 
 
 def test_physical_nic_is_given_back_when_its_container_ends_in_the_middle(
-    make_container: object, session: Session, scplan: Scplan, veth_pair: Nic
+    session: Session, scplan: Scplan, veth_pair: Nic
 ) -> None:
     """As the kernel does it: the NIC of a container that ends is on the host under the name that it had inside."""
     ip("link", "set", veth_pair.name, "mtu", "1450", "address", "02:5c:95:00:00:09")

@@ -19,8 +19,9 @@ from scplan.errors import ConfigurationError, Diagnostic
 from scplan.kinds import KINDS
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes
 from scplan.yaml_source import parse
-from tests.fuzz.tried import TRIED
+from tests import tried
 
+TRIED = tried.TRIED["fuzzed configurations"]
 CASES = int(os.environ.get("SCPLAN_FUZZ_CASES", "300"))
 FUZZ = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 _EXAMPLES = [path.read_text() for path in sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))]
