@@ -11,7 +11,7 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Action, Operation
-from scplan.model.resource import REPLACING, Resource, Role, differences, keep_former
+from scplan.model.resource import REPLACING, Resource, differences, keep_former
 
 
 class Executor:
@@ -100,7 +100,7 @@ class Executor:
                 for path in wrong
             )
             raise ScplanError(f"{operation.address} is not as it should be after the change: {listed}")
-        return operation._replace(owned_after=_with_resolved(operation.owned_after, live))
+        return operation
 
 
 def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) -> None:
@@ -110,18 +110,6 @@ def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) ->
     if any(before.attribute(path).role in REPLACING for path in differences(before, live)):
         return
     raise ScplanError(f"{operation.address} was removed without an error, but is still there")
-
-
-def _with_resolved(record: Resource | None, live: Resource) -> Resource | None:
-    """The record with what only the creation could tell: the identity of a source that was made by it."""
-    if record is None:
-        return None
-    found = {
-        path: live.get(path)
-        for path, attribute, value in record.leaves()
-        if attribute.role is Role.RESOLVED and value is None and "." not in path
-    }
-    return record.but(**found) if found else record
 
 
 def _present(resource: Resource | None) -> Resource:

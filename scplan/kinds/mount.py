@@ -107,8 +107,9 @@ class MountKind(Kind[BindMount]):
                 hint="make it, write `create_source: true` to have it made, or `required: false` to do without it",
                 absent=True,
             )
-        if fact is None:
-            yield desired
+        if fact is None or desired.create_source:
+            # Known by its path: whoever made it makes it again as another inode.
+            yield desired.but(source_identity=None)
             return
         yield desired.but(source_identity=fact.identity)
 
@@ -146,6 +147,9 @@ class MountKind(Kind[BindMount]):
         self, target: Target[BindMount], before: BindMount | None, after: BindMount | None
     ) -> tuple[BindMount | None, BindMount | None]:
         target.container.refuse_host_mounts()
+        if before is not None and before.source in (before.made_source or ()):
+            # An undo makes the directory again, and then it is another inode.
+            before = before.but(source_identity=None)
         if after is None or after.made is not None:
             return before, after
         made = bind.missing(target.container.root_fd, after.target)
@@ -195,7 +199,7 @@ def _as_found(container: Container, host: Host, wanted: BindMount, top: Mount) -
     """The live mount. Its source is the wanted one when both are the same file; else its path on its file system."""
     there = stat_in_root(container.root_fd, wanted.target)
     identity = file_identity(there) if there is not None else ""
-    same = identity == wanted.source_identity
+    same = identity == (wanted.source_identity or _identity_on_host(wanted.source))
     return BindMount(
         source=wanted.source if same else top.root,
         target=wanted.target,
@@ -249,7 +253,7 @@ def _is_ours(container: Container, fd: int, mount: BindMount) -> bool:
 
     Raises ScplanError when that may lie below another one. Where there is only one, and not ours, ours is gone.
     """
-    if mount.source_identity in (None, file_identity(os.fstat(fd))):
+    if (mount.source_identity or _identity_on_host(mount.source)) in (None, file_identity(os.fstat(fd))):
         return True
     mount_id = mount_of(fd)[0]
     mounts = container.mounts()
@@ -257,6 +261,13 @@ def _is_ours(container: Container, fd: int, mount: BindMount) -> bool:
     if sum(other.point in points for other in mounts) == 1:
         return False
     raise ScplanError(f"{mount.target}: something else was mounted there meanwhile", hint="plan again")
+
+
+def _identity_on_host(path: str) -> str | None:
+    try:
+        return file_identity(os.stat(path))
+    except OSError:
+        return None
 
 
 def _missing_on_host(mount: BindMount) -> tuple[str, ...]:

@@ -101,6 +101,9 @@ class RouteKind(Kind[Route]):
             found |= {other for other, nic in nics.items() if resource.src in _hosts(nic)}
         return [other for other in others if other in found]
 
+    def is_given_back(self, removed: Route, live: Route) -> bool:
+        return not _fits(removed, live)  # another route to the same destination
+
     # kernel
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Route] | None) -> dict[str, Route]:

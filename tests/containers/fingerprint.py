@@ -46,6 +46,8 @@ _VOLATILE = {
     "age",
     "used",
 }
+# A bridge numbers its ports in the order in which they come.
+_VOLATILE_OF_PORT = {"no", "id", "designated_port"}
 # `tentative` goes a second after an IPv6 address came; carrier follows a link's peer or a bridge's ports, with delay.
 _VOLATILE_FLAGS = {"tentative", "dadfailed", "optimistic"}
 _CARRIER_FLAGS = {"NO-CARRIER", "LOWER_UP"}
@@ -180,9 +182,13 @@ def _ip(enter: list[str], *arguments: str) -> list[dict[str, Any]]:
 def _steady(value: Any) -> Any:
     """The value without what changes by itself."""
     if isinstance(value, dict):
-        return {
+        steady = {
             key: _steady(item) for key, item in value.items() if key not in _VOLATILE and key not in _VOLATILE_FLAGS
         }
+        if "info_slave_data" in steady:
+            port = steady["info_slave_data"].items()
+            steady["info_slave_data"] = {key: item for key, item in port if key not in _VOLATILE_OF_PORT}
+        return steady
     if isinstance(value, list):
         return [_steady(item) for item in value if not (isinstance(item, str) and item in _CARRIER_FLAGS)]
     return value

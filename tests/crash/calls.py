@@ -1,7 +1,7 @@
 """Which system calls of x86-64 can change nothing that outlives a process; every other one is a point to die at.
 
-Sources: syscalls(2), arch/x86/entry/syscalls/syscall_64.tbl. A call that nobody thought of is not in the list, and so is
-tried: none can be missed.
+Sources: syscalls(2), arch/x86/entry/syscalls/syscall_64.tbl. A call that nobody thought of is not in the list,
+and so is tried: none can be missed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Dies at one point of a job, recovers, and looks whether everything is wholly as before or wholly as wanted."""
+"""Dies or fails at one point of a job, recovers, and looks whether all is wholly as before, or wholly as wanted."""
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from tests.containers.fingerprint import Fingerprint, difference
@@ -15,9 +17,17 @@ from tests.crash.scene import Scene, open_scene
 from tests.crash.tracer import Call, Death, Ran, Verdict
 
 SEED = 20261123
-SAMPLE = 10
-"""Points of each job that `make test` tries; `make test-crash` tries all."""
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EPERM, errno.ENOMEM)
 _MAX_SHOWN = 12
+# What each exit code promises. A command that was killed promises nothing, nor does one whose undo was cut short.
+_BEFORE, _WANTED = "as before", "as wanted"
+_PROMISED: dict[int | None, tuple[str, ...]] = {
+    0: (_WANTED,),
+    1: (_BEFORE,),
+    3: (_BEFORE,),
+    4: (_BEFORE, _WANTED),
+    None: (_BEFORE, _WANTED),
+}
 
 
 class Point(NamedTuple):
@@ -27,7 +37,7 @@ class Point(NamedTuple):
     verdict: Verdict
 
     def __str__(self) -> str:
-        what = os.strerror(self.verdict) if isinstance(self.verdict, int) else f"death of {self.verdict}"
+        what = f"death of {self.verdict.value}" if isinstance(self.verdict, Death) else os.strerror(self.verdict or 0)
         return f"{what} at call {self.call.number}, {self.call.name} of process {self.call.process}"
 
 
@@ -70,13 +80,13 @@ class Trial:
         if job.crashed:
             arguments, choose = job.crashed
             self._crash_at = choose(scene.done(*arguments).calls)
-            self._after_crash: Fingerprint | None = scene.picture()
+            self._wanted_of_crashed: Fingerprint | None = scene.picture()
             self._reset()
             self._crash()
         ran = scene.run(*job.command)
         assert ran.code == job.code, f"{job.name}: exit code {ran.code}\n{ran.output}"
         self.calls = ran.calls
-        self.after = self._after_crash if job.crashed and self._after_crash else scene.picture()
+        self.wanted = self._wanted_of_crashed if job.crashed and self._wanted_of_crashed else scene.picture()
         self._reset()
 
     def _prepare(self) -> None:
@@ -108,6 +118,10 @@ class Trial:
         points = [Point(call, Death.OF_ALL) for call in self.calls]
         points += [Point(call, Death.OF_PROCESS) for call in self.calls if call.process]
         return sorted(points, key=lambda point: point.call.number)
+
+    def errors(self) -> list[Point]:
+        """Every call with each of the errors."""
+        return [Point(call, error) for call in self.calls for error in ERRORS]
 
     def try_all(self, points: Sequence[Point]) -> list[str]:
         """What went wrong, a text for each point that did not survive."""
@@ -142,24 +156,30 @@ class Trial:
         return trouble if reached else None
 
     def _judge(self, ran: Ran, recovered: Ran) -> str:
-        for one in (ran, recovered):
-            if "Traceback" in one.output or "bug in scplan" in one.output:
-                return f"broke down:\n{one.output}"
-        if recovered.code:
-            return f"recover ended with {recovered.code}:\n{recovered.output}\nafter:\n{ran.output}"
+        told = f"exit code {ran.code}:\n{ran.output}\nrecover: exit code {recovered.code}:\n{recovered.output}"
+        if recovered.code or any(words in told for words in ("Traceback", "bug in scplan")):
+            return told
         picture = self.scene.picture()
-        if not (from_before := difference(self.before, picture)):
-            return ""
-        if from_after := difference(self.after, picture):
-            nearer = min(from_before, from_after, key=len)
-            side = "before" if nearer is from_before else "wanted"
+        from_before, from_wanted = difference(self.before, picture), difference(self.wanted, picture)
+        state = _BEFORE if not from_before else _WANTED if not from_wanted else ""
+        if not state:
+            nearer = min(from_before, from_wanted, key=len)
             shown = "\n    ".join(nearer[:_MAX_SHOWN])
-            return f"neither as before nor as wanted; nearer to {side}, but\n    {shown}\n{recovered.output}"
-        try:
+            return f"neither as before nor as wanted; from the nearer\n    {shown}\n{told}"
+        if state == _BEFORE and not from_wanted:
+            return self._kept_promise(ran, (_BEFORE, _WANTED), told)
+        trouble = self._kept_promise(ran, (state,), told)
+        if state == _WANTED and not trouble:
             self._reset()
-        except AssertionError as error:
-            return str(error)
-        return ""
+        return trouble
+
+    def _kept_promise(self, ran: Ran, states: Sequence[str], told: str) -> str:
+        """Empty when the exit code allows one of the states."""
+        if self.job.crashed and ran.code in (0, 3):
+            # Both ends are right for a recovery.
+            return ""
+        allowed = _PROMISED.get(ran.code, ())
+        return "" if set(allowed) & set(states) else f"the state is {states[0]}, which belies the {told}"
 
 
 def sample(points: list[Point], count: int) -> list[Point]:
@@ -168,4 +188,4 @@ def sample(points: list[Point], count: int) -> list[Point]:
         return points
     chance = random.Random(SEED)
     edges = [len(points) * index // count for index in range(count + 1)]
-    return [points[chance.randrange(start, end)] for start, end in zip(edges, edges[1:], strict=False)]
+    return [points[chance.randrange(start, end)] for start, end in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""The ground that the crash tests stand on: two containers, two configurations of them, and scplan run inside this process.
+"""What the crash tests stand on: two containers, configurations of them, and scplan in a child of the tests.
 
 From the first configuration to the second every kind of resource is created, updated, replaced, deleted and adopted.
 """
@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import scplan
 from tests.containers import host_parts
 from tests.containers.container import Container
-from tests.containers.fingerprint import Fingerprint, difference, fingerprint
+from tests.containers.fingerprint import Fingerprint, fingerprint
+from tests.containers.host_parts import LoopDisk
 from tests.containers.session import Session
 from tests.crash import tracer
 from tests.e2e.scene import Config, config
-from tests.containers.host_parts import LoopDisk
 
 Sections = dict[str, Any]
 _ADOPTED_PIDS = 77
@@ -76,7 +76,7 @@ class Scene:
         return {**picture, "records": self.records(), "host files": self._host_files()}
 
     def records(self) -> dict[str, Any]:
-        """The records as JSON, checksums verified, and names of everything else that should not stay: journals, *.tmp."""
+        """The records as JSON, and the names of everything that should not stay: open journals, *.tmp."""
         found: dict[str, Any] = {}
         for path in sorted(self.state_dir.glob("containers/*/*")):
             if path.suffix == ".json":
