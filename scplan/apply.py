@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+from scplan.confirmation import deadline_in
 from scplan.errors import ApplyFailed, Diagnostic, RollbackIncomplete, ScplanError
 from scplan.execute import Executor
 from scplan.journal import Journal
@@ -21,8 +22,24 @@ Prepare = Callable[[Mapping[Address, Resource]], Update]
 """Writes the new records beside the old ones."""
 
 
+class Assurance(NamedTuple):
+    """What has to say yes before the changes are for good.
+
+    `check` is called when all are made, and raises ScplanError to have them undone. With `confirm_within_s` the
+    journal stays open, for a confirmation in so many seconds.
+    """
+
+    check: Callable[[], None] = lambda: None
+    confirm_within_s: float | None = None
+
+
 def apply(
-    operations: Sequence[Operation], executor: Executor, journal: Journal, prepare: Prepare, on_event: OnEvent
+    operations: Sequence[Operation],
+    executor: Executor,
+    journal: Journal,
+    prepare: Prepare,
+    on_event: OnEvent,
+    assurance: Assurance = Assurance(),  # noqa: B008 - a value that never changes
 ) -> None:
     """Makes all operations in order, and puts the records in place.
 
@@ -35,8 +52,9 @@ def apply(
         with stop_requests_raise():
             for number, operation in enumerate(operations, 1):
                 _step(number, total, operation, executor, journal, on_event, made)
+            assurance.check()
         with stop_requests_wait():
-            _commit(prepare(executor.owned()), journal)
+            _commit(prepare(executor.owned()), journal, assurance.confirm_within_s)
     except RollbackIncomplete:
         raise
     except (ScplanError, OSError, KeyboardInterrupt) as error:
@@ -72,8 +90,8 @@ def _step(
     on_event(Event(step=Step.DONE, operation=made[number], number=number, total=total, seconds=seconds))
 
 
-def _commit(update: Update, journal: Journal) -> None:
-    """Says that all is made; from there on only renames are left to do.
+def _commit(update: Update, journal: Journal, confirm_within_s: float | None) -> None:
+    """Says that all is made; from there on only renames are left to do, and the journal ends or awaits confirmation.
 
     One that fails leaves live state as wanted, and the journal to write the records from.
     """
@@ -84,9 +102,14 @@ def _commit(update: Update, journal: Journal) -> None:
         raise
     try:
         update.commit()
-        journal.close("committed")
+        if confirm_within_s is None:
+            journal.close("committed")
+        else:
+            journal.awaiting(deadline_in(confirm_within_s))
     except ScplanError as error:
         hint = f"the changes are made; `scplan recover` writes the records from {journal.path}"
+        if confirm_within_s is not None:
+            hint = "the changes are made, but can't be confirmed: they are undone now, or by `scplan recover`"
         raise RollbackIncomplete.of(
             [*error.diagnostics, Diagnostic(summary="the records could not be written", hint=hint)]
         ) from error

@@ -124,6 +124,10 @@ class RecoveryNeeded(ScplanError):
     exit_code = ExitCode.RECOVERY_NEEDED
 
 
+class AwaitingConfirmation(RecoveryNeeded):
+    """An apply awaits confirmation; until then nothing else may change anything."""
+
+
 class UsageError(ScplanError):
     exit_code = ExitCode.USAGE
 

@@ -75,7 +75,7 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
                 if place == address or place not in desired:
                     resolved[place] = one
         except Unsuitable as error:
-            diagnostics.append(_unsuitable(source_of(address), address, error, _severity(resource, error)))
+            diagnostics.append(unsuitable(source_of(address), address, error, _severity(resource, error)))
             skipped.add(address)
     return Resolution(desired=resolved, skipped=frozenset(skipped), diagnostics=tuple(diagnostics))
 
@@ -102,7 +102,17 @@ def _severity(resource: Resource, error: Unsuitable) -> Severity:
 
 def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
     """The changes that make live state as desired, in order. Raises PlanError with all that stands against it."""
-    drafts, refreshed, problems = _draft_all(inputs, kinds)
+    return finish(inputs, kinds, *_draft_all(inputs, kinds))
+
+
+def finish(
+    inputs: Inputs,
+    kinds: Kinds,
+    drafts: dict[Address, Draft],
+    refreshed: Mapping[Address, Resource],
+    problems: Iterable[Diagnostic],
+) -> Plan:
+    """The plan of these drafts and what they draw in. Raises PlanError with all that stands against it."""
     diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds), *_idle_globs(inputs)]
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity is Severity.ERROR]
     if errors:
@@ -120,7 +130,8 @@ def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
     )
 
 
-def _unsuitable(source: SourceRange | None, address: Address, error: Unsuitable, severity: Severity) -> Diagnostic:
+def unsuitable(source: SourceRange | None, address: Address, error: Unsuitable, severity: Severity) -> Diagnostic:
+    """What the host or the container can't give, as a diagnostic."""
     return Diagnostic(
         summary=str(error.args[0]),
         detail=str(address),
@@ -138,7 +149,7 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     desired = inputs.resolution.desired
     for address, record in inputs.owned.items():
         if address not in desired and address not in inputs.resolution.skipped:
-            drafts[address] = _deletion(address, live.get(address), record)
+            drafts[address] = deletion(address, live.get(address), record, "no longer in the configuration")
     given_up = [claim for address in drafts for claim in kinds[address.kind].claims(address, inputs.owned[address])]
     for address, wanted in desired.items():
         owned = inputs.owned.get(address)
@@ -146,10 +157,10 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
         try:
             recorded = owned is not None and is_recorded_as(wanted, owned)
             draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host, recorded)
-            if draft is not None and live.get(address) is None and not _is_handed_over(kind, draft, given_up):
+            if draft is not None and live.get(address) is None and not is_handed_over(kind, draft, given_up):
                 kind.check_creation(address, wanted, inputs.live.host)
         except Unsuitable as error:
-            diagnostics.append(_unsuitable(inputs.source_of(address), address, error, _severity(wanted, error)))
+            diagnostics.append(unsuitable(inputs.source_of(address), address, error, _severity(wanted, error)))
             continue
         if draft is not None:
             drafts[address] = draft
@@ -158,7 +169,7 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     return drafts, refreshed, diagnostics
 
 
-def _is_handed_over(kind: Kind[Any], draft: Draft, given_up: list[Claim]) -> bool:
+def is_handed_over(kind: Kind[Any], draft: Draft, given_up: list[Claim]) -> bool:
     """Whether a deletion of the same plan gives up something that the creation claims."""
     if not given_up:
         return False
@@ -183,7 +194,7 @@ def _draft(
         reason = "in the configuration, not in the container" if owned is None else gone
         return _creation(kind, address, desired, None, owned, host, reason)
     if owned is None:
-        return _taking_over(kind, address, desired, live, host)
+        return taking_over(kind, address, desired, live, host)
     if recorded:
         wanted, changed = desired, differences(desired, live)
     else:
@@ -230,8 +241,11 @@ def _creation(
     )
 
 
-def _taking_over(kind: Kind[Any], address: Address, desired: Resource, live: Resource, host: HostFacts) -> Draft:
-    """What is there already, without scplan: adopted when it is as desired, else changed only where the kind allows."""
+def taking_over(kind: Kind[Any], address: Address, desired: Resource, live: Resource, host: HostFacts) -> Draft:
+    """What is there already, without scplan: adopted when it is as desired, else changed only where the kind allows.
+
+    Raises Unsuitable where it does not.
+    """
     changed = differences(desired, live)
     if not changed:
         return Draft(
@@ -284,8 +298,8 @@ def _alteration(
     return draft.interrupting(disruption, effect)
 
 
-def _deletion(address: Address, live: Resource | None, owned: Resource) -> Draft:
-    reason = "no longer in the configuration"
+def deletion(address: Address, live: Resource | None, owned: Resource, reason: str) -> Draft:
+    """The removal of what is owned, which gives back what was there before it."""
     return Draft(
         address=address,
         action=Action.DELETE,

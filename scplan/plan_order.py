@@ -179,7 +179,9 @@ def _operation(act: Act, draft: Draft, number: int) -> Operation:
     elif replaced or draft.action is Action.CREATE:
         action, before, after = Action.CREATE, None, draft.after
     else:
-        action, before, after = draft.action, draft.before, draft.after
+        # A release is an adoption the other way round: an act on the record alone.
+        action = Action.ADOPT if draft.action is Action.RELEASE else draft.action
+        before, after = draft.before, draft.after
     return Operation(
         order=number,
         address=draft.address,

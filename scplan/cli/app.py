@@ -195,6 +195,8 @@ class RootCommands(Commands):
         "apply": "scplan.cli.apply:apply",
         "destroy": "scplan.cli.apply:destroy",
         "drift": "scplan.cli.drift:drift",
+        "confirm": "scplan.cli.confirm:confirm",
+        "undo": "scplan.cli.undo:undo",
         "recover": "scplan.cli.recover:recover",
         "show": "scplan.cli.show:show",
         "snapshot": "scplan.cli.snapshot:snapshot",
@@ -210,6 +212,7 @@ class StateCommands(Commands):
         "list": "scplan.cli.state:list_owned",
         "show": "scplan.cli.state:show",
         "rm": "scplan.cli.state:forget",
+        "history": "scplan.cli.state:history",
     }
 
 

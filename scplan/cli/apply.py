@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scplan.cli.options import AutoApprove, Excludes, Files, LockTimeout, Targets, request
-from scplan.cli.output import approve, complain, raw, results, unfailing
+from scplan.cli.options import AutoApprove, ConfirmWithin, Excludes, Files, LockTimeout, Probes, Targets, request
+from scplan.cli.output import approve, complain, messages, raw, results, unfailing
 from scplan.cli.plan import print_plan
 from scplan.errors import Declined, ExitCode, RecoveryNeeded, ScplanError, UsageError
 
@@ -30,6 +30,8 @@ def apply(
     excludes: Excludes = None,
     auto_approve: AutoApprove = False,
     as_json: JsonLines = False,
+    confirm_within: ConfirmWithin = None,
+    probes: Probes = None,
     lock_timeout: LockTimeout = 30.0,
 ) -> ExitCode:
     """Plan, ask, and make the changes.
@@ -37,19 +39,32 @@ def apply(
     Each change is read back. When one fails, all are undone. A saved plan
     is applied as it is, or refused with exit code 5 when live state has moved on since.
 
+    With --confirm-within everything is undone again when 'scplan confirm' does not come in time, even if the
+    terminal or the connection is lost meanwhile.
+
     Examples:
       scplan apply -f web.yaml
       scplan apply --auto-approve --target web
       scplan apply web.plan
+      scplan apply --confirm-within 60s
+      scplan apply --probe ./check-web
     """
     from scplan import workflow
 
-    asked = request(context, files=files, targets=targets, excludes=excludes, lock_timeout_s=lock_timeout)
+    asked = request(
+        context,
+        files=files,
+        targets=targets,
+        excludes=excludes,
+        lock_timeout_s=lock_timeout,
+        probes=probes,
+        confirm_within_s=confirm_within,
+    )
     if plan_file is None:
-        return _carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
+        return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
     if files or targets or excludes:
         raise UsageError("a saved plan takes no -f, --target or --exclude", hint="they belong to 'scplan plan --out'")
-    return _carry_out(workflow.open_saved(plan_file, asked), approved=True, as_json=as_json)
+    return carry_out(workflow.open_saved(plan_file, asked), approved=True, as_json=as_json)
 
 
 def destroy(
@@ -77,10 +92,11 @@ def destroy(
     if containers and files:
         raise UsageError("destroy takes containers or -f, not both", hint="the files say which containers are meant")
     asked = request(context, files=files, destroy=True, containers=containers or (), lock_timeout_s=lock_timeout)
-    return _carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
+    return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
 
 
-def _carry_out(opened: AbstractContextManager[Run], *, approved: bool, as_json: bool) -> ExitCode:
+def carry_out(opened: AbstractContextManager[Run], *, approved: bool, as_json: bool) -> ExitCode:
+    """Prints the plan, asks unless that is approved already, executes it, and tells how it ended."""
     if as_json:
         return _carry_out_for_machines(opened, approved=approved)
     with opened as run:
@@ -103,9 +119,10 @@ def _execute_with_progress(run: Run) -> Outcome:
 
 
 def _print_outcome(outcome: Outcome) -> None:
-    from scplan.render.documents import outcome_lines
+    from scplan.render.documents import awaiting_lines, outcome_lines
 
     results(outcome_lines(outcome))
+    messages(awaiting_lines(outcome))
 
 
 def _execute(run: Run, show: OnEvent) -> Outcome:
@@ -136,6 +153,8 @@ def _carry_out_for_machines(opened: AbstractContextManager[Run], *, approved: bo
             if run.plan.changes and not approved:
                 raise Declined("nothing was changed: --json can't ask", hint="approve it beforehand: --auto-approve")
             outcome = _execute(run, lambda event: emit(machine.event_document(event)))
+        if outcome.confirm_within_s is not None:
+            emit(machine.awaiting_event(outcome))
         emit(machine.outcome_event(outcome))
     except ScplanError as error:
         emit(machine.failure_event(error.exit_code, error.diagnostics))

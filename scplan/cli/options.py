@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from scplan.model.probe import Probe
     from scplan.workflow import Request
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_CONFIRM_S = 7 * 24 * 3600.0
 
 
 def parse_duration(text: str | float) -> float:
@@ -23,10 +23,32 @@ def parse_duration(text: str | float) -> float:
     # The default of an option passes through its parser as well.
     if isinstance(text, float):
         return text
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise typer.BadParameter(f"not a duration: {text!r}; write 500ms, 30s or 2m")
-    return float(match[1]) * _SECONDS[match[2]]
+    from scplan.model import probe
+
+    try:
+        return probe.parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_confirm_within(text: str | float) -> float:
+    """Seconds of a duration in which a person can confirm something."""
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= _LONGEST_CONFIRM_S:
+        raise typer.BadParameter(f"{text} is not between 1s and {_LONGEST_CONFIRM_S / 3600:g}h")
+    return seconds
+
+
+def parse_probe(text: str | Probe) -> Probe:
+    """A probe as the command line has it: a command, with the time limit that is the default."""
+    if not isinstance(text, str):
+        return text
+    from scplan.model import probe
+
+    try:
+        return probe.probe(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from None
 
 
 Files = Annotated[
@@ -59,6 +81,24 @@ LockTimeout = Annotated[
         help="How long to wait for another scplan that is at work: 500ms, 2m. Default: 30s.",
     ),
 ]
+ConfirmWithin = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_confirm_within,
+        metavar="DURATION",
+        show_default=False,
+        help="Undo everything unless 'scplan confirm' comes within this time: 60s, 5m.",
+    ),
+]
+Probes = Annotated[
+    list[Any] | None,
+    typer.Option(
+        "--probe",
+        parser=parse_probe,
+        metavar="CMD",
+        help="Run this afterwards, and undo everything when it fails; repeatable. No shell takes part.",
+    ),
+]
 
 
 def request(
@@ -71,6 +111,8 @@ def request(
     containers: Sequence[str] = (),
     live: str | None = None,
     lock_timeout_s: float = 30.0,
+    probes: Sequence[Probe] | None = None,
+    confirm_within_s: float | None = None,
 ) -> Request:
     """The request that the options of a command make up, in the state directory that was chosen."""
     from scplan.workflow import Request
@@ -86,6 +128,9 @@ def request(
         containers=tuple(containers),
         live=live,
         lock_timeout_s=lock_timeout_s,
+        probes=tuple(probes or ()),
+        confirm_within_s=confirm_within_s,
+        command=("scplan", *sys.argv[1:]),
     )
 
 

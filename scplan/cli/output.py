@@ -13,7 +13,7 @@ from scplan.render.lines import Line, line
 from scplan.render.text import write_lines
 
 if TYPE_CHECKING:
-    from scplan.model.report import Event, OnEvent
+    from scplan.model.report import Event, OnEvent, Probed
 
 
 def prepare() -> None:
@@ -42,7 +42,12 @@ def raw(text: str) -> None:
 
 def message(text: str) -> None:
     """Prints one line on standard error."""
-    write_lines([line(text)], sys.stderr)
+    messages([line(text)])
+
+
+def messages(lines: Iterable[Line]) -> None:
+    """Prints lines on standard error."""
+    write_lines(lines, sys.stderr)
 
 
 def complain(diagnostics: Iterable[Diagnostic]) -> None:
@@ -75,7 +80,7 @@ def silence() -> None:
 def unfailing(show: OnEvent) -> OnEvent:
     """`show`, except that it goes quiet when its reader is gone: an apply is not rolled back for a closed pipe."""
 
-    def shown(event: Event) -> None:
+    def shown(event: Event | Probed) -> None:
         try:
             show(event)
         except BrokenPipeError:

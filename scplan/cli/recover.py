@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from scplan.cli.options import LockTimeout, at_most_one, request
-from scplan.cli.output import results, unfailing
+from scplan.cli.output import message, results, unfailing
 from scplan.errors import ExitCode
 from scplan.render.lines import line, visible
 from scplan.render.text import Progress
@@ -18,19 +18,26 @@ def recover(
     context: typer.Context,
     forward: Annotated[bool, typer.Option("--forward", help="Finish what was begun.")] = False,
     back: Annotated[bool, typer.Option("--back", help="Undo what was begun.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for a confirmation that is due, and undo when it does not come.")
+    ] = False,
     lock_timeout: LockTimeout = 30.0,
 ) -> ExitCode:
     """Finish or undo what a crash left half done.
 
     Without an option the journal decides which of the two. Every other command that writes refuses until then.
+    What was to be confirmed and was not, is undone; what can still be confirmed is left alone.
 
     Examples:
       scplan recover
       scplan recover --back
     """
-    at_most_one(forward=forward, back=back)
+    at_most_one(forward=forward, back=back, wait=wait)
     from scplan import workflow
 
+    if wait:
+        workflow.wait_for_confirmation(request(context, lock_timeout_s=lock_timeout), message)
+        return ExitCode.OK
     direction: Literal["auto", "forward", "back"] = "forward" if forward else "back" if back else "auto"
     with Progress(sys.stderr) as progress:
         recovered = workflow.recover(request(context, lock_timeout_s=lock_timeout), direction, unfailing(progress.show))

@@ -33,11 +33,13 @@ def show(
         if not as_json:
             complain(plan.diagnostics)
         return ExitCode.OK
-    owned = workflow.show_owned(request(context))
+    asked = request(context)
+    owned, notices = workflow.show_owned(asked), workflow.state_notices(asked)
+    complain(notices)
     if as_json:
         from scplan.render.machine import owned_document, to_text
 
-        raw(to_text(owned_document(owned, with_live=True)))
+        raw(to_text(owned_document(owned, with_live=True, diagnostics=notices)))
     else:
         from scplan.render.documents import owned_lines
 

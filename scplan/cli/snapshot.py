@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from scplan.cli.options import Files, request
-from scplan.cli.output import raw, replace_file
+from scplan.cli.output import complain, raw, replace_file
 from scplan.errors import ExitCode
 
 
@@ -26,7 +26,9 @@ def snapshot(
     """
     from scplan import workflow
 
-    captured = workflow.snapshot(request(context, files=files))
+    asked = request(context, files=files)
+    captured = workflow.snapshot(asked)
+    complain(workflow.state_notices(asked))
     if out is None:
         raw(captured)
     else:

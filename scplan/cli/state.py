@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from scplan.cli.options import Json, request
-from scplan.cli.output import message, raw, results
+from scplan.cli.output import complain, message, raw, results
 from scplan.errors import ExitCode
 from scplan.render.lines import visible
 
@@ -30,11 +30,13 @@ def list_owned(context: typer.Context, as_json: Json = False) -> ExitCode:
     """
     from scplan import workflow
 
-    owned = workflow.state_list(request(context))
+    asked = request(context)
+    owned, notices = workflow.state_list(asked), workflow.state_notices(asked)
+    complain(notices)
     if as_json:
         from scplan.render.machine import owned_document, to_text
 
-        raw(to_text(owned_document(owned, with_live=False)))
+        raw(to_text(owned_document(owned, with_live=False, diagnostics=notices)))
     else:
         from scplan.render.documents import address_lines
 
@@ -55,11 +57,13 @@ def show(
     from scplan import workflow
     from scplan.model.address import Address
 
-    owned = workflow.state_show(request(context), Address.parse(address))
+    asked = request(context)
+    owned, notices = workflow.state_show(asked, Address.parse(address)), workflow.state_notices(asked)
+    complain(notices)
     if as_json:
         from scplan.render.machine import record_document, to_text
 
-        raw(to_text(record_document(owned)))
+        raw(to_text(record_document(owned, notices)))
     else:
         from scplan.render.documents import record_lines
 
@@ -85,4 +89,36 @@ def forget(
     for address in addresses:
         workflow.state_rm(asked, address)
         message(f"{visible(address)}: no longer owned; it stays in the container")
+    return ExitCode.OK
+
+
+def history(
+    context: typer.Context,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", show_default=False, help="At most so many. Default: 20.")
+    ] = 20,
+    as_json: Json = False,
+) -> ExitCode:
+    """List the applies, newest first: when, by whom, with which command, and what became of each.
+
+    The last 100 are kept.
+
+    Examples:
+      scplan state history
+      scplan state history --limit 1 --json
+    """
+    from scplan import workflow
+
+    asked = request(context)
+    notices = workflow.state_notices(asked)
+    past = workflow.history(asked, limit)
+    complain(notices)
+    if as_json:
+        from scplan.render.machine import history_document, to_text
+
+        raw(to_text(history_document(past, notices)))
+    else:
+        from scplan.render.documents import history_lines
+
+        results(history_lines(past))
     return ExitCode.OK

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
 from scplan.model.codec import to_json
+from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe
 from scplan.model.resource import CONFIGURABLE, Resource
 from scplan.yaml_source import Mark, source_range
 
@@ -61,9 +62,10 @@ class ContainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """All containers in file order, and warnings."""
+    """All containers in file order, probes to run when they are changed, and warnings."""
 
     containers: Mapping[str, ContainerConfig]
+    probes: tuple[Probe, ...] = ()
     kinds: Kinds = field(repr=False, compare=False)
     diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False)
 
@@ -75,7 +77,10 @@ class Configuration:
     def to_json(self) -> dict[str, Any]:
         """The configuration as one document, itself valid: profiles merged, values normalised."""
         containers = {name: self._container(container) for name, container in self.containers.items()}
-        return {"version": int(VERSION), "containers": containers}
+        document: dict[str, Any] = {"version": int(VERSION), "containers": containers}
+        if self.probes:
+            document["probes"] = [_probe(probe) for probe in self.probes]
+        return document
 
     def _container(self, container: ContainerConfig) -> dict[str, Any]:
         document: dict[str, Any] = {"runtime": container.runtime}
@@ -88,6 +93,12 @@ class Configuration:
         for address, resource in container.resources.items():
             _add(document, self.kinds[address.kind], resource)
         return document
+
+
+def _probe(probe: Probe) -> str | dict[str, Any]:
+    if probe.timeout_s == DEFAULT_TIMEOUT_S:
+        return probe.command
+    return {"command": probe.command, "timeout": f"{probe.timeout_s:.10g}s"}
 
 
 def _add(document: dict[str, Any], kind: Kind[Any], resource: Resource) -> None:

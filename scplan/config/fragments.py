@@ -10,10 +10,12 @@ from scplan.config.configuration import RUNTIMES, VERSION
 from scplan.config.entries import MAX_LISTED, Entry, Owner, SectionReader
 from scplan.config.report import Report, quoted
 from scplan.kinds.kind import Kinds
+from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe, parse_duration, probe
 from scplan.model.values import ABSOLUTE_PATH, integer
 from scplan.yaml_source import Mapping, Mark, Node, Scalar, Sequence
 
-TOP_LEVEL = ("version", "runtime", "profiles", "containers")
+TOP_LEVEL = ("version", "runtime", "profiles", "containers", "probes")
+MAX_PROBES = 100
 MODULES = "modules"
 MAX_NAME = 255
 MAX_CONTAINERS = 100_000
@@ -53,6 +55,7 @@ class FileReader:
         self.containers: dict[str, list[Fragment]] = {}
         self.profiles: dict[str, Fragment] = {}
         self.runtime: Written | None = None
+        self.probes: list[Probe] = []
         self._container_keys: dict[str, Callable[[Fragment, Mark | None, Node], None]] = {
             "runtime": self._read_runtime,
             "profiles": self._read_profiles,
@@ -78,6 +81,8 @@ class FileReader:
                     self._read_named(node, "profile", self._add_profile)
                 case "containers":
                     self._read_named(node, "container", self._add_container)
+                case "probes":
+                    self._read_probes(node)
                 case _ if not key.startswith("x-"):
                     self.report.unknown("key", f"there is no key {quoted(key)} here", key, TOP_LEVEL, mark)
 
@@ -99,6 +104,21 @@ class FileReader:
             self.runtime = runtime
         elif self.runtime.value != runtime.value:
             self._contradiction("the default runtime", self.runtime, runtime)
+
+    def _read_probes(self, node: Node) -> None:
+        """Commands, each as a text or with a time limit; those of several files are run one after the other."""
+        if isinstance(node, Scalar) and node.is_null:
+            return
+        if not isinstance(node, Sequence) or len(self.probes) + len(node.items) > MAX_PROBES:
+            detail = f'"probes" is a list of at most {MAX_PROBES} commands'
+            self.report.error("not a list", detail, hint='write probes: ["ping -c 1 10.0.0.1"]', mark=node.mark)
+            return
+        for item in node.items:
+            try:
+                self.probes.append(_probe(item))
+            except ValueError as error:
+                hint = "write a command as text, or {command: ping -c 1 10.0.0.1, timeout: 5s}"
+                self.report.error("invalid probe", str(error), hint=hint, mark=item.mark)
 
     def _read_named(self, node: Node, what: str, add: Callable[[str, Mark | None, Node], None]) -> None:
         if isinstance(node, Scalar) and node.is_null:
@@ -250,6 +270,18 @@ class FileReader:
             elif written is not None and written.value != first.value:
                 self._contradiction(f"{key} of container {quoted(fragment.name)}", first, written)
         return first
+
+
+def _probe(node: Node) -> Probe:
+    """Raises ValueError when the node is not a probe."""
+    if isinstance(node, Scalar) and not node.is_null:
+        return probe(node.text)
+    entries = node.entries if isinstance(node, Mapping) else {}
+    command, timeout = entries.get("command"), entries.get("timeout")
+    unknown = entries.keys() - {"command", "timeout"}
+    if unknown or not isinstance(command, Scalar) or not (timeout is None or isinstance(timeout, Scalar)):
+        raise ValueError("a probe has a command, and may have a timeout")
+    return probe(command.text, DEFAULT_TIMEOUT_S if timeout is None else parse_duration(timeout.text))
 
 
 def at(mark: Mark | None) -> str:

@@ -136,7 +136,12 @@ def _joined(files: FileReader, kinds: Kinds, report: Report) -> Configuration:
     containers = _Joiner(files, kinds, report).containers()
     _check_claims(containers.values(), kinds, report)
     report.raise_errors()
-    return Configuration(containers=containers, kinds=kinds, diagnostics=tuple(report.sorted(report.warnings)))
+    return Configuration(
+        containers=containers,
+        probes=tuple(files.probes),
+        kinds=kinds,
+        diagnostics=tuple(report.sorted(report.warnings)),
+    )
 
 
 class _Joiner:

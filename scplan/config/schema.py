@@ -6,12 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 from scplan.config.configuration import RUNTIMES, VERSION
 from scplan.config.fragments import MAX_NAME
+from scplan.model.probe import MAX_COMMAND
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes
 
 if TYPE_CHECKING:
     from scplan.kinds.kind import Kind, Kinds
 
 _EXTENSION = {"^x-": True}
+_PROBE: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": MAX_COMMAND},
+        {
+            "type": "object",
+            "required": ["command"],
+            "properties": {
+                "command": {"description": "words, quoted as in a shell; no shell takes part", "type": "string"},
+                "timeout": {"description": "time limit; default 30s", "type": "string", "examples": ["500ms", "2m"]},
+            },
+            "additionalProperties": False,
+        },
+    ]
+}
 _NAME = r"^(x-|[^-./\s][^/\s]*$)"
 
 
@@ -27,6 +42,7 @@ def configuration_schema(kinds: Kinds) -> dict[str, Any]:
             "runtime": _runtime("runtime of the containers that do not name one"),
             "profiles": _names("fragments that containers use by name", "#/$defs/profile"),
             "containers": _names("containers, by name or unique ID prefix", "#/$defs/container"),
+            "probes": _list_of(_PROBE, "commands, run on the host when all is changed; one that fails undoes it all"),
         },
         "patternProperties": _EXTENSION,
         "additionalProperties": False,

@@ -18,6 +18,7 @@ class Action(StrEnum):
     REPLACE = "replace"
     DELETE = "delete"
     ADOPT = "adopt"
+    RELEASE = "release"  # only when an adoption is undone: the record goes, the resource stays
 
 
 class Disruption(StrEnum):
@@ -92,10 +93,10 @@ class Plan(NamedTuple):
     diagnostics: tuple[Diagnostic, ...] = ()
 
     def summary(self) -> dict[Action, int]:
-        """How many changes there are of each action."""
-        counts = dict.fromkeys(Action, 0)
+        """How many changes there are of each action; releases are only named where there are some."""
+        counts: dict[Action, int] = {action: 0 for action in Action if action is not Action.RELEASE}
         for change in self.changes:
-            counts[change.action] += 1
+            counts[change.action] = counts.get(change.action, 0) + 1
         return counts
 
     def by_container(self) -> Iterator[tuple[str, list[Change]]]:

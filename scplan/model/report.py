@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
 from scplan.model.change import Action, Operation, Plan
 from scplan.model.live import ContainerFacts
+from scplan.model.probe import Probe
 from scplan.model.resource import Resource
 
 
@@ -33,15 +35,67 @@ class Event(NamedTuple):
     error: str = ""
 
 
-OnEvent = Callable[[Event], None]
+class Probed(NamedTuple):
+    """A probe that begins (STARTED), passed (DONE) or FAILED; `output` is the end of what it wrote."""
+
+    step: Step
+    probe: Probe
+    number: int
+    total: int
+    seconds: float = 0.0
+    error: str = ""
+    output: str = ""
+
+
+OnEvent = Callable[[Event | Probed], None]
 
 
 class Outcome(NamedTuple):
-    """How an apply ended when it did not raise: `apply_id` names its record in the history."""
+    """How an apply ended when it did not raise: `apply_id` names its record in the history.
+
+    `confirm_within_s` is set when it is undone unless it is confirmed in that time.
+    """
 
     apply_id: str
     summary: Mapping[Action, int]
     seconds: float
+    confirm_within_s: float | None = None
+
+
+class Ended(StrEnum):
+    """What became of an apply."""
+
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    UNDONE = "undone"
+    AWAITING = "awaiting_confirmation"
+    RUNNING = "running"
+    NEEDS_RECOVERY = "needs_recovery"
+    UNREADABLE = "unreadable"
+
+
+class Past(NamedTuple):
+    """One apply of the history. Times are in seconds since the epoch; `counts` has operations by action.
+
+    `problem` says why the journal can't be read; all but `apply_id` is empty then. `reason` says why it was rolled
+    back, `undoes` which apply it took back. `left_s` is the time in which it can still be confirmed.
+    """
+
+    apply_id: str
+    outcome: Ended
+    begun: float = 0.0
+    ended: float | None = None
+    user: str = ""
+    uid: int | None = None
+    command: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    configuration: str = ""
+    containers: tuple[str, ...] = ()
+    counts: Mapping[Action, int] = MappingProxyType({})
+    undoes: str = ""
+    reason: str = ""
+    left_s: float = 0.0
+    problem: str = ""
 
 
 class Drifted(NamedTuple):

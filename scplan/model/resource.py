@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import itemgetter
@@ -323,6 +323,18 @@ def keep_former(resource: Resource, owned: Resource | None) -> Resource:
     if owned is None:
         return resource
     return _combine(resource, owned, lambda attribute, this, record: record if attribute.role is Role.FORMER else this)
+
+
+def without_former(resource: R) -> R:
+    """`resource` as if scplan had not seen yet what was there before it."""
+    return _combine(resource, None, lambda attribute, this, _: None if attribute.role is Role.FORMER else this)
+
+
+def laid_over(one: R, other: R, roles: Container[Role]) -> R:
+    """`one`, with the attributes of these roles that `other` sets."""
+    return _combine(
+        one, other, lambda attribute, this, that: that if attribute.role in roles and that is not None else this
+    )
 
 
 def as_recorded(live: Resource, owned: Resource | None) -> Resource:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scplan.model.change import Action, Change, Disruption, Plan
 from scplan.model.live import ContainerFacts
-from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, Owned, Step, Support
+from scplan.model.report import Drifted, DriftReport, Ended, Event, Finding, Outcome, Owned, Past, Probed, Step, Support
 from scplan.model.resource import Resource, differences
 from scplan.render.lines import Line, Style, columns, line, visible
 from scplan.render.words import (
@@ -15,7 +15,9 @@ from scplan.render.words import (
     container_words,
     counted,
     difference_words,
+    duration_words,
     effect_words,
+    moment_words,
     resource_name,
     resource_words,
     summary_words,
@@ -28,11 +30,21 @@ STYLES: Mapping[Action, Style] = {
     Action.REPLACE: "replace",
     Action.DELETE: "delete",
     Action.ADOPT: "adopt",
+    Action.RELEASE: "adopt",
 }
 _SUPPORT: Mapping[Support, tuple[str, Style]] = {
     Support.YES: ("yes", "good"),
     Support.NO: ("no", "error"),
     Support.UNKNOWN: ("unknown", "warning"),
+}
+_ENDED: Mapping[Ended, Style] = {
+    Ended.COMMITTED: "good",
+    Ended.ROLLED_BACK: "warning",
+    Ended.UNDONE: "faint",
+    Ended.AWAITING: "warning",
+    Ended.RUNNING: "plain",
+    Ended.NEEDS_RECOVERY: "error",
+    Ended.UNREADABLE: "error",
 }
 RUNNING = frozenset({Step.STARTED, Step.UNDOING})
 """Steps that have begun and not ended."""
@@ -72,8 +84,10 @@ def _change_row(change: Change, digits: int) -> list[Line]:
     ]
 
 
-def event_line(event: Event) -> Line:
-    """`  2/4 ~ nic eth1  done in 0.02 s`, of a step that ended or begins."""
+def event_line(event: Event | Probed) -> Line:
+    """`  2/4 ~ nic eth1  done in 0.02 s`, of a step that ended or begins; `  1/1 ? ping …  passed in 0.02 s`."""
+    if isinstance(event, Probed):
+        return _probe_line(event)
     operation = event.operation
     digits = len(str(event.total))
     resource = resource_name(operation.address, operation.after or operation.before)
@@ -84,6 +98,16 @@ def event_line(event: Event) -> Line:
         "  ",
         _event_ending(event),
     )
+
+
+def _probe_line(event: Probed) -> Line:
+    endings: Mapping[Step, tuple[str, Style]] = {
+        Step.STARTED: ("…", "faint"),
+        Step.DONE: (f"passed in {event.seconds:.2f} s", "faint"),
+        Step.FAILED: (f"failed: {visible(event.error)}", "error"),
+    }
+    number = f"  {event.number:>{len(str(event.total))}}/{event.total} "
+    return line((number, "faint"), (f"? {visible(event.probe.command)}", "title"), "  ", endings[event.step])
 
 
 def _event_symbol(event: Event) -> str:
@@ -116,9 +140,20 @@ def outcome_lines(outcome: Outcome) -> list[Line]:
         Action.REPLACE: "replaced",
         Action.DELETE: "removed",
         Action.ADOPT: "adopted",
+        Action.RELEASE: "released",
     }
     parts = [f"{outcome.summary[action]} {word}" for action, word in done.items() if outcome.summary.get(action)]
     return [line((f"Done: {', '.join(parts) or 'nothing to change'} in {outcome.seconds:.2f} s.", "good"))]
+
+
+def awaiting_lines(outcome: Outcome) -> list[Line]:
+    """How to keep what was done; nothing for an apply that needs no confirmation."""
+    if outcome.confirm_within_s is None:
+        return []
+    return [
+        line((f"It is undone in {duration_words(outcome.confirm_within_s)}, unless you confirm it.", "warning")),
+        line("  `scplan confirm` keeps it, `scplan undo` undoes it at once"),
+    ]
 
 
 def drift_lines(report: DriftReport) -> list[Line]:
@@ -190,6 +225,36 @@ def _shown(resource: Resource) -> Iterable[tuple[str, str]]:
     for path, attribute, value in resource.leaves():
         if value is not None:
             yield path, visible(attribute.show(value))
+
+
+def history_lines(history: Sequence[Past]) -> list[Line]:
+    """The applies, newest first, a line each."""
+    if not history:
+        return [line("No apply yet.")]
+    head: list[Line] = [line((word, "faint")) for word in ("APPLY", "TIME", "USER", "OUTCOME", "OPERATIONS", "COMMAND")]
+    return columns([head, *(_past_row(past) for past in history)])
+
+
+def _past_row(past: Past) -> list[Line]:
+    when = moment_words(past.begun) if past.begun else ""
+    user = past.user if past.uid in (None, 0) else f"{past.user} (uid {past.uid})"
+    counts = ", ".join(f"{count} {action}" for action, count in past.counts.items() if count)
+    command = " ".join(past.command) if past.command else ""
+    return [
+        line(visible(past.apply_id)),
+        line(when),
+        line(visible(user)),
+        line((_ended_words(past), _ENDED[past.outcome])),
+        line(counts),
+        line(visible(command)),
+    ]
+
+
+def _ended_words(past: Past) -> str:
+    words = str(past.outcome).replace("_", " ")
+    if past.outcome is Ended.AWAITING:
+        return f"{words} ({past.left_s:.0f} s left)"
+    return visible(f"{words}: {past.reason or past.problem}" if past.reason or past.problem else words)
 
 
 def address_lines(owned: Iterable[Owned]) -> list[Line]:

@@ -18,7 +18,7 @@ from scplan.model.plan_json import (
     diagnostic_to_json,
     plan_to_json,
 )
-from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, Owned
+from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, Owned, Past, Probed
 from scplan.model.resource import differences
 
 plan_document = plan_to_json
@@ -43,8 +43,10 @@ def plan_event(plan: Plan) -> dict[str, Any]:
     return {"type": "plan", "plan": plan_to_json(plan)}
 
 
-def event_document(event: Event) -> dict[str, Any]:
-    """A step of an apply or of its rollback. `seconds` is the duration of a step that ended, else 0."""
+def event_document(event: Event | Probed) -> dict[str, Any]:
+    """A step of an apply or of its rollback, or a probe. `seconds` is the duration of a step that ended, else 0."""
+    if isinstance(event, Probed):
+        return _probe_document(event)
     return {
         "type": "step",
         "step": str(event.step),
@@ -56,6 +58,45 @@ def event_document(event: Event) -> dict[str, Any]:
         "seconds": round(event.seconds, 6),
         "error": event.error,
     }
+
+
+def _probe_document(event: Probed) -> dict[str, Any]:
+    return {
+        "type": "probe",
+        "step": str(event.step),
+        "number": event.number,
+        "total": event.total,
+        "command": event.probe.command,
+        "seconds": round(event.seconds, 6),
+        "error": event.error,
+        "output": event.output,
+    }
+
+
+def awaiting_event(outcome: Outcome) -> dict[str, Any]:
+    """What was applied is undone unless it is confirmed within so many seconds."""
+    return {
+        "type": "awaiting_confirmation",
+        "apply_id": outcome.apply_id,
+        "confirm_within_s": outcome.confirm_within_s,
+        "hint": "`scplan confirm` keeps it, `scplan undo` undoes it at once",
+    }
+
+
+def given_up_event(apply_id: str) -> dict[str, Any]:
+    """The last line of an undo of what awaited confirmation."""
+    return {
+        "type": "summary",
+        "result": "given_up",
+        "exit_code": int(ExitCode.OK),
+        "apply_id": apply_id,
+        "diagnostics": [],
+    }
+
+
+def confirmed_document(apply_id: str) -> dict[str, Any]:
+    """Which apply was confirmed."""
+    return _document(confirmed=apply_id)
 
 
 def outcome_event(outcome: Outcome) -> dict[str, Any]:
@@ -112,14 +153,45 @@ def _drifted(drifted: Drifted) -> dict[str, Any]:
     }
 
 
-def owned_document(owned: Iterable[Owned], *, with_live: bool) -> dict[str, Any]:
+def owned_document(
+    owned: Iterable[Owned], *, with_live: bool, diagnostics: Iterable[Diagnostic] = ()
+) -> dict[str, Any]:
     """Owned resources; `with_live` adds what the kernel has, how it differs and why it could not be read."""
-    return _document(resources=[_owned(one, with_live) for one in owned])
+    return _document(resources=[_owned(one, with_live) for one in owned], diagnostics=_diagnostics(diagnostics))
 
 
-def record_document(owned: Owned) -> dict[str, Any]:
+def record_document(owned: Owned, diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
     """One owned resource, as recorded."""
-    return _document(resource=_owned(owned, with_live=False))
+    return _document(resource=_owned(owned, with_live=False), diagnostics=_diagnostics(diagnostics))
+
+
+def history_document(history: Iterable[Past], diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
+    """The applies, newest first. Times are seconds since the epoch."""
+    return _document(applies=[_past(past) for past in history], diagnostics=_diagnostics(diagnostics))
+
+
+def _past(past: Past) -> dict[str, Any]:
+    return {
+        "apply_id": past.apply_id,
+        "outcome": str(past.outcome),
+        "begun": past.begun,
+        "ended": past.ended,
+        "user": past.user,
+        "uid": past.uid,
+        "command": list(past.command),
+        "files": list(past.files),
+        "configuration": past.configuration,
+        "containers": list(past.containers),
+        "operations": {str(action): count for action, count in past.counts.items()},
+        "undoes": past.undoes,
+        "reason": past.reason,
+        "seconds_left": round(past.left_s, 3),
+        "problem": past.problem,
+    }
+
+
+def _diagnostics(diagnostics: Iterable[Diagnostic]) -> list[dict[str, Any]]:
+    return [diagnostic_to_json(diagnostic) for diagnostic in diagnostics]
 
 
 def _owned(owned: Owned, with_live: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from scplan.model.report import Event
+    from scplan.model.report import Event, Probed
 
 _COLOURS: dict[Style, str] = {
     "plain": "",
@@ -93,7 +93,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Probed) -> None:
         """Prints one event."""
         from scplan.render.documents import RUNNING, event_line
 

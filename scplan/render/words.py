@@ -11,7 +11,14 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Attribute, Resource, Role, differences
 from scplan.render.lines import visible
 
-SYMBOLS = {Action.CREATE: "+", Action.UPDATE: "~", Action.REPLACE: "-/+", Action.DELETE: "-", Action.ADOPT: "="}
+SYMBOLS = {
+    Action.CREATE: "+",
+    Action.UPDATE: "~",
+    Action.REPLACE: "-/+",
+    Action.DELETE: "-",
+    Action.ADOPT: "=",
+    Action.RELEASE: "=",
+}
 _NOTABLE = frozenset({Role.REFERENCE, Role.MANAGED, Role.FIXED})
 _COUNTED = {
     Action.CREATE: "to add",
@@ -19,6 +26,7 @@ _COUNTED = {
     Action.REPLACE: "to replace",
     Action.DELETE: "to remove",
     Action.ADOPT: "to adopt",
+    Action.RELEASE: "to release",
 }
 _ALWAYS_COUNTED = frozenset({Action.CREATE, Action.UPDATE, Action.DELETE})
 
@@ -55,6 +63,8 @@ def change_words(change: Change) -> str:
         case Action.CREATE if change.before is not None and change.managed is not None:
             taken_over = differences(change.managed, change.before)
             return difference_words(taken_over, change.before, change.after)
+        case Action.RELEASE:
+            return "stays as it is, and is scplan's no longer"
         case Action.CREATE | Action.ADOPT:
             return resource_words(change.after, change.managed)
         case Action.UPDATE | Action.REPLACE if change.changed:
@@ -177,6 +187,21 @@ def summary_words(counts: Mapping[Action, int]) -> str:
         if counts.get(action) or action in _ALWAYS_COUNTED
     ]
     return f"Plan: {', '.join(parts)}."
+
+
+def duration_words(seconds: float) -> str:
+    """`60 s`, `15 min`, `2 h`"""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length and not seconds % length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.10g} s"
+
+
+def moment_words(seconds: float) -> str:
+    """A moment in seconds since the epoch, as the clock on the wall has it: `2026-11-23 15:12:29`."""
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def counted(number: int, noun: str) -> str:

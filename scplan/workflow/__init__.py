@@ -8,28 +8,37 @@ The command line calls the functions named here, each of which is one command.
 from __future__ import annotations
 
 from scplan.workflow.applying import Run, open_apply, open_saved, recover
+from scplan.workflow.confirming import confirm, state_notices, wait_for_confirmation
 from scplan.workflow.planning import load_plan_view, make_plan, save_plan, schema
 from scplan.workflow.records import state_list, state_rm, state_show
 from scplan.workflow.reporting import doctor, drift, show_owned, snapshot
 from scplan.workflow.scene import Request, default_state_dir, validate
+from scplan.workflow.undoing import awaiting, give_up, history, open_undo
 
 __all__ = [
     "Request",
     "Run",
+    "awaiting",
+    "confirm",
     "default_state_dir",
     "doctor",
     "drift",
+    "give_up",
+    "history",
     "load_plan_view",
     "make_plan",
     "open_apply",
     "open_saved",
+    "open_undo",
     "recover",
     "save_plan",
     "schema",
     "show_owned",
     "snapshot",
     "state_list",
+    "state_notices",
     "state_rm",
     "state_show",
     "validate",
+    "wait_for_confirmation",
 ]

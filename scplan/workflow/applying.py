@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from scplan import observe
+from scplan.errors import UsageError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
@@ -16,20 +17,32 @@ from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
 from scplan.state import Record, State
+from scplan.workflow.confirming import arm_watchdog, undo_overdue
 from scplan.workflow.planning import plan_scene
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
 
 if TYPE_CHECKING:
+    from scplan.config import Configuration
+    from scplan.journal import Begin, Journal
+    from scplan.model.probe import Probe
     from scplan.model.report import OnEvent, Outcome
     from scplan.recovery import Direction
+
+_MAX_COMMAND_WORDS = 200
+_MAX_WORD = 500
 
 
 @contextmanager
 def open_apply(request: Request) -> Iterator[Run]:
     """Takes the locks, then plans: what is planned can't be changed by another scplan until the block ends."""
     state = State(request.state_dir, KINDS)
-    with Host() as host, _locked_scene(set_scene(request, state), request, state) as scene:
-        yield Run(plan_scene(scene, request, state, host), scene, state, host)
+    with Host() as host:
+        overdue = undo_overdue(state, host, request.lock_timeout_s)
+        with locked_scene(set_scene(request, state), request, state, host) as scene:
+            made = plan_scene(scene, request, state, host)
+            probes = scene.configuration.probes if scene.configuration and not request.destroy else ()
+            made = made._replace(diagnostics=(*overdue, *made.diagnostics))
+            yield Run(made, scene, state, host, request._replace(probes=(*probes, *request.probes)))
 
 
 @contextmanager
@@ -46,62 +59,135 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
         destroy=bool(origin.get("destroy")),
     )
     configuration = configuration_from_json(origin.get("configuration"), KINDS)
+    if not request.destroy:
+        _check_probes(configuration, request)
     state = State(request.state_dir, KINDS)
-    scene = scene_of_configuration(configuration, request, state)
-    with Host() as host, _locked_scene(scene, request, state) as locked:
-        made = plan_scene(locked, request, state, host)
-        planfile.check_unchanged(path, document, made)
-        yield Run(made, locked, state, host)
+    with Host() as host:
+        undo_overdue(state, host, request.lock_timeout_s)
+        scene = scene_of_configuration(configuration, request, state)
+        with locked_scene(scene, request, state, host) as locked:
+            made = plan_scene(locked, request, state, host)
+            planfile.check_unchanged(path, document, made)
+            yield Run(made, locked, state, host, request)
+
+
+def _check_probes(configuration: Configuration, request: Request) -> None:
+    """A plan file can't make scplan run a command: those of its configuration must be given again."""
+    given = {probe.command for probe in request.probes}
+    missing = [probe.command for probe in configuration.probes if probe.command not in given]
+    if missing:
+        import shlex
+
+        raise UsageError(
+            f"the plan's configuration has {len(configuration.probes)} probes, and a plan file can't bring commands",
+            hint="give them again: " + " ".join(f"--probe {shlex.quote(command)}" for command in missing),
+        )
 
 
 class Run:
-    """A plan with the locks that it needs, ready to be executed once."""
+    """A plan with the locks that it needs, ready to be executed once. `undoes` is the apply that it takes back."""
 
-    def __init__(self, made: Plan, scene: Scene, state: State, host: Host) -> None:
+    def __init__(
+        self, made: Plan, scene: Scene, state: State, host: Host, request: Request, *, undoes: str = ""
+    ) -> None:
         self.plan = made
         self._scene = scene
         self._state = state
         self._host = host
+        self._request = request
+        self._undoes = undoes
 
     def execute(self, on_event: OnEvent) -> Outcome:
         """Makes the changes. Raises ApplyFailed (all undone) or RollbackIncomplete (the journal is kept)."""
-        from scplan.apply import apply
-        from scplan.execute import Executor
-        from scplan.journal import Begin, Journal
         from scplan.model.report import Outcome
 
         begun = time.monotonic()
         apply_id = _new_apply_id()
         if self.plan.operations or self.plan.refreshed:
-            names = {address.container for address in self.plan.refreshed}
-            names |= {operation.address.container for operation in self.plan.operations}
-            touched = {name: facts for name, facts in self._scene.containers.items() if name in names}
-            begin = Begin(apply_id=apply_id, boot_id=self._host.boot_id, user=_user(), containers=touched)
-            with ExitStack() as stack:
-                opened = stack.enter_context(observe.OpenContainers(touched, self._host))
-                owned = {**self._scene.owned, **self.plan.refreshed}
-                executor = Executor(host=self._host, containers=opened, kinds=KINDS, owned=owned)
-                journal = stack.enter_context(Journal(self._state.directory, begin, self.plan.refreshed))
-                apply(
-                    self.plan.operations,
-                    executor,
-                    journal,
-                    lambda owned: self._state.prepare(_new_records(touched, owned)),
-                    on_event,
-                )
-        return Outcome(apply_id=apply_id, summary=self.plan.summary(), seconds=time.monotonic() - begun)
+            self._execute(apply_id, on_event)
+        return Outcome(
+            apply_id=apply_id,
+            summary=self.plan.summary(),
+            seconds=time.monotonic() - begun,
+            confirm_within_s=self._confirm_within_s,
+        )
+
+    @property
+    def _confirm_within_s(self) -> float | None:
+        """Where nothing changes in the kernel there is nothing to confirm."""
+        return self._request.confirm_within_s if self.plan.operations else None
+
+    def _execute(self, apply_id: str, on_event: OnEvent) -> None:
+        from scplan.apply import Assurance, apply
+        from scplan.execute import Executor
+        from scplan.journal import Journal, Refreshed
+
+        names = {address.container for address in self.plan.refreshed}
+        names |= {operation.address.container for operation in self.plan.operations}
+        touched = {name: facts for name, facts in self._scene.containers.items() if name in names}
+        before = self._scene.owned
+        refreshed = {address: Refreshed(before.get(address), one) for address, one in self.plan.refreshed.items()}
+        with ExitStack() as stack:
+            opened = stack.enter_context(observe.OpenContainers(touched, self._host))
+            executor = Executor(
+                host=self._host, containers=opened, kinds=KINDS, owned={**before, **self.plan.refreshed}
+            )
+            journal = stack.enter_context(Journal(self._state.directory, self._begin(apply_id, touched), refreshed))
+            if self._confirm_within_s is not None:
+                self._arm(journal, apply_id)
+            apply(
+                self.plan.operations,
+                executor,
+                journal,
+                lambda owned: self._state.prepare(_new_records(touched, owned)),
+                on_event,
+                Assurance(lambda: self._probe(apply_id, on_event), self._confirm_within_s),
+            )
+
+    def _begin(self, apply_id: str, touched: Mapping[str, ContainerFacts]) -> Begin:
+        from scplan.journal import Begin
+
+        request, configuration = self._request, self._scene.configuration
+        return Begin(
+            apply_id=apply_id,
+            boot_id=self._host.boot_id,
+            user=_user(),
+            containers=touched,
+            uid=os.getuid(),
+            command=tuple(word[:_MAX_WORD] for word in request.command[:_MAX_COMMAND_WORDS]),
+            files=request.files if configuration and not request.containers else (),
+            configuration=_digest(configuration) if configuration else "",
+            undoes=self._undoes,
+            confirm_within_s=self._confirm_within_s,
+        )
+
+    def _arm(self, journal: Journal, apply_id: str) -> None:
+        """Before the first change: from here on what this process does is undone even if it is never heard of again."""
+        try:
+            arm_watchdog(self._state, apply_id)
+        except BaseException:
+            journal.close("rolled_back", "the watchdog did not start")
+            raise
+
+    def _probe(self, apply_id: str, on_event: OnEvent) -> None:
+        probes: tuple[Probe, ...] = self._request.probes if self.plan.operations else ()
+        if probes:
+            from scplan.probes import run_probes
+
+            run_probes(probes, apply_id, on_event)
 
 
 @contextmanager
-def _locked_scene(scene: Scene, request: Request, state: State) -> Iterator[Scene]:
+def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> Iterator[Scene]:
     """Locks the scene's containers, and the host when NICs are concerned; then reads the records again."""
     kinds = {address.kind for address in (*scene.desired, *scene.owned)}
     of_host = any(KINDS[kind].of_host for kind in kinds)
-    with state.locked(list(scene.containers.values()), host=of_host, timeout_s=request.lock_timeout_s):
+    containers, confirm = list(scene.containers.values()), request.confirm_within_s is not None
+    with state.locked(containers, host=of_host, timeout_s=request.lock_timeout_s, confirm=confirm):
         if state.has_open_journals():
             from scplan.recovery import refuse_if_needed
 
-            refuse_if_needed(state.directory)
+            refuse_if_needed(state, KINDS, host)
         yield scene.only(scene.containers.keys())
 
 
@@ -125,10 +211,19 @@ def _user() -> str:
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
 
 
+def _digest(configuration: Configuration) -> str:
+    """The same for all files that say the same."""
+    import hashlib
+    import json
+
+    text = json.dumps(configuration.to_json(), sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 def recover(request: Request, direction: Direction, on_event: OnEvent) -> list[str]:
     """Undoes, or finishes, what a crash left half done; returns a line about each apply."""
     from scplan import recovery
 
     with Host() as host:
-        state = State(request.state_dir, KINDS)
-        return recovery.recover(state, KINDS, host, direction, request.lock_timeout_s, on_event)
+        asked = recovery.Recovery(State(request.state_dir, KINDS), KINDS, host, request.lock_timeout_s, on_event)
+        return recovery.recover(asked, direction)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from scplan import observe, plan
-from scplan.errors import ContainerNotFound, Diagnostic, RecoveryNeeded, Severity
+from scplan.errors import ContainerNotFound
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
@@ -19,6 +19,7 @@ from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live
 from scplan.model.resource import Resource
 from scplan.state import State
+from scplan.workflow.confirming import notices
 from scplan.workflow.scene import Request, Scene, named, set_scene, validate
 
 _WORTH_SHARING_OUT = 50
@@ -37,7 +38,7 @@ def make_plan(request: Request) -> Plan:
         with _links_read_ahead(state, host):
             scene = set_scene(request, state)
         made = plan_scene(scene, request, state, host)
-    return made._replace(diagnostics=(*made.diagnostics, *_open_journals(state)))
+    return made._replace(diagnostics=(*made.diagnostics, *notices(state)))
 
 
 @contextmanager
@@ -61,25 +62,12 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _open_journals(state: State) -> list[Diagnostic]:
-    """A warning when a crash left something half done: the plan is then about that, too."""
-    if not state.has_open_journals():
-        return []
-    from scplan.recovery import refuse_if_needed
-
-    try:
-        refuse_if_needed(state.directory)
-    except RecoveryNeeded as error:
-        return [one._replace(severity=Severity.WARNING) for one in error.diagnostics]
-    return []
-
-
 def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
     shared_out = len(scene.containers) >= _WORTH_SHARING_OUT and _cpus() > 1
     unchanged, found = _look_shared_out(scene, request, host) if shared_out else (frozenset(), None)
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
-    return plan.make_plan(inputs._replace(foreign=_foreign(inputs, state)), KINDS)
+    return plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
 
 
 def _gather(scene: Scene, request: Request, host: Host, found: Mapping[Address, Resource] | None = None) -> plan.Inputs:
@@ -90,7 +78,7 @@ def _gather(scene: Scene, request: Request, host: Host, found: Mapping[Address, 
         wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
         found = observe.observe(scene.containers, wanted, KINDS, host)
     live = Live(host=facts, containers=scene.containers, resources=found)
-    return _inputs(scene, resolution, live, request)
+    return inputs_of(scene, resolution, live, request)
 
 
 def _resolve(scene: Scene, host: HostFacts) -> plan.Resolution:
@@ -143,7 +131,7 @@ def wanted_of(
     return {name: observe.Wanted(by_kind=by_kind) for name, by_kind in wanted.items()}
 
 
-def _inputs(scene: Scene, resolution: plan.Resolution, live: Live, request: Request) -> plan.Inputs:
+def inputs_of(scene: Scene, resolution: plan.Resolution, live: Live, request: Request) -> plan.Inputs:
     return plan.Inputs(
         containers=scene.containers,
         resolution=resolution,
@@ -155,7 +143,7 @@ def _inputs(scene: Scene, resolution: plan.Resolution, live: Live, request: Requ
     )
 
 
-def _foreign(inputs: plan.Inputs, state: State) -> dict[Address, Resource]:
+def foreign_to(inputs: plan.Inputs, state: State) -> dict[Address, Resource]:
     """What scplan owns in containers that the plan is not about; not read when nothing could collide with it."""
     desired = inputs.resolution.desired
     if not any(True for address, one in desired.items() for _ in KINDS[address.kind].claims(address, one)):
@@ -188,7 +176,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
     own = {address: one for address, one in captured.owned.items() if address.container in containers}
     scene = Scene(containers, desired, lambda _: own, configuration.source_of, configuration.diagnostics)
     resolution = _resolve(scene, captured.live.host)
-    inputs = _inputs(scene, resolution, captured.live, request)
+    inputs = inputs_of(scene, resolution, captured.live, request)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}
     return plan.make_plan(inputs._replace(foreign=foreign), KINDS)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from scplan.errors import UsageError
 from scplan.kinds import KINDS
+from scplan.linux.host import Host
 from scplan.model.address import Address, Selection
 from scplan.state import Record, State
 from scplan.workflow.reporting import show_owned
@@ -41,8 +42,8 @@ def state_rm(request: Request, glob: str) -> None:
         if not any(owned in chosen for owned in record.resources):
             continue
         found = True
-        with state.locked([gone(record)], host=False, timeout_s=request.lock_timeout_s):
-            refuse_if_needed(state.directory)
+        with Host() as host, state.locked([gone(record)], host=False, timeout_s=request.lock_timeout_s):
+            refuse_if_needed(state, KINDS, host)
             now = state.read(record.runtime, record.name)
             resources = now.resources if now else {}
             kept = {owned: resource for owned, resource in resources.items() if owned not in chosen}

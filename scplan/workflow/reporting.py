@@ -14,6 +14,7 @@ from scplan.model.live import Live, Status
 from scplan.model.resource import Resource, as_recorded, differences
 from scplan.runtimes import RUNTIMES
 from scplan.state import State
+from scplan.workflow.confirming import notices
 from scplan.workflow.planning import paths_of, plan_scene, wanted_of
 from scplan.workflow.scene import (
     Request,
@@ -57,7 +58,7 @@ def drift(request: Request) -> DriftReport:
         checked=len(scene.owned),
         drifted=tuple(drifted),
         pending=made._replace(changes=pending, operations=()),
-        diagnostics=(*made.diagnostics, *problems.values()),
+        diagnostics=(*made.diagnostics, *problems.values(), *notices(state)),
     )
 
 

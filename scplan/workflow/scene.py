@@ -19,13 +19,15 @@ from scplan.state import Record, State
 
 if TYPE_CHECKING:
     from scplan.config import Configuration
+    from scplan.model.probe import Probe
 
 
 class Request(NamedTuple):
     """What a command is about.
 
     `files` empty: scplan.yaml, else scplan.d/. `targets` and `excludes` are globs. `containers` are names for destroy.
-    `live` is a snapshot to plan against instead of the kernel.
+    `live` is a snapshot to plan against instead of the kernel. `probes` are run besides those of the files, and
+    `confirm_within_s` is the time in which what was applied must be confirmed. `command` goes into the history.
     """
 
     state_dir: str
@@ -36,6 +38,9 @@ class Request(NamedTuple):
     containers: tuple[str, ...] = ()
     live: str | None = None
     lock_timeout_s: float = 30.0
+    probes: tuple[Probe, ...] = ()
+    confirm_within_s: float | None = None
+    command: tuple[str, ...] = ()
 
     @property
     def selection(self) -> Selection:
@@ -53,6 +58,7 @@ class Scene:
     """Everything that a plan needs except live state: who is meant, what is desired, what is owned.
 
     `desired` holds the addresses of each container by its name. Records are read when they are asked for first.
+    `configuration` is None where no files say what is desired.
     """
 
     def __init__(
@@ -62,12 +68,14 @@ class Scene:
         read_owned: Callable[[Mapping[str, ContainerFacts]], dict[Address, Resource]],
         source_of: SourceOf = lambda _: None,
         diagnostics: tuple[Diagnostic, ...] = (),
+        configuration: Configuration | None = None,
     ) -> None:
         self.containers = containers
         self._desired = desired
         self._read_owned = read_owned
         self.source_of = source_of
         self.diagnostics = diagnostics
+        self.configuration = configuration
 
     @cached_property
     def desired(self) -> dict[Address, Resource]:
@@ -79,14 +87,14 @@ class Scene:
 
     def joined_by(self, containers: Mapping[str, ContainerFacts]) -> Scene:
         """The same with more containers, of which only the records count."""
-        return Scene(
-            {**containers, **self.containers}, self._desired, self._read_owned, self.source_of, self.diagnostics
-        )
+        return self._with({**containers, **self.containers})
 
     def only(self, names: Collection[str]) -> Scene:
         """The same with some of the containers; their records are read anew."""
-        containers = {name: facts for name, facts in self.containers.items() if name in names}
-        return Scene(containers, self._desired, self._read_owned, self.source_of, self.diagnostics)
+        return self._with({name: facts for name, facts in self.containers.items() if name in names})
+
+    def _with(self, containers: Mapping[str, ContainerFacts]) -> Scene:
+        return Scene(containers, self._desired, self._read_owned, self.source_of, self.diagnostics, self.configuration)
 
 
 def validate(request: Request) -> Configuration:
@@ -120,7 +128,8 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
         reference = written_as.get(address.container, address.container)
         return configuration.source_of(address._replace(container=reference))
 
-    return Scene(containers, desired, partial(read_owned, state), source_of, configuration.diagnostics)
+    owned = partial(read_owned, state)
+    return Scene(containers, desired, owned, source_of, configuration.diagnostics, configuration)
 
 
 def named(resources: Mapping[Address, Resource], reference: str, name: str) -> Mapping[Address, Resource]:

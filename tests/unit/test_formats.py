@@ -161,7 +161,12 @@ def test_journal_of_1_0_that_was_committed_loads() -> None:
     entries = journal("journal-first-apply.jsonl")
     facts = entries.begin.containers["web"]
     assert (entries.begin.user, facts.runtime, facts.status, facts.pid) == ("operator", "process", Status.RUNNING, 1924)
-    assert (entries.applied, entries.ended, entries.undone, dict(entries.refreshed)) == (True, True, frozenset(), {})
+    assert (entries.applied, entries.ending, entries.undone, dict(entries.refreshed)) == (
+        True,
+        "committed",
+        frozenset(),
+        {},
+    )
     made = [(number, str(one.address), one.action) for number, one in sorted(entries.started.items())]
     assert made == [
         (1, "web/device/dev/data", Action.CREATE),
@@ -191,13 +196,13 @@ def test_journal_of_1_0_holds_a_replacement_as_two_operations() -> None:
 
 def test_journal_of_1_0_that_was_rolled_back_loads() -> None:
     entries = journal("journal-rolled-back.jsonl")
-    assert (entries.applied, entries.ended, entries.undone) == (False, True, frozenset({1, 2, 3}))
+    assert (entries.applied, entries.ending, entries.undone) == (False, "rolled_back", frozenset({1, 2, 3}))
     assert list(entries.started) == [1, 2, 3]
 
 
 def test_journal_of_1_0_that_a_crash_left_loads() -> None:
     entries = journal("journal-crashed.jsonl")
-    assert (entries.applied, entries.ended, entries.undone) == (False, False, frozenset())
+    assert (entries.applied, entries.ending, entries.undone) == (False, None, frozenset())
     deletion, update = entries.started[1], entries.started[2]
     assert (deletion.action, update.action) == (Action.DELETE, Action.UPDATE)
     assert update.owned_before == nic("10.20.30.5/24", "fd00:20::5/64")

@@ -34,7 +34,11 @@ TABLE: dict[str, set[str]] = {
 SPLIT_OFF: dict[str, set[str]] = {
     "records": {"errors"},  # how records are read and written
     "execute": TABLE["apply"] | {"linux.host"},  # one operation, as apply and rollback carry it out
-    "recovery": TABLE["rollback"] | {"linux.host", "execute", "observe", "rollback"},
+    "recovery": TABLE["rollback"] | {"linux.host", "execute", "observe", "rollback", "confirmation"},
+    "confirmation": {"model", "errors", "kinds.kind", "journal"},  # which journals await one
+    "watchdog": TABLE["rollback"] | {"confirmation", "recovery", "records"},  # undoes what was not confirmed
+    "history": {"model", "errors", "kinds.kind", "journal", "confirmation"},
+    "probes": {"model", "errors", "linux.programs"},
     "doctor": {"model", "errors", "linux"},
 }
 
@@ -42,7 +46,8 @@ SPLIT_OFF: dict[str, set[str]] = {
 BEYOND_THE_TABLE: dict[str, set[str]] = {
     **{name: {"records", "kinds.kind"} for name in RECORDS},  # the codec asks the kinds for the records' classes
     "observe": {"linux.host"},  # the host's facts are observed beside the containers'
-    "apply": {"execute", "rollback", "linux.signals"},  # an apply that fails or is stopped is rolled back
+    # an apply that fails or is stopped is rolled back, and one may have to be confirmed
+    "apply": {"execute", "rollback", "linux.signals", "confirmation"},
     "rollback": {"execute"},
     "config": {"yaml_source"},  # the values with places that it turns into resources
     "runtimes": {"model.live"},  # ContainerFacts, what a runtime knows of a container
@@ -60,13 +65,13 @@ ENTRY = {"", "__main__"}
 # Heavy or low-level modules, and the only places that may import them.
 OWNERS: dict[str, tuple[str, ...]] = {
     "ctypes": ("linux",),
-    "fcntl": ("linux", "state", "journal"),  # locks on scplan's own files
+    "fcntl": ("linux", "state", "journal", "watchdog"),  # locks on scplan's own files
     "termios": ("linux",),
     "rich": ("render.text",),
     "typer": ("cli",),
     "click": ("cli",),
     "yaml": ("yaml_source",),
-    "subprocess": (),
+    "subprocess": ("linux.programs",),
     "multiprocessing": (),
     "pty": (),
 }

@@ -1,0 +1,31 @@
+"""`scplan confirm`."""
+
+from __future__ import annotations
+
+import typer
+
+from scplan.cli.options import Json, request
+from scplan.cli.output import raw, results
+from scplan.errors import ExitCode
+from scplan.render.lines import line, visible
+
+
+def confirm(context: typer.Context, as_json: Json = False) -> ExitCode:
+    """Keep what 'apply --confirm-within' did.
+
+    Without it everything is undone when the time is up. To undo it at once: 'scplan undo'.
+
+    Examples:
+      scplan apply --confirm-within 60s
+      scplan confirm
+    """
+    from scplan import workflow
+
+    apply_id = workflow.confirm(request(context))
+    if as_json:
+        from scplan.render.machine import confirmed_document, to_text
+
+        raw(to_text(confirmed_document(apply_id)))
+    else:
+        results([line((f"Confirmed: {visible(apply_id)} stays.", "good"))])
+    return ExitCode.OK

@@ -1,0 +1,147 @@
+"""Programs that scplan starts on the host: the watchdog of a confirmation, and probes. execve(2), setsid(2)."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from scplan.errors import KernelError
+
+_SERVICE_START_S = 20.0
+_ENTRY = "import sys; sys.path.append(sys.argv.pop(1)); from scplan.__main__ import run; run()"
+
+
+class Ended(NamedTuple):
+    """How a program ended: its exit status (negative: the signal that ended it; None: its time was up).
+
+    `output` is the end of what it wrote to standard output and error, at most as many bytes as were asked for.
+    """
+
+    status: int | None
+    output: bytes
+    seconds: float
+
+
+def scplan_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of another scplan of this very version, whatever its working directory and environment are."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return [sys.executable, "-P", "-c", _ENTRY, root, *arguments]
+
+
+def start_detached(command: Sequence[str]) -> None:
+    """Starts a program that outlives this process, its terminal and its connection.
+
+    It has a session of its own, no terminal, and nothing of scplan's is open in it.
+    """
+    import subprocess
+
+    try:
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+    except OSError as error:
+        raise KernelError.from_os(f"execve({command[0]})", error) from None
+
+
+def start_service(name: str, command: Sequence[str]) -> bool:
+    """Starts a program as a transient service of systemd, which starts it again when it is killed. systemd-run(1).
+
+    False where systemd does not run, lives in other namespaces than scplan, or refuses.
+    """
+    if not os.path.isdir("/run/systemd/system") or not _in_namespaces_of_init():
+        return False
+    import subprocess
+
+    options = ["--quiet", "--collect", f"--unit={name}", "--property=Restart=on-failure", "--property=RestartSec=1"]
+    try:
+        ended = subprocess.run(
+            ["systemd-run", *options, "--", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_SERVICE_START_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return ended.returncode == 0
+
+
+def _in_namespaces_of_init() -> bool:
+    """Whether a service, which the first process starts, sees the host that scplan sees."""
+    try:
+        return all(
+            os.stat(f"/proc/1/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+            for kind in ("mnt", "net", "pid", "user", "cgroup")
+        )
+    except OSError:
+        return False
+
+
+def run_bounded(
+    command: Sequence[str], environment: Mapping[str, str], *, timeout_s: float, output_bytes: int
+) -> Ended:
+    """Runs a program to its end, in a process group of its own, of which nothing is left afterwards.
+
+    What it writes is read all the time, and only the end of it is kept. Raises KernelError when it can't be started.
+    """
+    import subprocess
+
+    begun = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        code = error if isinstance(error, OSError) else OSError(22, str(error))
+        raise KernelError.from_os(f"execve({command[0]})", code) from None
+    assert process.stdout
+    try:
+        output, is_over = _output_of(process.pid, process.stdout.fileno(), begun + timeout_s, output_bytes)
+    finally:
+        # Before it is reaped, so that the group's ID can't be another's.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+        status = process.wait()
+    return Ended(status if is_over else None, output, time.monotonic() - begun)
+
+
+def _output_of(pid: int, pipe: int, deadline: float, keep_bytes: int) -> tuple[bytes, bool]:
+    """(the end of what is written to `pipe`, whether the process ended by `deadline`)"""
+    kept = b""
+    pidfd = os.pidfd_open(pid)
+    try:
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(pipe, selectors.EVENT_READ)
+            waiting.register(pidfd, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in waiting.select(max(0.0, deadline - time.monotonic()))}
+                if pipe in ready:
+                    chunk = os.read(pipe, 1 << 16)
+                    kept = (kept + chunk)[-keep_bytes:]
+                    if chunk:
+                        if time.monotonic() >= deadline:
+                            return kept, False
+                        continue
+                    waiting.unregister(pipe)
+                # What it wrote before it ended has been read by now.
+                if pidfd in ready:
+                    return kept, True
+                if not ready:
+                    return kept, False
+    finally:
+        os.close(pidfd)

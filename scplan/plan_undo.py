@@ -1,0 +1,206 @@
+"""What an apply changed, live and owned → the plan that takes it back. Pure, as plan.py is.
+
+It is planned against live state like any change, so that what was done by others since then shows in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from scplan import plan
+from scplan.errors import Diagnostic, Severity
+from scplan.kinds.kind import Kind, Kinds, Unsuitable
+from scplan.model.address import Address
+from scplan.model.change import Action, Disruption, Operation, Plan
+from scplan.model.resource import (
+    REPLACING,
+    Resource,
+    Role,
+    as_recorded,
+    differences,
+    goal,
+    laid_over,
+    surplus,
+    with_values,
+    withdrawn,
+    without_former,
+)
+from scplan.plan_world import Draft
+
+_MADE = "made by the apply that is undone"
+_REMOVED = "removed by the apply that is undone"
+_CHANGED = "changed by the apply that is undone"
+_ELSEWHERE = "changed by the apply that is undone, and outside scplan since"
+
+
+class Reversal(NamedTuple):
+    """What an apply did to one address: the resource and its record before, and the resource after it.
+
+    `adopted` tells that it only took over what was there.
+    """
+
+    before: Resource | None
+    owned_before: Resource | None
+    after: Resource | None
+    adopted: bool = False
+
+
+def reversals(
+    operations: Mapping[int, Operation], refreshed: Mapping[Address, tuple[Resource | None, Resource]]
+) -> dict[Address, Reversal]:
+    """What an apply did, by address: its operations by number, and the records (before, after) that it refreshed."""
+    found = {address: Reversal(None, before, after) for address, (before, after) in refreshed.items()}
+    for _, operation in sorted(operations.items()):
+        first = found.get(operation.address)
+        adopted = operation.action is Action.ADOPT and operation.owned_before is None
+        if first is None or operation.address in refreshed:
+            found[operation.address] = Reversal(operation.before, operation.owned_before, operation.after, adopted)
+        else:
+            found[operation.address] = first._replace(after=operation.after)
+    return found
+
+
+def desired_after(owned: Mapping[Address, Resource], past: Mapping[Address, Reversal]) -> dict[Address, Resource]:
+    """What scplan should own once the apply is undone."""
+    desired = {address: one for address, one in owned.items() if address not in past}
+    return desired | {address: one.owned_before for address, one in past.items() if one.owned_before is not None}
+
+
+def make_undo(inputs: plan.Inputs, past: Mapping[Address, Reversal], kinds: Kinds) -> Plan:
+    """The changes that take the apply back. Raises PlanError with all that stands against it."""
+    drafts: dict[Address, Draft] = {}
+    refreshed: dict[Address, Resource] = {}
+    problems: list[Diagnostic] = []
+    skipped = inputs.resolution.skipped
+    for address, reversal in past.items():
+        wanted, owned = inputs.resolution.desired.get(address), inputs.owned.get(address)
+        if address in skipped:
+            continue
+        try:
+            draft = _draft(kinds[address.kind], address, reversal, wanted, inputs)
+        except Unsuitable as error:
+            problems.append(plan.unsuitable(None, address, error, Severity.ERROR))
+            continue
+        if draft is not None:
+            drafts[address] = draft
+        elif wanted is not None and owned is not None and wanted != owned:
+            refreshed[address] = wanted
+    problems += _refused_creations(drafts, inputs, kinds)
+    return plan.finish(inputs, kinds, drafts, refreshed, problems)
+
+
+def _draft(
+    kind: Kind[Any], address: Address, reversal: Reversal, wanted: Resource | None, inputs: plan.Inputs
+) -> Draft | None:
+    """The change that takes one address back; None where there is nothing to do. Raises Unsuitable."""
+    live, owned = inputs.live.resources.get(address), inputs.owned.get(address)
+    if wanted is None:
+        return None if owned is None else _withdrawal(address, reversal, live, owned)
+    if owned is None and live is not None:
+        draft = plan.taking_over(kind, address, without_former(wanted), live, inputs.live.host)
+        return draft._replace(reason=_REMOVED)
+    if live is None:
+        return _creation(kind, address, reversal, wanted, owned, inputs)
+    assert owned is not None
+    return _alteration(kind, address, reversal, wanted, live, owned, inputs)
+
+
+def _withdrawal(address: Address, reversal: Reversal, live: Resource | None, owned: Resource) -> Draft:
+    if live is None or not reversal.adopted:
+        return plan.deletion(address, live, owned, _MADE)
+    return Draft(
+        address=address,
+        action=Action.RELEASE,
+        reason="adopted by the apply that is undone",
+        before=as_recorded(live, owned),
+        after=as_recorded(live, owned),
+        managed=None,
+        owned=owned,
+    )
+
+
+def _creation(
+    kind: Kind[Any], address: Address, reversal: Reversal, wanted: Resource, owned: Resource | None, inputs: plan.Inputs
+) -> Draft:
+    return Draft(
+        address=address,
+        action=Action.CREATE,
+        reason=_REMOVED if owned is None else "owned, but gone from the container",
+        before=None,
+        after=_as_it_was(kind, address, reversal, wanted, inputs),
+        managed=without_former(wanted),
+        owned=owned,
+    )
+
+
+def _as_it_was(
+    kind: Kind[Any], address: Address, reversal: Reversal, wanted: Resource, inputs: plan.Inputs
+) -> Resource:
+    """All that it had when the apply took it away, as far as the record does not say otherwise."""
+    bare = without_former(wanted)
+    completed: Resource = kind.completed(address, bare, inputs.live.host)
+    if reversal.before is None:
+        return completed
+    return laid_over(
+        laid_over(completed, reversal.before, (Role.MANAGED, Role.FIXED)),
+        bare,
+        (Role.FIXED, Role.POLICY, Role.RESOLVED),
+    )
+
+
+def _alteration(
+    kind: Kind[Any],
+    address: Address,
+    reversal: Reversal,
+    wanted: Resource,
+    live: Resource,
+    owned: Resource,
+    inputs: plan.Inputs,
+) -> Draft | None:
+    """An update in place to what it was before the apply, or a replacement."""
+    values = {path: reversal.before.get(path) for path in withdrawn(owned, wanted)} if reversal.before else {}
+    target = with_values(wanted, {path: value for path, value in values.items() if value is not None})
+    changed = tuple(dict.fromkeys(differences(target, live) + surplus(owned, target, live)))
+    if not changed:
+        return None
+    if any(wanted.attribute(path).role in REPLACING for path in changed):
+        return Draft(
+            address=address,
+            action=Action.REPLACE,
+            reason=_CHANGED,
+            before=as_recorded(live, owned),
+            after=_as_it_was(kind, address, reversal, wanted, inputs),
+            managed=without_former(wanted),
+            owned=owned,
+            changed=changed,
+        ).interrupting(Disruption.RECREATE, "")
+    draft = Draft(
+        address=address,
+        action=Action.UPDATE,
+        reason=_ELSEWHERE if differences(owned, live) else _CHANGED,
+        before=as_recorded(live, owned),
+        # What the record remembered then; where it remembered nothing, what the one of now does.
+        after=laid_over(goal(target, live, owned), wanted, (Role.FORMER,)),
+        managed=wanted,
+        owned=owned,
+        changed=changed,
+    )
+    return draft.interrupting(*kind.disruption(as_recorded(live, owned), goal(target, live, owned)))
+
+
+def _refused_creations(drafts: Mapping[Address, Draft], inputs: plan.Inputs, kinds: Kinds) -> list[Diagnostic]:
+    """What the host, as it is now, does not allow to be made again."""
+    removed = [draft for draft in drafts.values() if draft.action is Action.DELETE and draft.owned is not None]
+    given_up = [claim for one in removed for claim in kinds[one.address.kind].claims(one.address, one.before)]
+    problems = []
+    for address, draft in drafts.items():
+        if draft.action is not Action.CREATE or inputs.live.resources.get(address) is not None:
+            continue
+        kind = kinds[address.kind]
+        try:
+            if not plan.is_handed_over(kind, draft, given_up):
+                kind.check_creation(address, draft.after, inputs.live.host)
+        except Unsuitable as error:
+            problems.append(plan.unsuitable(None, address, error, Severity.ERROR))
+    return problems

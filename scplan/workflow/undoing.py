@@ -1,0 +1,107 @@
+"""Taking the last apply back: planned against live state like any change; and the history of the applies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from scplan import observe, plan, plan_undo
+from scplan.errors import ScplanError
+from scplan.kinds import KINDS
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Plan
+from scplan.model.live import ContainerFacts, Live
+from scplan.model.resource import Resource
+from scplan.plan_undo import Reversal
+from scplan.state import Record, State
+from scplan.workflow.applying import Run, locked_scene
+from scplan.workflow.confirming import undo_overdue
+from scplan.workflow.planning import foreign_to, inputs_of, paths_of, wanted_of
+from scplan.workflow.scene import Request, Scene, locate_recorded, read_owned
+
+if TYPE_CHECKING:
+    from scplan.history import Kept
+    from scplan.model.report import OnEvent, Past
+
+
+@contextmanager
+def open_undo(request: Request) -> Iterator[Run]:
+    """The plan that takes back the last committed apply, under its locks. Raises ScplanError where there is none."""
+    from scplan.history import last_committed
+
+    state = State(request.state_dir, KINDS)
+    with Host() as host:
+        overdue = undo_overdue(state, host, request.lock_timeout_s)
+        kept = last_committed(state.directory, KINDS)
+        scene = _scene_of(kept, state)
+        with locked_scene(scene, request, state, host) as locked:
+            if last_committed(state.directory, KINDS).apply_id != kept.apply_id:
+                raise ScplanError("another apply was committed meanwhile", hint="look at the history, and undo again")
+            made = _plan(_reversals(kept), locked, request, state, host)
+            made = made._replace(diagnostics=(*overdue, *made.diagnostics))
+            yield Run(made, locked, state, host, request, undoes=kept.apply_id)
+
+
+def awaiting(request: Request) -> Past | None:
+    """The apply that awaits confirmation, if there is one."""
+    if not State(request.state_dir, KINDS).has_open_journals():
+        return None
+    return next((past for past in history(request, None) if past.left_s), None)
+
+
+def give_up(pending: Past, request: Request, on_event: OnEvent) -> str:
+    """Undoes an apply that awaits confirmation, at once; returns a line about it."""
+    from scplan import recovery
+
+    with Host() as host:
+        state = State(request.state_dir, KINDS)
+        asked = recovery.Recovery(state, KINDS, host, request.lock_timeout_s, on_event)
+        path = os.path.join(state.directory, "journal", f"{pending.apply_id}.jsonl")
+        return recovery.give_up(path, asked, "given up by `scplan undo`")
+
+
+def history(request: Request, limit: int | None) -> list[Past]:
+    """The applies of this state directory, newest first, at most `limit`."""
+    from scplan import history as histories
+
+    with Host() as host:
+        return histories.history(request.state_dir, KINDS, host.boot_id, limit)
+
+
+def _reversals(kept: Kept) -> dict[Address, Reversal]:
+    assert kept.entries is not None
+    return plan_undo.reversals(kept.entries.started, kept.entries.refreshed)
+
+
+def _scene_of(kept: Kept, state: State) -> Scene:
+    """The containers of the apply, as they are now. Raises ContainerNotFound for one that is gone for good."""
+    assert kept.entries is not None
+    containers: dict[str, ContainerFacts] = {}
+    for name, facts in kept.entries.begin.containers.items():
+        containers[name] = locate_recorded(Record(name=name, runtime=facts.runtime, id=facts.id, resources={}))
+    past = _reversals(kept)
+
+    def owned(of: Mapping[str, ContainerFacts]) -> dict[Address, Resource]:
+        return read_owned(state, of)
+
+    desired: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
+    for address, resource in plan_undo.desired_after({}, past).items():
+        desired[address.container][address] = resource
+    return Scene(containers, desired, owned)
+
+
+def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, state: State, host: Host) -> Plan:
+    desired = plan_undo.desired_after(scene.owned, past)
+    touched = {address: one for address, one in desired.items() if address in past}
+    facts = observe.host_facts(host, paths_of(desired) | paths_of(scene.owned))
+    resolution = plan.resolve(touched, facts, KINDS, scene.source_of)
+    kept = {address: one for address, one in desired.items() if address not in past}
+    resolved = {address: one for address, one in resolution.desired.items() if address in touched}
+    resolution = resolution._replace(desired={**kept, **resolved})
+    found = observe.observe(scene.containers, wanted_of(scene.containers, {**resolved, **scene.owned}), KINDS, host)
+    live = Live(host=facts, containers=scene.containers, resources=found)
+    inputs = inputs_of(scene, resolution, live, request)
+    return plan_undo.make_undo(inputs._replace(foreign=foreign_to(inputs, state)), past, KINDS)
