@@ -163,7 +163,7 @@ class State:
             # Always in the same order, so that no two applies can wait for each other.
             for name in [*names, *(["host"] if host else []), *(["confirm"] if confirm else [])]:
                 fd = self._lock(f"{name}.lock", time.monotonic() + timeout_s)
-                stack.callback(os.close, fd)
+                stack.callback(_unlock, fd)
             yield
 
     def _lock(self, name: str, deadline: float) -> int:
@@ -201,6 +201,12 @@ def _note_holder(fd: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+
+
+def _unlock(fd: int) -> None:
+    """Not by closing alone: a child that hangs in a container's file system would keep its copy of the fd locked."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def wait_for_lock(fd: int, deadline: float, path: str) -> None:

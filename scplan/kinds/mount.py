@@ -19,20 +19,15 @@ from scplan.linux import bind
 from scplan.linux.container import Container
 from scplan.linux.host import Host, file_identity
 from scplan.linux.mountinfo import Mount, escape
-from scplan.linux.rooted_path import (
-    open_in_root,
-    opened,
-    remove_made,
-    stat_in_root,
-)
+from scplan.linux.rooted_path import open_in_root, opened
 from scplan.linux.syscalls import (
     MS_PRIVATE,
     MS_SHARED,
     MS_SLAVE,
     MountAttr,
-    mount_of,
     mount_setattr,
     open_tree,
+    statx,
 )
 from scplan.model.address import Address
 from scplan.model.change import Disruption
@@ -43,7 +38,6 @@ from scplan.model.values import ABSOLUTE_PATH, BOOL, TEXT, choice
 MAX_MOUNTS = 128
 _PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED}
 _WORDS = tuple(prefix + word for word in _PROPAGATION for prefix in ("", "r"))
-_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 class BindMount(Resource):
@@ -152,7 +146,7 @@ class MountKind(Kind[BindMount]):
             before = before.but(source_identity=None)
         if after is None or after.made is not None:
             return before, after
-        made = bind.missing(target.container.root_fd, after.target)
+        made = bind.missing(target.container, after.target)
         return before, after.but(made=made, made_source=_missing_on_host(after) if after.create_source else ())
 
     def create(self, target: Target[BindMount], after: BindMount) -> None:
@@ -168,20 +162,30 @@ class MountKind(Kind[BindMount]):
                 raise ScplanError(f"{after.source} is a symlink to nowhere")
             _set_attributes(tree, after)
             bind.make_target(container, after.target, after.made or (), is_directory=stat.S_ISDIR(found.st_mode))
-            bind.attach(container, lambda: tree, after.target, source=after.source)
+            bind.attach(
+                container,
+                lambda: tree,
+                after.target,
+                source=after.source,
+                finish=lambda locked: _set_propagation(locked, after),
+            )
 
     def update(self, target: Target[BindMount], before: BindMount, after: BindMount) -> None:
         def inside(root_fd: int) -> None:
             with opened(open_in_root(root_fd, after.target)) as fd:
                 _set_attributes(fd, after)
 
-        target.container.in_mount_namespace(inside, what=f"mount_setattr {after.target}")
+        if before.read_only != after.read_only and target.container.mount_owner_fd is not None:
+            # What is locked can't be lifted, and what is set in place would not be locked: it is mounted anew.
+            bind.detach(target.container, after.target, lambda fd: _is_ours(target.container, fd, after))
+            self.create(target, after)
+        else:
+            target.container.in_mount_namespace(inside, what=f"mount_setattr {after.target}")
 
     def delete(self, target: Target[BindMount], before: BindMount) -> None:
         container = target.container
         if not container.shares_host_mounts:
-            bind.detach(container, before.target, lambda fd: _is_ours(container, fd, before))
-            remove_made(container.root_fd, before.made or ())
+            bind.detach(container, before.target, lambda fd: _is_ours(container, fd, before), made=before.made or ())
         _remove_source(before)
 
 
@@ -197,7 +201,7 @@ def _option(option: str) -> tuple[str, str]:
 
 def _as_found(container: Container, host: Host, wanted: BindMount, top: Mount) -> BindMount:
     """The live mount. Its source is the wanted one when both are the same file; else its path on its file system."""
-    there = stat_in_root(container.root_fd, wanted.target)
+    there = container.status(wanted.target)
     identity = file_identity(there) if there is not None else ""
     same = identity == (wanted.source_identity or _identity_on_host(wanted.source))
     return BindMount(
@@ -224,27 +228,25 @@ def _visible_propagation(host: Host, wanted: BindMount, top: Mount) -> str:
 
 def _behind_symlink(container: Container, target: str) -> Mount | None:
     """The mount at a target whose path leads over symlinks, so that mountinfo has it under another name."""
-    try:
-        with opened(open_in_root(container.root_fd, target)) as fd:
-            mount_id, is_root = mount_of(fd)
-    except OSError as error:
-        if error.errno in (*_ABSENT, errno.ELOOP):
-            return None
-        raise KernelError.from_os(f"openat2({target})", error) from None
-    if not is_root:
+    there = container.status(target)
+    if there is None or not there.is_mount_root:
         return None
-    return next((mount for mount in container.mounts() if mount.id == mount_id), None)
+    return next((mount for mount in container.mounts() if mount.id == there.mount_id), None)
 
 
 def _set_attributes(fd: int, mount: BindMount) -> None:
     """Read-only for the whole tree, writable only for its top: mounts below may be read-only for their own reasons."""
-    word = mount.propagation
-    everywhere = word not in _PROPAGATION
-    propagation = _PROPAGATION[word.removeprefix("r") if everywhere else word]
     if mount.read_only:
         mount_setattr(fd, set_flags=MountAttr.RDONLY, recursive=mount.recursive, name=mount.target)
     else:
         mount_setattr(fd, clear_flags=MountAttr.RDONLY, recursive=False, name=mount.target)
+    _set_propagation(fd, mount)
+
+
+def _set_propagation(fd: int, mount: BindMount) -> None:
+    word = mount.propagation
+    everywhere = word not in _PROPAGATION
+    propagation = _PROPAGATION[word.removeprefix("r") if everywhere else word]
     mount_setattr(fd, propagation=propagation, recursive=everywhere, name=mount.target)
 
 
@@ -253,11 +255,11 @@ def _is_ours(container: Container, fd: int, mount: BindMount) -> bool:
 
     Raises ScplanError when that may lie below another one. Where there is only one, and not ours, ours is gone.
     """
-    if (mount.source_identity or _identity_on_host(mount.source)) in (None, file_identity(os.fstat(fd))):
+    there = statx(fd)
+    if (mount.source_identity or _identity_on_host(mount.source)) in (None, file_identity(there)):
         return True
-    mount_id = mount_of(fd)[0]
     mounts = container.mounts()
-    points = [other.point for other in mounts if other.id == mount_id]
+    points = [other.point for other in mounts if other.id == there.mount_id]
     if sum(other.point in points for other in mounts) == 1:
         return False
     raise ScplanError(f"{mount.target}: something else was mounted there meanwhile", hint="plan again")

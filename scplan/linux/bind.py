@@ -13,24 +13,26 @@ from collections.abc import Callable
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.container import Container
 from scplan.linux.host import file_identity
+from scplan.linux.locked_tree import lock_tree
 from scplan.linux.rooted_path import (
+    BENEATH,
     make_directory,
     make_file,
     missing_directories,
     open_in_root,
     opened,
     parent_of,
-    stat_in_root,
+    remove_made,
 )
-from scplan.linux.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount_of, move_mount, umount2
+from scplan.linux.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, FileStatus, move_mount, openat2, statx, umount2
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-def missing(root_fd: int, target: str) -> tuple[str, ...]:
+def missing(container: Container, target: str) -> tuple[str, ...]:
     """Of a target and the directories above it, those that are not there, outermost first."""
-    above = missing_directories(root_fd, target)
-    return above if stat_in_root(root_fd, target) is not None else (*above, target)
+    above = missing_directories(container.status, target)
+    return above if container.status(target) is not None else (*above, target)
 
 
 def make_target(container: Container, target: str, paths: tuple[str, ...], *, is_directory: bool) -> None:
@@ -47,10 +49,7 @@ def make_target(container: Container, target: str, paths: tuple[str, ...], *, is
     if not paths:
         return
     try:
-        if container.has_user_namespace:
-            container.as_its_root(make, what=f"make {target} in container {container.name}")
-        else:
-            make(container.root_fd)
+        container.as_its_root(make, what=f"make {target} in container {container.name}")
     except OSError as error:
         hint = (
             "the container's file system is read-only; choose a target that is there"
@@ -60,56 +59,97 @@ def make_target(container: Container, target: str, paths: tuple[str, ...], *, is
         raise KernelError.from_os(f"mkdir({target})", error, hint=hint) from None
 
 
-def attach(container: Container, open_tree: Callable[[], int], target: str, *, source: str) -> None:
+def attach(
+    container: Container,
+    open_tree: Callable[[], int],
+    target: str,
+    *,
+    source: str,
+    finish: Callable[[int], None] | None = None,
+) -> None:
     """Mounts a detached tree on the target, unless it is there already; `source` says in errors what it is.
 
-    `open_tree()` gives the tree. It is called in a child, before that enters the container.
+    `open_tree()` gives the tree. It is called in a child, before that enters the container. With `finish` the tree is
+    locked where the container's root could change mounts: it can neither lift its flags nor unmount parts of it.
+    `finish(tree)` then sets what locking loses.
     """
+    owner_fd = container.mount_owner_fd if finish is not None else None
 
     def work(enter: Callable[[], int]) -> None:
         tree = open_tree()
-        _attach(enter(), tree, target, source)
+        with opened(_open_target(container, target)) as fd:
+            if not _is_needed(container, statx(fd), os.fstat(tree), target, source):
+                return
+            if owner_fd is not None and finish is not None:
+                tree = lock_tree(tree, owner_fd, name=source)
+                finish(tree)
+            enter()
+            move_mount(tree, fd, name=target)
 
     container.in_child_that_enters(work, what=f"mount {target} in container {container.name}")
 
 
-def _attach(root_fd: int, tree: int, target: str, source: str) -> None:
-    wanted = os.fstat(tree)
+def _open_target(container: Container, target: str) -> int:
     try:
-        fd = open_in_root(root_fd, target)
+        return open_in_root(container.root_fd, target)
     except OSError as error:
         raise KernelError.from_os(f"openat2({target})", error) from None
-    with opened(fd):
-        found = os.fstat(fd)
-        if stat.S_ISLNK(found.st_mode):
-            raise ScplanError(
-                f"{target} is a symlink in the container", hint="name the path that it leads to as the target"
-            )
-        if mount_of(fd)[1] and file_identity(found) == file_identity(wanted):
-            return
-        if stat.S_ISDIR(found.st_mode) != stat.S_ISDIR(wanted.st_mode):
-            kinds = ("a directory", "a file") if stat.S_ISDIR(wanted.st_mode) else ("a file", "a directory")
-            raise ScplanError(f"{source} is {kinds[0]}, but {target} in the container is {kinds[1]}")
-        move_mount(tree, fd, name=target)
 
 
-def detach(container: Container, target: str, is_ours: Callable[[int], bool], *, lazy: bool = False) -> None:
-    """Unmounts what is mounted on the target, if anything is and `is_ours(fd)` of it.
+def _is_needed(container: Container, there: FileStatus, wanted: os.stat_result, target: str, source: str) -> bool:
+    """Whether the tree is not mounted yet. Raises ScplanError when it can't be mounted on what is there."""
+    if stat.S_ISLNK(there.st_mode):
+        raise ScplanError(
+            f"{target} is a symlink in the container", hint="name the path that it leads to as the target"
+        )
+    if there.is_mount_root and file_identity(there) == file_identity(wanted):
+        return False
+    if stat.S_ISDIR(there.st_mode) != stat.S_ISDIR(wanted.st_mode):
+        kinds = ("a directory", "a file") if stat.S_ISDIR(wanted.st_mode) else ("a file", "a directory")
+        raise ScplanError(f"{source} is {kinds[0]}, but {target} in the container is {kinds[1]}")
+    _refuse_shared_with_host(container, there, target)
+    return True
+
+
+def _refuse_shared_with_host(container: Container, there: FileStatus, target: str) -> None:
+    """Raises ScplanError when what is mounted on the target would be mounted on the host too."""
+    groups = container.host.peer_groups
+    if groups and any(mount.id == there.mount_id and mount.shared in groups for mount in container.mounts()):
+        raise ScplanError(
+            f"{target} lies in a mount that container {container.name} shares with the host",
+            detail="what is mounted there would be mounted on the host too",
+            hint="choose a target outside of it, or give the container's mount the propagation rslave",
+        )
+
+
+def detach(
+    container: Container,
+    target: str,
+    is_ours: Callable[[int], bool],
+    *,
+    made: tuple[str, ...] = (),
+    lazy: bool = False,
+) -> None:
+    """Unmounts what is mounted on the target, if anything is and `is_ours(fd)` of it; then removes what was `made`.
 
     Lazy: who has it open keeps it; else that is a KernelError EBUSY.
     """
-    container.in_mount_namespace(
-        lambda root_fd: _detach(root_fd, target, is_ours, lazy),
-        what=f"unmount {target} in container {container.name}",
-    )
+
+    def work(root_fd: int) -> None:
+        _detach(root_fd, target, is_ours, lazy)
+        remove_made(root_fd, made)
+
+    container.in_mount_namespace(work, what=f"unmount {target} in container {container.name}")
 
 
 def _detach(root_fd: int, target: str, is_ours: Callable[[int], bool], lazy: bool) -> None:
     try:
-        with opened(open_in_root(root_fd, target)) as fd, parent_of(root_fd, target) as (parent, name):
-            if not mount_of(fd)[1] or not is_ours(fd):
-                return
+        with parent_of(root_fd, target) as (parent, name):
+            # From here on by name in this directory: what is mounted there can't be renamed in this namespace.
             os.fchdir(parent)
+            with opened(openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH)) as fd:
+                if not statx(fd).is_mount_root or not is_ours(fd):
+                    return
     except OSError as error:
         if error.errno in _ABSENT:
             return

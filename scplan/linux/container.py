@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, parse_mountinfo, read_all
-from scplan.linux.namespaces import in_child, socket_in
-from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, setns
+from scplan.linux.namespaces import forbid_imports, in_child, socket_in
+from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, owner_of_namespace, setns
 
 if TYPE_CHECKING:
     from scplan.linux.host import Host
@@ -152,9 +152,27 @@ class Container(Closing):
     def shares_host_mounts(self) -> bool:
         return self._shares("mnt")
 
+    def status(self, path: str) -> FileStatus | None:
+        """What is at a path of the container, a symlink itself; None when there is nothing. Never waits for long."""
+        return self.host.lookup.status(self.root_fd, path, container=self.name)
+
     def mounts(self, only: frozenset[bytes] | None = None) -> list[Mount]:
         """Mounts as the container's process sees them; `only` as in parse_mountinfo."""
         return parse_mountinfo(self.read_proc("mountinfo"), only)
+
+    @property
+    def mount_owner_fd(self) -> int | None:
+        """A fd of the user namespace that owns the container's mounts; None when that is scplan's own."""
+        if "mnt owner" not in self._fds:
+            namespace_fd = self._held("mnt", "ns/mnt")
+            self._fds["mnt owner"] = owner_of_namespace(namespace_fd, name=f"mounts of container {self.name}")
+        owner = self._fds["mnt owner"]
+        return owner if os.fstat(owner).st_ino != self.host.namespace_id("user") else None
+
+    def bounded(self, work: Callable[[int], T], *, what: str) -> T:
+        """Runs `work(root_fd)` in a child with a time limit: a file system of the container can make it hang."""
+        root_fd = self.root_fd
+        return in_child(lambda: work(root_fd), what=what)
 
     def in_mount_namespace(self, work: Callable[[int], T], *, what: str) -> T:
         """Runs `work(root_fd)` in a child inside the container's mount namespace, and returns what it returns.
@@ -171,8 +189,10 @@ class Container(Closing):
 
         def enter() -> int:
             setns(namespace_fd, CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
+            forbid_imports()
             os.fchdir(root_fd)
             os.chroot(".")
+            os.umask(0)
             return root_fd
 
         self.check_alive()
@@ -190,14 +210,18 @@ class Container(Closing):
         """Runs `work(root_fd)` in a child with the ids of the container's root, and returns what it returns.
 
         What is made on a file system of a user namespace must have an owner that is mapped there (EOVERFLOW else).
+        Raises ScplanError when the container shares the host's mount namespace.
         """
-        root_fd, userns_fd = self.root_fd, self.userns_fd
+        self.refuse_host_mounts()
+        root_fd, userns_fd = self.root_fd, self.userns_fd if self.has_user_namespace else None
 
         def inside() -> T:
-            setns(userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {self.name}")
-            os.setgroups([])
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
+            os.umask(0)
+            if userns_fd is not None:
+                setns(userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {self.name}")
+                os.setgroups([])
+                os.setresgid(0, 0, 0)
+                os.setresuid(0, 0, 0)
             return work(root_fd)
 
         return in_child(inside, what=what)
@@ -228,6 +252,14 @@ class Container(Closing):
             if start <= outside < start + count:
                 return first + outside - start
         return _OVERFLOW_ID
+
+    def maps(self, found: FileStatus) -> bool:
+        """Whether the container's root may change a file's owner and mode: both ids of it are the container's."""
+        owner = {"uid": found.st_uid, "gid": found.st_gid}
+        return all(
+            any(start <= outside < start + count for _, start, count in self._id_map(kind))
+            for kind, outside in owner.items()
+        )
 
     def _id_map(self, kind: str) -> list[tuple[int, int, int]]:
         if not self.has_user_namespace:

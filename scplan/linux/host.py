@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.blockdev import is_whole_disk, partitions
 from scplan.linux.closing import Closing
+from scplan.linux.lookup import Lookup
 from scplan.linux.mountinfo import Mount, parse_mountinfo
+from scplan.linux.syscalls import FileStatus
 
 if TYPE_CHECKING:
     from scplan.linux.netlink import Link, Rtnl
@@ -43,7 +45,7 @@ def device_numbers(rdev: int) -> str:
     return f"{os.major(rdev)}:{os.minor(rdev)}"
 
 
-def file_identity(found: os.stat_result) -> str:
+def file_identity(found: os.stat_result | FileStatus) -> str:
     """ "st_dev:st_ino", which names a file however it is reached."""
     return f"{found.st_dev}:{found.st_ino}"
 
@@ -62,6 +64,8 @@ class Host(Closing):
             self.rtnl.close()
         if "netns_fd" in self.__dict__:
             os.close(self.netns_fd)
+        if "lookup" in self.__dict__:
+            self.__dict__.pop("lookup").close()
         ovs = self.__dict__.pop("ovs", None)
         if ovs is not None:
             ovs.close()
@@ -146,6 +150,11 @@ class Host(Closing):
 
     # paths
 
+    @cached_property
+    def lookup(self) -> Lookup:
+        """For paths of containers."""
+        return Lookup()
+
     def disks(self) -> list[str]:
         """Nodes of the host's disks and partitions."""
         return [f"/dev/{name.replace('!', '/')}" for name in os.listdir("/sys/class/block")]
@@ -175,6 +184,11 @@ class Host(Closing):
             whole_disk=file_type == "block" and is_whole_disk(numbers),
             partitions=partitions(numbers) if file_type == "block" else (),
         )
+
+    @cached_property
+    def peer_groups(self) -> frozenset[int]:
+        """Peer groups of the host's shared mounts: what is mounted in a member shows up here."""
+        return frozenset(mount.shared for mount in self._mounts.values()) - {0}
 
     @cached_property
     def _propagates(self) -> bool:

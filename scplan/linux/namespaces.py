@@ -9,8 +9,7 @@ import signal
 import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from scplan.errors import KernelError, ScplanError
@@ -49,8 +48,8 @@ class Child(Generic[T]):
     def result(self) -> T:
         """What the child returned; to be called once, and always.
 
-        A ScplanError or OSError of the child is raised here. A child that hangs (on a file system that the container
-        serves, say) is killed when its time is up, and one that dies is reported: both are a KernelError.
+        An error of the child is raised here, as ScplanError or OSError. A child that hangs (on a file system that the
+        container serves, say) is killed when its time is up, and one that dies is reported: both are a KernelError.
         """
         import pickle
 
@@ -58,7 +57,7 @@ class Child(Generic[T]):
             answer = _read_until(self._reader, self._deadline)
         finally:
             os.close(self._reader)
-            _end(self._pid, self._deadline)
+            end_child(self._pid, self._deadline)
         if not answer:
             detail = f"the step inside the container died or took over {self._timeout_s:g} s"
             raise KernelError(self._what, errno.ETIMEDOUT, detail=detail)
@@ -94,26 +93,60 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
 
     try:
         os.close(reader)
-        try:
-            answer = pickle.dumps((True, work()))
-        except (ScplanError, OSError) as error:
-            answer = pickle.dumps((False, error))
-        view = memoryview(answer)
+        close_stdio()
+        view = memoryview(pickle.dumps(_answer_of(work)))
         while view:
             view = view[os.write(writer, view) :]
-    except KeyboardInterrupt:
-        os._exit(1)
     except BaseException:
-        traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _answer_of(work: Callable[[], object]) -> tuple[bool, object]:
+    """(whether the work was done, what it returned or else its error)."""
+    try:
+        return True, work()
+    except (ScplanError, OSError) as error:
+        return False, error
+    except Exception as error:
+        summary = f"{type(error).__name__}: {error}; this is a bug in scplan"
+        return False, ScplanError(summary, detail="\n".join(_places(error)))
+
+
+def _places(error: BaseException) -> Iterator[str]:
+    """Where it happened. Not by `traceback`: that reads source lines, which inside are files of the container."""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        yield f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next
+
+
+def close_stdio() -> None:
+    """Lets go of the caller's terminal or pipes: a child that hangs must not keep their readers waiting."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def forbid_imports() -> None:
+    """From here on a module that is not loaded yet is an ImportError.
+
+    For children that have a container's root as theirs: Python would look for modules there, and run what it finds.
+    """
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.meta_path.clear()
 
 
 def _read_until(fd: int, deadline: float) -> bytes:
     """What the child wrote until it closed its end; empty when the time was up first."""
     chunks: list[bytes] = []
     while True:
-        if not _is_ready(fd, deadline - time.monotonic()):
+        if not is_ready(fd, deadline - time.monotonic()):
             return b""
         chunk = os.read(fd, 1 << 16)
         if not chunk:
@@ -121,20 +154,20 @@ def _read_until(fd: int, deadline: float) -> bytes:
         chunks.append(chunk)
 
 
-def _is_ready(fd: int, timeout_s: float) -> bool:
+def is_ready(fd: int, timeout_s: float) -> bool:
     """Whether there is something to read within the time. poll(2): select(2) takes no fd above 1023."""
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
     return bool(waiting.poll(max(0.0, timeout_s) * 1000))
 
 
-def _end(pid: int, deadline: float) -> None:
-    """Reaps the child; kills it first when it has not ended by `deadline`. One stuck in the kernel is left to init."""
+def end_child(pid: int, deadline: float) -> None:
+    """Reaps a child; kills it first when it has not ended by `deadline`. One stuck in the kernel is left to init."""
     pidfd = os.pidfd_open(pid)
     try:
-        if not _is_ready(pidfd, deadline - time.monotonic()):
+        if not is_ready(pidfd, deadline - time.monotonic()):
             os.kill(pid, signal.SIGKILL)
-            if not _is_ready(pidfd, _KILL_WAIT_S):
+            if not is_ready(pidfd, _KILL_WAIT_S):
                 return
         os.waitpid(pid, 0)
     finally:

@@ -1,21 +1,24 @@
 """Paths inside a container: opened below its root by openat2(2), so that no symlink of the container leads out.
 
-Everything is done on the fd that was opened; a path is never used twice. Source: openat2(2), Linux 5.6.
+Everything is done on the fd that was opened; a path is never used twice. A file system that the container serves can
+make all of this wait for ever: it is for children with a time limit. `lookup` looks without waiting.
+Source: openat2(2), Linux 5.6.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from scplan.errors import KernelError
-from scplan.linux.syscalls import Resolve, openat2
+from scplan.linux.syscalls import FileStatus, Resolve, openat2, statx
 
-_IN_ROOT = int(Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
-_BENEATH = int(Resolve.BENEATH | Resolve.NO_SYMLINKS | Resolve.NO_MAGICLINKS)
+IN_ROOT = int(Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
+BENEATH = int(Resolve.BENEATH | Resolve.NO_SYMLINKS | Resolve.NO_MAGICLINKS)
 _RACE_RETRIES = 64
 
 
@@ -26,25 +29,22 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
     """
     for _ in range(_RACE_RETRIES):
         try:
-            return openat2(root_fd, path, flags | os.O_NOFOLLOW, resolve=_IN_ROOT)
+            return openat2(root_fd, path, flags | os.O_NOFOLLOW, resolve=IN_ROOT)
         except OSError as error:
             if error.errno != errno.EAGAIN:
                 raise
     raise KernelError(f"openat2({path})", errno.EAGAIN, detail="the container keeps renaming directories on the way")
 
 
-def stat_in_root(root_fd: int, path: str) -> os.stat_result | None:
+def stat_in_root(root_fd: int, path: str) -> FileStatus | None:
     """What is at `path` (a symlink itself, not its target); None when there is nothing."""
     try:
-        fd = open_in_root(root_fd, path)
+        with opened(open_in_root(root_fd, path)) as fd:
+            return statx(fd)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise KernelError.from_os(f"openat2({path})", error) from None
-    try:
-        return os.fstat(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -70,33 +70,32 @@ def parent_of(root_fd: int, path: str) -> Iterator[tuple[int, str]]:
         yield fd, name
 
 
-def missing_directories(root_fd: int, path: str) -> tuple[str, ...]:
-    """Of the directories above `path`, those that are not there, outermost first."""
+def missing_directories(status: Callable[[str], object | None], path: str) -> tuple[str, ...]:
+    """Of the directories above `path`, those of which `status` finds nothing, outermost first."""
     parts = path.strip("/").split("/")[:-1]
-    for depth in range(len(parts), 0, -1):
-        if stat_in_root(root_fd, "/" + "/".join(parts[:depth])) is not None:
-            return tuple("/" + "/".join(parts[:longer]) for longer in range(depth + 1, len(parts) + 1))
-    return tuple("/" + "/".join(parts[: depth + 1]) for depth in range(len(parts)))
+    above = ["/" + "/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    for depth in range(len(above), 0, -1):
+        if status(above[depth - 1]) is not None:
+            return tuple(above[depth:])
+    return tuple(above)
 
 
 def make_directory(root_fd: int, path: str) -> None:
-    """Makes one directory (0755, owned by this process); one that is there is left as it is. Raises OSError."""
-    with parent_of(root_fd, path) as (parent, name):
-        try:
-            os.mkdir(name, 0o755, dir_fd=parent)
-        except FileExistsError:
-            return
-        with opened(openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, resolve=_BENEATH)) as fd:
-            os.fchmod(fd, 0o755)
+    """Makes one directory (0755 where there is no umask, owned by this process); leaves one that is there.
+
+    Raises OSError.
+    """
+    with parent_of(root_fd, path) as (parent, name), contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=parent)
 
 
 def make_file(root_fd: int, path: str) -> None:
-    """Makes an empty file (0644, owned by this process); one that is there is left as it is. Raises OSError."""
-    with parent_of(root_fd, path) as (parent, name):
-        try:
-            os.close(openat2(parent, name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o644, resolve=_BENEATH))
-        except FileExistsError:
-            return
+    """Makes an empty file (0644 where there is no umask, owned by this process); leaves one that is there.
+
+    Raises OSError.
+    """
+    with parent_of(root_fd, path) as (parent, name), contextlib.suppress(FileExistsError):
+        os.close(openat2(parent, name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o644, resolve=BENEATH))
 
 
 def remove_made(root_fd: int, paths: tuple[str, ...]) -> None:

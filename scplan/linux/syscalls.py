@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import fcntl
 import os
 import struct
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from scplan.errors import KernelError
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
 AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
@@ -33,8 +35,12 @@ MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 
 _FD_CLOEXEC = 1
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
+_NS_GET_USERNS = 0xB701
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
+_STATX_BASIC_STATS = 0x7FF
 _STATX_MNT_ID = 0x1000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 _NR_OPEN_TREE = 428
@@ -58,6 +64,7 @@ class Resolve(enum.IntFlag):
     NO_SYMLINKS = 0x04
     BENEATH = 0x08
     IN_ROOT = 0x10
+    CACHED = 0x20
 
 
 class MountAttr(enum.IntFlag):
@@ -72,6 +79,9 @@ class MountAttr(enum.IntFlag):
 
 _PROPAGATION = {MS_PRIVATE: "MS_PRIVATE", MS_SLAVE: "MS_SLAVE", MS_SHARED: "MS_SHARED"}
 _OPEN_HOW = struct.Struct("QQQ")
+# stx_attributes; uid, gid, mode, ino, size; rdev, dev, mnt_id.
+_STATX = struct.Struct("@8xQ4xIIHxxQQ80xIIIIQ")
+_STATX_BYTES = 256
 _MOUNT_ATTR = struct.Struct("QQQQ")
 
 
@@ -172,6 +182,22 @@ def unshare(flags: int, *, name: str) -> None:
         _raise(f"unshare({name})")
 
 
+def die_with_parent(parent: int) -> None:
+    """Has the kernel end this process when its parent ends, however that ends. PR_SET_PDEATHSIG of prctl(2)."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL), 0, 0, 0) < 0:
+        _raise("prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        os._exit(1)  # it had ended before
+
+
+def owner_of_namespace(fd: int, *, name: str) -> int:
+    """A fd of the user namespace that owns a namespace. NS_GET_USERNS of ioctl_ns(2), Linux 4.9."""
+    try:
+        return fcntl.ioctl(fd, _NS_GET_USERNS)
+    except OSError as error:
+        raise KernelError.from_os(f"ioctl({name}, NS_GET_USERNS)", error) from None
+
+
 def umount2(path: str, flags: int) -> None:
     """Unmounts the top mount at `path`, relative to the current directory. umount2(2).
 
@@ -188,17 +214,40 @@ def make_rprivate(path: str) -> None:
         _raise(f"mount({path}, MS_REC|MS_PRIVATE)")
 
 
-def mount_of(fd: int) -> tuple[int, bool]:
-    """(id of the mount that an opened path is on, whether the path is that mount's root). statx(2), Linux 5.8.
+class FileStatus(NamedTuple):
+    """What statx(2) says of an opened file: the fields of os.stat_result, and the mount that it was reached by."""
 
-    Works in every mount namespace, unlike /proc/self/fdinfo, which may be the container's /proc.
+    st_mode: int
+    st_uid: int
+    st_gid: int
+    st_ino: int
+    st_dev: int
+    st_rdev: int
+    st_size: int
+    mount_id: int
+    is_mount_root: bool
+
+
+def statx(fd: int) -> FileStatus:
+    """The status of an opened file, as the kernel has it: no file system is asked, so that none can make us wait.
+
+    Works in every mount namespace, unlike /proc/self/fdinfo, which may be the container's /proc. statx(2), Linux 5.8.
     """
-    buffer = ctypes.create_string_buffer(256)
-    if _libc.statx(fd, b"", AT_EMPTY_PATH, _STATX_MNT_ID, buffer) < 0:
-        _raise("statx(STATX_MNT_ID)")
-    (attributes,) = struct.unpack_from("Q", buffer, 8)
-    (mount_id,) = struct.unpack_from("Q", buffer, 144)
-    return mount_id, bool(attributes & _STATX_ATTR_MOUNT_ROOT)
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer) < 0:
+        _raise("statx(AT_EMPTY_PATH|AT_STATX_DONT_SYNC)")
+    attributes, uid, gid, mode, ino, size, rmajor, rminor, major, minor, mount_id = _STATX.unpack_from(buffer)
+    return FileStatus(
+        st_mode=mode,
+        st_uid=uid,
+        st_gid=gid,
+        st_ino=ino,
+        st_dev=os.makedev(major, minor),
+        st_rdev=os.makedev(rmajor, rminor),
+        st_size=size,
+        mount_id=mount_id,
+        is_mount_root=bool(attributes & _STATX_ATTR_MOUNT_ROOT),
+    )
 
 
 def renameat2(dir_fd: int, old: str, new: str) -> None:

@@ -6,11 +6,9 @@ allowed is the union of what was allowed before scplan and what the managed node
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterable, Mapping
 
-from scplan.errors import KernelError
 from scplan.kinds.device import rules
 from scplan.kinds.device.node import file_type, make_node, nodes_below_dev, own_node, remove_node, with_former
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits
@@ -20,7 +18,7 @@ from scplan.linux.blockdev import device_path
 from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
 from scplan.linux.container import Container
 from scplan.linux.host import Host, device_numbers
-from scplan.linux.rooted_path import stat_in_root
+from scplan.linux.syscalls import FileStatus
 from scplan.model.address import Address
 from scplan.model.live import HostFacts, PathFact
 from scplan.model.resource import Resource
@@ -118,7 +116,7 @@ class DeviceKind(Kind[Device]):
         cgroup = Cgroup(container, host, "devices")
         allowed = device_rules(cgroup)
         for identity, device in wanted.items():
-            there = stat_in_root(container.root_fd, device.target)
+            there = container.status(device.target)
             if there is not None:
                 found[identity] = self._as_found(container, device, there, allowed, wanted)
         self._add_limits(container, host, found, wanted)
@@ -128,7 +126,7 @@ class DeviceKind(Kind[Device]):
         self,
         container: Container,
         device: Device,
-        there: os.stat_result,
+        there: FileStatus,
         allowed: DeviceRules,
         peers: Mapping[str, Device],
     ) -> Device:
@@ -183,10 +181,7 @@ class DeviceKind(Kind[Device]):
 
     def update(self, target: Target[Device], before: Device, after: Device) -> None:
         rules.allow(target, after)
-        try:
-            own_node(target.container, after)
-        except OSError as error:
-            raise KernelError.from_os(f"fchown({after.target})", error) from None
+        own_node(target.container, after)
         rules.limit(target, after)
 
     def delete(self, target: Target[Device], before: Device) -> None:

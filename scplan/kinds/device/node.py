@@ -23,11 +23,10 @@ from scplan.linux.rooted_path import (
     opened,
     parent_of,
     remove_made,
-    stat_in_root,
 )
-from scplan.linux.syscalls import mount_of, renameat2
+from scplan.linux.syscalls import FileStatus, renameat2, statx
 
-_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def file_type(mode: int) -> str:
@@ -36,12 +35,17 @@ def file_type(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "symlink" if stat.S_ISLNK(mode) else "other")
 
 
-def nodes_below_dev(container: Container, directory: str = "/dev", depth: int = 3) -> Iterable[str]:
-    """Paths of the device nodes in the container's /dev; terminals and directories deeper than `depth` are left out."""
+def nodes_below_dev(container: Container) -> list[str]:
+    """Paths of the device nodes in the container's /dev; terminals and what lies deeper than three are left out."""
+    what = f"read /dev of container {container.name}"
+    return container.bounded(lambda root_fd: list(_nodes_below(root_fd, "/dev", 3)), what=what)
+
+
+def _nodes_below(root_fd: int, directory: str, depth: int) -> Iterable[str]:
     try:
-        fd = open_in_root(container.root_fd, directory, os.O_RDONLY | os.O_DIRECTORY)
+        fd = open_in_root(root_fd, directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        if error.errno in (*_ABSENT, errno.ELOOP):
+        if error.errno in _ABSENT:
             return
         raise KernelError.from_os(f"openat2({directory})", error) from None
     with opened(fd):
@@ -51,20 +55,20 @@ def nodes_below_dev(container: Container, directory: str = "/dev", depth: int = 
             if kind in NODE_TYPES:
                 yield f"{directory}/{name}"
             elif kind == "directory" and depth and name != "pts":
-                yield from nodes_below_dev(container, f"{directory}/{name}", depth - 1)
+                yield from _nodes_below(root_fd, f"{directory}/{name}", depth - 1)
 
 
 def with_former(container: Container, device: Device) -> Device:
     """`device` with what making its node will replace and make."""
-    there = stat_in_root(container.root_fd, device.target)
+    there = container.status(device.target)
     taken = _is_in_the_way(container, there, device)
-    made = missing_directories(container.root_fd, device.target)
+    made = missing_directories(container.status, device.target)
     if container.has_user_namespace and (there is None or taken):
         made = (*made, device.target)
     return device.but(saved_as=f".{os.path.basename(device.target)}.scplan-saved" if taken else None, made=made)
 
 
-def _is_in_the_way(container: Container, there: os.stat_result | None, device: Device) -> bool:
+def _is_in_the_way(container: Container, there: FileStatus | None, device: Device) -> bool:
     """Whether something else is at the target. In a user namespace an empty file is not: a node is mounted on one."""
     if there is None or _is_node(there, device):
         return False
@@ -76,30 +80,33 @@ def _is_in_the_way(container: Container, there: os.stat_result | None, device: D
 
 def make_node(container: Container, device: Device) -> None:
     """Makes the node, with its owner and mode; one that is there already only gets these."""
+    there = container.status(device.target)
+    if _is_in_the_way(container, there, device):
+        _move_aside(container, device)
+        there = None
+    if there is not None and _is_node(there, device):
+        own_node(container, device)
+    elif container.has_user_namespace:
+        _mount_node(container, device)
+    else:
+        _make_node(container, device)
+
+
+def _make_node(container: Container, device: Device) -> None:
+    def make(root_fd: int) -> None:
+        for directory in device.made or ():
+            make_directory(root_fd, directory)
+        with parent_of(root_fd, device.target) as (parent, name):
+            os.mknod(name, _type_of(device) | 0o600, _number_of(device), dir_fd=parent)
+        _own(root_fd, container, device)
+
     try:
-        there = stat_in_root(container.root_fd, device.target)
-        if _is_in_the_way(container, there, device):
-            _move_aside(container, device)
-            there = None
-        if there is not None and _is_node(there, device):
-            own_node(container, device)
-        elif container.has_user_namespace:
-            _mount_node(container, device)
-        else:
-            _make_node(container, device)
-            own_node(container, device)
+        container.as_its_root(make, what=f"make {device.target} in container {container.name}")
     except OSError as error:
         hint = ""
         if error.errno == errno.EROFS:
             hint = "the file system there is read-only; choose a target on a tmpfs such as /dev"
         raise KernelError.from_os(f"mknodat({device.target})", error, hint=hint) from None
-
-
-def _make_node(container: Container, device: Device) -> None:
-    for directory in device.made or ():
-        make_directory(container.root_fd, directory)
-    with parent_of(container.root_fd, device.target) as (parent, name):
-        os.mknod(name, _type_of(device) | 0o600, _number_of(device), dir_fd=parent)
 
 
 def _mount_node(container: Container, device: Device) -> None:
@@ -116,9 +123,20 @@ def _mount_node(container: Container, device: Device) -> None:
 
 
 def own_node(container: Container, device: Device) -> None:
-    """Gives the node its owner and mode, through a fd of it: the container may swap what is at the path."""
-    with opened(open_in_root(container.root_fd, device.target)) as fd:
-        found = os.fstat(fd)
+    """Gives the node its owner and mode."""
+    try:
+        container.bounded(
+            lambda root_fd: _own(root_fd, container, device),
+            what=f"change {device.target} in container {container.name}",
+        )
+    except OSError as error:
+        raise KernelError.from_os(f"fchown({device.target})", error) from None
+
+
+def _own(root_fd: int, container: Container, device: Device) -> None:
+    """Through a fd of it: the container may swap what is at the path."""
+    with opened(open_in_root(root_fd, device.target)) as fd:
+        found = statx(fd)
         if not _is_node(found, device):
             raise ScplanError(f"{device.target} was changed inside the container while scplan made it")
         mode = stat.S_IMODE(found.st_mode) if device.mode is None else int(device.mode, 8)
@@ -126,16 +144,19 @@ def own_node(container: Container, device: Device) -> None:
         owner = container.inside_id("uid", found.st_uid), container.inside_id("gid", found.st_gid)
         if (owner, stat.S_IMODE(found.st_mode)) == ((device.uid or 0, device.gid or 0), mode):
             return
-        _refuse_node_of_host(container, device, fd)
+        _refuse_node_of_host(container, device, found)
         path = f"/proc/self/fd/{fd}"
         os.chown(path, *_owner_of(container, device))
         os.chmod(path, mode)
 
 
-def _refuse_node_of_host(container: Container, device: Device, fd: int) -> None:
-    """Raises ScplanError when the node is a mount that scplan has not made: it is a node of the host."""
-    mount_id, is_mounted = mount_of(fd)
-    if is_mounted and not any(mount.id == mount_id and is_loose_node(mount) for mount in container.mounts()):
+def _refuse_node_of_host(container: Container, device: Device, found: FileStatus) -> None:
+    """Raises ScplanError when the node is a mount that scplan has not made, or one that its root could not change.
+
+    Both are nodes of the host. The second is met where the container bends the path to a directory of the host's.
+    """
+    foreign = found.is_mount_root or not container.maps(found)
+    if foreign and not any(mount.id == found.mount_id and is_loose_node(mount) for mount in container.mounts()):
         raise ScplanError(
             f"{device.target} in container {container.name} is the host's own node, which was mounted there",
             hint="its mode and owner are the host's: leave them out of the entry, or choose another target",
@@ -161,24 +182,28 @@ def remove_node(container: Container, device: Device) -> None:
 
     Anything else at its place is the container's.
     """
-    try:
-        there = stat_in_root(container.root_fd, device.target)
-        if there is not None and _is_node(there, device):
-            _take_away(container, device)
-        remove_made(container.root_fd, _made_for(container, device))
-        _put_back(container, device)
-    except OSError as error:
-        if error.errno not in _ABSENT:
-            raise KernelError.from_os(f"unlinkat({device.target})", error) from None
-
-
-def _take_away(container: Container, device: Device) -> None:
+    made = _made_for(container, device)
     if container.has_user_namespace:
         # Lazily, as unlink(2) would: who has the device open keeps it.
-        bind.detach(container, device.target, lambda fd: _is_node(os.fstat(fd), device), lazy=True)
-        return
-    with parent_of(container.root_fd, device.target) as (parent, name):
-        os.unlink(name, dir_fd=parent)
+        bind.detach(container, device.target, lambda fd: _is_node(statx(fd), device), made=made, lazy=True)
+    else:
+        _unlink_node(container, device, made)
+    _put_back(container, device)
+
+
+def _unlink_node(container: Container, device: Device, made: tuple[str, ...]) -> None:
+    def unlink(root_fd: int) -> None:
+        try:
+            with parent_of(root_fd, device.target) as (parent, name):
+                there = _stat_at(parent, name)
+                if there is not None and _is_node(there, device):
+                    os.unlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise KernelError.from_os(f"unlinkat({device.target})", error) from None
+        remove_made(root_fd, made)
+
+    container.bounded(unlink, what=f"remove {device.target} in container {container.name}")
 
 
 def _made_for(container: Container, device: Device) -> tuple[str, ...]:
@@ -186,11 +211,11 @@ def _made_for(container: Container, device: Device) -> tuple[str, ...]:
     made = device.made or ()
     if device.saved_as is None or device.target not in made:
         return made
-    return made if stat_in_root(container.root_fd, _saved_path(device)) is not None else made[:-1]
+    return made if container.status(_saved_path(device)) is not None else made[:-1]
 
 
 def _put_back(container: Container, device: Device) -> None:
-    if device.saved_as is not None and stat_in_root(container.root_fd, _saved_path(device)) is not None:
+    if device.saved_as is not None and container.status(_saved_path(device)) is not None:
         _rename(container, device.target, device.saved_as, os.path.basename(device.target))
 
 
@@ -206,10 +231,7 @@ def _rename(container: Container, target: str, old: str, new: str) -> None:
             renameat2(parent, old, new)
 
     try:
-        if container.has_user_namespace:
-            container.as_its_root(rename, what=f"rename {old} in container {container.name}")
-        else:
-            rename(container.root_fd)
+        container.as_its_root(rename, what=f"rename {old} in container {container.name}")
     except OSError as error:
         raise KernelError.from_os(f"renameat2({old}, {new}) for {target}", error) from None
 
@@ -217,7 +239,7 @@ def _rename(container: Container, target: str, old: str, new: str) -> None:
 # nodes
 
 
-def _is_node(there: os.stat_result, device: Device) -> bool:
+def _is_node(there: os.stat_result | FileStatus, device: Device) -> bool:
     return file_type(there.st_mode) == device.file_type and device_numbers(there.st_rdev) == device.numbers
 
 
