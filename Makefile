@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help demo test test-unit docs bench lint clean prepare
+.PHONY: help demo test test-unit fuzz docs bench lint clean prepare
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest
 
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
+
+fuzz: prepare ## feeds damaged input to everything that reads, guided by coverage; FUZZ_SECONDS=30 for each reader
+	@$(PYTHON) -m pip install --quiet 'atheris>=2.3' || echo "no atheris here: mutating blindly"
+	@$(PYTHON) -m tests.fuzz $(or $(FUZZ_SECONDS),30)
 
 docs: $(READY) ## writes the reference pages from the code
 	@$(PYTHON) -m docs.generate

@@ -13,6 +13,7 @@ from scplan.model.address import Address
 from scplan.model.codec import facts_from_json, facts_to_json, from_json, to_json
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, Live, PathFact
 from scplan.model.resource import Resource
+from scplan.model.values import DESTINATION, INTERFACE_ADDRESS, IP
 from scplan.records import check_version, read_bytes
 
 FORMAT_VERSION = "1.0"
@@ -78,11 +79,18 @@ def _host(document: dict[str, Any], path: str) -> HostFacts:
     return HostFacts(
         paths={key: None if fact is None else _fact(PathFact, fact, f"{path}: {key}") for key, fact in paths.items()},
         links={key: _fact(LinkFact, fact, f"{path}: {key}") for key, fact in links.items()},
-        uplinks=frozenset(map(str, document.get("uplinks", ()))),
-        ovs_bridges=frozenset(map(str, document.get("ovs_bridges", ()))),
+        uplinks=_names(document, "uplinks", path),
+        ovs_bridges=_names(document, "ovs_bridges", path),
         page_size=page_size,
         boot_id=str(document.get("boot_id", "")),
     )
+
+
+def _names(document: dict[str, Any], key: str, path: str) -> frozenset[str]:
+    names = document.get(key, [])
+    if not isinstance(names, list) or not all(type(name) is str for name in names):
+        raise RecordDamaged(f"{path}: {key} is not an array of names")
+    return frozenset(names)
 
 
 def _fact_to_json(fact: PathFact | LinkFact | None) -> dict[str, Any] | None:
@@ -116,8 +124,26 @@ def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Addres
         parts = text.split("/", 2)
         if len(parts) != 3 or parts[1] not in kinds:
             raise RecordDamaged(f"{path}: not an address: {text!r}")
-        found[Address(*parts)] = from_json(kinds[parts[1]].record, value, f"{path}: {text}")
+        found[Address(*parts)] = resource = from_json(kinds[parts[1]].record, value, f"{path}: {text}")
+        _check_addresses(resource, f"{path}: {text}")
     return found
+
+
+def _check_addresses(resource: Resource, where: str) -> None:
+    """Raises RecordDamaged for IP addresses and networks that are none: planning computes with them."""
+    import ipaddress
+
+    for name, attribute, value in resource.leaves():
+        for text in (value if attribute.many else (value,)) if value is not None else ():
+            try:
+                if attribute.type is INTERFACE_ADDRESS:
+                    ipaddress.ip_interface(text)
+                elif attribute.type is IP:
+                    ipaddress.ip_address(text)
+                elif attribute.type is DESTINATION and text != "default":
+                    ipaddress.ip_network(text)
+            except ValueError as error:
+                raise RecordDamaged(f"{where}.{name}: {error}") from None
 
 
 def _object(document: dict[str, Any], key: str, path: str) -> dict[str, Any]:

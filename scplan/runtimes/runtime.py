@@ -82,7 +82,7 @@ def read_state(path: str) -> dict[str, Any] | None:
         raise KernelError.from_os(f"read({path})", error) from None
     try:
         document = json.loads(text) if len(text) <= MAX_STATE_BYTES else None
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise RecordDamaged(
