@@ -143,7 +143,7 @@ def _as_it_was(
     if reversal.before is None:
         return completed
     return laid_over(
-        laid_over(completed, reversal.before, (Role.MANAGED, Role.FIXED)),
+        laid_over(completed, reversal.before, (Role.MANAGED, Role.FIXED, Role.CARRIED)),
         bare,
         (Role.FIXED, Role.POLICY, Role.RESOLVED),
     )

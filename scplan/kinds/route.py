@@ -39,7 +39,7 @@ class Route(Resource):
         "false: a problem with it is a warning and not an error", BOOL, role=Role.POLICY, default=True
     )
     protocol: int | None = attr(
-        "who made it, as the kernel numbers them, kept for an undo", integer(0, 255), role=Role.FORMER
+        "who made it, as the kernel numbers them, kept for an undo", integer(0, 255), role=Role.CARRIED
     )
 
     @property

@@ -24,6 +24,7 @@ class Role(StrEnum):
     REFERENCE = "reference"  # names something that the kernel keeps under an identity of its own (a RESOLVED attribute)
     RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
     FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
+    CARRIED = "carried"  # what an operation takes along, captured just before it for its undo; records don't keep it
 
 
 CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY, Role.REFERENCE})
@@ -142,7 +143,7 @@ class Layout:
         self.required = [one.name for one in self.attributes if one.name not in self.defaults]
         self.plain = {one.name: one.type.stored for one in self.attributes if one.type is not None and not one.many}
         self.compared = tuple(one for one in self.attributes if one.role in COMPARED)
-        recorded = [one.name for one in self.attributes if one.role is not Role.FORMER]
+        recorded = [one.name for one in self.attributes if one.role not in (Role.FORMER, Role.CARRIED)]
         self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
         self.known_forms: dict[object, tuple[str, ...]] = {}
 
@@ -307,7 +308,7 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
     def leaf(attribute: Attribute, wanted: Any, there: Any) -> Any:
         if attribute.role in (Role.POLICY, Role.REFERENCE, Role.IDENTITY):
             return wanted
-        if attribute.role is Role.FORMER:
+        if attribute.role in (Role.FORMER, Role.CARRIED):
             return None
         if attribute.many:
             mine = dropped.get(attribute.name, set())

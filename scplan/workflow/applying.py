@@ -35,6 +35,8 @@ _MAX_WORD = 500
 @contextmanager
 def open_apply(request: Request) -> Iterator[Run]:
     """Takes the locks, then plans: what is planned can't be changed by another scplan until the block ends."""
+    from scplan.config import default_paths
+
     state = State(request.state_dir, KINDS)
     with Host() as host:
         overdue = undo_overdue(state, host, request.lock_timeout_s)
@@ -42,7 +44,8 @@ def open_apply(request: Request) -> Iterator[Run]:
             made = plan_scene(scene, request, state, host)
             probes = scene.configuration.probes if scene.configuration and not request.destroy else ()
             made = made._replace(diagnostics=(*overdue, *made.diagnostics))
-            yield Run(made, scene, state, host, request._replace(probes=(*probes, *request.probes)))
+            files = () if request.containers else tuple(map(os.path.abspath, request.files or default_paths()))
+            yield Run(made, scene, state, host, request._replace(files=files, probes=(*probes, *request.probes)))
 
 
 @contextmanager
@@ -155,7 +158,7 @@ class Run:
             containers=touched,
             uid=os.getuid(),
             command=tuple(word[:_MAX_WORD] for word in request.command[:_MAX_COMMAND_WORDS]),
-            files=request.files if configuration and not request.containers else (),
+            files=request.files,
             configuration=_digest(configuration) if configuration else "",
             undoes=self._undoes,
             confirm_within_s=self._confirm_within_s,
@@ -208,7 +211,13 @@ def _new_apply_id() -> str:
 
 
 def _user() -> str:
-    return os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
+    """Who it was: the one who became root by sudo(8), else the name of this process's user, else its number."""
+    import pwd
+
+    try:
+        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _digest(configuration: Configuration) -> str:

@@ -61,11 +61,11 @@ class Nic(Resource):
     former_bridge: str | None = attr("its bridge on the host", TEXT, role=Role.FORMER)
     former_addresses: tuple[str, ...] | None = attr("its addresses on the host", TEXT, role=Role.FORMER, many=True)
     former_routes: tuple[str, ...] | None = attr("routes of the host over it", TEXT, role=Role.FORMER, many=True)
-    carried_mac: str | None = attr("MAC address of the host end, put back by an undo", TEXT, role=Role.FORMER)
+    carried_mac: str | None = attr("MAC address of the host end, put back by an undo", TEXT, role=Role.CARRIED)
     carried_routes: tuple[str, ...] | None = attr(
         "routes in the container that others made over it, lost with it or with an address, put back by an undo",
         TEXT,
-        role=Role.FORMER,
+        role=Role.CARRIED,
         many=True,
     )
 
