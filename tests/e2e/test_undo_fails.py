@@ -80,6 +80,7 @@ def test_until_it_is_recovered_nothing_else_is_changed(
             ("apply", "--auto-approve"),
             ("apply", "saved.plan"),
             ("destroy", web.name, "--auto-approve"),
+            ("undo", "--auto-approve"),
             ("state", "rm", address(web, "cgroup/cpu.weight")),
         )
         left = everything(scplan, web)
@@ -171,7 +172,7 @@ def test_text_tells_what_was_done_and_undone(
 
 # a container that ends in the middle
 
-PLACES = range(1, 23) if os.environ.get("SCPLAN_ALL_PLACES") else range(1, 23, 4)
+PLACES = range(1, 23, mixed.STRIDE)
 
 
 @pytest.mark.needs("runc", "loop", "veth", "bridge")

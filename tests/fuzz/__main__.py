@@ -62,7 +62,7 @@ def _guided(name: str, seconds: float) -> int:
             Path(corpus, hashlib.sha256(seed).hexdigest()).write_bytes(seed)
         options = [f"-max_total_time={seconds:.0f}", "-max_len=20000", "-timeout=10", "-rss_limit_mb=2048"]
         atheris.Setup(
-            [name, *options, f"-artifact_prefix={_CRASHES}/", corpus], lambda data: _tried(name, data, scratch)
+            [name, *options, f"-artifact_prefix={_CRASHES}/", corpus], lambda data: target.run(data, Path(scratch))
         )
         atheris.Fuzz()
     return 0

@@ -176,16 +176,16 @@ def test_every_state_is_reached_from_every_other(ground_and_kind: tuple[Ground, 
     before = ground.picture()
     first, changed, replaced = _states(kind, ground.parts)
     assert set(ground.reach(first)) <= {"create"}
-    pictured = _without_random_addresses(ground.picture())
+    pictured = without_random_addresses(ground.picture())
     assert "update" in ground.reach(changed)
     ground.reach(replaced)
     ground.reach(first)
-    assert difference(pictured, _without_random_addresses(ground.picture())) == []
+    assert difference(pictured, without_random_addresses(ground.picture())) == []
     ground.reach({})
     assert difference(before, ground.picture()) == []
 
 
-def _without_random_addresses(picture: dict[str, Any]) -> dict[str, Any]:
+def without_random_addresses(picture: dict[str, Any]) -> dict[str, Any]:
     """The kernel makes up a MAC for each new veth that was given none."""
     for side in picture.values():
         for link in side["links"].values():

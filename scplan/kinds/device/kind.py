@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Mapping
 
+from scplan.errors import ScplanError
 from scplan.kinds.device import rules
 from scplan.kinds.device.node import file_type, make_node, nodes_below_dev, own_node, remove_node, with_former
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits
@@ -167,6 +168,8 @@ class DeviceKind(Kind[Device]):
         target.container.refuse_host_mounts()
         if after is None:
             return before, after
+        if before is None or before.numbers != after.numbers:
+            _check_source(target.host, after)
         if after.prior_access is None:
             after = with_former(target.container, after).but(prior_access=rules.prior_access(target, after))
         if after.io is not None and after.prior_limits is None:
@@ -190,3 +193,11 @@ class DeviceKind(Kind[Device]):
         rules.unlimit(target, before)
         remove_node(target.container, before)
         rules.revoke(target, before)
+
+
+def _check_source(host: Host, device: Device) -> None:
+    """Raises ScplanError when the host's device is not the planned one any more: its node would be a dead one."""
+    found = host.look_up(device.source)
+    if found is None or (found.file_type, found.numbers) != (device.file_type, device.numbers):
+        what = "is gone from the host" if found is None else "is not the device any more that was planned"
+        raise ScplanError(f"{device.source} {what}", detail=f"device {device.target}", hint="plan again")

@@ -1,0 +1,137 @@
+"""Random configurations of one container, valid by construction: every kind, alone and standing on others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+Sections = dict[str, Any]
+CHOICES = st.sampled_from
+
+
+def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A mapping with any of these keys."""
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+def configurations(parts: dict[str, str]) -> st.SearchStrategy[Sections]:
+    """`parts` names things of the host: disk, bridge, nic, one and two (directories with a file `file` and `deep`)."""
+    return st.builds(
+        _sections,
+        devices=st.lists(_device(parts), max_size=3, unique_by=lambda one: one["target"]),
+        limits=st.none() | _limits(),
+        nics=st.lists(CHOICES(("eth1", "eth2", "eth3")), max_size=3, unique=True).flatmap(
+            lambda names: st.tuples(*(_veth(name, parts) for name in names))
+        ),
+        physical=st.none() | _physical(parts),
+        routes=st.lists(_route(), max_size=4, unique_by=lambda one: (one["to"], one.get("metric"), one.get("table"))),
+        mounts=st.lists(_mount(parts), max_size=4, unique_by=lambda one: one["target"]),
+        cgroup=_cgroup(),
+        disk=st.just(parts["disk"]),
+    )
+
+
+def _sections(
+    devices: list[dict[str, Any]],
+    limits: dict[str, Any] | None,
+    nics: tuple[dict[str, Any], ...],
+    physical: dict[str, Any] | None,
+    routes: list[dict[str, Any]],
+    mounts: list[dict[str, Any]],
+    cgroup: dict[str, Any],
+    disk: str,
+) -> Sections:
+    """Only routes whose NIC is there and has an address of their family are kept."""
+    if limits is not None:
+        devices = [*devices, {"source": disk, "target": "/dev/limited", "io": limits}]
+    everything = [*nics, *([physical] if physical else [])]
+    reached = {(nic["name"], ":" in address): address for nic in everything for address in nic.get("addresses", ())}
+    usable = []
+    for route in routes:
+        address = reached.get((route["dev"], ":" in route["to"]))
+        if address is None:
+            continue
+        gateway = address.partition("/")[0].rstrip("0123456789") + "1"
+        entry = {key: value for key, value in route.items() if key != "near"}
+        usable.append(entry | ({"via": gateway} if route["near"] else {}))
+    return {"devices": devices, "nics": everything, "routes": usable, "mounts": mounts, "cgroup": cgroup}
+
+
+def _device(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
+    needed = {
+        "source": CHOICES(("/dev/null", "/dev/zero", parts["disk"])),
+        "target": CHOICES(("/dev/d0", "/dev/d1", "/dev/deep/d2")),
+    }
+    extra = {
+        "permissions": CHOICES(("r", "w", "rw", "rwm")),
+        "mode": CHOICES(("0600", "0640", "0666")),
+        "uid": CHOICES((0, 5)),
+        "gid": CHOICES((0, 6)),
+    }
+    return st.fixed_dictionaries(needed, optional=extra)
+
+
+def _limits() -> st.SearchStrategy[dict[str, Any]]:
+    return optional(read_bps=CHOICES(("1m", "10m", 0)), write_iops=CHOICES((100, 5000)), read_iops=CHOICES((7,)))
+
+
+def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
+    number = int(name[-1])
+    pool = [f"10.4{number}.0.5/24", f"10.4{number}.0.6/24", f"fd4{number}::5/64"]
+    return st.fixed_dictionaries(
+        {"name": st.just(name)},
+        optional={
+            "bridge": st.just(parts["bridge"]),
+            "addresses": st.lists(CHOICES(pool), max_size=3, unique=True),
+            "mac": CHOICES((f"02:5c:4{number}:00:00:01", f"02:5c:4{number}:00:00:02")),
+            "mtu": CHOICES((1400, 1500, 9000)),
+            "txqueuelen": CHOICES((100, 1000)),
+        },
+    )
+
+
+def _physical(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {"name": CHOICES(("eth4", "eth5")), "type": st.just("physical"), "host_name": st.just(parts["nic"])},
+        optional={"addresses": st.just(["10.44.0.5/24"]), "mtu": CHOICES((1300, 1400)), "txqueuelen": st.just(77)},
+    )
+
+
+def _route() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "to": CHOICES(("default", "10.94.0.0/16", "10.95.7.0/24", "fd94::/64", "::/0")),
+            "dev": CHOICES(("eth1", "eth2", "eth3", "eth4")),
+            "near": st.booleans(),
+        },
+        optional={"metric": CHOICES((50, 200)), "table": st.just(100)},
+    )
+
+
+def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
+    directories = CHOICES((parts["one"], parts["two"], f"{parts['one']}/deep"))
+    extra = {
+        "read_only": st.booleans(),
+        "propagation": CHOICES(("private", "rprivate", "rslave", "slave")),
+        "recursive": st.booleans(),
+    }
+    # /srv/a/deep may lie in a mount of any of the directories, and is there in all of them.
+    places = CHOICES(("/srv/a", "/srv/a/deep", "/srv/b", "/new/place"))
+    of_directories = st.fixed_dictionaries({"source": directories, "target": places}, optional=extra)
+    of_files = st.fixed_dictionaries(
+        {"source": CHOICES((f"{parts['one']}/file", f"{parts['two']}/file")), "target": st.just("/etc/mounted")},
+        optional={"read_only": st.booleans()},
+    )
+    return st.one_of(of_directories, of_directories, of_files)
+
+
+def _cgroup() -> st.SearchStrategy[dict[str, Any]]:
+    fields = {
+        "memory.max": CHOICES(("64m", "128m", "max")),
+        "pids.max": CHOICES((50, 100, "max")),
+        "cpu.max": CHOICES(("50000 100000", "max", "20000 50000")),
+        "cpu.weight": CHOICES((50, 100, 900)),
+        "cpuset.cpus": st.just("0"),
+    }
+    return optional(**fields)

@@ -1,0 +1,177 @@
+"""For any two configurations, on a real container: the way to one does not matter, and there is a way back from it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
+
+from scplan import workflow
+from scplan.errors import ApplyFailed, ContainerNotFound
+from scplan.model.report import Event, Step
+from tests.containers import host_parts
+from tests.containers.fingerprint import difference
+from tests.containers.session import Session
+from tests.containers.sweep import has_link
+from tests.e2e.mixed import ip
+from tests.kernel.test_contract import Ground, without_random_addresses
+from tests.property.configurations import Sections, configurations
+from tests.tried import TRIED
+
+pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "veth", "bridge", "loop")
+EXAMPLES = int(os.environ.get("SCPLAN_PROPERTY_EXAMPLES", "10"))
+SETTINGS = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    database=None,
+)
+Picture = dict[str, Any]
+
+
+class Lab:
+    """One container for all examples; an example that failed leaves it in no state to go on with, and gets another."""
+
+    def __init__(self, session: Session, stack: ExitStack) -> None:
+        self._session = session
+        self._ground: Ground | None = None
+        self._current = stack.enter_context(ExitStack())
+        enter = stack.enter_context
+        one, two = enter(host_parts.scratch_directory(session)), enter(host_parts.scratch_directory(session))
+        for directory in (one, two):
+            (directory / "deep/deep").mkdir(parents=True)
+            (directory / "file").write_text(directory.name)
+        self.parts = {
+            "disk": enter(host_parts.loop_disk(session)).path,
+            "bridge": enter(host_parts.bridge(session)),
+            "nic": session.name(),
+            "one": str(one),
+            "two": str(two),
+        }
+        self.untouched: Picture = {}
+
+    def enter(self) -> Ground:
+        if self._ground is None:
+            self._current.close()
+            self._make_nic()
+            directory: Path = self._current.enter_context(host_parts.scratch_directory(self._session))
+            container = self._current.enter_context(self._session.container("process"))
+            self._ground = Ground(container, directory, self.parts)
+            self.untouched = self._ground.picture()
+        ground, self._ground = self._ground, None
+        return ground
+
+    def _make_nic(self) -> None:
+        """The stand-in for a NIC, being a veth, went with the container that had it when an example failed."""
+        name, peer = self.parts["nic"], self._session.name()
+        if has_link(name):
+            return
+        ip("link", "add", name, "type", "veth", "peer", "name", peer)
+        ip("link", "set", peer, "up")
+
+    def leave(self, ground: Ground) -> None:
+        """The example ended well, so that the next one can begin here."""
+        destroy(ground)
+        assert difference(self.untouched, ground.picture()) == []
+        self._ground = ground
+
+
+@pytest.fixture(scope="module")
+def lab(session: Session) -> Iterator[Lab]:
+    with ExitStack() as stack:
+        yield Lab(session, stack)
+
+
+def destroy(ground: Ground) -> None:
+    """Takes everything away; where scplan owns nothing, it says so."""
+    request = ground.request._replace(destroy=True, containers=(ground.container.name,), files=())
+    try:
+        with workflow.open_apply(request) as run:
+            run.execute(lambda _: None)
+    except ContainerNotFound:
+        assert workflow.state_list(ground.request) == []
+
+
+def reached(ground: Ground, sections: Sections) -> Picture:
+    """What is there when a configuration was applied; the plan after it is empty."""
+    note(f"reach {sections}")
+    ground.reach(sections)
+    return without_random_addresses(ground.picture())
+
+
+@SETTINGS
+@given(st.data())
+def test_the_way_to_a_configuration_does_not_matter(lab: Lab, data: st.DataObject) -> None:
+    """A then B is as B alone; and destroy gives back what was before, from either."""
+    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
+    ground = lab.enter()
+    reached(ground, first)
+    over_first = reached(ground, second)
+    destroy(ground)
+    assert difference(lab.untouched, ground.picture()) == []
+    assert difference(reached(ground, second), over_first) == []
+    lab.leave(ground)
+    TRIED["properties"]["two ways to one configuration"] += 1
+
+
+@SETTINGS
+@given(st.data())
+def test_undo_gives_back_what_was_before(lab: Lab, data: st.DataObject) -> None:
+    """And an undo of the undo is what was undone."""
+    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
+    ground = lab.enter()
+    before = reached(ground, first)
+    ground.write(second)
+    if ground.actions():
+        ground.apply()
+        done = without_random_addresses(ground.picture())
+        undo(ground)
+        assert difference(before, without_random_addresses(ground.picture())) == []
+        undo(ground)
+        assert difference(done, without_random_addresses(ground.picture())) == []
+        assert ground.actions() == []
+    lab.leave(ground)
+    TRIED["properties"]["undone, and done again"] += 1
+
+
+def undo(ground: Ground) -> None:
+    with workflow.open_undo(ground.request) as run:
+        run.execute(lambda _: None)
+
+
+@SETTINGS
+@given(st.data())
+def test_a_failure_at_any_step_gives_back_what_was_before(lab: Lab, data: st.DataObject) -> None:
+    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
+    ground = lab.enter()
+    reached(ground, first)
+    before = ground.picture()
+    ground.write(second)
+    operations = len(workflow.make_plan(ground.request).operations)
+    if operations:
+        stopped_at(ground, data.draw(st.integers(1, operations)))
+        assert difference(before, ground.picture()) == []
+        ground.write(first)
+        assert ground.actions() == []
+    lab.leave(ground)
+    TRIED["properties"]["undone at a random step"] += 1
+
+
+def stopped_at(ground: Ground, number: int) -> None:
+    """Applies, and is asked to stop when an operation begins."""
+    note(f"stop at {number}")
+
+    def stop(event: Event) -> None:
+        if (event.step, event.number) == (Step.STARTED, number):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(ApplyFailed, match="interrupted"):
+        ground.apply(stop)
