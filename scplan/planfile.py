@@ -6,30 +6,40 @@ it can do nothing that its configuration could not.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
-from scplan.errors import KernelError, RecordDamaged, StalePlan
+from scplan.errors import RecordDamaged, StalePlan
 from scplan.kinds.kind import Kinds
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Disruption, Plan
 from scplan.model.codec import facts_from_json, from_json
 from scplan.model.plan_json import FORMAT_VERSION, plan_to_json
-from scplan.records import check_version, read_bytes, replace_file
+from scplan.records import check_version, read_bytes, refuse_writable_by_all, write_document
 
 _EXPLAINED = 5
 _COMPARED = ("address", "action", "before", "after", "changed")
 
 
-def save(path: str, plan: Plan, origin: dict[str, Any]) -> None:
-    """Writes the plan for its owner alone. `origin` is what it takes to make it again: see workflow."""
-    document = plan_to_json(plan) | {"origin": origin}
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise KernelError(f"open({path})", errno.ENOENT, hint="make its directory first, or choose another one")
-    replace_file(os.path.abspath(path), (json.dumps(document, indent=1) + "\n").encode())
+def save(path: str, plan: Plan, origin: dict[str, Any], host: dict[str, str]) -> None:
+    """Writes the plan for its owner alone.
+
+    `origin` is what it takes to make it again: see workflow. `host` is whose plan it is, as of HostFacts.identity.
+    """
+    document = plan_to_json(plan) | {"host": host, "origin": origin}
+    write_document(path, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def load_to_apply(path: str, host: dict[str, str]) -> dict[str, Any]:
+    """The document of a saved plan that is to be applied here.
+
+    Raises as `load`; ScplanError when everybody could have changed it, StalePlan when it was made for another host.
+    """
+    refuse_writable_by_all(path)
+    document = load(path)
+    check_host(path, document, host)
+    return document
 
 
 def load(path: str) -> dict[str, Any]:
@@ -52,22 +62,41 @@ def load(path: str) -> dict[str, Any]:
     return document
 
 
+def check_host(path: str, document: dict[str, Any], host: dict[str, str]) -> None:
+    """Raises StalePlan when the plan was made for another host, or before this one was restarted."""
+    saved = document.get("host", {})
+    if not isinstance(saved, dict):
+        raise RecordDamaged(f"{path}: host is not an object")
+    # Plans of before this was saved don't say it, and a host may have no machine ID.
+    differing = [key for key in ("machine", "boot_id") if saved.get(key) and host[key] and saved[key] != host[key]]
+    if not differing:
+        return
+    known_machine = saved.get("machine") and host["machine"]
+    detail = "the host was restarted since" if known_machine and "machine" not in differing else "it is another host's"
+    raise StalePlan(
+        f"{path} was not made for this host as it runs now",
+        detail=detail,
+        hint="make a new plan here, and review it again",
+    )
+
+
 def check_unchanged(path: str, document: dict[str, Any], plan: Plan) -> None:
     """Raises StalePlan, naming the first changes that differ, when `plan` is not what was saved."""
     now = plan_to_json(plan)
     saved = _changes(document, path)
     current = _changes(now, path)
-    if saved == current and _identities(document) == _identities(now):
+    others = list(_other_containers(document, now))
+    if saved == current and not others:
         return
     named = [address for address in {**saved, **current} if saved.get(address) != current.get(address)]
-    lines = [
+    lines = others + [
         line for address in named[:_EXPLAINED] for line in _explain(address, saved.get(address), current.get(address))
     ]
     if len(named) > _EXPLAINED:
         lines.append(f"and {len(named) - _EXPLAINED} more changes")
     raise StalePlan(
         f"{path} is stale: the host is not as it was when the plan was saved",
-        detail="\n".join(lines) or "a container was started again",
+        detail="\n".join(lines),
         hint="make a new plan, and review it again",
     )
 
@@ -138,5 +167,27 @@ def _changes(document: dict[str, Any], path: str) -> dict[str, Any]:
     return changes
 
 
-def _identities(document: dict[str, Any]) -> Any:
-    return document.get("containers")
+def _other_containers(document: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """A line for each container that is not the one that was planned for."""
+    saved, current = document.get("containers"), now["containers"]
+    saved = saved if isinstance(saved, dict) else {}
+    for name in {**saved, **current}:
+        facts, there = saved.get(name), current.get(name)
+        if not isinstance(facts, dict) or there is None:
+            yield f"{name}: {'not meant any more' if there is None else 'not in the saved plan'}"
+            continue
+        # Plans of before this was saved have no start time.
+        differing = [key for key, value in there.items() if key in facts and facts[key] != value]
+        if "runtime" in differing or "id" in differing:
+            yield f"{name}: it is another container of that name: was {_named(facts)}, is {_named(there)}"
+        elif differing:
+            yield f"{name}: its first process is another process: it was {_told(facts)}, is {_told(there)}"
+
+
+def _named(facts: dict[str, Any]) -> str:
+    return f"{facts.get('runtime')} {facts.get('id')}"
+
+
+def _told(facts: dict[str, Any]) -> str:
+    started = f", started at tick {facts['start_time']}" if facts.get("start_time") else ""
+    return f"{facts.get('status')}, pid {facts.get('pid')}{started}"

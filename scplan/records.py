@@ -7,14 +7,17 @@ steps: rename(2), fsync(2).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import zlib
 from typing import Any
 
-from scplan.errors import KernelError, RecordDamaged
+from scplan.errors import KernelError, RecordDamaged, ScplanError
 
-MAX_RECORD_BYTES = 256 << 20
+MAX_RECORD_BYTES = 64 << 20
+"""A snapshot of 1000 containers of 10 resources has 8 MiB."""
 _CHUNK_BYTES = 1 << 16
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -64,6 +67,48 @@ def make_directory(path: str) -> None:
         raise KernelError.from_os(f"mkdir({path})", error, hint="--state-dir chooses another place") from None
 
 
+def refuse_foreign_directory(path: str) -> None:
+    """Raises ScplanError when somebody else could put records at `path`: they say what scplan may remove.
+
+    A directory that is not there yet is made for its owner alone.
+    """
+    try:
+        link, found = os.lstat(path), os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise KernelError.from_os(f"stat({path})", error) from None
+    owners = {one.st_uid for one in (link, found)} - {0, os.geteuid()}
+    if owners:
+        raise ScplanError(
+            f"{path} belongs to somebody else (uid {min(owners)})",
+            detail="whoever owns the state directory decides what scplan removes and undoes",
+            hint="chown it, or choose another one by --state-dir",
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ScplanError(
+            f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o})",
+            detail="whoever writes there decides what scplan removes and undoes",
+            hint=f"look at what is in it; then: chmod go-w {path}",
+        )
+
+
+def refuse_writable_by_all(path: str) -> None:
+    """Raises ScplanError for a file that everybody can change between its review and its use."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelError.from_os(f"stat({path})", error) from None
+    if mode & stat.S_IWOTH:
+        raise ScplanError(
+            f"{path} can be written by everybody (mode {stat.S_IMODE(mode):04o})",
+            detail="what was reviewed may not be what it holds now",
+            hint=f"review it again (`scplan show {path}`) after: chmod o-w {path}",
+        )
+
+
 def read_bytes(path: str) -> bytes | None:
     """The whole file; None when it is not there. Raises RecordDamaged when it is too large to be a record."""
     try:
@@ -74,10 +119,12 @@ def read_bytes(path: str) -> bytes | None:
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
     try:
-        size = os.fstat(fd).st_size
-        if size > MAX_RECORD_BYTES:
-            raise RecordDamaged(f"{path} is too large to be a record of scplan ({size} bytes)")
-        return _read(fd, size)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise RecordDamaged(f"{path} is not a regular file")
+        if found.st_size > MAX_RECORD_BYTES:
+            raise RecordDamaged(f"{path} is too large to be a record of scplan ({found.st_size} bytes)")
+        return _read(fd, found.st_size)
     except OSError as error:
         raise KernelError.from_os(f"read({path})", error) from None
     finally:
@@ -99,7 +146,7 @@ class Prepared:
     stays as `path` + ".previous".
     """
 
-    def __init__(self, path: str, content: bytes | None, *, keep_previous: bool = False) -> None:
+    def __init__(self, path: str, content: bytes | None, *, keep_previous: bool = False, mode: int = FILE_MODE) -> None:
         self.path = path
         self._keeps_previous = keep_previous
         self._temporary = f"{path}.{os.getpid()}.tmp"
@@ -108,7 +155,7 @@ class Prepared:
             return
         make_directory(os.path.dirname(path))
         try:
-            _write_new(self._temporary, content)
+            _write_new(self._temporary, content, mode)
         except OSError as error:
             self.discard()
             raise KernelError.from_os(f"write({path})", error) from None
@@ -143,9 +190,19 @@ def _rename_if_there(old: str, new: str) -> None:
         os.rename(old, new)
 
 
-def replace_file(path: str, content: bytes) -> None:
-    """Puts `content` at `path` for good: temporary file, fsync, rename, fsync of the directory."""
-    prepared = Prepared(path, content)
+def write_document(path: str, content: bytes, *, mode: int = FILE_MODE) -> None:
+    """Puts `content` at a path that the user named, whole or not at all; readers see the old content or the new one.
+
+    Raises KernelError when it can't be written, or when what is there is not a regular file: a device would be
+    replaced, and a symlink may have been planted by whoever can write in the directory.
+    """
+    path = os.path.abspath(path)
+    if not os.path.isdir(os.path.dirname(path)):
+        raise KernelError(f"open({path})", errno.ENOENT, hint="make its directory first, or choose another one")
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        what = "it is a symlink" if os.path.islink(path) else "it is there, and not a regular file"
+        raise KernelError(f"open({path})", errno.EEXIST, detail=what, hint="name a file that may be replaced")
+    prepared = Prepared(path, content, mode=mode)
     try:
         prepared.commit()
     finally:
@@ -161,9 +218,16 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _write_new(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+def _write_new(path: str, content: bytes, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
+        fd = os.open(path, flags, mode)
+    except FileExistsError:
+        # Of a process that had this PID before; or planted: then it must not be written to, whoever it belongs to.
+        os.unlink(path)
+        fd = os.open(path, flags, mode)
+    try:
+        os.fchmod(fd, mode)
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]

@@ -41,6 +41,7 @@ def encode(snapshot: Snapshot) -> str:
             "ovs_bridges": sorted(live.host.ovs_bridges),
             "page_size": live.host.page_size,
             "boot_id": live.host.boot_id,
+            "machine": live.host.machine,
         },
         "containers": {name: facts_to_json(facts) for name, facts in live.containers.items()},
         "resources": {str(address): to_json(resource) for address, resource in live.resources.items()},
@@ -83,6 +84,7 @@ def _host(document: dict[str, Any], path: str) -> HostFacts:
         ovs_bridges=_names(document, "ovs_bridges", path),
         page_size=page_size,
         boot_id=str(document.get("boot_id", "")),
+        machine=str(document.get("machine", "")),
     )
 
 

@@ -24,6 +24,7 @@ from scplan.records import (
     encode_line,
     make_directory,
     read_bytes,
+    refuse_foreign_directory,
 )
 
 FORMAT_VERSION = "1.0"
@@ -57,9 +58,13 @@ class Update:
 
 
 class State:
-    """The records below one state directory: `containers/RUNTIME/NAME.json`, `locks/`."""
+    """The records below one state directory: `containers/RUNTIME/NAME.json`, `locks/`.
+
+    Raises ScplanError for a directory that somebody else could have written to.
+    """
 
     def __init__(self, directory: str, kinds: Kinds) -> None:
+        refuse_foreign_directory(directory)
         self.directory = directory
         self._kinds = kinds
 

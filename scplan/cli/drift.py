@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scplan.cli.options import DetailedExitCode, Files, Json, request
-from scplan.cli.output import complain, raw, replace_file, results
+from scplan.cli.output import complain, raw, results
 from scplan.errors import ExitCode
 
 
@@ -38,7 +38,9 @@ def drift(
         from scplan.render.metrics import drift_metrics
 
         # Readable by the exporter, which runs as another user; counts are no secret.
-        replace_file(metrics, drift_metrics(report, time.time()), mode=0o644)
+        workflow.write_document(
+            metrics, drift_metrics(report, time.time()).encode(errors="surrogateescape"), mode=0o644
+        )
     if as_json:
         from scplan.render.machine import drift_document, to_text
 

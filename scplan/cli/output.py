@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from scplan.errors import Declined, Diagnostic, KernelError
+from scplan.errors import Declined, Diagnostic
 from scplan.render.diagnostics import diagnostic_lines
 from scplan.render.lines import Line, line
 from scplan.render.text import write_lines
@@ -106,25 +106,3 @@ def approve(question: str) -> None:
         sys.stderr.write("\n")
     if answer.strip().lower() not in ("y", "yes"):
         raise Declined("declined; nothing was changed")
-
-
-def replace_file(path: str, text: str, mode: int) -> None:
-    """Writes a file as a whole or not at all: readers see the old content or the new one.
-
-    Raises KernelError when it can't be written; the file is then as it was.
-    """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        try:
-            with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise KernelError.from_os(f"write({path})", error) from error

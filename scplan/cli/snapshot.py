@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from scplan.cli.options import Files, request
-from scplan.cli.output import complain, raw, replace_file
+from scplan.cli.output import complain, raw
 from scplan.errors import ExitCode
 
 
@@ -33,5 +33,5 @@ def snapshot(
         raw(captured)
     else:
         # It tells addresses and paths of the host.
-        replace_file(out, captured, mode=0o600)
+        workflow.write_document(out, captured.encode())
     return ExitCode.OK

@@ -84,6 +84,25 @@ class Host(Closing):
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
 
+    @cached_property
+    def machine(self) -> str:
+        """Differs from host to host; "" where there is no machine ID.
+
+        Not the ID itself, which machine-id(5) wants kept confidential: plans and snapshots are handed around.
+        """
+        try:
+            with open("/etc/machine-id", "rb") as file:
+                machine_id = file.read(64).strip()
+        except OSError:
+            return ""
+        import hashlib
+
+        return hashlib.sha256(b"scplan host " + machine_id).hexdigest()[:32] if machine_id else ""
+
+    def identity(self) -> dict[str, str]:
+        """Which host this is, and which run of it."""
+        return {"machine": self.machine, "boot_id": self.boot_id}
+
     @property
     def page_size(self) -> int:
         return os.sysconf("SC_PAGE_SIZE")

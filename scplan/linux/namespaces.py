@@ -16,7 +16,7 @@ from scplan.errors import KernelError, ScplanError
 from scplan.linux.syscalls import CLONE_NEWNET, setns
 
 T = TypeVar("T")
-CHILD_TIMEOUT_S = 20.0
+CHILD_TIMEOUT_S = 10.0
 _KILL_WAIT_S = 1.0
 
 

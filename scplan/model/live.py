@@ -61,7 +61,7 @@ class HostFacts(NamedTuple):
     """What planning needs to know of the host.
 
     `paths` has the paths that the configuration names; None: absent. `uplinks` are the links of the host's default
-    routes. `ovs_bridges` are the bridges of Open vSwitch.
+    routes. `ovs_bridges` are the bridges of Open vSwitch. `machine` is filled in for snapshots only.
     """
 
     paths: Mapping[str, PathFact | None] = _NOTHING
@@ -70,6 +70,11 @@ class HostFacts(NamedTuple):
     ovs_bridges: frozenset[str] = frozenset()
     page_size: int = 4096
     boot_id: str = ""
+    machine: str = ""
+
+    def identity(self) -> dict[str, str]:
+        """Which host this is, and which run of it; "" where that is not known."""
+        return {"machine": self.machine, "boot_id": self.boot_id}
 
 
 class Live(NamedTuple):

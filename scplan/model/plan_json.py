@@ -27,8 +27,14 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def container_to_json(facts: ContainerFacts) -> dict[str, Any]:
-    """Which container it is; `pid` is 0 while it is stopped."""
-    return {"runtime": facts.runtime, "id": facts.id, "status": str(facts.status), "pid": facts.pid}
+    """Which container it is; `pid` and `start_time` (clock ticks after boot) are 0 while it is stopped."""
+    return {
+        "runtime": facts.runtime,
+        "id": facts.id,
+        "status": str(facts.status),
+        "pid": facts.pid,
+        "start_time": facts.start_time,
+    }
 
 
 def change_to_json(change: Change) -> dict[str, Any]:

@@ -7,6 +7,7 @@ The command line calls the functions named here, each of which is one command.
 
 from __future__ import annotations
 
+from scplan.records import write_document
 from scplan.workflow.applying import Run, open_apply, open_saved, recover
 from scplan.workflow.confirming import confirm, state_notices, wait_for_confirmation
 from scplan.workflow.planning import load_plan_view, make_plan, save_plan, schema
@@ -41,4 +42,5 @@ __all__ = [
     "state_show",
     "validate",
     "wait_for_confirmation",
+    "write_document",
 ]

@@ -54,7 +54,8 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
     from scplan import planfile
     from scplan.config import configuration_from_json
 
-    document = planfile.load(path)
+    with Host() as host:
+        document = planfile.load_to_apply(path, host.identity())
     origin = document["origin"]
     request = request._replace(
         targets=tuple(map(str, origin.get("targets", ()))),

@@ -191,7 +191,17 @@ def save_plan(made: Plan, request: Request, path: str) -> None:
         "destroy": request.destroy,
         "configuration": validate(request).to_json(),
     }
-    planfile.save(path, made, origin)
+    planfile.save(path, made, origin, _host_of(request))
+
+
+def _host_of(request: Request) -> dict[str, str]:
+    """Whose plan it is: this host's, or that of the snapshot it was made against."""
+    if request.live is not None:
+        from scplan import snapshot
+
+        return snapshot.load(request.live, KINDS).live.host.identity()
+    with Host() as host:
+        return host.identity()
 
 
 def load_plan_view(path: str) -> Plan:

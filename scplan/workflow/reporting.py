@@ -115,7 +115,7 @@ def snapshot(request: Request) -> str:
         wanted = wanted_of(running.containers, {**resolution.desired, **running.owned})
         resources = observe.observe(running.containers, everything, KINDS, host)
         resources |= observe.observe(running.containers, wanted, KINDS, host)
-        live = Live(host=facts, containers=scene.containers, resources=resources)
+        live = Live(host=facts._replace(machine=host.machine), containers=scene.containers, resources=resources)
         return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned))
 
 

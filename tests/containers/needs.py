@@ -37,6 +37,14 @@ def _has_link_kind(kind: str) -> Callable[[], bool]:
     return lambda: os.geteuid() == 0 and _works("unshare", "--net", "sh", "-c", script)
 
 
+def _can_open(device: str) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def _works(*command: str) -> bool:
     try:
         return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
@@ -48,6 +56,7 @@ _PROBES: dict[str, Callable[[], bool]] = {
     "root": lambda: os.geteuid() == 0,
     "userns": _has_user_namespaces,
     "loop": lambda: os.geteuid() == 0 and Path("/dev/loop-control").exists() and _works("losetup", "--find"),
+    "fuse": lambda: os.geteuid() == 0 and _can_open("/dev/fuse"),
     "cgroup1": lambda: not cgroups.is_v2() and bool(cgroups.hierarchies()),
     "cgroup2": cgroups.is_v2,
     "x86_64": lambda: platform.machine() == "x86_64",

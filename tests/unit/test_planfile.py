@@ -41,5 +41,5 @@ def test_changes_that_came_and_went_are_told_apart() -> None:
 def test_a_restarted_container_makes_a_plan_stale() -> None:
     saved = document(plan(CHANGE))
     saved["containers"]["web"]["pid"] += 1
-    with pytest.raises(StalePlan, match="a container was started again"):
+    with pytest.raises(StalePlan, match="its first process is another process"):
         check_unchanged("web.plan", saved, plan(CHANGE))

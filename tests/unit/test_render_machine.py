@@ -19,7 +19,7 @@ def test_plan_document_has_the_documented_keys() -> None:
     assert machine.plan_document(plan(ADD, warned=True)) == {
         "format_version": "1.0",
         "scplan_version": __version__,
-        "containers": {"web": {"runtime": "runc", "id": "4f6c", "status": "running", "pid": 4242}},
+        "containers": {"web": {"runtime": "runc", "id": "4f6c", "status": "running", "pid": 4242, "start_time": 0}},
         "changes": [
             {
                 "order": 1,

@@ -97,7 +97,7 @@ def _make_node(container: Container, device: Device) -> None:
         for directory in device.made or ():
             make_directory(root_fd, directory)
         with parent_of(root_fd, device.target) as (parent, name):
-            os.mknod(name, _type_of(device) | 0o600, _number_of(device), dir_fd=parent)
+            _mknod(parent, name, device)
         _own(root_fd, container, device)
 
     try:
@@ -107,6 +107,16 @@ def _make_node(container: Container, device: Device) -> None:
         if error.errno == errno.EROFS:
             hint = "the file system there is read-only; choose a target on a tmpfs such as /dev"
         raise KernelError.from_os(f"mknodat({device.target})", error, hint=hint) from None
+
+
+def _mknod(parent: int, name: str, device: Device) -> None:
+    """Makes the node, unless it is there: the container may have had it out of sight a moment ago."""
+    try:
+        os.mknod(name, _type_of(device) | 0o600, _number_of(device), dir_fd=parent)
+    except FileExistsError:
+        there = _stat_at(parent, name)
+        if there is None or not _is_node(there, device):
+            raise
 
 
 def _mount_node(container: Container, device: Device) -> None:
