@@ -58,7 +58,7 @@ def applied(
     return asked
 
 
-@pytest.mark.parametrize("runtime", ["runc", "crun", "process"])
+@pytest.mark.parametrize("runtime", ["runc", "process"])
 def test_undo_of_everything_and_its_redo(
     make_container: MakeContainer, scplan: Scplan, loop_disk: LoopDisk, bridge: str, host_directory: Path, runtime: str
 ) -> None:
