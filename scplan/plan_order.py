@@ -118,6 +118,9 @@ def _predecessors(
     for needed in world.required_after(draft.address):
         if needed in drafts and drafts[needed].action is not Action.DELETE:
             yield Act(needed, False)
+    for going in world.would_stand_on(draft):
+        if going in drafts and drafts[going].action is Action.DELETE:
+            yield Act(going, True)
     for hidden in world.hidden_by(draft):
         if hidden in drafts and drafts[hidden].action in _TAKES_AWAY:
             yield Act(hidden, True)

@@ -86,6 +86,13 @@ class World:
         before = self._before.get(draft.address.container, {})
         return list(self.kinds[draft.address.kind].hides(draft.address, draft.after, before))
 
+    def would_stand_on(self, draft: Draft) -> list[Address]:
+        """What a creation would stand on if it came first: of that, what goes must be gone by then."""
+        before = self._before.get(draft.address.container)
+        if not before or draft.after is None or draft.action not in (Action.CREATE, Action.REPLACE):
+            return []
+        return list(self.kinds[draft.address.kind].requires(draft.after, before, draft.address))
+
     def claims(self, address: Address, resource: Resource | None) -> list[Claim]:
         return [] if resource is None else list(self.kinds[address.kind].claims(address, resource))
 

@@ -175,3 +175,16 @@ def stopped_at(ground: Ground, number: int) -> None:
 
     with pytest.raises(ApplyFailed, match="interrupted"):
         ground.apply(stop)
+
+
+# what these properties found
+
+
+def test_what_lay_in_a_mount_that_goes_is_made_after_that(lab: Lab) -> None:
+    ground = lab.enter()
+    for sections in (
+        {"mounts": [f"{lab.parts['one']}:/srv/a"]},
+        {"mounts": [f"{lab.parts['one']}:/srv/a/deep"], "devices": ["/dev/null:/srv/a/null"]},
+    ):
+        reached(ground, sections)
+    lab.leave(ground)
