@@ -1,12 +1,13 @@
 """Records golden files of the current format version: `unshare --net python -m state.record_golden`, as root.
 
-It runs scplan on a throwaway container and keeps the bytes that scplan wrote. It is run once for each new format
-version, and never writes over one that is there.
+It runs scplan on a throwaway container and keeps the bytes that scplan wrote in the newest format version, which is the
+journal's. It is run once for each new format version, and never writes over one that is there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -100,6 +101,13 @@ class Recorder:
         self.scplan("recover")
         self.scplan("apply", "--auto-approve")
         self.keep(self.newest_journal(), "journal-committed.jsonl")
+        self.scplan("undo", "--auto-approve")
+        self.keep(self.newest_journal(), "journal-undo.jsonl")
+        self.scplan("apply", "--auto-approve", "--confirm-within", "10m")
+        (waiting,) = (self.state / "journal").glob("*.jsonl")
+        self.keep(waiting, "journal-awaiting.jsonl")
+        self.scplan("undo", "--auto-approve")
+        self.keep(self.newest_journal(), "journal-given-up.jsonl")
         self.scplan("destroy", "web", "--auto-approve")
 
     def write(self, template: str) -> None:
@@ -142,6 +150,8 @@ class Recorder:
         return max((self.state / "history").glob("*.jsonl"))
 
     def keep(self, path: Path, name: str) -> None:
+        if not re.search(rf'"format_version": ?"{FORMAT_VERSION}"', path.read_text()):
+            return  # of a format that this version has not changed
         shutil.copyfile(path, GOLDEN / name)
         print(f"recorded: {(GOLDEN / name).relative_to(CHECKOUT)}")
 

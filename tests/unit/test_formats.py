@@ -28,8 +28,8 @@ from scplan.state import Record, State
 
 STATE = Path(__file__).parents[2] / "state"
 GOLDEN = STATE / "golden"
-VERSIONS = sorted(path.name for path in GOLDEN.iterdir())
-V1 = GOLDEN / "1.0"
+SCHEMAS = sorted(path.name for path in (STATE / "schemas").iterdir())
+V1, V1_1 = GOLDEN / "1.0", GOLDEN / "1.1"
 
 ROUTE = Route(to="default", via="10.20.30.1", metric=0, table=254)
 LIMIT = CgroupSetting(name="memory.max", value="67108864", former="max")
@@ -56,7 +56,9 @@ def validator(version: str, name: str) -> Any:
     import jsonschema
     from referencing import Registry, Resource
 
-    schemas = {path.name: json.loads(path.read_text()) for path in (STATE / "schemas" / version).iterdir()}
+    # Within a major version keys are only added: one schema describes all its minor versions.
+    directory = STATE / "schemas" / f"{version.partition('.')[0]}.0"
+    schemas = {path.name: json.loads(path.read_text()) for path in directory.iterdir()}
     found = [Resource.from_contents(schema) for schema in schemas.values()]
     registry: Registry[Any] = Registry().with_resources((resource.id() or "", resource) for resource in found)
     return jsonschema.Draft202012Validator(schemas[f"{name}.schema.json"], registry=registry)
@@ -69,7 +71,7 @@ def test_golden_file_is_as_its_schema_says(path: Path) -> None:
         assert problems == []
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SCHEMAS)
 def test_schemas_are_schemas(version: str) -> None:
     import jsonschema
 
@@ -239,6 +241,34 @@ def test_plan_of_1_0_loads() -> None:
         Action.REPLACE: 1,
         Action.DELETE: 2,
     }
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*/journal-*")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_journal_loads(path: Path) -> None:
+    entries = read_journal(str(path), KINDS)
+    assert entries.started
+    assert entries.begin.user == "operator"
+
+
+def test_journals_of_1_1_say_what_they_are_about() -> None:
+    first = read_journal(str(V1_1 / "journal-first-apply.jsonl"), KINDS).begin
+    assert (first.uid, first.command) == (0, ("scplan", "apply", "--auto-approve"))
+    assert [Path(file).name for file in first.files] == ["scplan.yaml"]
+    assert first.configuration.startswith("sha256:")
+    undo = read_journal(str(V1_1 / "journal-undo.jsonl"), KINDS)
+    committed = read_journal(str(V1_1 / "journal-committed.jsonl"), KINDS)
+    assert undo.begin.undoes == committed.begin.apply_id
+    assert undo.ending == "committed"
+
+
+def test_journals_of_1_1_say_how_a_confirmation_ended() -> None:
+    awaiting = read_journal(str(V1_1 / "journal-awaiting.jsonl"), KINDS)
+    assert (awaiting.begin.confirm_within_s, awaiting.applied, awaiting.ending) == (600, True, None)
+    assert awaiting.awaiting is not None
+    assert awaiting.awaiting.time - awaiting.begin.time == pytest.approx(600, abs=30)
+    given_up = read_journal(str(V1_1 / "journal-given-up.jsonl"), KINDS)
+    assert (given_up.ending, given_up.reason) == ("rolled_back", "given up by `scplan undo`")
+    assert given_up.undone == given_up.started.keys()
 
 
 def test_plan_of_1_0_can_be_planned_again_from_its_configuration() -> None:
