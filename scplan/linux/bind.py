@@ -132,30 +132,54 @@ def detach(
 ) -> None:
     """Unmounts what is mounted on the target, if anything is and `is_ours(fd)` of it; then removes what was `made`.
 
-    Lazy: who has it open keeps it; else that is a KernelError EBUSY.
+    Lazy: who has it open keeps it; else that is a KernelError EBUSY. A tree with mounts in it is always taken lazily:
+    they are locked together with it where the container has a user namespace, and can't be unmounted one by one.
     """
 
-    def work(root_fd: int) -> None:
-        _detach(root_fd, target, is_ours, lazy)
+    def work(enter: Callable[[], int]) -> None:
+        parent = _parent_of_ours(container, target, is_ours)
+        if parent is None:
+            remove_made(enter(), made)
+            return
+        with opened(parent[0]) as directory:
+            detached = lazy or _holds_mounts_of_host(container, parent[1])
+            root_fd = enter()
+            # By name in this directory: what is mounted there can't be renamed in this namespace.
+            os.fchdir(directory)
+            _unmount(os.path.basename(target), target, MNT_DETACH if detached else 0)
         remove_made(root_fd, made)
 
-    container.in_mount_namespace(work, what=f"unmount {target} in container {container.name}")
+    container.in_child_that_enters(work, what=f"unmount {target} in container {container.name}")
 
 
-def _detach(root_fd: int, target: str, is_ours: Callable[[int], bool], lazy: bool) -> None:
+def _parent_of_ours(container: Container, target: str, is_ours: Callable[[int], bool]) -> tuple[int, FileStatus] | None:
+    """(fd of the directory that holds the target, status of what is mounted there); None when it is not ours."""
     try:
-        with parent_of(root_fd, target) as (parent, name):
-            # From here on by name in this directory: what is mounted there can't be renamed in this namespace.
-            os.fchdir(parent)
-            with opened(openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH)) as fd:
-                if not statx(fd).is_mount_root or not is_ours(fd):
-                    return
+        with (
+            parent_of(container.root_fd, target) as (parent, name),
+            opened(openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH)) as fd,
+        ):
+            there = statx(fd)
+            return (os.dup(parent), there) if there.is_mount_root and is_ours(fd) else None
     except OSError as error:
         if error.errno in _ABSENT:
-            return
+            return None
         raise KernelError.from_os(f"openat2({target})", error) from None
+
+
+def _holds_mounts_of_host(container: Container, there: FileStatus) -> bool:
+    """Whether mounts lie below a mount, and all of them came from the host with it: none is the container's own."""
+    inside, below = {there.mount_id}, list[tuple[str, str]]()
+    for mount in container.mounts():
+        if mount.parent in inside:
+            inside.add(mount.id)
+            below.append((mount.device, mount.root))
+    return bool(below) and container.host.has_mounts_of(below)
+
+
+def _unmount(name: str, target: str, flags: int) -> None:
     try:
-        umount2(name, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+        umount2(name, UMOUNT_NOFOLLOW | flags)
     except OSError as error:
         hint = (
             "a process uses it, or something is mounted below it; end that first" if error.errno == errno.EBUSY else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -208,6 +208,12 @@ class Host(Closing):
     def peer_groups(self) -> frozenset[int]:
         """Peer groups of the host's shared mounts: what is mounted in a member shows up here."""
         return frozenset(mount.shared for mount in self._mounts.values()) - {0}
+
+    def has_mounts_of(self, trees: Iterable[tuple[str, str]]) -> bool:
+        """Whether each of these (device, root of the file system) is mounted on the host now."""
+        with open("/proc/self/mountinfo", "rb") as file:
+            there = {(mount.device, mount.root) for mount in parse_mountinfo(file.read())}
+        return all(tree in there for tree in trees)
 
     @cached_property
     def _propagates(self) -> bool:

@@ -69,14 +69,17 @@ SWAPS = {
 }
 
 
+PLANTS: tuple[Callable[[], None], ...] = (
+    lambda: os.symlink("/etc", TARGET),
+    lambda: os.mkfifo(TARGET),
+    lambda: os.mkdir(TARGET),
+    lambda: os.symlink("/nowhere", TARGET),
+)
+
+
 def _plant_target() -> None:
     """Files of all kinds at the target itself, whatever is there."""
-    for make in (
-        lambda: os.symlink("/etc", TARGET),
-        lambda: os.mkfifo(TARGET),
-        lambda: os.mkdir(TARGET),
-        lambda: os.symlink("/nowhere", TARGET),
-    ):
+    for make in PLANTS:
         with contextlib.suppress(OSError):
             make()
         with contextlib.suppress(OSError):

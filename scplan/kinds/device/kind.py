@@ -11,7 +11,15 @@ from collections.abc import Iterable, Mapping
 
 from scplan.errors import ScplanError
 from scplan.kinds.device import rules
-from scplan.kinds.device.node import file_type, make_node, nodes_below_dev, own_node, remove_node, with_former
+from scplan.kinds.device.node import (
+    file_type,
+    make_node,
+    nodes_below_dev,
+    own_node,
+    refuse_node_of_host,
+    remove_node,
+    with_former,
+)
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits
 from scplan.kinds.kind import Kind, Target, Unsuitable
 from scplan.kinds.paths import check_target, covering, identity_of
@@ -170,6 +178,7 @@ class DeviceKind(Kind[Device]):
             return before, after
         if before is None or before.numbers != after.numbers:
             _check_source(target.host, after)
+        refuse_node_of_host(target.container, after)
         if after.prior_access is None:
             after = with_former(target.container, after).but(prior_access=rules.prior_access(target, after))
         if after.io is not None and after.prior_limits is None:

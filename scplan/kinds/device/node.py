@@ -149,15 +149,30 @@ def _own(root_fd: int, container: Container, device: Device) -> None:
         found = statx(fd)
         if not _is_node(found, device):
             raise ScplanError(f"{device.target} was changed inside the container while scplan made it")
-        mode = stat.S_IMODE(found.st_mode) if device.mode is None else int(device.mode, 8)
-        # Compared as the container sees them: an owner that is not mapped has no id that could be set.
-        owner = container.inside_id("uid", found.st_uid), container.inside_id("gid", found.st_gid)
-        if (owner, stat.S_IMODE(found.st_mode)) == ((device.uid or 0, device.gid or 0), mode):
+        if _is_owned(container, device, found):
             return
         _refuse_node_of_host(container, device, found)
         path = f"/proc/self/fd/{fd}"
         os.chown(path, *_owner_of(container, device))
-        os.chmod(path, mode)
+        os.chmod(path, _mode_of(device, stat.S_IMODE(found.st_mode)))
+
+
+def refuse_node_of_host(container: Container, device: Device) -> None:
+    """Raises ScplanError when the device's node is there, is the host's, and is to get another owner or mode."""
+    there = container.status(device.target)
+    if there is not None and _is_node(there, device) and not _is_owned(container, device, there):
+        _refuse_node_of_host(container, device, there)
+
+
+def _is_owned(container: Container, device: Device, found: FileStatus) -> bool:
+    """Whether a node has its owner and mode. Compared as the container sees them: else ids may have no number."""
+    owner = container.inside_id("uid", found.st_uid), container.inside_id("gid", found.st_gid)
+    mode = stat.S_IMODE(found.st_mode)
+    return (owner, mode) == ((device.uid or 0, device.gid or 0), _mode_of(device, mode))
+
+
+def _mode_of(device: Device, otherwise: int) -> int:
+    return otherwise if device.mode is None else int(device.mode, 8)
 
 
 def _refuse_node_of_host(container: Container, device: Device, found: FileStatus) -> None:
