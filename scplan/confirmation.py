@@ -31,7 +31,9 @@ class LeftBehind(NamedTuple):
     @property
     def is_overdue(self) -> bool:
         """Whether it goes back because nobody confirmed it."""
-        return self.entries is not None and self.entries.must_be_confirmed and not self.left_s
+        if self.entries is None or self.entries.ending is not None:
+            return False
+        return self.entries.must_be_confirmed and not self.left_s
 
 
 def boottime_s() -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scplan import observe, plan, plan_undo
+from scplan import observe, plan
 from scplan.errors import ScplanError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
@@ -15,7 +15,6 @@ from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, Live
 from scplan.model.resource import Resource
-from scplan.plan_undo import Reversal
 from scplan.state import Record, State
 from scplan.workflow.applying import Run, locked_scene
 from scplan.workflow.confirming import undo_overdue
@@ -25,6 +24,7 @@ from scplan.workflow.scene import Request, Scene, locate_recorded, read_owned
 if TYPE_CHECKING:
     from scplan.history import Kept
     from scplan.model.report import OnEvent, Past
+    from scplan.plan_undo import Reversal
 
 
 @contextmanager
@@ -72,12 +72,16 @@ def history(request: Request, limit: int | None) -> list[Past]:
 
 
 def _reversals(kept: Kept) -> dict[Address, Reversal]:
+    from scplan import plan_undo
+
     assert kept.entries is not None
     return plan_undo.reversals(kept.entries.started, kept.entries.refreshed)
 
 
 def _scene_of(kept: Kept, state: State) -> Scene:
     """The containers of the apply, as they are now. Raises ContainerNotFound for one that is gone for good."""
+    from scplan import plan_undo
+
     assert kept.entries is not None
     containers: dict[str, ContainerFacts] = {}
     for name, facts in kept.entries.begin.containers.items():
@@ -94,6 +98,8 @@ def _scene_of(kept: Kept, state: State) -> Scene:
 
 
 def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, state: State, host: Host) -> Plan:
+    from scplan import plan_undo
+
     desired = plan_undo.desired_after(scene.owned, past)
     touched = {address: one for address, one in desired.items() if address in past}
     facts = observe.host_facts(host, paths_of(desired) | paths_of(scene.owned))

@@ -146,6 +146,34 @@ def test_nothing_else_is_changed_meanwhile(
     after.is_now()
 
 
+def test_only_one_of_two_at_once_awaits_confirmation(make_container: MakeContainer, scplan: Scplan) -> None:
+    containers = [make_container("process"), make_container("process")]
+    running = []
+    for number, container in enumerate(containers):
+        path = scplan.write(limit(container, 60), f"{number}.yaml")
+        running.append(scplan.start("apply", "--auto-approve", "--confirm-within", LATE, "-f", str(path)))
+    said = [one.communicate(timeout=60)[1] for one in running]
+    assert sorted(one.returncode for one in running) == [0, 8], said
+    limits = sorted(container.cgroup_file("pids.max").strip() for container in containers)
+    assert limits == ["60", "max"]
+    scplan("confirm").ok()
+
+
+def test_confirmation_that_was_written_and_not_put_away_counts(
+    process_container: Container, scplan: Scplan, confirmable: Ran
+) -> None:
+    """As if `confirm` had been killed between its two steps."""
+    assert confirmable.code == 0
+    after = Moment(scplan, process_container)
+    (journal,) = (scplan.state_dir / "journal").glob("*.jsonl")
+    with journal.open("ab") as file:
+        file.write(encode_line({"entry": "committed", "time": time.time()}))
+    scplan("recover").ok()
+    wait_until(lambda: is_undone(scplan), "it is put away")
+    after.is_now()
+    assert outcome(scplan) == "committed"
+
+
 @pytest.mark.usefixtures("confirmable")
 def test_every_command_says_that_a_confirmation_is_awaited(process_container: Container, scplan: Scplan) -> None:
     for command in (

@@ -240,6 +240,20 @@ def test_container_that_is_gone_is_named(session: Session, scplan: Scplan) -> No
     refused(scplan("undo", "--auto-approve"), f"container {web.name} is gone")
 
 
+@pytest.mark.needs("runc")
+def test_undo_after_the_container_was_started_again(runc_container: Container, scplan: Scplan, bridge: str) -> None:
+    nics = [{"name": "eth1", "bridge": bridge, "addresses": ["10.97.0.5/24"]}]
+    scplan("apply", "--auto-approve", config=of(runc_container, nics=nics)).ok()
+    routes = [{"to": "default", "via": "10.97.0.1"}]
+    scplan("apply", "--auto-approve", config=of(runc_container, nics=nics, routes=routes)).ok()
+    runc_container.stop()
+    runc_container.start()
+    undo(scplan)
+    assert set(records(scplan)[runc_container.name]) == {"nic/eth1"}
+    scplan("apply", "--auto-approve", config=of(runc_container, nics=nics)).ok()
+    scplan("plan", "--detailed-exitcode").ok()
+
+
 def test_damaged_history_is_told_and_never_guessed_at(process_container: Container, scplan: Scplan) -> None:
     for limit in (100, 200):
         scplan("apply", "--auto-approve", config=of(process_container, cgroup={"pids.max": limit})).ok()

@@ -152,6 +152,12 @@ def test_every_kind_and_runtime_is_named() -> None:
     assert [name for name in RUNTIMES if name not in readme] == []
 
 
+def test_unit_that_the_how_to_shows_is_the_one_that_is_shipped() -> None:
+    page = (CHECKOUT / "docs/how-to/confirm-within.md").read_text()
+    (shown,) = (block for language, block in _FENCED.findall(page) if language == "ini")
+    assert shown.partition("\n")[2] == (CHECKOUT / "examples/systemd/scplan-recover.service").read_text()
+
+
 def test_every_decision_is_listed_and_told_in_full() -> None:
     directory = CHECKOUT / "docs/decisions"
     index = (directory / "README.md").read_text()
