@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from scplan import workflow
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
@@ -58,6 +59,13 @@ def assert_consistent(scplan: Scplan) -> None:
     assert list((scplan.state_dir / "journal").iterdir()) == []
 
 
+def changes(scplan: Scplan, config: Config) -> int:
+    """How many changes a plan has; made without starting scplan."""
+    file = scplan.write(config, "looked-at.yaml")
+    request = workflow.Request(state_dir=str(scplan.state_dir), files=(str(file),))
+    return len(workflow.make_plan(request).changes)
+
+
 def sections(container: Container, number: int, bridge: str, directory: Path) -> dict[str, Any]:
     """A configuration that differs from those of all other numbers, and shares a bridge with them."""
     return {
@@ -80,7 +88,8 @@ def test_applies_to_many_containers_that_share_a_bridge(
     codes([start(scplan, "apply", "--auto-approve", config=one) for one in each], {0}, "applies to many containers")
     assert_consistent(scplan)
     scplan("plan", "--detailed-exitcode", config={"version": 1, "containers": asked}).ok()
-    runs = [start(scplan, "destroy", one.name, "--auto-approve") for one in containers]
+    names = [one.name for one in containers]
+    runs = [start(scplan, "destroy", *names[first::4], "--auto-approve") for first in range(4)]
     codes(runs, {0}, "destroys of many containers")
     assert difference(before, fingerprint(containers[:3])) == []
     assert scplan("state", "list").ok().stdout == ""
@@ -99,8 +108,7 @@ def test_applies_to_one_container_take_turns(
     ]
     codes([start(scplan, "apply", "--auto-approve", config=one) for one in asked], {0}, "applies to one container")
     assert_consistent(scplan)
-    fitting = [one for one in asked if scplan("plan", "--detailed-exitcode", config=one).code == 0]
-    assert len(fitting) == 1
+    assert [changes(scplan, one) for one in asked].count(0) == 1
     assert len(os.listdir(scplan.state_dir / "history")) == AT_ONCE
     scplan("destroy", web.name, "--auto-approve").ok()
     assert difference(before, fingerprint([web])) == []

@@ -156,6 +156,26 @@ def test_recover_forward_still_owns_what_was_put_back(
     assert difference(before, fingerprint([web])) == []
 
 
+def test_replacement_that_is_in_use_is_not_covered_by_what_it_replaced(
+    process_container: Container, scplan: Scplan, host_directory: Path
+) -> None:
+    """Until the new mount can go, the old one is not put back: on top of it, nobody could tell them apart."""
+    web, one, two = process_container, host_directory / "one", host_directory / "two"
+    for directory in (one, two):
+        directory.mkdir()
+    scplan("apply", "--auto-approve", config=of(web, mounts=[f"{one}:/srv/swap"])).ok()
+    before = fingerprint([web])
+    scplan.write(of(web, mounts=[f"{two}:/srv/swap"], cgroup=IMPOSSIBLE))
+    with ExitStack() as busy:
+        gate = Gate(at_step("failed"), lambda: busy.enter_context(process_in(web, "/srv/swap")))
+        ran = run_with_gates(scplan, ["apply", "--auto-approve", "--json"], [gate]).ok(4)
+        assert "what is in its place could not be taken away" in ran.stderr
+        assert web.mount_points().count("/srv/swap") == 1
+    scplan("recover").ok()
+    assert difference(before, fingerprint([web])) == []
+    scplan("plan", "--detailed-exitcode", config=of(web, mounts=[f"{one}:/srv/swap"])).ok()
+
+
 def test_text_tells_what_was_done_and_undone(
     process_container: Container, scplan: Scplan, host_directory: Path
 ) -> None:
