@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help demo test test-unit fuzz docs bench lint clean prepare
+.PHONY: help demo test test-unit fuzz hostile docs bench lint clean prepare
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-unit: $(READY) ## the tests that need neither root nor containers
 fuzz: prepare ## feeds damaged input to everything that reads, guided by coverage; FUZZ_SECONDS=30 for each reader
 	@$(PYTHON) -m pip install --quiet 'atheris>=2.3' || echo "no atheris here: mutating blindly"
 	@$(PYTHON) -m tests.fuzz $(or $(FUZZ_SECONDS),30)
+
+hostile: prepare ## containers' roots race with scplan for longer; SECONDS_EACH=20
+	@SCPLAN_RACE_SECONDS=$(or $(SECONDS_EACH),20) $(PYTHON) -m pytest tests/hostile -rP $(ARGS)
 
 docs: $(READY) ## writes the reference pages from the code
 	@$(PYTHON) -m docs.generate

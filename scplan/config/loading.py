@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -27,13 +28,25 @@ _SUFFIXES = (".yaml", ".yml")
 def default_paths() -> tuple[str, ...]:
     """The configuration of the working directory: scplan.yaml, else scplan.d/.
 
-    Raises ConfigurationError when there is neither.
+    Raises ConfigurationError when there is neither, or when anybody could have put it there.
     """
     for path in ("scplan.yaml", "scplan.d"):
         if os.path.exists(path):
+            _refuse_planted(path)
             return (path,)
     hint = "write scplan.yaml, or name files and directories with -f"
     raise ConfigurationError("no configuration", detail="there is no scplan.yaml and no scplan.d/ here", hint=hint)
+
+
+def _refuse_planted(path: str) -> None:
+    """Nobody named the file: in /tmp it may be somebody's who waits for root to run scplan there."""
+    owners = {os.lstat(path).st_uid, os.stat(path).st_uid}
+    if os.stat(".").st_mode & stat.S_IWOTH and not owners <= {0, os.geteuid()}:
+        raise ConfigurationError(
+            f"{path} is not taken from a directory that everybody can write to",
+            detail=f"it belongs to somebody else (uid {', '.join(map(str, sorted(owners - {0, os.geteuid()})))})",
+            hint=f"if it is meant, name it: -f {path}",
+        )
 
 
 def load(paths: Sequence[str], kinds: Kinds) -> Configuration:

@@ -224,3 +224,19 @@ def test_state_directory_of_others_is_refused(
     with nothing_changed(process_container):
         for command in (("apply", "--auto-approve"), ("plan",), ("recover",), ("state", "list")):
             refused(scplan(*command, config=config), said)
+
+
+# default files
+
+
+def test_configuration_that_somebody_left_lying_around_is_not_taken(
+    process_container: Container, scplan: Scplan
+) -> None:
+    path = scplan.write(of(process_container, cgroup={"pids.max": 50}))
+    os.chown(path, NOBODY, NOBODY)
+    scplan.directory.chmod(0o1777)
+    for command in (("plan",), ("apply", "--auto-approve"), ("validate",)):
+        refused(scplan(*command), "everybody can write to", "-f scplan.yaml")
+    scplan("plan", "-f", "scplan.yaml").ok()
+    scplan.directory.chmod(0o755)
+    scplan("plan").ok()
