@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from scplan.linux import probe
 from scplan.linux.host import Host
@@ -13,8 +13,8 @@ _CONTROLLERS = {"devices": "devices", "blkio": "io limits", "memory": "memory.*"
 _CONTROLLERS |= {"cpuset": "cpuset.*", "pids": "pids.max"}
 
 
-def examine(host: Host, runtimes: Iterable[str]) -> list[Finding]:
-    """Findings by topic, in the order in which they are worth reading."""
+def examine(host: Host, runtimes: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Findings by topic, in the order in which they are worth reading; `runtimes` are names, with where each looks."""
     return [*_privileges(), *_kernel(), *_cgroups(host), *_runtimes(runtimes), *_network(host)]
 
 
@@ -49,13 +49,10 @@ def _cgroups(host: Host) -> Iterator[Finding]:
     )
 
 
-def _runtimes(runtimes: Iterable[str]) -> Iterator[Finding]:
-    for name in runtimes:
-        directory = f"/run/{name}"
-        if name == "process":
-            yield _found("runtimes", name, True, "by pid or pid_file")
-        else:
-            yield _found("runtimes", name, os.path.isdir(directory), f"state in {directory}")
+def _runtimes(runtimes: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    for name, places in runtimes.items():
+        there = [place for place in places if os.path.exists(place)]
+        yield _found("runtimes", name, bool(there), ", ".join(there) or f"looked for {', '.join(places) or 'nothing'}")
 
 
 def _network(host: Host) -> Iterator[Finding]:

@@ -1,10 +1,48 @@
-"""The registry of container runtimes."""
+"""The registry of container runtimes: outermost first, since an engine's containers are known to what it is built on.
+
+Each is imported when it is asked for first: most configurations name the one that they need.
+"""
 
 from __future__ import annotations
 
-from scplan.runtimes.crun import Crun
-from scplan.runtimes.process import Process
-from scplan.runtimes.runc import Runc
-from scplan.runtimes.runtime import Runtimes
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import cast
 
-RUNTIMES: Runtimes = {runtime.name: runtime for runtime in (Runc(), Crun(), Process())}
+from scplan.runtimes.runtime import Runtime, Runtimes
+
+# The module below this package, and its class.
+_CLASSES = {
+    "docker": "Docker",
+    "podman": "Podman",
+    "containerd": "Containerd",
+    "isulad": "Isulad",
+    "incus": "Incus",
+    "lxc": "Lxc",
+    "nspawn": "Nspawn",
+    "runc": "Runc",
+    "crun": "Crun",
+    "process": "Process",
+}
+
+
+class _Registry(Mapping[str, Runtime]):
+    def __init__(self) -> None:
+        self._made: dict[str, Runtime] = {}
+
+    def __getitem__(self, name: str) -> Runtime:
+        if name not in self._made:
+            self._made[name] = cast(Runtime, getattr(import_module(f"scplan.runtimes.{name}"), _CLASSES[name])())
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _CLASSES
+
+
+RUNTIMES: Runtimes = _Registry()

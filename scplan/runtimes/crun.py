@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from scplan.runtimes.oci_state import StateDirectoryRuntime
 
 
@@ -10,3 +12,7 @@ class Crun(StateDirectoryRuntime):
     file = "status"
     pid_key = "pid"
     start_key = "process-start-time"
+
+    def bundle_in(self, state: dict[str, Any]) -> str | None:
+        bundle = state.get("bundle")
+        return bundle if isinstance(bundle, str) else None

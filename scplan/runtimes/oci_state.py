@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from scplan.errors import RecordDamaged
+from abc import abstractmethod
+from typing import Any
+
 from scplan.model.live import ContainerFacts
-from scplan.runtimes.runtime import Runtime, by_reference, facts_of, list_directories, read_state, rootless_directory
+from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
+from scplan.runtimes.state_files import facts_of, field, list_directories, read_state, user_directory
 
 
 class StateDirectoryRuntime(Runtime):
@@ -14,20 +17,34 @@ class StateDirectoryRuntime(Runtime):
     pid_key: str
     start_key: str
 
+    def places(self) -> list[str]:
+        return [f"{user_directory() or '/run'}/{self.name}"]
+
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        root = rootless_directory(self.name) or f"/run/{self.name}"
-        exact = self._read(root, reference)
+        root = self.places()[0]
+        exact = self.read(root, reference)
         if exact is not None:
             return [exact]
-        read = (self._read(root, name) for name in by_reference(reference, list_directories(root)))
+        read = (self.read(root, name) for name in by_reference(reference, list_directories(root)))
         return [facts for facts in read if facts is not None]
 
-    def _read(self, root: str, name: str) -> ContainerFacts | None:
-        path = f"{root}/{name}/{self.file}"
+    def all(self) -> list[ContainerName]:
+        root = self.places()[0]
+        return [ContainerName(name, name, root) for name in list_directories(root)]
+
+    def read(self, root: str, container_id: str) -> ContainerFacts | None:
+        """A container whose state is below another root than the usual one; None when it is not there."""
+        path = f"{root}/{container_id}/{self.file}"
         state = read_state(path)
         if state is None:
             return None
-        pid, started = state.get(self.pid_key), state.get(self.start_key, 0)
-        if type(pid) is not int or type(started) is not int:
-            raise RecordDamaged(f"{path}: {self.pid_key} or {self.start_key} is not a number")
-        return facts_of(name, self.name, pid, started)
+        started = field(state, self.start_key, int, path) if self.start_key in state else 0
+        return facts_of(container_id, self.name, field(state, self.pid_key, int, path), started)
+
+    def bundle(self, facts: ContainerFacts) -> str | None:
+        state = read_state(f"{self.places()[0]}/{facts.id}/{self.file}")
+        return None if state is None else self.bundle_in(state)
+
+    @abstractmethod
+    def bundle_in(self, state: dict[str, Any]) -> str | None:
+        """The bundle that a state file names."""

@@ -6,7 +6,8 @@ import os
 
 from scplan.errors import ContainerNotFound, KernelError
 from scplan.model.live import ContainerFacts
-from scplan.runtimes.runtime import Runtime, facts_of
+from scplan.runtimes.runtime import ContainerName, Runtime
+from scplan.runtimes.state_files import facts_of
 
 _MAX_PID_FILE_BYTES = 64
 
@@ -14,6 +15,12 @@ _MAX_PID_FILE_BYTES = 64
 class Process(Runtime):
     name = "process"
     needs_pid = True
+
+    def places(self) -> list[str]:
+        return ["/proc"]
+
+    def all(self) -> list[ContainerName]:
+        return []  # any process could be one
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         number = pid if pid is not None else _read_pid(reference, pid_file)

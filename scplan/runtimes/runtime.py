@@ -5,18 +5,27 @@ A runtime is one module with a subclass of `Runtime`; it reads state files or AP
 
 from __future__ import annotations
 
-import json
-import os
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
-from scplan.errors import ContainerNotFound, KernelError, RecordDamaged
-from scplan.linux.container import start_time
-from scplan.model.live import ContainerFacts, Status
+from scplan.errors import ContainerNotFound, KernelError
+from scplan.model.live import ContainerFacts
+from scplan.runtimes.configured_hooks import is_in_bundle
 
-MAX_STATE_BYTES = 8 << 20
 AUTO = "auto"
+# Nobody listens at a socket that is still there, or it is not for this user: for `auto`, the runtime is not there.
+_NOT_THERE = (errno.ECONNREFUSED, errno.ENOENT, errno.EACCES, errno.EPERM)
+_GENERATED_ID_LENGTH = 64
+
+
+class ContainerName(NamedTuple):
+    """How a runtime knows a container. `place` is the directory or socket that it was found in, for its runtime."""
+
+    name: str
+    id: str
+    place: str = ""
 
 
 class Runtime(ABC):
@@ -27,12 +36,29 @@ class Runtime(ABC):
     """Whether its containers are named by `pid` or `pid_file` in the configuration instead."""
 
     @abstractmethod
+    def places(self) -> list[str]:
+        """Where its containers are looked for: directories of state, sockets; they need not be there."""
+
+    @abstractmethod
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         """Containers that `reference` names: the exact one, else those whose ID begins with it; none is no error."""
 
     def find_recorded(self, name: str, container_id: str) -> list[ContainerFacts]:
         """The container that a record is about, by the name and ID that `find` had given it."""
         return self.find(name, None, None)
+
+    @abstractmethod
+    def all(self) -> list[ContainerName]:
+        """Every container that it has, running or not, in no particular order."""
+
+    def bundle(self, facts: ContainerFacts) -> str | None:
+        """The directory with the container's OCI config.json; None where there is none."""
+        return None
+
+    def has_hook(self, facts: ContainerFacts) -> bool:
+        """Whether scplan's hook runs when the container starts."""
+        bundle = self.bundle(facts)
+        return bundle is not None and is_in_bundle(bundle)
 
 
 Runtimes = Mapping[str, Runtime]
@@ -43,7 +69,7 @@ def locate(
 ) -> ContainerFacts:
     """The one container that is meant. `runtime` is a name of the registry, or auto: ask all of them.
 
-    Raises ContainerNotFound when there is none, or more than one.
+    An exact name comes before the beginning of an ID. Raises ContainerNotFound when there is none, or more than one.
     """
     if runtime != AUTO and runtime not in runtimes:
         raise ContainerNotFound(
@@ -51,82 +77,71 @@ def locate(
             hint=f"it knows {', '.join(runtimes)}; any other container is reached as `runtime: process` by its pid",
         )
     asked = [runtimes[runtime]] if runtime != AUTO else [known for known in runtimes.values() if not known.needs_pid]
-    found = [facts for known in asked for facts in known.find(reference, pid, pid_file)]
+    answers: list[ContainerFacts] = []
+    silent: list[str] = []
+    for known in asked:
+        try:
+            answers += known.find(reference, pid, pid_file)
+        except KernelError as error:
+            if runtime != AUTO or error.errno not in _NOT_THERE:
+                raise
+            silent.append(f"{known.name} could not be asked: {error}")
+    found = _meant(reference, answers)
     if len(found) == 1:
         return found[0]
-    names = ", ".join(known.name for known in asked)
     if not found:
-        raise ContainerNotFound(
-            f"no container {reference!r}", detail=f"asked: {names}", hint="is it created, and is scplan run as root?"
-        )
-    listed = ", ".join(f"{facts.name} ({facts.runtime})" for facts in found)
+        raise _not_found(reference, asked, silent)
     raise ContainerNotFound(
-        f"{reference!r} can mean {len(found)} containers: {listed}", hint="write more of its name, or `runtime:`"
+        f"{reference!r} can mean {len(found)} containers: {', '.join(map(_told, found))}",
+        hint="write more of its name, or `runtime:`",
     )
+
+
+def _meant(reference: str, answers: Iterable[ContainerFacts]) -> list[ContainerFacts]:
+    """Each container once, as the outermost of its runtimes knows it: those come first in the registry."""
+    found: list[ContainerFacts] = []
+    for facts in answers:
+        if not any(_is_same(facts, other) for other in found):
+            found.append(facts)
+    exact = [facts for facts in found if reference in (facts.name, facts.id)]
+    return exact or found
+
+
+def _is_same(one: ContainerFacts, other: ContainerFacts) -> bool:
+    """Whether two runtimes speak of one container: engines run theirs by runc or crun, under the same generated ID."""
+    if one.pid and other.pid:
+        return one.pid == other.pid
+    return one.id == other.id and len(one.id) == _GENERATED_ID_LENGTH
+
+
+def _told(facts: ContainerFacts) -> str:
+    same = "" if facts.id == facts.name else f", {facts.id[:12] if len(facts.id) == _GENERATED_ID_LENGTH else facts.id}"
+    return f"{facts.name} ({facts.runtime}{same})"
+
+
+def _not_found(reference: str, asked: list[Runtime], silent: list[str]) -> ContainerNotFound:
+    lines = [f"asked: {', '.join(known.name for known in asked)}", *silent]
+    if len(asked) == 1 and not asked[0].needs_pid:
+        lines.append(f"looked in {', '.join(asked[0].places())}")
+    return ContainerNotFound(
+        f"no container {reference!r}", detail="\n".join(lines), hint="is it created, and is scplan run as root?"
+    )
+
+
+def by_name_or_id(reference: str, names: Iterable[ContainerName]) -> list[ContainerName]:
+    """The container with that ID; else those of that name; else all whose ID begins with it, sorted by name."""
+    names = list(names)
+    for matches in (
+        [one for one in names if one.id == reference],
+        [one for one in names if one.name == reference],
+        [one for one in names if one.id.startswith(reference)],
+    ):
+        if matches:
+            return sorted(matches)
+    return []
 
 
 def by_reference(reference: str, names: Iterable[str]) -> list[str]:
-    """The name itself when it is there, else every name that begins with it."""
+    """The same where the name is the ID: the name itself when it is there, else every name that begins with it."""
     names = list(names)
     return [reference] if reference in names else sorted(name for name in names if name.startswith(reference))
-
-
-def read_state(path: str) -> dict[str, Any] | None:
-    """A runtime's JSON state file; None when it is not there. Raises RecordDamaged when it is not an object."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_STATE_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise KernelError.from_os(f"read({path})", error) from None
-    try:
-        document = json.loads(text) if len(text) <= MAX_STATE_BYTES else None
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise RecordDamaged(
-            f"{path} is not the state of a container", hint="ask its runtime: `runc state`, `crun state`"
-        )
-    return document
-
-
-def facts_of(name: str, runtime: str, pid: int, recorded_start: int, *, id: str | None = None) -> ContainerFacts:
-    """Facts of a container whose runtime recorded `pid`: stopped when that process is gone or is another one."""
-    started = process_start(pid)
-    running = bool(started) and recorded_start in (0, started)
-    return ContainerFacts(
-        name=name,
-        runtime=runtime,
-        id=name if id is None else id,
-        status=Status.RUNNING if running else Status.STOPPED,
-        pid=pid if running else 0,
-        start_time=started if running else 0,
-    )
-
-
-def process_start(pid: int) -> int:
-    """Start time of a process in clock ticks after boot; 0 when there is none, or only a zombie."""
-    if pid <= 0:
-        return 0
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return 0 if stat.rpartition(b")")[2].split()[0] in (b"Z", b"X") else start_time(stat)
-
-
-def list_directories(path: str) -> list[str]:
-    """Names of the directories in `path`; none when it is absent or can't be read."""
-    try:
-        with os.scandir(path) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
-
-
-def rootless_directory(name: str) -> str | None:
-    """Where a runtime run by this user keeps its state: $XDG_RUNTIME_DIR/NAME."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return f"{base}/{name}" if base and os.geteuid() else None

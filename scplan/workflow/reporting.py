@@ -124,4 +124,4 @@ def doctor() -> list[Finding]:
     from scplan.doctor import examine
 
     with Host() as host:
-        return examine(host, tuple(RUNTIMES))
+        return examine(host, {name: runtime.places() for name, runtime in RUNTIMES.items()})

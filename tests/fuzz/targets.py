@@ -293,7 +293,7 @@ def runtime_state(data: bytes, scratch: Path) -> str:
     ended = []
     for runtime in (Runc(), Crun()):
         (scratch / "web").mkdir(exist_ok=True)
-        read = runtime._read
+        read = runtime.read
         ended.append(_of_file(data, scratch / "web" / runtime.file, lambda _, read=read: read(str(scratch), "web")))  # type: ignore[misc]
     return "valid" if "valid" in ended else "refused"
 

@@ -50,7 +50,7 @@ BEYOND_THE_TABLE: dict[str, set[str]] = {
     "apply": {"execute", "rollback", "linux.signals", "confirmation"},
     "rollback": {"execute"},
     "config": {"yaml_source"},  # the values with places that it turns into resources
-    "runtimes": {"model.live"},  # ContainerFacts, what a runtime knows of a container
+    "runtimes": {"model.live", "linux.local_socket"},  # ContainerFacts; and how an engine's daemon is asked
     "cli": {"model"},  # the types of what workflow returns and render takes
 }
 MAY_IMPORT = {

@@ -1,0 +1,77 @@
+"""Asking a daemon of this host over its socket: one request, one answer, bounded in time and size. unix(7)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import time
+
+from scplan.errors import KernelError, ScplanError
+
+TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 16 << 20
+_MAX_HEAD_BYTES = 64 << 10
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> bytes:
+    """What is answered to a request: all until the other side closes, or just the first `answer_bytes`.
+
+    `address` is the path of a socket, or the name of an abstract one after a NUL. Raises KernelError when nobody
+    answers there, within TIMEOUT_S too; and when it is neither root nor this user who does, since anyone can take an
+    abstract name, or leave a socket in a directory of their own.
+    """
+    name = address.replace("\0", "@")
+    deadline = time.monotonic() + TIMEOUT_S
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(address)
+            _check_owner(connection, name)
+            connection.sendall(request)
+            return _receive(connection, name, deadline, answer_bytes)
+    except TimeoutError:
+        raise KernelError(
+            f"recv({name})", errno.ETIMEDOUT, detail=f"no answer within {TIMEOUT_S:g} s", hint="is its daemon stuck?"
+        ) from None
+    except OSError as error:
+        raise KernelError.from_os(f"connect({name})", error) from None
+
+
+def http_get(address: str, target: str) -> tuple[int, bytes]:
+    """Status and body of what a web server at a socket answers; the errors are those of `ask`. RFC 9112."""
+    # HTTP/1.0: the answer comes in one piece, and ends with the connection.
+    answer = ask(address, f"GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n".encode())
+    head, found, body = answer.partition(b"\r\n\r\n")
+    words = head[:_MAX_HEAD_BYTES].split(None, 2)
+    if not found or not head.startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
+        raise ScplanError(f"{address}: the answer to GET {target} is not HTTP")
+    return int(words[1][:3]), body
+
+
+def _check_owner(connection: socket.socket, name: str) -> None:
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    if uid not in (0, os.geteuid()):
+        raise KernelError(
+            f"connect({name})", errno.EPERM, detail=f"user {uid} listens there, neither root nor the user of scplan"
+        )
+
+
+def _receive(connection: socket.socket, name: str, deadline: float, size: int | None) -> bytes:
+    parts: list[bytes] = []
+    received = 0
+    while size is None or received < size:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        part = connection.recv(1 << 20 if size is None else size - received)
+        if not part:
+            break
+        parts.append(part)
+        received += len(part)
+        if received > MAX_ANSWER_BYTES:
+            raise ScplanError(f"{name}: an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
+    return b"".join(parts)

@@ -1,0 +1,69 @@
+"""containerd: its directory of tasks, one for each namespace and container, and the state that runc or crun keep."""
+
+from __future__ import annotations
+
+import os
+
+from scplan.model.live import ContainerFacts
+from scplan.runtimes.crun import Crun
+from scplan.runtimes.runc import Runc
+from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.state_files import facts_of, list_directories, pid_in_file
+
+# Its own, and the one inside k3s and rke2.
+_STATES = ("/run/containerd", "/run/k3s/containerd")
+_TASKS = "io.containerd.runtime.v2.task"
+# The shim's own place, whatever containerd's is.
+_OCI_STATES = "/run/containerd/runc"
+_OCI_RUNTIMES = (Runc(), Crun())
+
+
+class Containerd(Runtime):
+    """Containers by ID; CONTAINERD_ADDRESS and CONTAINERD_NAMESPACE choose as they do for ctr(8)."""
+
+    name = "containerd"
+
+    def places(self) -> list[str]:
+        address = os.environ.get("CONTAINERD_ADDRESS")
+        states = [os.path.dirname(address.removeprefix("unix://"))] if address else _STATES
+        return [f"{state}/{_TASKS}" for state in states]
+
+    def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        spaces = _namespaces(self.places())
+        found = [space for space in spaces if os.path.isdir(f"{space}/{reference}")]
+        if found:
+            return [_facts(ContainerName(reference, reference, space)) for space in found]
+        return [_facts(one) for one in by_name_or_id(reference, _all_in(spaces))]
+
+    def all(self) -> list[ContainerName]:
+        return _all_in(_namespaces(self.places()))
+
+    def bundle(self, facts: ContainerFacts) -> str | None:
+        for space in _namespaces(self.places()):
+            if os.path.isdir(f"{space}/{facts.id}"):
+                return f"{space}/{facts.id}"
+        return None
+
+
+def _namespaces(places: list[str]) -> list[str]:
+    """Directories of the tasks of a namespace."""
+    chosen = os.environ.get("CONTAINERD_NAMESPACE")
+    return [
+        f"{place}/{name}"
+        for place in places
+        for name in ([chosen] if chosen and os.path.isdir(f"{place}/{chosen}") else list_directories(place))
+        if chosen in (None, "", name)
+    ]
+
+
+def _all_in(spaces: list[str]) -> list[ContainerName]:
+    return [ContainerName(name, name, space) for space in spaces for name in list_directories(space)]
+
+
+def _facts(one: ContainerName) -> ContainerFacts:
+    states = f"{_OCI_STATES}/{os.path.basename(one.place)}"
+    for runtime in _OCI_RUNTIMES:
+        found = runtime.read(states, one.id)
+        if found is not None:
+            return found._replace(runtime=Containerd.name)
+    return facts_of(one.name, Containerd.name, pid_in_file(f"{one.place}/{one.id}/init.pid", one.id), 0)

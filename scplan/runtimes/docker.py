@@ -1,0 +1,121 @@
+"""Docker: its daemon's API socket. Docker Engine API, /containers/NAME/json."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from scplan.errors import ScplanError
+from scplan.model.live import ContainerFacts
+from scplan.runtimes.local_api import NOT_FOUND, existing, get, get_one, is_plain, said
+from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.state_files import damaged, facts_of, field, list_directories, read_state, user_directory
+
+WRAPPER = "scplan-runc"
+"""What the OCI runtime is called that adds scplan's hook to each container; docker has no hooks of its own."""
+_CONTAINERD = ("/run/containerd", "/run/docker/containerd/daemon")
+
+
+class Docker(Runtime):
+    name = "docker"
+
+    def places(self) -> list[str]:
+        host = os.environ.get("DOCKER_HOST") or _host_of_context()
+        if host:
+            # Containers behind tcp:// or ssh:// are not of this host.
+            return [host.removeprefix("unix://")] if host.startswith("unix://") else []
+        own = user_directory()
+        return [*([f"{own}/docker.sock"] if own else []), "/run/docker.sock"]
+
+    def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        found: list[ContainerFacts] = []
+        for socket in existing(self.places()) if is_plain(reference) else ():
+            status, answer = get(socket, f"/containers/{reference}/json")
+            if status < 400:
+                found.append(_facts(answer, socket))
+            elif status != NOT_FOUND:
+                # The daemon refuses the beginning of several IDs, with another status in each version.
+                found += _all_of(socket, reference, said(answer))
+        return found
+
+    def all(self) -> list[ContainerName]:
+        return [one for socket in existing(self.places()) for one in _names(socket)]
+
+    def bundle(self, facts: ContainerFacts) -> str | None:
+        for state in _CONTAINERD:
+            path = f"{state}/io.containerd.runtime.v2.task/moby/{facts.id}"
+            if os.path.exists(f"{path}/config.json"):
+                return path
+        return None
+
+    def has_hook(self, facts: ContainerFacts) -> bool:
+        """Whether the container's OCI runtime is one of the daemon's that run scplan's wrapper."""
+        for socket in existing(self.places()):
+            container = get_one(socket, f"/containers/{facts.id}/json")
+            if container is None:
+                continue
+            where = f"{socket}: {facts.name}"
+            chosen = field(container, "HostConfig", dict, where).get("Runtime")
+            runtimes = field(get_one(socket, "/info") or {}, "Runtimes", dict, socket)
+            runtime = runtimes.get(chosen)
+            path = runtime.get("path") if isinstance(runtime, dict) else None
+            return isinstance(path, str) and os.path.basename(path) == WRAPPER
+        return False
+
+
+def _all_of(socket: str, reference: str, problem: str) -> list[ContainerFacts]:
+    several = by_name_or_id(reference, _names(socket))
+    if not several:
+        raise ScplanError(f"docker at {socket} can't tell about {reference!r}", detail=problem)
+    answers = (get_one(socket, f"/containers/{one.id}/json") for one in several)
+    return [_facts(answer, socket) for answer in answers if answer is not None]
+
+
+def _names(socket: str) -> list[ContainerName]:
+    where = f"{socket}: the list of containers"
+    answer = get_one(socket, "/containers/json?all=1")
+    if not isinstance(answer, list) or not all(isinstance(one, dict) for one in answer):
+        raise damaged(where, "it is not a list of objects")
+    return [
+        ContainerName(_own_name(field(one, "Names", list, where)), field(one, "Id", str, where), socket)
+        for one in answer
+    ]
+
+
+def _own_name(names: list[Any]) -> str:
+    """`/web`; links of other containers to it are `/other/web`."""
+    own = [name[1:] for name in names if isinstance(name, str) and name.count("/") == 1]
+    return own[0] if own else ""
+
+
+def _facts(answer: Any, socket: str) -> ContainerFacts:
+    if not isinstance(answer, dict):
+        raise damaged(f"{socket}: a container", "it is not an object")
+    container_id = field(answer, "Id", str, f"{socket}: a container")
+    where = f"{socket}: {container_id}"
+    state = field(answer, "State", dict, where)
+    running = field(state, "Running", bool, f"{where}: State")
+    return facts_of(
+        field(answer, "Name", str, where).removeprefix("/"),
+        Docker.name,
+        field(state, "Pid", int, f"{where}: State") if running else 0,
+        0,
+        id=container_id,
+        paused=state.get("Paused") is True,
+    )
+
+
+def _host_of_context() -> str | None:
+    """The endpoint of the context that docker(1) would use; None for its default."""
+    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    context = os.environ.get("DOCKER_CONTEXT") or (read_state(f"{directory}/config.json") or {}).get("currentContext")
+    if not isinstance(context, str) or context in ("", "default"):
+        return None
+    contexts = f"{directory}/contexts/meta"
+    for name in list_directories(contexts):
+        path = f"{contexts}/{name}/meta.json"
+        meta = read_state(path) or {}
+        if meta.get("Name") == context:
+            endpoints = field(meta, "Endpoints", dict, path)
+            return field(field(endpoints, "docker", dict, path), "Host", str, path)
+    raise ScplanError(f"docker's context {context!r} is not in {contexts}", hint="`docker context ls` shows them")

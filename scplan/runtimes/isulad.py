@@ -1,0 +1,66 @@
+"""iSulad: GRAPH/engines/RUNTIME/ID/config.v2.json, which its daemon keeps for each container."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from scplan.model.live import ContainerFacts
+from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.state_files import facts_of, field, list_directories, read_state
+
+_CONFIGURATION = "/etc/isulad/daemon.json"
+_GRAPH = "/var/lib/isulad"
+_FILE = "config.v2.json"
+
+
+class Isulad(Runtime):
+    name = "isulad"
+
+    def places(self) -> list[str]:
+        graph = (read_state(_CONFIGURATION) or {}).get("graph")
+        return [f"{graph if isinstance(graph, str) and graph else _GRAPH}/engines"]
+
+    def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        return [facts for one in by_name_or_id(reference, self.all()) if (facts := _facts(one)) is not None]
+
+    def all(self) -> list[ContainerName]:
+        (engines,) = self.places()
+        directories = [f"{engines}/{engine}" for engine in list_directories(engines)]
+        read = (_name(place, one) for place in directories for one in list_directories(place))
+        return [one for one in read if one is not None]
+
+    def bundle(self, facts: ContainerFacts) -> str | None:
+        (engines,) = self.places()
+        paths = (f"{engines}/{engine}/{facts.id}" for engine in list_directories(engines))
+        return next((path for path in paths if os.path.isfile(f"{path}/config.json")), None)
+
+
+def _name(place: str, container_id: str) -> ContainerName | None:
+    try:
+        status = os.stat(f"{place}/{container_id}/{_FILE}")
+    except OSError:
+        return None  # being made or removed, and so not there
+    return _parsed(place, container_id, (status.st_ino, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(place: str, container_id: str, _version: tuple[int, ...]) -> ContainerName | None:
+    path = f"{place}/{container_id}/{_FILE}"
+    document = read_state(path)
+    if document is None:
+        return None
+    name = field(field(document, "CommonConfig", dict, path), "Name", str, path)
+    return ContainerName(name, container_id, place)
+
+
+def _facts(one: ContainerName) -> ContainerFacts | None:
+    path = f"{one.place}/{one.id}/{_FILE}"
+    document = read_state(path)
+    if document is None:
+        return None
+    state = field(document, "State", dict, path)
+    running = state.get("Running") is True
+    pid = field(state, "Pid", int, f"{path}: State") if running else 0
+    started = field(state, "StartTime", int, f"{path}: State") if running and "StartTime" in state else 0
+    return facts_of(one.name, Isulad.name, pid, started, id=one.id, paused=state.get("Paused") is True)

@@ -1,0 +1,48 @@
+"""JSON over the socket of an engine's daemon: what docker, incus and lxd answer."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from scplan.errors import ScplanError
+from scplan.linux.local_socket import http_get
+from scplan.runtimes.state_files import parse
+
+NOT_FOUND = 404
+_ERRORS = 400
+
+
+def get(socket: str, target: str) -> tuple[int, Any]:
+    """Status and JSON of an answer; no error is raised for statuses from 400 on.
+
+    Raises KernelError when nobody answers in time, RecordDamaged for what is no JSON.
+    """
+    status, body = http_get(socket, target)
+    return status, parse(body, f"{socket}: {target}")
+
+
+def get_one(socket: str, target: str) -> Any:
+    """The JSON of an answer; None when the daemon knows no such thing. Raises ScplanError when it refuses."""
+    status, answer = get(socket, target)
+    if status == NOT_FOUND:
+        return None
+    if status >= _ERRORS:
+        raise ScplanError(f"{socket}: GET {target}: status {status}", detail=said(answer))
+    return answer
+
+
+def said(answer: Any) -> str:
+    """What a daemon says about an error."""
+    message = (answer.get("message") or answer.get("error")) if isinstance(answer, dict) else None
+    return message if isinstance(message, str) else ""
+
+
+def is_plain(reference: str) -> bool:
+    """Whether it can be the name or ID of a container in a URL as it is; engines have no other names."""
+    return reference.isascii() and all(letter.isalnum() or letter in "_.-" for letter in reference)
+
+
+def existing(paths: list[str]) -> list[str]:
+    """Those paths that are there, each socket once even when it has several names."""
+    return sorted({os.path.realpath(path): path for path in paths if os.path.exists(path)}.values())

@@ -1,0 +1,46 @@
+"""The monitor of a running LXC container, which also incus and lxd use: it knows the first process. lxc(7), unix(7)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from scplan.errors import KernelError, RecordDamaged
+from scplan.linux.local_socket import ask
+
+# struct lxc_cmd_req and lxc_cmd_rsp: command or result, length of data, a pointer that holds the PID of an answer.
+_MESSAGE = struct.Struct("@iiP")
+# With an empty payload others stop the container, or end its monitor: this is the only one that is ever sent.
+_GET_INIT_PID = 4
+_MAX_ADDRESS_BYTES = 107
+_MAX_PID = 1 << 22
+_FNV_BASIS, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
+
+
+def init_pid(directory: str) -> int:
+    """The first process of the container in LXCPATH/NAME; 0 when it does not run, and nobody listens for it."""
+    address = _address(directory)
+    try:
+        answer = ask(f"\0{address}", _MESSAGE.pack(_GET_INIT_PID, 0, 0), answer_bytes=_MESSAGE.size)
+    except KernelError as error:
+        if error.errno == errno.ECONNREFUSED:
+            return 0
+        raise
+    if len(answer) < _MESSAGE.size:
+        return 0  # it is just ending
+    result, _, pid = _MESSAGE.unpack(answer)
+    if result < 0 or pid > _MAX_PID:
+        raise RecordDamaged(f"@{address}: the monitor of the container names no process")
+    return int(pid)
+
+
+def _address(directory: str) -> str:
+    """The name of the monitor's abstract socket; for long paths LXC hashes them (FNV-1a, 64 bits)."""
+    address = f"{directory}/command"
+    if len(os.fsencode(address)) < _MAX_ADDRESS_BYTES:
+        return address
+    value = _FNV_BASIS
+    for byte in os.fsencode(directory):
+        value = (value ^ byte) * _FNV_PRIME & 0xFFFFFFFFFFFFFFFF
+    return f"lxc/{value:016x}/command"

@@ -1,0 +1,112 @@
+"""systemd-nspawn: its supervisors in /proc, and the images of /var/lib/machines. systemd-nspawn(1), proc(5)."""
+
+from __future__ import annotations
+
+import os
+
+from scplan.model.live import ContainerFacts
+from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
+from scplan.runtimes.state_files import facts_of, list_directories, read_file
+
+# A directory for each running container; there also without systemd-machined (--register=no).
+_RUNNING = "/run/systemd/nspawn/propagate"
+_IMAGES = ("/var/lib/machines", "/etc/machines", "/usr/lib/machines")
+_SUPERVISOR = "systemd-nspawn"
+# Options whose value may be the next word: these of one letter, and all long ones but these.
+_WITH_VALUE = "DuLMSZipE"
+_FLAGS = (
+    *("help", "version", "no-pager", "quiet", "ephemeral", "read-only", "volatile", "boot", "as-pid2", "pipe"),
+    *("private-users", "private-users-chown", "private-network", "network-veth", "keep-unit", "share-system"),
+)
+
+
+class Nspawn(Runtime):
+    """Machines by name. One that runs is known by its supervisor, one that is stopped by its image."""
+
+    name = "nspawn"
+
+    def places(self) -> list[str]:
+        return [_RUNNING, *_IMAGES]
+
+    def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        if os.path.isdir(f"{_RUNNING}/{reference}"):
+            return [_facts(reference)]
+        return [_facts(name) for name in by_reference(reference, _names())]
+
+    def all(self) -> list[ContainerName]:
+        return [ContainerName(name, name) for name in _names()]
+
+
+def _names() -> list[str]:
+    images = [name.removesuffix(".raw") for place in _IMAGES for name in _entries(place) if not name.startswith(".")]
+    return sorted({*list_directories(_RUNNING), *images})
+
+
+def _entries(place: str) -> list[str]:
+    raw = [name for name in (os.listdir(place) if os.path.isdir(place) else ()) if name.endswith(".raw")]
+    return [*list_directories(place), *raw]
+
+
+def _facts(name: str) -> ContainerFacts:
+    return facts_of(name, Nspawn.name, _leader(name), 0)
+
+
+def _leader(name: str) -> int:
+    """The first process of a running machine; 0 when it does not run."""
+    if not os.path.isdir(f"{_RUNNING}/{name}"):
+        return 0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and _supervises(entry, name):
+            return _child_of(entry)
+    return 0
+
+
+def _supervises(pid: str, name: str) -> bool:
+    """Whether a process is the supervisor of that machine, and is what it says: the host's, and root's."""
+    if read_file(f"/proc/{pid}/comm") != f"{_SUPERVISOR}\n".encode():
+        return False
+    words = os.fsdecode(read_file(f"/proc/{pid}/cmdline") or b"").split("\0")
+    if machine_name(words[1:]) != name:
+        return False
+    try:
+        # Anything in a container can have this name and these arguments.
+        same = all(os.stat(f"/proc/{pid}/ns/{kind}") == os.stat(f"/proc/self/ns/{kind}") for kind in ("pid", "user"))
+        return same and os.stat(f"/proc/{pid}").st_uid == 0
+    except FileNotFoundError:
+        return False
+
+
+def _child_of(pid: str) -> int:
+    """The child that has a PID namespace of its own: the machine's first process."""
+    own = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    for child in (read_file(f"/proc/{pid}/task/{pid}/children") or b"").split():
+        try:
+            if os.stat(f"/proc/{int(child)}/ns/pid").st_ino != own:
+                return int(child)
+        except FileNotFoundError:
+            continue
+    return 0
+
+
+def machine_name(arguments: list[str]) -> str:
+    """The name of the machine that these arguments of systemd-nspawn start; "" when they do not tell it.
+
+    That is `--machine`, else the last part of the directory or of the image.
+    """
+    told: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        if word == "--" or not word.startswith("-"):
+            break
+        if word.startswith("--"):
+            option, has_value, value = word[2:].partition("=")
+            if option not in _FLAGS:
+                told[option] = value if has_value else next(words, "")
+            continue
+        for place, letter in enumerate(word[1:], start=2):
+            if letter in _WITH_VALUE:
+                told[letter] = word[place:] or next(words, "")
+                break
+    image = told.get("image") or told.get("i") or ""
+    root = told.get("directory") or told.get("D") or image.removesuffix(".raw")
+    return told.get("machine") or told.get("M") or os.path.basename(root.rstrip("/"))

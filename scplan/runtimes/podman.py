@@ -1,0 +1,117 @@
+"""Podman: the containers of its storage, and what runc or crun keep of those that run. containers-storage.conf(5)."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from scplan.errors import KernelError
+from scplan.model.live import ContainerFacts
+from scplan.runtimes.configured_hooks import runs_scplan
+from scplan.runtimes.crun import Crun
+from scplan.runtimes.runc import Runc
+from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.state_files import (
+    damaged,
+    facts_of,
+    field,
+    list_directories,
+    parse,
+    pid_in_file,
+    read_file,
+    read_state,
+    toml_value,
+    user_directory,
+)
+
+# Containers of `podman run --rm` may be in a list of their own.
+_LISTS = ("containers.json", "volatile-containers.json")
+_OCI_RUNTIMES = (Runc(), Crun())
+_HOOK_DIRECTORIES = ("/etc/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d")
+
+
+class Podman(Runtime):
+    name = "podman"
+
+    def places(self) -> list[str]:
+        return [_storage()]
+
+    def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        return [_facts(one) for one in by_name_or_id(reference, self.all())]
+
+    def all(self) -> list[ContainerName]:
+        storage = _storage()
+        drivers = [name for name in list_directories(storage) if name.endswith("-containers")]
+        return [one for driver in drivers for file in _LISTS for one in _names(f"{storage}/{driver}/{file}")]
+
+    def bundle(self, facts: ContainerFacts) -> str | None:
+        for one in self.all():
+            if one.id == facts.id:
+                return f"{one.place}/{one.id}/userdata"
+        return None
+
+    def has_hook(self, facts: ContainerFacts) -> bool:
+        """Whether its bundle has the hook, or a directory of hooks that podman puts into every bundle."""
+        return super().has_hook(facts) or any(
+            _is_scplan_hook(f"{directory}/{name}")
+            for directory in _HOOK_DIRECTORIES
+            for name in (os.listdir(directory) if os.path.isdir(directory) else ())
+            if name.endswith(".json")
+        )
+
+
+def _is_scplan_hook(path: str) -> bool:
+    hook = (read_state(path) or {}).get("hook")
+    return isinstance(hook, dict) and runs_scplan(hook)
+
+
+def _storage() -> str:
+    """Where this user's podman keeps its containers."""
+    own = os.geteuid() != 0
+    default, configuration = "/var/lib/containers/storage", "/etc/containers/storage.conf"
+    if own:
+        default = (os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")) + "/containers/storage"
+        configuration = (
+            os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+        ) + "/containers/storage.conf"
+    configuration = os.environ.get("CONTAINERS_STORAGE_CONF") or configuration
+    return toml_value(configuration, "storage", "graphroot") or default
+
+
+def _names(path: str) -> tuple[ContainerName, ...]:
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise KernelError.from_os(f"stat({path})", error) from None
+    return _parsed(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: str, _version: tuple[int, ...]) -> tuple[ContainerName, ...]:
+    """The containers of a list, which is replaced as a whole when it changes; it has a kilobyte for each of them."""
+    text = read_file(path)
+    rows = [] if text is None else parse(text, path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise damaged(path, "it is not a list of objects")
+    place = os.path.dirname(path)
+    found = []
+    for row in rows:
+        container_id = field(row, "id", str, path)
+        names = row.get("names")
+        first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else container_id
+        found.append(ContainerName(first, container_id, place))
+    return tuple(found)
+
+
+def _facts(one: ContainerName) -> ContainerFacts:
+    for runtime in _OCI_RUNTIMES:
+        found = runtime.read(runtime.places()[0], one.id)
+        if found is not None:
+            return found._replace(name=one.name, runtime=Podman.name)
+    # Another OCI runtime: what is left is the PID file that conmon wrote.
+    own = user_directory()
+    run = f"{own}/containers" if own else "/run/containers/storage"
+    pid = pid_in_file(f"{run}/{os.path.basename(one.place)}/{one.id}/userdata/pidfile", one.id)
+    return facts_of(one.name, Podman.name, pid, 0, id=one.id)

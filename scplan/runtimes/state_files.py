@@ -1,0 +1,151 @@
+"""What runtimes leave on disk and in /proc: foreign data, bounded in size and checked for its types."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, TypeVar
+
+from scplan.errors import KernelError, RecordDamaged
+from scplan.linux.container import start_time
+from scplan.model.live import ContainerFacts, Status
+
+MAX_STATE_BYTES = 16 << 20
+_CHUNK_BYTES = 64 << 10
+T = TypeVar("T")
+
+
+def read_state(path: str) -> dict[str, Any] | None:
+    """A JSON object in a file of a runtime; None when there is no file. Raises RecordDamaged for anything else."""
+    text = read_file(path)
+    return None if text is None else parse_object(text, path)
+
+
+def read_file(path: str) -> bytes | None:
+    """The content of a file of a runtime; None when it is not there."""
+    try:
+        # Not blocking: what a user of the host put there may be a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            content = _read_bounded(fd)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise KernelError.from_os(f"read({path})", error) from None
+    if len(content) > MAX_STATE_BYTES:
+        raise damaged(path, f"it has more than {MAX_STATE_BYTES >> 20} MiB")
+    return content
+
+
+def _read_bounded(fd: int) -> bytes:
+    # Chunks: a read of the limit would allocate as much.
+    parts, received = [os.read(fd, _CHUNK_BYTES)], 0
+    while parts[-1] and received <= MAX_STATE_BYTES:
+        received += len(parts[-1])
+        parts.append(os.read(fd, _CHUNK_BYTES))
+    return b"".join(parts)
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """A JSON object. Raises RecordDamaged, naming where it is from, for anything else."""
+    document = parse(text, where)
+    if not isinstance(document, dict):
+        raise damaged(where, "it is not a JSON object")
+    return document
+
+
+def parse(text: bytes, where: str) -> Any:
+    """Any JSON value; the errors are those of parse_object."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise damaged(where, "it is not JSON") from None
+
+
+def field(document: dict[str, Any], key: str, kind: type[T], where: str) -> T:
+    """A value that must be there and of just that type. Raises RecordDamaged when it is not."""
+    value = document.get(key)
+    if type(value) is not kind:
+        raise damaged(where, f"{key} is not {_TYPES.get(kind, kind.__name__)}")
+    return value
+
+
+_TYPES: dict[type, str] = {str: "a text", int: "a number", bool: "true or false", dict: "an object", list: "a list"}
+
+
+def damaged(where: str, problem: str) -> RecordDamaged:
+    return RecordDamaged(f"{where} is not the state of a container", detail=problem, hint="ask its runtime about it")
+
+
+def facts_of(
+    name: str, runtime: str, pid: int, recorded_start: int, *, id: str | None = None, paused: bool = False
+) -> ContainerFacts:
+    """Facts of a container whose runtime recorded `pid`: stopped when that process is gone or is another one.
+
+    `recorded_start` is in clock ticks after boot; 0 where the runtime, asked just now, vouches for the process.
+    """
+    started = process_start(pid)
+    running = bool(started) and recorded_start in (0, started)
+    status = (Status.PAUSED if paused else Status.RUNNING) if running else Status.STOPPED
+    return ContainerFacts(
+        name=name,
+        runtime=runtime,
+        id=name if id is None else id,
+        status=status,
+        pid=pid if running else 0,
+        start_time=started if running else 0,
+    )
+
+
+def process_start(pid: int) -> int:
+    """Start time of a process in clock ticks after boot; 0 when there is none, or only a zombie."""
+    if pid <= 0:
+        return 0
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if stat.rpartition(b")")[2].split()[0] in (b"Z", b"X") else start_time(stat)
+
+
+def pid_in_file(path: str, container_id: str) -> int:
+    """The process in a PID file, if its cgroup is named for the container: only then it is not a PID taken again."""
+    text = read_file(path)
+    if not text or not text.strip().isdigit():
+        return 0
+    pid = int(text[:20])
+    cgroups = read_file(f"/proc/{pid}/cgroup") if process_start(pid) else None
+    return pid if cgroups is not None and container_id in os.fsdecode(cgroups) else 0
+
+
+def list_directories(path: str) -> list[str]:
+    """Names of the directories in `path`; none when it is absent or can't be read."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def user_directory() -> str | None:
+    """Where runtimes of this user keep their state: $XDG_RUNTIME_DIR; None for root."""
+    return (os.environ.get("XDG_RUNTIME_DIR") or None) if os.geteuid() else None
+
+
+def toml_value(path: str, *keys: str) -> str | None:
+    """A text in a TOML file: `toml_value(path, "storage", "graphroot")`; None when either is not there."""
+    text = read_file(path)
+    if text is None:
+        return None
+    import tomllib
+
+    try:
+        value: Any = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise RecordDamaged(f"{path} is not TOML", detail=str(error)) from None
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and value else None
