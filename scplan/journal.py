@@ -83,6 +83,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Not by closing alone: a child that is stuck in a container's file system has a copy of the fd.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
 
     def intended(self, number: int, operation: Operation) -> None:

@@ -281,9 +281,16 @@ class Container(Closing):
                 for name in names.split(","):
                     self._cgroups[name] = path
         try:
-            return self._cgroups[controller]
+            path = self._cgroups[controller]
         except KeyError:
             raise ScplanError(
                 f"container {self.name}: this host has no cgroup v1 controller {controller!r}",
                 hint="`scplan doctor` lists the controllers of this host",
             ) from None
+        if ".." in path.split("/"):
+            # Seen from the root of scplan's cgroup namespace: joined to a mount point it would name something else.
+            raise ScplanError(
+                f"container {self.name}: its cgroup {path} is outside of scplan's cgroup namespace",
+                hint="run scplan in the host's cgroup namespace",
+            )
+        return path

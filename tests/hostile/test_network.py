@@ -208,3 +208,23 @@ def test_cgroup_that_is_moved_and_removed(process_container: Container, scplan: 
     finally:
         (home / "cgroup.procs").write_text(str(process_container.pid))
         below.rmdir()
+
+
+def test_cgroup_outside_of_the_namespace_of_scplan(process_container: Container, scplan: Scplan) -> None:
+    """Its path then begins with /.., and names another cgroup below the mount point."""
+    home = process_container.cgroups["pids"]
+    before = (home / "pids.max").read_text()
+    own = home.parent / f"{process_container.name}-scplan"
+    own.mkdir()
+    try:
+        scplan.write(of(process_container, cgroup={"pids.max": 50}))
+        script = f'echo $$ > {own}/cgroup.procs && exec unshare --cgroup "$@"'
+        command = ["sh", "-c", script, "sh", *scplan.command("apply", "--auto-approve")]
+        ended = subprocess.run(
+            command, cwd=scplan.directory, env=scplan.environment, capture_output=True, text=True, timeout=30
+        )
+        assert ended.returncode == 1
+        assert "outside of scplan's cgroup namespace" in ended.stderr
+        assert (home / "pids.max").read_text() == before
+    finally:
+        own.rmdir()
