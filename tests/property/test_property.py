@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from scplan import workflow
@@ -26,12 +26,14 @@ from tests.property.configurations import Sections, configurations
 from tests.tried import TRIED
 
 pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "veth", "bridge", "loop")
-EXAMPLES = int(os.environ.get("SCPLAN_PROPERTY_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("SCPLAN_PROPERTY_EXAMPLES", "8"))
+# Shrinking takes minutes: it is for those who look for something.
+SHRINKING = [Phase.shrink] if EXAMPLES > 10 else []
 SETTINGS = settings(
     max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    phases=(Phase.explicit, Phase.generate, *SHRINKING),
     database=None,
 )
 Picture = dict[str, Any]
@@ -102,7 +104,7 @@ def destroy(ground: Ground) -> None:
 
 def reached(ground: Ground, sections: Sections) -> Picture:
     """What is there when a configuration was applied; the plan after it is empty."""
-    note(f"reach {sections}")
+    print(f"reach {sections}")
     ground.reach(sections)
     return without_random_addresses(ground.picture())
 
@@ -167,7 +169,7 @@ def test_a_failure_at_any_step_gives_back_what_was_before(lab: Lab, data: st.Dat
 
 def stopped_at(ground: Ground, number: int) -> None:
     """Applies, and is asked to stop when an operation begins."""
-    note(f"stop at {number}")
+    print(f"stop at {number}")
 
     def stop(event: Event) -> None:
         if (event.step, event.number) == (Step.STARTED, number):
