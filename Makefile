@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help demo test test-unit fuzz hostile docs bench lint clean prepare
+.PHONY: help demo test test-unit failures fuzz hostile docs bench lint clean prepare
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest
 
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
+
+failures: prepare ## strikes at every place of a plan, and checks properties of more configurations; EXAMPLES=100
+	@SCPLAN_ALL_PLACES=1 SCPLAN_PROPERTY_EXAMPLES=$(or $(EXAMPLES),100) $(PYTHON) -m pytest --timeout 3600 \
+	  tests/e2e/test_failures.py tests/e2e/test_undo_fails.py tests/property $(ARGS)
 
 fuzz: prepare ## feeds damaged input to everything that reads, guided by coverage; FUZZ_SECONDS=30 for each reader
 	@$(PYTHON) -m pip install --quiet 'atheris>=2.3' || echo "no atheris here: mutating blindly"
