@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Kind, Target, Unsuitable
@@ -152,14 +153,13 @@ class MountKind(Kind[BindMount]):
     def create(self, target: Target[BindMount], after: BindMount) -> None:
         container = target.container
         container.refuse_host_mounts()
-        for directory in after.made_source or ():
-            os.makedirs(directory, mode=0o755, exist_ok=True)
+        _make_source(after)
         with opened(open_tree(after.source, recursive=after.recursive)) as tree:
             found = os.fstat(tree)
             if after.source_identity is not None and file_identity(found) != after.source_identity:
                 raise ScplanError(f"{after.source} is not the file any more that was planned", hint="plan again")
-            if stat.S_ISLNK(found.st_mode):
-                raise ScplanError(f"{after.source} is a symlink to nowhere")
+            if after.source_identity is None and file_identity(os.lstat(after.source)) != file_identity(found):
+                raise ScplanError(f"{after.source} was absent when it was planned, and is a symlink now")
             _set_attributes(tree, after)
             bind.make_target(container, after.target, after.made or (), is_directory=stat.S_ISDIR(found.st_mode))
             bind.attach(
@@ -276,6 +276,24 @@ def _missing_on_host(mount: BindMount) -> tuple[str, ...]:
     parts = mount.source.strip("/").split("/")
     paths = ["/" + "/".join(parts[: depth + 1]) for depth in range(len(parts))]
     return tuple(path for path in paths if not os.path.lexists(path))
+
+
+def _make_source(mount: BindMount) -> None:
+    """Makes the missing directories, each in the one before: a symlink that was put there meanwhile is not followed."""
+    if not mount.made_source:
+        return
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    path = os.path.dirname(mount.made_source[0])
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(opened(os.open(path, flags & ~os.O_NOFOLLOW)))
+            for path in mount.made_source:
+                name = os.path.basename(path)
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=directory)
+                directory = stack.enter_context(opened(os.open(name, flags, dir_fd=directory)))
+        except OSError as error:
+            raise KernelError.from_os(f"mkdir({path})", error) from None
 
 
 def _remove_source(mount: BindMount) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from scplan import workflow
+from scplan.errors import ApplyFailed
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk
@@ -306,3 +308,17 @@ def _child_of(pid: int) -> int:
             return int(children[0])
         time.sleep(0.01)
     raise RuntimeError("the chrooted process did not start")
+
+
+def test_source_that_becomes_a_symlink_is_not_followed(
+    process_container: Container, host_directory: Path, host_canary: Canary, tmp_path: Path
+) -> None:
+    """The source lies where a container can write: it is absent when it is planned, and a symlink when it is made."""
+    source = host_directory / "new"
+    ground = Ground(process_container, tmp_path)
+    ground.write(mounts=[{"source": str(source), "target": "/data", "create_source": True}])
+    with workflow.open_apply(ground.request) as run:
+        source.symlink_to(host_canary.directory)
+        with pytest.raises(ApplyFailed, match="is a symlink now"):
+            run.execute(lambda _: None)
+    assert "/data" not in process_container.mount_points()
