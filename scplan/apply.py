@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from scplan.confirmation import deadline_in
-from scplan.errors import ApplyFailed, Diagnostic, RollbackIncomplete, ScplanError
+from scplan.errors import ApplyFailed, Diagnostic, KernelError, RollbackIncomplete, ScplanError
 from scplan.execute import Executor
 from scplan.journal import Journal
 from scplan.linux.signals import stop_requests_raise, stop_requests_wait
@@ -33,6 +35,13 @@ class Assurance(NamedTuple):
     confirm_within_s: float | None = None
 
 
+class Begun(NamedTuple):
+    """How far an apply had come that is gone on with: what was journaled, by number, and what of it is done."""
+
+    started: Mapping[int, Operation] = MappingProxyType({})
+    done: frozenset[int] = frozenset()
+
+
 def apply(
     operations: Sequence[Operation],
     executor: Executor,
@@ -40,18 +49,20 @@ def apply(
     prepare: Prepare,
     on_event: OnEvent,
     assurance: Assurance = Assurance(),  # noqa: B008 - a value that never changes
+    begun: Begun = Begun(),  # noqa: B008
 ) -> None:
-    """Makes all operations in order, and puts the records in place.
+    """Makes all operations in order, those that are done already left out, and puts the records in place.
 
     Raises ApplyFailed when one failed and everything was undone, RollbackIncomplete when that failed too: the journal
     is closed in the first case and kept in the second.
     """
     total = len(operations)
-    made: dict[int, Operation] = {}
+    made = dict(begun.started)
     try:
         with stop_requests_raise():
             for number, operation in enumerate(operations, 1):
-                _step(number, total, operation, executor, journal, on_event, made)
+                if number not in begun.done:
+                    _step(number, total, operation, executor, journal, on_event, made)
             assurance.check()
         with stop_requests_wait():
             _commit(prepare(executor.owned()), journal, assurance.confirm_within_s)
@@ -74,11 +85,12 @@ def _step(
     on_event(Event(step=Step.STARTED, operation=operation, number=number, total=total))
     begun = time.monotonic()
     try:
-        captured = executor.capture(operation)
+        # What was there before is what was captured the first time: an operation may be half made by now.
+        captured = made.get(number) or executor.capture(operation)
         journal.intended(number, captured)
         made[number] = captured
-        made[number] = executor.perform(captured)
-        journal.done(number, made[number])
+        executor.perform(captured)
+        journal.done(number, captured)
     except (ScplanError, OSError) as error:
         on_event(
             Event(
@@ -126,6 +138,9 @@ def _roll_back(
     on_event: OnEvent,
 ) -> NoReturn:
     cause = _diagnostics(error)
+    # On a full disk without: whether it goes back is the user's choice then, and back is the default.
+    with suppress(KernelError):
+        journal.giving_up(cause[0].summary)
     failures = undo(made, total, executor, journal, on_event)
     if failures:
         hint = f"the journal is kept: {journal.path}; mend the cause, then `scplan recover` tries again"

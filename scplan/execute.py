@@ -54,8 +54,8 @@ class Executor:
             owned_after = keep_former(owned_after, after)
         return operation._replace(before=before, after=after, owned_after=owned_after)
 
-    def perform(self, operation: Operation) -> Operation:
-        """Makes the operation and reads it back; returns it with what the record gained by that.
+    def perform(self, operation: Operation) -> None:
+        """Makes the operation and reads it back.
 
         Raises ScplanError when the kernel refuses, or when live state is not as it should be afterwards.
         """
@@ -73,22 +73,21 @@ class Executor:
             case Action.REPLACE:
                 raise ScplanError("a replacement is a deletion and a creation; this is a bug in scplan")
         self.host.forget()
-        made = self._verified(kind, target, operation)
-        self.note(made.address, made.owned_after)
-        return made
+        self._verify(kind, target, operation)
+        self.note(operation.address, operation.owned_after)
 
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:
         target = Target(container=self.containers[address.container], host=self.host, peers=self._peers(address))
         return self.kinds[address.kind], target
 
-    def _verified(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> Operation:
-        """The operation after reading back; raises ScplanError when the kernel did something else than was asked."""
+    def _verify(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> None:
+        """Reads back; raises ScplanError when the kernel did something else than was asked."""
         expected = operation.after if operation.after is not None else operation.before
         wanted = {**target.peers, operation.address.identity: _present(expected)}
         live = kind.read(target.container, target.host, wanted).get(operation.address.identity)
         if operation.after is None:
             _check_gone(kind, operation, live)
-            return operation
+            return
         if live is None:
             how = "was to be adopted, but is gone" if operation.action is Action.ADOPT else "was made, but is not there"
             raise ScplanError(f"{operation.address} {how}")
@@ -100,7 +99,6 @@ class Executor:
                 for path in wrong
             )
             raise ScplanError(f"{operation.address} is not as it should be after the change: {listed}")
-        return operation
 
 
 def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) -> None:

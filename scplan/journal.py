@@ -61,13 +61,8 @@ class Journal:
         self.path = os.path.join(self.directory, f"{begin.apply_id}.jsonl")
         # It gets its name with its first line on disk: an empty journal is then a damaged one, and no crash.
         nameless = f"{self.path}.tmp"
+        self._fd = _create_locked(nameless)
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(nameless, flags, FILE_MODE)
-        except OSError as error:
-            raise KernelError.from_os(f"open({nameless})", error) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._append(begin_to_json(begin, refreshed))
             os.rename(nameless, self.path)
             sync_directory(self.directory)
@@ -92,7 +87,7 @@ class Journal:
         self._append({"entry": "intended", "number": number, "operation": operation_to_json(operation)})
 
     def done(self, number: int, operation: Operation) -> None:
-        """The operation was made and read back; `operation` now has what was found out by it."""
+        """The operation was made and read back."""
         self._append({"entry": "done", "number": number, "operation": operation_to_json(operation)}, sync=False)
 
     def undone(self, number: int) -> None:
@@ -128,6 +123,45 @@ class Journal:
                 os.fdatasync(self._fd)
         except OSError as error:
             raise KernelError.from_os(f"write({self.path})", error) from None
+
+
+def _create_locked(path: str) -> int:
+    """An fd of a new file that is locked as long as it is open. Raises KernelError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    try:
+        while True:
+            fd = os.open(path, flags, FILE_MODE)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return fd
+            # Swept away by another process before it was locked.
+            os.close(fd)
+    except OSError as error:
+        raise KernelError.from_os(f"open({path})", error) from None
+
+
+def sweep(directory: str) -> None:
+    """Takes away journals that a crash left before their first line was on disk: nothing had begun."""
+    top = os.path.join(directory, "journal")
+    try:
+        for name in os.listdir(top):
+            if name.endswith(".jsonl.tmp"):
+                _unlink_if_unheld(os.path.join(top, name))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelError.from_os(f"unlink({top})", error) from None
+
+
+def _unlink_if_unheld(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(fd)
 
 
 def open_again(path: str) -> Journal | None:

@@ -24,8 +24,8 @@ class Begin(NamedTuple):
 
     `time` is in seconds since the epoch; the journal's own clock sets it. `files` are paths as they were given,
     `configuration` is a digest of what they say. `undoes` is the ID of the apply that this one takes back.
-    `confirm_within_s` is set for an apply that is undone unless it is confirmed in time. What a journal of format 1.0
-    does not say is empty or None.
+    `confirm_within_s` is set for an apply that is undone unless it is confirmed in time. `operations` are all that are
+    to be made, as they were planned. What a journal of format 1.0 does not say is empty or None.
     """
 
     apply_id: str
@@ -39,6 +39,7 @@ class Begin(NamedTuple):
     configuration: str = ""
     undoes: str = ""
     confirm_within_s: float | None = None
+    operations: tuple[Operation, ...] = ()
 
 
 class Deadline(NamedTuple):
@@ -61,13 +62,15 @@ class Refreshed(NamedTuple):
 class Entries(NamedTuple):
     """A journal read back. `started` are operations that may have been made, by number; `refreshed` as in Plan.
 
-    `giving_up` says why the apply is being undone, "" while it is not. `ending` is None while it has not ended;
-    `ended_at` is in seconds since the epoch, `reason` says why it was rolled back.
+    `done` are those of them that were read back, `undone` those that were taken back since. `applied` says that all
+    were made at some time. `giving_up` says why the apply is being undone, "" while it is not. `ending` is None
+    while it has not ended; `ended_at` is in seconds since the epoch, `reason` says why it was rolled back.
     """
 
     begin: Begin
     started: Mapping[int, Operation]
     undone: frozenset[int]
+    done: frozenset[int]
     refreshed: Mapping[Address, Refreshed]
     applied: bool
     ending: Ending | None = None
@@ -75,6 +78,11 @@ class Entries(NamedTuple):
     reason: str = ""
     awaiting: Deadline | None = None
     giving_up: str = ""
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether taking the operations back has begun, and any of them may be half undone."""
+        return bool(self.giving_up or self.undone)
 
     @property
     def must_be_confirmed(self) -> bool:
@@ -106,32 +114,40 @@ def _read(path: str, kinds: Kinds) -> Entries:
     first = decode_line(lines[0], f"{path}:1")
     check_version(first, FORMAT_VERSION, path)
     entries = Entries(
-        begin=_begin(first, path),
+        begin=_begin(first, kinds, path),
         started={},
         undone=frozenset(),
+        done=frozenset(),
         refreshed=_refreshed(first, kinds, path),
         applied=False,
     )
     started: dict[int, Operation] = {}
-    undone = set()
+    done: set[int] = set()
+    undone: set[int] = set()
     for line_number, line in enumerate(lines[1:], 2):
         where = f"{path}:{line_number}"
         entry = decode_line(line, where)
         match entry.get("entry"):
-            case "intended" | "done":
-                started[_number(entry, where)] = operation_from_json(entry.get("operation"), kinds, where)
+            case "intended" | "done" as step:
+                number = _number(entry, where)
+                started[number] = operation_from_json(entry.get("operation"), kinds, where)
+                undone.discard(number)
+                if step == "done":
+                    done.add(number)
             case "undone":
-                undone.add(_number(entry, where))
+                number = _number(entry, where)
+                undone.add(number)
+                done.discard(number)
             case _:
                 entries = _advanced(entries, entry, where)
-    return entries._replace(started=started, undone=frozenset(undone))
+    return entries._replace(started=started, undone=frozenset(undone), done=frozenset(done))
 
 
 def _advanced(entries: Entries, entry: dict[str, Any], where: str) -> Entries:
     """The entries after one that is about the apply as a whole."""
     match entry.get("entry"):
         case "applied":
-            return entries._replace(applied=True)
+            return entries._replace(applied=True, giving_up="")
         case "awaiting":
             return entries._replace(
                 awaiting=Deadline(_seconds(entry, "boottime_s", where), _seconds(entry, "time", where))
@@ -231,16 +247,20 @@ def begin_to_json(begin: Begin, refreshed: Mapping[Address, Refreshed]) -> dict[
         "undoes": begin.undoes,
         "confirm_within_s": begin.confirm_within_s,
         "containers": {name: facts_to_json(facts) for name, facts in begin.containers.items()},
+        "operations": [operation_to_json(operation) for operation in begin.operations],
         "refreshed": {str(address): to_json(one.after) for address, one in refreshed.items()},
         "refreshed_before": {str(address): to_json(one.before) for address, one in refreshed.items() if one.before},
     }
 
 
-def _begin(document: dict[str, Any], where: str) -> Begin:
+def _begin(document: dict[str, Any], kinds: Kinds, where: str) -> Begin:
     containers = document.get("containers")
     if document.get("entry") != "begin" or not isinstance(containers, dict):
         raise RecordDamaged(f"{where}: the first line is not the beginning of a journal")
     uid, within = document.get("uid"), document.get("confirm_within_s")
+    operations = document.get("operations", [])
+    if not isinstance(operations, list):
+        raise RecordDamaged(f"{where}: no operations")
     return Begin(
         apply_id=str(document.get("apply_id", "")),
         boot_id=str(document.get("boot_id", "")),
@@ -253,6 +273,7 @@ def _begin(document: dict[str, Any], where: str) -> Begin:
         configuration=str(document.get("configuration", "")),
         undoes=str(document.get("undoes", "")),
         confirm_within_s=None if within is None else _seconds(document, "confirm_within_s", where),
+        operations=tuple(operation_from_json(one, kinds, where) for one in operations),
     )
 
 

@@ -143,19 +143,20 @@ class Prepared:
     """A new version of a file, on disk beside it: `commit` only renames, which a full disk can't stop.
 
     With `content` None the file will be removed. With `keep_previous` the version before it
-    stays as `path` + ".previous".
+    stays as `path` + ".previous". Whoever writes the same path at the same time must be kept away by a lock: the new
+    version has one name, so that what a crash left of it is overwritten by the next one.
     """
 
-    def __init__(self, path: str, content: bytes | None, *, keep_previous: bool = False, mode: int = FILE_MODE) -> None:
+    def __init__(self, path: str, content: bytes | None, *, keep_previous: bool = False) -> None:
         self.path = path
         self._keeps_previous = keep_previous
-        self._temporary = f"{path}.{os.getpid()}.tmp"
+        self._temporary = f"{path}.tmp"
         self._has_content = content is not None
         if content is None:
             return
         make_directory(os.path.dirname(path))
         try:
-            _write_new(self._temporary, content, mode)
+            _write_new(self._temporary, content, FILE_MODE)
         except OSError as error:
             self.discard()
             raise KernelError.from_os(f"write({path})", error) from None
@@ -181,8 +182,25 @@ class Prepared:
     def _keep_previous(self) -> None:
         if self._keeps_previous and os.path.exists(self.path):
             link = f"{self._temporary}.previous"
+            _unlink_if_there(link)
             os.link(self.path, link)
             os.rename(link, f"{self.path}.previous")
+            # It stays where both are the same file already: rename(2).
+            _unlink_if_there(link)
+
+
+def _unlink_if_there(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def sweep(path: str) -> None:
+    """Takes away what a crash left of a new version of the file. Its writers' lock must be held."""
+    try:
+        _unlink_if_there(f"{path}.tmp")
+        _unlink_if_there(f"{path}.tmp.previous")
+    except OSError as error:
+        raise KernelError.from_os(f"unlink({path}.tmp)", error) from None
 
 
 def _rename_if_there(old: str, new: str) -> None:
@@ -202,11 +220,31 @@ def write_document(path: str, content: bytes, *, mode: int = FILE_MODE) -> None:
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         what = "it is a symlink" if os.path.islink(path) else "it is there, and not a regular file"
         raise KernelError(f"open({path})", errno.EEXIST, detail=what, hint="name a file that may be replaced")
-    prepared = Prepared(path, content, mode=mode)
+    # No lock keeps others away: each writer's new version has a name of its own.
+    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        prepared.commit()
-    finally:
-        prepared.discard()
+        _sweep_dead_writers(path)
+        try:
+            _write_new(temporary, content, mode)
+            os.rename(temporary, path)
+        finally:
+            _unlink_if_there(temporary)
+        sync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise KernelError.from_os(f"write({path})", error) from None
+
+
+def _sweep_dead_writers(path: str) -> None:
+    """Takes away what a crash left of new versions."""
+    directory, name = os.path.split(path)
+    try:
+        entries = os.listdir(directory)
+    except PermissionError:  # it may be written to, and not be listed
+        return
+    for entry in entries:
+        pid = entry.removeprefix(f"{name}.").removesuffix(".tmp")
+        if entry == f"{name}.{pid}.tmp" and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            _unlink_if_there(os.path.join(directory, entry))
 
 
 def sync_directory(path: str) -> None:

@@ -6,22 +6,22 @@ An apply that was to be confirmed and was not, is undone in the same way.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
+from scplan.apply import Begun, apply
 from scplan.confirmation import all_left_behind, refusal, seconds_left
-from scplan.errors import RecordDamaged, RollbackIncomplete
+from scplan.errors import KernelError, RecordDamaged, RollbackIncomplete
 from scplan.execute import Executor
-from scplan.journal import Entries, Journal, left_behind, open_again, read_journal, retire
+from scplan.journal import Entries, Journal, left_behind, open_again, read_journal, retire, sweep
 from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
 from scplan.model.address import Address
-from scplan.model.live import ContainerFacts
 from scplan.model.report import OnEvent
 from scplan.model.resource import Resource
 from scplan.observe import OpenContainers
 from scplan.rollback import undo
-from scplan.state import Record, State
+from scplan.state import State, records_of
 
 Direction = Literal["auto", "forward", "back"]
 
@@ -51,6 +51,7 @@ def recover(recovery: Recovery, direction: Direction) -> list[str]:
     What awaits confirmation is left alone. Raises RollbackIncomplete when something could not be undone; its journal
     is kept.
     """
+    sweep(recovery.state.directory)
     return [recover_one(path, recovery, direction) for path in left_behind(recovery.state.directory)]
 
 
@@ -88,37 +89,63 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
             left_s = seconds_left(entries, recovery.host.boot_id)
             if left_s and not reason:
                 return f"{name}: awaits confirmation for {left_s:.0f} s more; `scplan confirm` keeps it"
+            recovery.state.sweep(containers)
             if entries.must_be_confirmed:
                 return _take_back(name, entries, recovery, journal, reason or "not confirmed in time")
-            forward = entries.applied if direction == "auto" else direction == "forward"
-            if forward:
-                return _finish(name, entries, recovery.state, journal)
-            return _take_back(name, entries, recovery, journal, "after a crash")
+            made = entries.applied and not entries.goes_back
+            if direction == "back" or (direction == "auto" and not made):
+                return _take_back(name, entries, recovery, journal, "after a crash")
+            return (
+                _write_records(name, entries, recovery, journal) if made else _finish(name, entries, recovery, journal)
+            )
 
 
-def _finish(name: str, entries: Entries, state: State, journal: Journal) -> str:
-    """Writes the records of what was made, and was not undone again before."""
-    changes: dict[Address, Resource | None] = {address: one.after for address, one in entries.refreshed.items()}
-    kept = [operation for number, operation in sorted(entries.started.items()) if number not in entries.undone]
-    for operation in kept:
-        changes[operation.address] = operation.owned_after
-    state.write(_records(entries.begin.containers, state, changes))
+def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
+    """What is left where all operations had been made."""
+    owned = _owned(entries, recovery.state, entries.started, _refreshed(entries))
+    recovery.state.write(records_of(entries.begin.containers, owned))
     journal.close("committed")
-    return f"{name}: {len(kept)} operations kept, records written"
+    return f"{name}: {len(entries.started)} operations kept, records written"
+
+
+def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
+    """Makes the operations that were not made, and again those that may be half made or half undone.
+
+    Raises ApplyFailed when one fails and all were undone.
+    """
+    if entries.begin.boot_id != recovery.host.boot_id:
+        return _take_back(name, entries, recovery, journal, "the host was booted since")
+    _put_records_back(entries, recovery.state)
+    begun = Begun(entries.started, frozenset() if entries.goes_back else entries.done)
+    # A journal of format 1.0 names only the operations that were begun.
+    operations = entries.begin.operations or [operation for _, operation in sorted(entries.started.items())]
+    containers = entries.begin.containers
+    with OpenContainers(containers, recovery.host) as opened:
+        owned = _owned(entries, recovery.state, begun.done, _refreshed(entries))
+        executor = Executor(host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned)
+        apply(
+            operations,
+            executor,
+            journal,
+            lambda owned: recovery.state.prepare(records_of(containers, owned)),
+            recovery.on_event,
+            begun=begun,
+        )
+    return f"{name}: finished, {len(operations)} operations made"
 
 
 def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal, reason: str) -> str:
     reason = entries.giving_up or reason
-    if entries.must_be_confirmed and not entries.giving_up:
-        journal.giving_up(reason)
-    started = dict(entries.started)
+    if not entries.giving_up:
+        _give_up(entries, journal, reason)
+    started = {number: operation for number, operation in entries.started.items() if number not in entries.undone}
     if entries.begin.boot_id != recovery.host.boot_id:
         # Nothing that was plugged in lives across a boot.
         started.clear()
     with OpenContainers(entries.begin.containers, recovery.host) as opened:
-        owned = _owned_then(entries, recovery.state)
+        owned = _owned(entries, recovery.state, started, {})
         executor = Executor(host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned)
-        failures = undo(started, len(started), executor, journal, recovery.on_event)
+        failures = undo(started, len(entries.started), executor, journal, recovery.on_event)
     if failures:
         raise RollbackIncomplete.of(failures)
     _put_records_back(entries, recovery.state)
@@ -127,44 +154,45 @@ def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal
     return f"{name}: {len(started)} operations undone{because}"
 
 
-def _owned_then(entries: Entries, state: State) -> dict[Address, Resource]:
-    """What scplan answered for when the crash came: the records, with the operations that were begun."""
+def _give_up(entries: Entries, journal: Journal, reason: str) -> None:
+    """Notes that the apply goes back. Only one that would else go forward after another crash needs the note."""
+    try:
+        journal.giving_up(reason)
+    except KernelError:
+        if entries.applied or entries.must_be_confirmed:
+            raise
+
+
+def _owned(
+    entries: Entries, state: State, made: Collection[int], refreshed: Mapping[Address, Resource]
+) -> dict[Address, Resource]:
+    """What scplan answers for when `made` of the operations are made, and the others are not or not any more."""
     owned: dict[Address, Resource] = {}
+
+    def note(address: Address, resource: Resource | None) -> None:
+        if resource is not None:
+            owned[address] = resource
+        else:
+            # What is made comes last again: removals go by this order.
+            owned.pop(address, None)
+
     for facts in entries.begin.containers.values():
         record = state.read(facts.runtime, facts.name)
         owned.update(record.resources if record else {})
-    for _, operation in sorted(entries.started.items()):
-        if operation.owned_after is None:
-            owned.pop(operation.address, None)
-        else:
-            owned[operation.address] = operation.owned_after
+    owned.update(refreshed)
+    for _, operation in sorted(entries.started.items(), reverse=True):
+        note(operation.address, operation.owned_before)
+    for number in sorted(made):
+        note(entries.started[number].address, entries.started[number].owned_after)
     return owned
+
+
+def _refreshed(entries: Entries) -> dict[Address, Resource]:
+    return {address: one.after for address, one in entries.refreshed.items()}
 
 
 def _put_records_back(entries: Entries, state: State) -> None:
     """Where "applied" had been written, some records may be the new ones already."""
-    if not entries.applied:
-        return
-    changes: dict[Address, Resource | None] = {
-        address: one.before for address, one in entries.refreshed.items() if one.before is not None
-    }
-    for _, operation in sorted(entries.started.items(), reverse=True):
-        changes[operation.address] = operation.owned_before
-    state.write(_records(entries.begin.containers, state, changes))
-
-
-def _records(
-    containers: Mapping[str, ContainerFacts], state: State, changes: Mapping[Address, Resource | None]
-) -> list[Record]:
-    """The containers' records with changes laid over them; None removes."""
-    records = []
-    for name, facts in containers.items():
-        record = state.read(facts.runtime, name)
-        resources = dict(record.resources) if record else {}
-        for address, resource in changes.items():
-            if address.container == name and resource is None:
-                resources.pop(address, None)
-            elif address.container == name and resource is not None:
-                resources[address] = resource
-        records.append(Record(name=name, runtime=facts.runtime, id=facts.id, resources=resources))
-    return records
+    if entries.applied:
+        before = {address: one.before for address, one in entries.refreshed.items() if one.before is not None}
+        state.write(records_of(entries.begin.containers, _owned(entries, state, (), before)))

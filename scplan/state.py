@@ -25,6 +25,7 @@ from scplan.records import (
     make_directory,
     read_bytes,
     refuse_foreign_directory,
+    sweep,
 )
 
 FORMAT_VERSION = "1.0"
@@ -98,6 +99,8 @@ class State:
             for record in records:
                 content = encode_line(_document(record)) if record.resources else None
                 path = self._path(record.runtime, record.name)
+                if content is not None and content == read_bytes(path):
+                    continue  # else the last version that was another one would be lost
                 update.files.append(Prepared(path, content, keep_previous=True))
         except BaseException:
             update.discard()
@@ -111,6 +114,11 @@ class State:
             update.commit()
         finally:
             update.discard()
+
+    def sweep(self, containers: Iterable[ContainerFacts]) -> None:
+        """Takes away what a crash left of new versions of records. The containers' locks must be held."""
+        for facts in containers:
+            sweep(self._path(facts.runtime, facts.name))
 
     def all(self) -> Iterator[Record]:
         """Every record, by runtime and name. Raises RecordDamaged for one that can't be trusted."""
@@ -186,6 +194,18 @@ class State:
             os.close(fd)
             raise
         return fd
+
+
+def records_of(containers: Mapping[str, ContainerFacts], owned: Mapping[Address, Resource]) -> list[Record]:
+    """A record for each of the containers, with what of `owned` is in it."""
+    by_container: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
+    for address, resource in owned.items():
+        if address.container in by_container:
+            by_container[address.container][address] = resource
+    return [
+        Record(name=name, runtime=facts.runtime, id=facts.id, resources=by_container[name])
+        for name, facts in containers.items()
+    ]
 
 
 def _document(record: Record) -> dict[str, object]:

@@ -16,7 +16,7 @@ from scplan.render.text import Progress
 
 def recover(
     context: typer.Context,
-    forward: Annotated[bool, typer.Option("--forward", help="Finish what was begun.")] = False,
+    forward: Annotated[bool, typer.Option("--forward", help="Finish all that was planned.")] = False,
     back: Annotated[bool, typer.Option("--back", help="Undo what was begun.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for a confirmation that is due, and undo when it does not come.")

@@ -12,11 +12,9 @@ from scplan import observe
 from scplan.errors import UsageError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
-from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts
-from scplan.model.resource import Resource
-from scplan.state import Record, State
+from scplan.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
 from scplan.workflow.planning import plan_scene
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
@@ -143,7 +141,7 @@ class Run:
                 self.plan.operations,
                 executor,
                 journal,
-                lambda owned: self._state.prepare(_new_records(touched, owned)),
+                lambda owned: self._state.prepare(records_of(touched, owned)),
                 on_event,
                 Assurance(lambda: self._probe(apply_id, on_event), self._confirm_within_s),
             )
@@ -163,6 +161,7 @@ class Run:
             configuration=_digest(configuration) if configuration else "",
             undoes=self._undoes,
             confirm_within_s=self._confirm_within_s,
+            operations=self.plan.operations,
         )
 
     def _arm(self, journal: Journal, apply_id: str) -> None:
@@ -189,21 +188,12 @@ def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> It
     containers, confirm = list(scene.containers.values()), request.confirm_within_s is not None
     with state.locked(containers, host=of_host, timeout_s=request.lock_timeout_s, confirm=confirm):
         if state.has_open_journals():
+            from scplan.journal import sweep
             from scplan.recovery import refuse_if_needed
 
+            sweep(state.directory)
             refuse_if_needed(state, KINDS, host)
         yield scene.only(scene.containers.keys())
-
-
-def _new_records(touched: Mapping[str, ContainerFacts], owned: Mapping[Address, Resource]) -> list[Record]:
-    by_container: dict[str, dict[Address, Resource]] = {name: {} for name in touched}
-    for address, resource in owned.items():
-        if address.container in by_container:
-            by_container[address.container][address] = resource
-    return [
-        Record(name=name, runtime=facts.runtime, id=facts.id, resources=by_container[name])
-        for name, facts in touched.items()
-    ]
 
 
 def _new_apply_id() -> str:

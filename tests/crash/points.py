@@ -76,10 +76,10 @@ class Trial:
         scene, job = self.scene, self.job
         self._prepare()
         self.before: Fingerprint = scene.picture()
-        self._crash_at = 0
         if job.crashed:
             arguments, choose = job.crashed
-            self._crash_at = choose(scene.done(*arguments).calls)
+            calls = scene.done(*arguments).calls
+            self._crash_at = calls[choose(calls) - 1]
             self._wanted_of_crashed: Fingerprint | None = scene.picture()
             self._reset()
             self._crash()
@@ -107,7 +107,7 @@ class Trial:
     def _crash(self) -> None:
         assert self.job.crashed
         ran = self.scene.run(
-            *self.job.crashed[0], decide=lambda call: Death.OF_ALL if call.number == self._crash_at else None
+            *self.job.crashed[0], decide=lambda call: Death.OF_ALL if call.is_same(self._crash_at) else None
         )
         assert ran.code is None, f"did not die at call {self._crash_at}"
 
@@ -145,7 +145,7 @@ class Trial:
         reached: list[Call] = []
 
         def decide(call: Call) -> Verdict:
-            if call.number != point.call.number or call.name != point.call.name:
+            if not call.is_same(point.call):
                 return None
             reached.append(call)
             return point.verdict
@@ -157,7 +157,8 @@ class Trial:
 
     def _judge(self, ran: Ran, recovered: Ran) -> str:
         told = f"exit code {ran.code}:\n{ran.output}\nrecover: exit code {recovered.code}:\n{recovered.output}"
-        if recovered.code or any(words in told for words in ("Traceback", "bug in scplan")):
+        # 3: a recovery forward that failed, and undid all.
+        if recovered.code not in (0, 3) or any(words in told for words in ("Traceback", "bug in scplan")):
             return told
         picture = self.scene.picture()
         from_before, from_wanted = difference(self.before, picture), difference(self.wanted, picture)
@@ -166,20 +167,20 @@ class Trial:
             nearer = min(from_before, from_wanted, key=len)
             shown = "\n    ".join(nearer[:_MAX_SHOWN])
             return f"neither as before nor as wanted; from the nearer\n    {shown}\n{told}"
-        if state == _BEFORE and not from_wanted:
-            return self._kept_promise(ran, (_BEFORE, _WANTED), told)
-        trouble = self._kept_promise(ran, (state,), told)
-        if state == _WANTED and not trouble:
+        if from_wanted and state not in self._promised(ran, recovered):
+            return f"the state is {state}, which belies the {told}"
+        if from_before:
             self._reset()
-        return trouble
+        return ""
 
-    def _kept_promise(self, ran: Ran, states: Sequence[str], told: str) -> str:
-        """Empty when the exit code allows one of the states."""
-        if self.job.crashed and ran.code in (0, 3):
-            # Both ends are right for a recovery.
-            return ""
-        allowed = _PROMISED.get(ran.code, ())
-        return "" if set(allowed) & set(states) else f"the state is {states[0]}, which belies the {told}"
+    def _promised(self, ran: Ran, recovered: Ran) -> tuple[str, ...]:
+        """The states that the exit codes allow."""
+        if recovered.code == 3:
+            return (_BEFORE,)
+        if self.job.crashed and ran.code == 0:
+            # Forward and back are both right for a recovery.
+            return (_BEFORE, _WANTED)
+        return _PROMISED.get(ran.code, ())
 
 
 def sample(points: list[Point], count: int) -> list[Point]:

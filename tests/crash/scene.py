@@ -73,6 +73,10 @@ class Scene:
             # The kernel makes up the MAC address of a veth's host end anew each time.
             if link.get("linkinfo", {}).get("info_kind") == "veth" and name != self.parts.nic:
                 link.pop("address")
+        for container in self.containers:
+            # Where scplan makes what it mounts on.
+            found = container.exec(["find", "/srv", "-xdev"], check=True).stdout
+            picture[container.name]["files"] = sorted(found.split())
         return {**picture, "records": self.records(), "host files": self._host_files()}
 
     def records(self) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _web_second(parts: Parts) -> Sections:
         ],
         "nics": [
             _nic(parts, "eth1", 1, addresses=["10.97.0.6/24", "fd97::5/64"], mtu=1300),
-            _nic(parts, "eth2", 2, bridge=None, host_name=f"{parts.bridge[:10]}-e2"),
+            _nic(parts, "eth2", 2, bridge=None, host_name=f"e2{parts.bridge[-9:]}"),
             {"name": "lan0", "type": "physical", "host_name": parts.nic, "addresses": ["10.95.0.5/24"], "mtu": 1450},
         ],
         "routes": [

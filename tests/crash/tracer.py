@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, NoReturn
@@ -36,11 +37,19 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 class Call(NamedTuple):
-    """A system call that is about to be made. `number` counts all of the run; `process` is 0 for the command itself."""
+    """A system call that is about to be made. `number` counts all of the run, `nth` those of its process.
+
+    `process` is 0 for the command itself; its children count from 1, in the order of their birth.
+    """
 
     number: int
     name: str
     process: int
+    nth: int
+
+    def is_same(self, other: Call) -> bool:
+        """Whether it is the same call of another run; where processes run side by side, `number` varies."""
+        return (self.process, self.nth, self.name) == (other.process, other.nth, other.name)
 
 
 class Death(Enum):
@@ -131,6 +140,7 @@ class _Tracer:
         self._command = pid
         self._decide = decide
         self._order = {pid: 0}
+        self._counts: Counter[int] = Counter()
         self._alive = {pid}
 
     def follow(self) -> int:
@@ -177,7 +187,8 @@ class _Tracer:
         name = calls.name_of(registers[_ORIG_RAX])
         if calls.only_reads(name, arguments, pid):
             return
-        call = Call(len(self.calls) + 1, name, self._order[pid])
+        self._counts[pid] += 1
+        call = Call(len(self.calls) + 1, name, self._order[pid], self._counts[pid])
         self.calls.append(call)
         match self._decide(call):
             case Death.OF_PROCESS:

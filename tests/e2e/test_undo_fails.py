@@ -20,7 +20,7 @@ from tests.containers.session import Session
 from tests.e2e import mixed
 from tests.e2e.gate import Gate, at_step, run_with_gates
 from tests.e2e.mixed import ip, ip_inside, process_in
-from tests.e2e.scene import Config, address, of, planned
+from tests.e2e.scene import Config, address, of, refused
 
 pytestmark = pytest.mark.needs("cgroup1")
 # The kernel has no such CPU; the setting comes after all other creations.
@@ -117,26 +117,24 @@ def test_recover_tries_again_until_all_is_as_before(
     assert "Nothing to recover." in scplan("recover").ok().stdout
 
 
-def test_recover_forward_keeps_what_could_not_be_undone(
+def test_recover_forward_that_fails_again_undoes_again(
     process_container: Container, scplan: Scplan, host_directory: Path
 ) -> None:
     web = process_container
     before = fingerprint([web])
     with half_undone(scplan, web, host_directory):
-        scplan("recover", "--forward").ok()
-        made = planned(scplan("plan", "--json", config=wanted(web, host_directory)).ok())
-        # The mounts are there and owned; what had been undone is to be made.
-        assert made == {"nic/eth7": "create", "cgroup/pids.max": "create"}
-        scplan("apply", "--auto-approve").ok()
-        scplan("plan", "--detailed-exitcode").ok()
-    scplan("destroy", web.name, "--auto-approve").ok()
+        again = scplan("recover", "--forward").ok(4)
+        assert "/srv/one" in again.stderr
+        assert "/srv/two" in again.stderr
+    refused(scplan("recover", "--forward"), "everything is as before", code=3)
     assert difference(before, fingerprint([web])) == []
+    assert scplan("state", "list").ok().stdout == ""
 
 
-def test_recover_forward_still_owns_what_was_put_back(
+def test_recover_forward_finishes_when_what_was_in_the_way_is_gone(
     process_container: Container, scplan: Scplan, host_directory: Path
 ) -> None:
-    """A removal that was undone is none: what is there again is still scplan's to remove."""
+    """The removals that were put back by the undo are made again, and so is all that was undone."""
     web = process_container
     before = fingerprint([web])
     scplan("apply", "--auto-approve", config=of(web, nics=[{"name": "eth8"}], mounts=[f"{host_directory}:/m"])).ok()
@@ -150,8 +148,9 @@ def test_recover_forward_still_owns_what_was_put_back(
         # Removals come last, the NIC's after the mount's: the mount's fails, and so does the undo of the creation.
         removals = [Gate(lambda text: '"step":"started"' in text and '"action":"delete"' in text, strike)]
         run_with_gates(scplan, ["apply", "--auto-approve", "--json"], removals).ok(4)
-        scplan("recover", "--forward").ok()
-    assert set(planned(scplan("plan", "--json", config=of(web)).ok())) == {"nic/eth8", "mount/m", "mount/srv/one"}
+    scplan("recover", "--forward").ok()
+    scplan("plan", "--detailed-exitcode").ok()
+    assert scplan("state", "list").ok().stdout.split() == [address(web, "mount/srv/one")]
     scplan("destroy", web.name, "--auto-approve").ok()
     assert difference(before, fingerprint([web])) == []
 
