@@ -16,8 +16,8 @@ def confirm(context: typer.Context, as_json: Json = False) -> ExitCode:
     Without it everything is undone when the time is up. To undo it at once: 'scplan undo'.
 
     Examples:
-      scplan apply --confirm-within 60s
       scplan confirm
+      scplan confirm --json
     """
     from scplan import workflow
 

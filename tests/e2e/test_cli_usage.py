@@ -20,6 +20,8 @@ COMMANDS = [
     "apply",
     "destroy",
     "drift",
+    "confirm",
+    "undo",
     "recover",
     "show",
     "snapshot",
@@ -29,6 +31,7 @@ COMMANDS = [
     "state list",
     "state show",
     "state rm",
+    "state history",
     "doctor",
 ]
 
