@@ -44,7 +44,7 @@ class Ground:
         except ScplanError as error:
             code = int(error.exit_code)
             self.said.add(str(error))
-            if code == ExitCode.ROLLBACK_INCOMPLETE:
+            if code in (ExitCode.ROLLBACK_INCOMPLETE, ExitCode.RECOVERY_NEEDED):
                 self.recover()
         self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
         self.codes[code] += 1

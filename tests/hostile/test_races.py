@@ -128,6 +128,6 @@ def _tidy() -> None:
         if os.path.lexists(TARGET) and not stat.S_ISCHR(os.lstat(TARGET).st_mode):
             with contextlib.suppress(OSError):
                 remove(TARGET)
-    if not os.path.isdir("/srv/a/b") or os.path.islink("/srv/a"):
+    if not all(os.path.isdir(path) and not os.path.islink(path) for path in ("/srv/a", "/srv/a/b")):
         os.rename("/srv/a", "/srv/was")
         os.makedirs("/srv/a/b")
