@@ -40,6 +40,7 @@ __all__ = [
     "Entries",
     "Journal",
     "Refreshed",
+    "is_at_work",
     "left_behind",
     "open_again",
     "operation_from_json",
@@ -200,6 +201,16 @@ def _is_locked_soon(fd: int) -> bool:
 
 def left_behind(directory: str) -> list[str]:
     """Paths of the journals that no running apply holds, oldest first."""
+    return [path for path in _open_journals(directory) if _is_abandoned(path)]
+
+
+def is_at_work(directory: str) -> bool:
+    """Whether an apply, or a recovery, is at work just now."""
+    return any(not _is_abandoned(path) and os.path.exists(path) for path in _open_journals(directory))
+
+
+def _open_journals(directory: str) -> list[str]:
+    """Paths, oldest first."""
     top = os.path.join(directory, "journal")
     try:
         names = sorted(name for name in os.listdir(top) if name.endswith(".jsonl"))
@@ -207,7 +218,7 @@ def left_behind(directory: str) -> list[str]:
         return []
     except OSError as error:
         raise KernelError.from_os(f"listdir({top})", error) from None
-    return [path for name in names if _is_abandoned(path := os.path.join(top, name))]
+    return [os.path.join(top, name) for name in names]
 
 
 def _is_abandoned(path: str) -> bool:

@@ -141,6 +141,15 @@ class State:
         """Whether any apply is at work, or did not end."""
         return bool(_listed(os.path.join(self.directory, "journal")))
 
+    def last_begun_or_ended(self) -> int:
+        """When an apply last began or ended, in ns since the epoch; 0 where none ever did."""
+        try:
+            return os.stat(os.path.join(self.directory, "journal")).st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except OSError as error:
+            raise KernelError.from_os(f"stat({self.directory}/journal)", error) from None
+
     def _path(self, runtime: str, name: str) -> str:
         return os.path.join(self.directory, "containers", runtime, f"{name}.json")
 

@@ -21,6 +21,7 @@ from scplan.model.resource import Resource
 from scplan.state import State
 from scplan.workflow.confirming import notices
 from scplan.workflow.scene import Request, Scene, named, set_scene, validate
+from scplan.workflow.settled import settled
 
 _WORTH_SHARING_OUT = 50
 """From so many containers on, reading them in several processes is quicker than starting these takes."""
@@ -34,11 +35,15 @@ def make_plan(request: Request) -> Plan:
     if request.live is not None:
         return _plan_against_snapshot(request, request.live)
     state = State(request.state_dir, KINDS)
+    made = settled(state, lambda: _plan_now(request, state))
+    return made._replace(diagnostics=(*made.diagnostics, *notices(state)))
+
+
+def _plan_now(request: Request, state: State) -> Plan:
     with Host() as host:
         with _links_read_ahead(state, host):
             scene = set_scene(request, state)
-        made = plan_scene(scene, request, state, host)
-    return made._replace(diagnostics=(*made.diagnostics, *notices(state)))
+        return plan_scene(scene, request, state, host)
 
 
 @contextmanager

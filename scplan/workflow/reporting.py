@@ -25,6 +25,7 @@ from scplan.workflow.scene import (
     set_scene,
     validate,
 )
+from scplan.workflow.settled import settled
 
 if TYPE_CHECKING:
     from scplan.model.report import DriftReport, Finding, Owned
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
 
 def drift(request: Request) -> DriftReport:
     """How the owned state differs from live, and apart from it what the files ask for and was never applied."""
+    state = State(request.state_dir, KINDS)
+    return settled(state, lambda: _drift_now(request, state))
+
+
+def _drift_now(request: Request, state: State) -> DriftReport:
     from scplan.model.report import Drifted, DriftReport
 
-    state = State(request.state_dir, KINDS)
     with Host() as host:
         if request.files or has_default_files():
             scene = set_scene(request, state)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import pty
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def test_applies_to_one_container_take_turns(
 def test_looking_on_while_others_apply_and_destroy(
     make_container: MakeContainer, scplan: Scplan, bridge: str, host_directory: Path
 ) -> None:
-    """What only reads never waits, never fails, and never says that something is damaged."""
+    """What only reads never fails, and never says that something is damaged."""
     containers = [make_container("process") for _ in range(2)]
     before = fingerprint(containers)
     asked = {one.name: sections(one, number, bridge, host_directory) for number, one in enumerate(containers)}
@@ -140,6 +141,37 @@ def test_looking_on_while_others_apply_and_destroy(
     scplan("apply", "--auto-approve", config=everything).ok()
     scplan("destroy", *(one.name for one in containers), "--auto-approve").ok()
     assert difference(before, fingerprint(containers)) == []
+
+
+@pytest.mark.parametrize("command", ["plan", "drift"])
+def test_looking_in_the_middle_of_an_apply_is_about_its_end(
+    process_container: Container, scplan: Scplan, host_directory: Path, command: str
+) -> None:
+    """A NIC that is made already, and in no record yet, is not taken for somebody else's."""
+    scplan.write(of(process_container, nics=[{"name": "eth1"}], mounts=[f"{host_directory}:/srv/data"]))
+    looking: list[subprocess.Popen[str]] = []
+
+    def look() -> None:
+        looking.append(scplan.start(command, "--detailed-exitcode"))
+        # It has looked, and waits: only then the apply goes on.
+        wait_until(lambda: asleep(looking[0].pid))
+
+    gate = Gate(at_step("started", 2), look)
+    run_with_gates(scplan, ["apply", "--auto-approve", "--json"], [gate]).ok()
+    codes(looking, {0}, "readers next to applies")
+
+
+def asleep(pid: int) -> bool:
+    """Whether a process waits in clock_nanosleep(2), as it does between two looks."""
+    number = {"x86_64": "230", "aarch64": "115"}[platform.machine()]
+    return Path(f"/proc/{pid}/syscall").read_text().startswith(f"{number} ")
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # who holds a lock
