@@ -88,6 +88,10 @@ def replace_mount(sections: dict[str, Any]) -> None:
     sections["mounts"] = ["/etc:/srv/data:ro"]
 
 
+def rename_host_end(sections: dict[str, Any]) -> None:
+    sections["nics"][0]["host_name"] = "sctrenamed0"
+
+
 def update_all(sections: dict[str, Any]) -> None:
     sections["devices"][0] |= {"permissions": "rw", "mode": "0600", "io": {"read_bps": "1m"}}
     sections["nics"][0] |= {"mtu": 1450, "addresses": ["10.97.0.5/24", "10.97.0.6/24"]}
@@ -106,7 +110,9 @@ def set_more(sections: dict[str, Any]) -> None:
     sections["cgroup"]["cpu.weight"] = 50
 
 
-@pytest.mark.parametrize("change", [replace_mount, update_all, drop_some, set_more], ids=lambda change: change.__name__)
+@pytest.mark.parametrize(
+    "change", [replace_mount, rename_host_end, update_all, drop_some, set_more], ids=lambda change: change.__name__
+)
 def test_undo_of_a_change(process_container: Container, scplan: Scplan, applied: Config, change: Change) -> None:
     before = Moment(scplan, process_container)
     (sections,) = applied["containers"].values()

@@ -253,6 +253,7 @@ class _Side:
         if name != outer.name and former_bridge:
             # Open vSwitch knows its ports by name.
             links.join_bridge(self.host, outer, "")
+            outer = outer._replace(master=0)
         change = LinkChange(name=name, mac=nic.carried_mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=True)
         links.change_link(self.host.rtnl, outer, change)
         links.join_bridge(self.host, outer._replace(name=name), bridge)
