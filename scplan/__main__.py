@@ -19,6 +19,12 @@ def main() -> int:
 
     # A short life with little garbage: looking for cycles would take a tenth of it.
     gc.disable()
+    if "hook" in arguments:
+        from scplan.hooks import entry
+
+        called = entry.called_by_runtime(arguments)
+        if called is not None:
+            return entry.run(called)
     from scplan.cli.app import run
 
     return run(arguments)

@@ -49,6 +49,8 @@ __all__ = [
     "retire",
 ]
 HISTORY_KEPT = 100
+OF_A_START = "-start"
+"""How the ID ends of an apply that only plugs in again what was there: it is no change that could be undone."""
 _LOOK_S = 1.0
 
 
@@ -238,13 +240,16 @@ def _is_abandoned(path: str) -> bool:
 
 
 def retire(path: str) -> None:
-    """Moves an ended journal into the history, and drops the oldest ones there."""
+    """Moves an ended journal into the history, and drops the oldest ones there. That of a container's start goes."""
     history = os.path.join(os.path.dirname(os.path.dirname(path)), "history")
     make_directory(history)
     try:
         # Not there any more: another run, which found that it had ended, was quicker.
         with contextlib.suppress(FileNotFoundError):
-            os.rename(path, os.path.join(history, os.path.basename(path)))
+            if path.endswith(f"{OF_A_START}.jsonl"):
+                os.unlink(path)
+            else:
+                os.rename(path, os.path.join(history, os.path.basename(path)))
         for name in sorted(os.listdir(history))[:-HISTORY_KEPT]:
             os.unlink(os.path.join(history, name))
         sync_directory(history)

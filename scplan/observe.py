@@ -42,7 +42,7 @@ def open_container(facts: ContainerFacts, host: Host) -> Container:
         raise ScplanError(
             f"container {facts.name} is not running", hint=f"start it with {facts.runtime}, then run scplan again"
         )
-    return Container(facts.name, facts.pid, facts.start_time, host)
+    return Container(facts.name, facts.pid, facts.start_time, host, facts.root)
 
 
 class OpenContainers(Mapping[str, Container]):

@@ -103,7 +103,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
 def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
     """What is left where all operations had been made."""
     owned = _owned(entries, recovery.state, entries.started, _refreshed(entries))
-    recovery.state.write(records_of(entries.begin.containers, owned))
+    recovery.state.write(records_of(entries.begin.containers, owned, entries.begin.boot_id))
     journal.close("committed")
     return f"{name}: {len(entries.started)} operations kept, records written"
 
@@ -127,7 +127,7 @@ def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -
             operations,
             executor,
             journal,
-            lambda owned: recovery.state.prepare(records_of(containers, owned)),
+            lambda owned: recovery.state.prepare(records_of(containers, owned, entries.begin.boot_id)),
             recovery.on_event,
             begun=begun,
         )
@@ -195,4 +195,4 @@ def _put_records_back(entries: Entries, state: State) -> None:
     """Where "applied" had been written, some records may be the new ones already."""
     if entries.applied:
         before = {address: one.before for address, one in entries.refreshed.items() if one.before is not None}
-        state.write(records_of(entries.begin.containers, _owned(entries, state, (), before)))
+        state.write(records_of(entries.begin.containers, _owned(entries, state, (), before), entries.begin.boot_id))

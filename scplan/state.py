@@ -15,7 +15,7 @@ from scplan.kinds.kind import Kinds
 from scplan.model.address import Address
 from scplan.model.codec import from_json, to_json
 from scplan.model.live import ContainerFacts
-from scplan.model.resource import Resource
+from scplan.model.resource import Resource, at_next_start
 from scplan.records import (
     FILE_MODE,
     Prepared,
@@ -28,17 +28,42 @@ from scplan.records import (
     sweep,
 )
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 _LOCK_POLL_S = 0.02
 
 
 class Record(NamedTuple):
-    """What scplan owns in one container. `id` is the container's as its runtime knew it when the record was written."""
+    """What scplan owns in one container. `id` is the container's as its runtime knew it when the record was written.
+
+    `boot_id` and `start_time` say in which of its lives the resources were plugged in; "" and 0: in none, they wait for
+    its next start.
+    """
 
     name: str
     runtime: str
     id: str
     resources: Mapping[Address, Resource]
+    boot_id: str = ""
+    start_time: int = 0
+
+    @classmethod
+    def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
+        """The record of a container as it is now."""
+        boot_id = boot_id if facts.start_time else ""
+        return cls(facts.name, facts.runtime, facts.id, resources, boot_id, facts.start_time)
+
+    def is_over(self, facts: ContainerFacts, boot_id: str) -> bool:
+        """Whether the container's process is another one than that into which the resources were plugged."""
+        return bool(self.start_time) and (self.boot_id, self.start_time) != (boot_id, facts.start_time)
+
+    def lost(self, facts: ContainerFacts, boot_id: str) -> Mapping[Address, Resource]:
+        """What the container had of the host when it ended; nothing while it runs, or once the host was booted."""
+        return self.resources if self.boot_id == boot_id and self.is_over(facts, boot_id) else {}
+
+    def at_next_start(self) -> Record:
+        """The record when the container has ended and the host has its things back."""
+        resources = {address: at_next_start(resource) for address, resource in self.resources.items()}
+        return self._replace(resources=resources, boot_id="", start_time=0)
 
 
 class Update:
@@ -167,7 +192,10 @@ class State:
             if kind not in self._kinds:
                 raise RecordDamaged(f"{path}: unknown kind {kind!r}")
             decoded[Address(name, kind, identity)] = from_json(self._kinds[kind].record, value, f"{path}: {key}")
-        return Record(name=name, runtime=runtime, id=str(container.get("id", "")), resources=decoded)
+        boot_id, started = container.get("boot_id", ""), container.get("start_time", 0)
+        if type(started) is not int:
+            raise RecordDamaged(f"{path}: start_time is not a number")
+        return Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started)
 
     # locks
 
@@ -205,22 +233,27 @@ class State:
         return fd
 
 
-def records_of(containers: Mapping[str, ContainerFacts], owned: Mapping[Address, Resource]) -> list[Record]:
-    """A record for each of the containers, with what of `owned` is in it."""
+def records_of(
+    containers: Mapping[str, ContainerFacts], owned: Mapping[Address, Resource], boot_id: str
+) -> list[Record]:
+    """A record for each of the containers, with what of `owned` is in it; `boot_id` is that of their facts."""
     by_container: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
     for address, resource in owned.items():
         if address.container in by_container:
             by_container[address.container][address] = resource
-    return [
-        Record(name=name, runtime=facts.runtime, id=facts.id, resources=by_container[name])
-        for name, facts in containers.items()
-    ]
+    return [Record.of(facts, boot_id, by_container[name]) for name, facts in containers.items()]
 
 
 def _document(record: Record) -> dict[str, object]:
     return {
         "format_version": FORMAT_VERSION,
-        "container": {"name": record.name, "runtime": record.runtime, "id": record.id},
+        "container": {
+            "name": record.name,
+            "runtime": record.runtime,
+            "id": record.id,
+            "boot_id": record.boot_id,
+            "start_time": record.start_time,
+        },
         "resources": {
             f"{address.kind}/{address.identity}": to_json(resource) for address, resource in record.resources.items()
         },

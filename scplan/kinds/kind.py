@@ -15,7 +15,7 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource
+from scplan.model.resource import Resource, as_configured
 
 R = TypeVar("R", bound=Resource)
 
@@ -93,6 +93,10 @@ class Kind(ABC, Generic[R]):
     def claims(self, address: Address, resource: R) -> Iterable[Claim]:
         """What the resource takes for itself on the whole host; must not be claimed by another one."""
         return ()
+
+    def wanted_again(self, record: R) -> R | None:
+        """What a record asks for when its container starts; None when another resource stands for it."""
+        return self.normalise(as_configured(record))
 
     # planning
 
@@ -178,6 +182,10 @@ class Kind(ABC, Generic[R]):
 
     def reclaim(self, host: Host, lost: R) -> None:
         """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""
+
+    def after_reclaim(self, facts: HostFacts, host: Host, lost: R) -> HostFacts:
+        """The facts of the host as they will be after `reclaim`; changes nothing."""
+        return facts
 
 
 Kinds = Mapping[str, Kind[Any]]

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Kind, Target, Unsuitable
-from scplan.kinds.paths import below, check_target, covering, identity_of
+from scplan.kinds.paths import below, check_target, covering, identity_of, merged_paths
 from scplan.linux import bind
 from scplan.linux.container import Container
 from scplan.linux.host import Host, file_identity
@@ -52,8 +52,10 @@ class BindMount(Resource):
     create_source: bool = attr("make the host directory when it is absent", BOOL, role=Role.POLICY, default=False)
     required: bool = attr("an absent source is an error", BOOL, role=Role.POLICY, default=True)
     source_identity: str | None = attr("st_dev:st_ino of the source", TEXT, role=Role.RESOLVED)
-    made: tuple[str, ...] | None = attr("what was made in the container to mount on", TEXT, role=Role.FORMER, many=True)
-    made_source: tuple[str, ...] | None = attr("host directories made", TEXT, role=Role.FORMER, many=True)
+    made: tuple[str, ...] | None = attr(
+        "what was made in the container to mount on", TEXT, role=Role.FORMER, many=True, lasting=True
+    )
+    made_source: tuple[str, ...] | None = attr("host directories made", TEXT, role=Role.FORMER, many=True, lasting=True)
 
 
 class MountKind(Kind[BindMount]):
@@ -145,10 +147,12 @@ class MountKind(Kind[BindMount]):
         if before is not None and before.source in (before.made_source or ()):
             # An undo makes the directory again, and then it is another inode.
             before = before.but(source_identity=None)
-        if after is None or after.made is not None:
+        if after is None or (before is not None and after.made is not None):
             return before, after
-        made = bind.missing(target.container, after.target)
-        return before, after.but(made=made, made_source=_missing_on_host(after) if after.create_source else ())
+        # What was made when it was mounted before, and is still there, stays scplan's to remove.
+        made = merged_paths(after.made, bind.missing(target.container, after.target))
+        made_source = merged_paths(after.made_source, _missing_on_host(after) if after.create_source else ())
+        return before, after.but(made=made, made_source=made_source)
 
     def create(self, target: Target[BindMount], after: BindMount) -> None:
         container = target.container

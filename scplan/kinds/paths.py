@@ -24,6 +24,11 @@ def identity_of(target: str) -> str:
     return target.removeprefix("/")
 
 
+def merged_paths(known: tuple[str, ...] | None, missing: tuple[str, ...]) -> tuple[str, ...]:
+    """Both, outermost first. All of them lead to one target, so that a longer one lies deeper."""
+    return tuple(sorted({*(known or ()), *missing}, key=len))
+
+
 def covering(address: Address, target: str, others: Mapping[Address, Resource]) -> Iterable[Address]:
     """Mounts in `others` that the target lies in."""
     for other in others:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
-from scplan.linux.mountinfo import Mount, parse_mountinfo, read_all
+from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
 from scplan.linux.namespaces import forbid_imports, in_child, socket_in
-from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, owner_of_namespace, setns
+from scplan.linux.rooted_path import IN_ROOT
+from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, openat2, owner_of_namespace, setns
 
 if TYPE_CHECKING:
     from scplan.linux.host import Host
@@ -34,12 +35,15 @@ def start_time(stat: bytes) -> int:
 class Container(Closing):
     """A running container, opened. Use it in a `with` block; fds are opened on first use and closed at its end."""
 
-    def __init__(self, name: str, pid: int, expected_start_time: int, host: Host) -> None:
+    def __init__(self, name: str, pid: int, expected_start_time: int, host: Host, root: str = "") -> None:
         """Pins process `pid`.
 
-        Raises ContainerGone when it is not there, or started at another time than expected (0 accepts any).
+        `root` is where its root directory will be, as a path in its mount namespace, while it is being started: the
+        process has not entered it yet. Raises ContainerGone when it is not there, or started at another time than
+        expected (0 accepts any).
         """
         self.name = name
+        self._root = root.rstrip("/")
         self.pid = pid
         self.host = host
         self._fds: dict[str, int] = {}
@@ -146,7 +150,17 @@ class Container(Closing):
     @property
     def root_fd(self) -> int:
         """O_PATH fd of the container's root directory."""
-        return self._held("root", "root", os.O_PATH | os.O_DIRECTORY)
+        process_root = self._held("root", "root", os.O_PATH | os.O_DIRECTORY)
+        if not self._root:
+            return process_root
+        if "own root" not in self._fds:
+            # The runtime made this path, and nothing of the container runs yet: only the host could bend it.
+            try:
+                fd = openat2(process_root, self._root, os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
+            except OSError as error:
+                raise KernelError.from_os(f"openat2({self._root})", error) from None
+            self._fds["own root"] = fd
+        return self._fds["own root"]
 
     @property
     def shares_host_mounts(self) -> bool:
@@ -157,8 +171,14 @@ class Container(Closing):
         return self.host.lookup.status(self.root_fd, path, container=self.name)
 
     def mounts(self, only: frozenset[bytes] | None = None) -> list[Mount]:
-        """Mounts as the container's process sees them; `only` as in parse_mountinfo."""
-        return parse_mountinfo(self.read_proc("mountinfo"), only)
+        """Mounts below the container's root, which is "/" in their mount points; `only` as in parse_mountinfo."""
+        if not self._root:
+            return parse_mountinfo(self.read_proc("mountinfo"), only)
+        prefix = escape(self._root)
+        inside = None if only is None else frozenset(prefix + point.removesuffix(b"/") for point in only)
+        mounts = parse_mountinfo(self.read_proc("mountinfo"), inside)
+        below = [mount for mount in mounts if f"{mount.point}/".startswith(f"{self._root}/")]
+        return [mount._replace(point=mount.point.removeprefix(self._root) or "/") for mount in below]
 
     @property
     def mount_owner_fd(self) -> int | None:
@@ -204,6 +224,12 @@ class Container(Closing):
             raise ScplanError(
                 f"container {self.name} shares the host's mount namespace",
                 hint="what is mounted or made there would be the host's; start it with a mount namespace of its own",
+            )
+        found = os.fstat(self.root_fd)
+        if (found.st_dev, found.st_ino) == self.host.root:
+            raise ScplanError(
+                f"container {self.name} has the host's root directory",
+                hint="what is made in it would be made on the host; start it with a root of its own",
             )
 
     def as_its_root(self, work: Callable[[int], T], *, what: str) -> T:

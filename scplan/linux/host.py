@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from scplan.errors import KernelError, ScplanError
@@ -50,6 +50,13 @@ def file_identity(found: os.stat_result | FileStatus) -> str:
     return f"{found.st_dev}:{found.st_ino}"
 
 
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Differs after each boot of the host. Source: random(4)."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
 class Host(Closing):
     """scplan's own side of every operation. "The host" is where scplan runs: its own namespaces."""
 
@@ -78,11 +85,16 @@ class Host(Closing):
             self._namespace_ids[kind] = os.stat(f"/proc/self/ns/{kind}").st_ino
         return self._namespace_ids[kind]
 
-    @cached_property
+    @property
     def boot_id(self) -> str:
         """Differs after each boot; nothing that was plugged in lives across one."""
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        return boot_id()
+
+    @cached_property
+    def root(self) -> tuple[int, int]:
+        """st_dev and st_ino of the host's root directory."""
+        found = os.stat("/")
+        return found.st_dev, found.st_ino
 
     @cached_property
     def machine(self) -> str:

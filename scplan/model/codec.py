@@ -84,6 +84,7 @@ def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:
         "status": str(facts.status),
         "pid": facts.pid,
         "start_time": facts.start_time,
+        **({"root": facts.root} if facts.root else {}),
     }
 
 
@@ -102,6 +103,7 @@ def facts_from_json(name: str, document: object, where: str) -> ContainerFacts:
             status=Status(document["status"]),
             pid=pid,
             start_time=started,
+            root=str(document.get("root", "")),
         )
     except (KeyError, TypeError, ValueError):
         raise RecordDamaged(f"{where}: facts of container {name!r} are missing or malformed") from None

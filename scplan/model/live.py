@@ -20,7 +20,11 @@ class Status(StrEnum):
 
 
 class ContainerFacts(NamedTuple):
-    """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped."""
+    """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped.
+
+    `root` is its root directory while it is being started, as a path in its mount namespace: its process is not in it
+    yet. "" once it is.
+    """
 
     name: str
     runtime: str
@@ -28,6 +32,7 @@ class ContainerFacts(NamedTuple):
     status: Status
     pid: int = 0
     start_time: int = 0
+    root: str = ""
 
 
 class PathFact(NamedTuple):

@@ -70,6 +70,7 @@ class Attribute:
         aliases: tuple[str, ...] = (),
         record: type[Attributes] | None = None,
         examples: tuple[object, ...] = (),
+        lasting: bool = False,
     ) -> None:
         self.name = ""
         self.doc = doc
@@ -80,6 +81,7 @@ class Attribute:
         self.aliases = aliases
         self.record = record
         self.examples = examples
+        self.lasting = lasting
 
     def show(self, value: object) -> str:
         """The value for people: `10 MiB/s`, `10.0.0.5/24, fd00::5/64`."""
@@ -103,14 +105,25 @@ def attr(
     on_unset: Stored | tuple[Stored, ...] | None = None,
     aliases: tuple[str, ...] = (),
     examples: tuple[object, ...] = (),
+    lasting: bool = False,
 ) -> Any:
     """A field of a record.
 
     `many` makes it a tuple whose elements are managed one by one: what others added to it stays. `on_unset` is the
     value that it goes back to when it leaves the files after scplan had set it; without one, the value that a creation
-    would give it, and where that gives none, its live value. A `required` attribute must be written by the user.
+    would give it, and where that gives none, its live value. A `required` attribute must be written by the user. A
+    FORMER one that is `lasting` stays true when the container starts again.
     """
-    attribute = Attribute(doc, type=type, role=role, many=many, on_unset=on_unset, aliases=aliases, examples=examples)
+    attribute = Attribute(
+        doc,
+        type=type,
+        role=role,
+        many=many,
+        on_unset=on_unset,
+        aliases=aliases,
+        examples=examples,
+        lasting=lasting,
+    )
     if required:
         return field(metadata={"attribute": attribute})
     return field(default=default, metadata={"attribute": attribute})
@@ -324,6 +337,20 @@ def keep_former(resource: Resource, owned: Resource | None) -> Resource:
     if owned is None:
         return resource
     return _combine(resource, owned, lambda attribute, this, record: record if attribute.role is Role.FORMER else this)
+
+
+def as_configured(record: R) -> R:
+    """What users wrote of it, without what was found out on the host."""
+    return _combine(record, None, lambda attribute, this, _: this if attribute.role in CONFIGURABLE else None)
+
+
+def at_next_start(record: R) -> R:
+    """A record when its container has ended: what is remembered of the time before scplan is over, unless it lasts."""
+    return _combine(
+        record,
+        None,
+        lambda attribute, this, _: this if attribute.role is not Role.FORMER or attribute.lasting else None,
+    )
 
 
 def without_former(resource: R) -> R:

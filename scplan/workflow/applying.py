@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from scplan import observe
 from scplan.errors import UsageError
+from scplan.journal import OF_A_START
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts
 from scplan.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
+from scplan.workflow.lifecycle import give_back
 from scplan.workflow.planning import plan_scene
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
 
@@ -87,10 +89,22 @@ def _check_probes(configuration: Configuration, request: Request) -> None:
 
 
 class Run:
-    """A plan with the locks that it needs, ready to be executed once. `undoes` is the apply that it takes back."""
+    """A plan with the locks that it needs, ready to be executed once.
+
+    `undoes` is the apply that it takes back. `is_start` says that it only plugs in again what was there, since a
+    container starts: it does not go into the history.
+    """
 
     def __init__(
-        self, made: Plan, scene: Scene, state: State, host: Host, request: Request, *, undoes: str = ""
+        self,
+        made: Plan,
+        scene: Scene,
+        state: State,
+        host: Host,
+        request: Request,
+        *,
+        undoes: str = "",
+        is_start: bool = False,
     ) -> None:
         self.plan = made
         self._scene = scene
@@ -98,13 +112,14 @@ class Run:
         self._host = host
         self._request = request
         self._undoes = undoes
+        self._is_start = is_start
 
     def execute(self, on_event: OnEvent) -> Outcome:
         """Makes the changes. Raises ApplyFailed (all undone) or RollbackIncomplete (the journal is kept)."""
         from scplan.model.report import Outcome
 
         begun = time.monotonic()
-        apply_id = _new_apply_id()
+        apply_id = _new_apply_id() + (OF_A_START if self._is_start else "")
         if self.plan.operations or self.plan.refreshed:
             self._execute(apply_id, on_event)
         return Outcome(
@@ -141,7 +156,7 @@ class Run:
                 self.plan.operations,
                 executor,
                 journal,
-                lambda owned: self._state.prepare(records_of(touched, owned)),
+                lambda owned: self._state.prepare(records_of(touched, owned, self._host.boot_id)),
                 on_event,
                 Assurance(lambda: self._probe(apply_id, on_event), self._confirm_within_s),
             )
@@ -193,6 +208,10 @@ def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> It
 
             sweep(state.directory)
             refuse_if_needed(state, KINDS, host)
+        for facts in containers:
+            record = state.read(facts.runtime, facts.name)
+            if record is not None:
+                give_back(record, facts, state, host)
         yield scene.only(scene.containers.keys())
 
 

@@ -20,7 +20,8 @@ from scplan.model.live import ContainerFacts, HostFacts, Live
 from scplan.model.resource import Resource
 from scplan.state import State
 from scplan.workflow.confirming import notices
-from scplan.workflow.scene import Request, Scene, named, set_scene, validate
+from scplan.workflow.lifecycle import facts_after_return
+from scplan.workflow.scene import Records, Request, Scene, named, set_scene, validate
 from scplan.workflow.settled import settled
 
 _WORTH_SHARING_OUT = 50
@@ -75,9 +76,15 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan
     return plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
 
 
+def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
+    """The same for what is in the records already: it was compared with those of all other containers then."""
+    return plan.make_plan(_gather(scene, request, host), KINDS)
+
+
 def _gather(scene: Scene, request: Request, host: Host, found: Mapping[Address, Resource] | None = None) -> plan.Inputs:
     """Resolves on the host and reads live state, unless `found` holds that already."""
     facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned))
+    facts = facts_after_return(facts, scene.lost, host)
     resolution = _resolve(scene, facts)
     if found is None:
         wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
@@ -179,7 +186,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
         if not request.destroy:
             desired[matches[0]] = named(config.resources, reference, matches[0])
     own = {address: one for address, one in captured.owned.items() if address.container in containers}
-    scene = Scene(containers, desired, lambda _: own, configuration.source_of, configuration.diagnostics)
+    scene = Scene(containers, desired, lambda _: Records(own), configuration.source_of, configuration.diagnostics)
     resolution = _resolve(scene, captured.live.host)
     inputs = inputs_of(scene, resolution, captured.live, request)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan.errors import ContainerNotFound, Diagnostic
 from scplan.kinds import KINDS
+from scplan.linux.host import boot_id
 from scplan.model.address import Address, Selection
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource
@@ -54,6 +56,17 @@ def default_state_dir() -> str:
     return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "scplan")
 
 
+class Records(NamedTuple):
+    """What the records of some containers hold.
+
+    `owned` is what is true of containers that were started again since: what was remembered of their former life, and
+    what they had of the host in it, is `lost`.
+    """
+
+    owned: Mapping[Address, Resource]
+    lost: Mapping[Address, Resource] = MappingProxyType({})
+
+
 class Scene:
     """Everything that a plan needs except live state: who is meant, what is desired, what is owned.
 
@@ -65,14 +78,14 @@ class Scene:
         self,
         containers: Mapping[str, ContainerFacts],
         desired: Mapping[str, Mapping[Address, Resource]],
-        read_owned: Callable[[Mapping[str, ContainerFacts]], dict[Address, Resource]],
+        read_records: Callable[[Mapping[str, ContainerFacts]], Records],
         source_of: SourceOf = lambda _: None,
         diagnostics: tuple[Diagnostic, ...] = (),
         configuration: Configuration | None = None,
     ) -> None:
         self.containers = containers
         self._desired = desired
-        self._read_owned = read_owned
+        self._read_records = read_records
         self.source_of = source_of
         self.diagnostics = diagnostics
         self.configuration = configuration
@@ -82,8 +95,17 @@ class Scene:
         return {address: one for name in self.containers for address, one in self._desired.get(name, {}).items()}
 
     @cached_property
-    def owned(self) -> dict[Address, Resource]:
-        return self._read_owned(self.containers)
+    def _records(self) -> Records:
+        return self._read_records(self.containers)
+
+    @property
+    def owned(self) -> Mapping[Address, Resource]:
+        return self._records.owned
+
+    @property
+    def lost(self) -> Mapping[Address, Resource]:
+        """What containers had of the host that have ended since; it has not been given back yet."""
+        return self._records.lost
 
     def joined_by(self, containers: Mapping[str, ContainerFacts]) -> Scene:
         """The same with more containers, of which only the records count."""
@@ -94,7 +116,9 @@ class Scene:
         return self._with({name: facts for name, facts in self.containers.items() if name in names})
 
     def _with(self, containers: Mapping[str, ContainerFacts]) -> Scene:
-        return Scene(containers, self._desired, self._read_owned, self.source_of, self.diagnostics, self.configuration)
+        return Scene(
+            containers, self._desired, self._read_records, self.source_of, self.diagnostics, self.configuration
+        )
 
 
 def validate(request: Request) -> Configuration:
@@ -128,8 +152,8 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
         reference = written_as.get(address.container, address.container)
         return configuration.source_of(address._replace(container=reference))
 
-    owned = partial(read_owned, state)
-    return Scene(containers, desired, owned, source_of, configuration.diagnostics, configuration)
+    records = partial(read_records, state)
+    return Scene(containers, desired, records, source_of, configuration.diagnostics, configuration)
 
 
 def named(resources: Mapping[Address, Resource], reference: str, name: str) -> Mapping[Address, Resource]:
@@ -144,7 +168,7 @@ def _scene_of_records(request: Request, state: State) -> Scene:
     for reference in request.containers:
         facts = locate_recorded(_record_of(reference, state))
         containers[facts.name] = facts
-    return Scene(containers, {}, partial(read_owned, state))
+    return Scene(containers, {}, partial(read_records, state))
 
 
 def _record_of(reference: str, state: State) -> Record:
@@ -171,7 +195,7 @@ def scene_of_all_records(state: State) -> Scene:
             containers[record.name] = locate_recorded(record)
         except ContainerNotFound:
             containers[record.name] = gone(record)
-    return Scene(containers, {}, partial(read_owned, state))
+    return Scene(containers, {}, partial(read_records, state))
 
 
 def locate_recorded(record: Record) -> ContainerFacts:
@@ -189,13 +213,18 @@ def gone(record: Record) -> ContainerFacts:
     return ContainerFacts(name=record.name, runtime=record.runtime, id=record.id, status=Status.STOPPED)
 
 
-def read_owned(state: State, containers: Mapping[str, ContainerFacts]) -> dict[Address, Resource]:
+def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Records:
     owned: dict[Address, Resource] = {}
+    lost: dict[Address, Resource] = {}
     for facts in containers.values():
         record = state.read(facts.runtime, facts.name)
-        if record is not None:
-            owned.update(record.resources)
-    return owned
+        if record is None:
+            continue
+        if record.is_over(facts, boot_id()):
+            lost.update(record.lost(facts, boot_id()))
+            record = record.at_next_start()
+        owned.update(record.resources)
+    return Records(owned, lost)
 
 
 def has_default_files() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scplan import observe, plan
@@ -19,7 +20,7 @@ from scplan.state import Record, State
 from scplan.workflow.applying import Run, locked_scene
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.planning import foreign_to, inputs_of, paths_of, wanted_of
-from scplan.workflow.scene import Request, Scene, locate_recorded, read_owned
+from scplan.workflow.scene import Request, Scene, locate_recorded, read_records
 
 if TYPE_CHECKING:
     from scplan.history import Kept
@@ -88,13 +89,10 @@ def _scene_of(kept: Kept, state: State) -> Scene:
         containers[name] = locate_recorded(Record(name=name, runtime=facts.runtime, id=facts.id, resources={}))
     past = _reversals(kept)
 
-    def owned(of: Mapping[str, ContainerFacts]) -> dict[Address, Resource]:
-        return read_owned(state, of)
-
     desired: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
     for address, resource in plan_undo.desired_after({}, past).items():
         desired[address.container][address] = resource
-    return Scene(containers, desired, owned)
+    return Scene(containers, desired, partial(read_records, state))
 
 
 def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, state: State, host: Host) -> Plan:

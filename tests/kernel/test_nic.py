@@ -12,8 +12,8 @@ import pytest
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Target
-from scplan.kinds.nic import Nic, NicKind, reclaim
-from scplan.linux import links
+from scplan.kinds.nic import Nic, NicKind, lost, reclaim
+from scplan.linux import links, pins
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.namespaces import socket_in
@@ -538,12 +538,49 @@ def test_a_nic_that_the_kernel_gave_back_is_reclaimed(
     before = ip("address", "show", "dev", name)[0]
     inner = session.name() if name_back == "eth1" else name_back
     lent = lend(target, physical.but(name=inner, mtu=1300, mac="02:00:5e:10:00:22"))
-    assert not reclaim(target.host, lent)
+    pins.unpin(str(lent.pinned))
+    reclaim(target.host, lent)
+    assert not ip("link", "show", "dev", name), "it is in the container still"
     inside(process_container, "ip", "link", "set", inner, "netns", str(os.getpid()))
-    assert reclaim(target.host, lent)
+    reclaim(target.host, lent)
     after = ip("address", "show", "dev", name)[0]
     assert [after[key] for key in ("address", "mtu", "flags")] == [before[key] for key in ("address", "mtu", "flags")]
     assert addresses([after]) == ["10.9.9.5/24"]
+
+
+def test_a_nic_comes_home_from_the_namespace_that_is_kept_for_it(session: Session, host: Host, physical: Nic) -> None:
+    """Also a stand-in, which would die with its container's namespace."""
+    name = str(physical.host_name)
+    sh("ip", "link", "set", name, "up", "mtu", "1400")
+    sh("ip", "address", "add", "10.9.9.5/24", "dev", name)
+    before = ip("address", "show", "dev", name)[0]
+    container = session.start(session.name())
+    with Container(container.name, container.pid, 0, host) as opened:
+        lent = lend(Target(container=opened, host=host, peers={}), physical.but(mtu=1300, mac="02:00:5e:10:00:22"))
+    session.stop(container.name)
+    assert not ip("link", "show", "dev", name)
+    stranded = lost.stranded(host, lent)
+    assert stranded is not None
+    assert stranded.name == lent.name
+    reclaim(host, lent)
+    assert lost.stranded(host, lent) is None
+    assert pins.open_pin(str(lent.pinned)) is None
+    after = ip("address", "show", "dev", name)[0]
+    assert [after[key] for key in ("address", "mtu", "flags")] == [before[key] for key in ("address", "mtu", "flags")]
+    assert addresses([after]) == ["10.9.9.5/24"]
+    reclaim(host, lent)
+
+
+def test_a_host_end_that_was_left_is_deleted_and_one_of_another_is_not(
+    target: Target[Nic], bridge: str, host_name: str
+) -> None:
+    _, wanted = KIND.capture(target, None, completed(host_name, bridge=bridge))
+    assert wanted is not None
+    KIND.create(target, wanted)
+    reclaim(target.host, wanted.but(host_mac="02:00:00:00:00:01"))
+    assert ip("link", "show", "dev", host_name)
+    reclaim(target.host, wanted)
+    assert not ip("link", "show", "dev", host_name)
 
 
 # a container in a user namespace

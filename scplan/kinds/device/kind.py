@@ -179,8 +179,10 @@ class DeviceKind(Kind[Device]):
         if before is None or before.numbers != after.numbers:
             _check_source(target.host, after)
         refuse_node_of_host(target.container, after)
+        if before is None or after.prior_access is None:
+            after = with_former(target.container, after)
         if after.prior_access is None:
-            after = with_former(target.container, after).but(prior_access=rules.prior_access(target, after))
+            after = after.but(prior_access=rules.prior_access(target, after))
         if after.io is not None and after.prior_limits is None:
             after = after.but(prior_limits=rules.prior_limits(target, after))
         return before, after

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.device.record import NODE_TYPES, Device
+from scplan.kinds.paths import merged_paths
 from scplan.linux import bind
 from scplan.linux.container import Container
 from scplan.linux.host import device_numbers
@@ -65,7 +66,11 @@ def with_former(container: Container, device: Device) -> Device:
     made = missing_directories(container.status, device.target)
     if container.has_user_namespace and (there is None or taken):
         made = (*made, device.target)
-    return device.but(saved_as=f".{os.path.basename(device.target)}.scplan-saved" if taken else None, made=made)
+    saved = f".{os.path.basename(device.target)}.scplan-saved" if taken else None
+    if device.saved_as is not None and container.status(_saved_path(device)) is not None:
+        saved = device.saved_as
+    # What was made for it before, and is still there, stays scplan's to remove.
+    return device.but(saved_as=saved, made=merged_paths(device.made, made))
 
 
 def _is_in_the_way(container: Container, there: FileStatus | None, device: Device) -> bool:

@@ -49,8 +49,10 @@ class Device(Resource):
     numbers: str | None = attr("major:minor of the host device", TEXT, role=Role.RESOLVED)
     prior_access: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
     prior_limits: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
-    saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER)
-    made: tuple[str, ...] | None = attr("what was made in the container for it", TEXT, role=Role.FORMER, many=True)
+    saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER, lasting=True)
+    made: tuple[str, ...] | None = attr(
+        "what was made in the container for it", TEXT, role=Role.FORMER, many=True, lasting=True
+    )
 
 
 def is_same_device(one: Device, other: Device) -> bool:

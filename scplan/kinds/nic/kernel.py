@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import errno
-import re
-import time
+import os
 from collections.abc import Mapping
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Target
 from scplan.kinds.nic.record import DEFAULT_MTU, DEFAULT_TXQUEUELEN, PHYSICAL, VETH, Nic, derived_host_name
-from scplan.linux import links
+from scplan.linux import links, pins
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.links import LinkChange
 from scplan.linux.netlink import Addr, Link, Route
 from scplan.model.values import INTERFACE_NAME
-
-# What the kernel names a NIC that comes back to a host which has its name already.
-_FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)
-_RETURN_S = 3.0
-_RETURN_POLL_S = 0.02
 
 # reading
 
@@ -54,8 +48,17 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     if before is not None:
         before = _with_carried(target, before)
     if after is not None and after.is_physical and after.origin_kind is None:
-        after = _with_former(target.host, after)
+        after = _with_former(target.host, after).but(pinned=pins.pin_path(target.container.netns_fd, after.name))
+    if after is not None and not after.is_physical and before is None:
+        after = after.but(host_mac=after.carried_mac or after.host_mac or _new_mac())
     return before, after
+
+
+def _new_mac() -> str:
+    """A random MAC address, unicast and locally administered, as the kernel would choose one."""
+    chosen = bytearray(os.urandom(6))
+    chosen[0] = chosen[0] & 0xFC | 0x02
+    return chosen.hex(":")
 
 
 def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic | None) -> Nic | None:
@@ -146,6 +149,8 @@ def create(target: Target[Nic], after: Nic) -> None:
     inner = side.rtnl.link(after.name)
     if after.is_physical:
         inner = inner if inner is not None and side.is_lent(inner, after) else side.take_in(after)
+        if after.pinned is not None:
+            pins.pin(target.container.netns_fd, after.pinned)
     elif inner is None:
         inner = side.make_veth(after)
     elif not side.is_ours(inner, after):
@@ -173,6 +178,8 @@ def delete(target: Target[Nic], before: Nic) -> None:
     inner = side.rtnl.link(before.name)
     if before.is_physical:
         side.give_back(inner, before)
+        if before.pinned is not None:
+            pins.unpin(before.pinned)
     else:
         side.delete_veth(inner, before)
     target.host.forget()
@@ -207,7 +214,7 @@ class _Side:
     def is_lent(self, inner: Link, nic: Nic) -> bool:
         """Whether the physical NIC has left the host, and `inner` is it: another may have its name there by now."""
         outer = self.host.rtnl.link(self.host_name(nic))
-        return outer is None or (_is_like(inner, nic) and not _is_like(outer, nic))
+        return outer is None or (is_like(inner, nic) and not is_like(outer, nic))
 
     def make_veth(self, nic: Nic) -> Link:
         master = links.linux_bridge(self.host, nic.bridge) if nic.bridge else None
@@ -215,6 +222,7 @@ class _Side:
             self.host_name(nic),
             mtu=nic.mtu or DEFAULT_MTU,
             txqueuelen=DEFAULT_TXQUEUELEN if nic.txqueuelen is None else nic.txqueuelen,
+            mac=nic.host_mac or "",
             master=master or 0,
             peer_name=nic.name,
             peer_netns_fd=self.container.netns_fd,
@@ -316,7 +324,7 @@ class _Side:
         restore_on_host(self.host, outer, nic)
 
 
-def _is_like(link: Link, nic: Nic) -> bool:
+def is_like(link: Link, nic: Nic) -> bool:
     """Whether a link is of the kind, and has a MAC address, that the physical NIC `nic` is known to have."""
     return link.kind == nic.origin_kind and link.mac in (nic.mac, nic.former_mac)
 
@@ -333,31 +341,3 @@ def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
     routes = [Route.from_text(text, link.index) for text in nic.former_routes or ()] if nic.former_up else []
     links.put_back(host.rtnl, link.index, addresses, routes)
     host.forget()
-
-
-def reclaim(host: Host, nic: Nic) -> bool:
-    """Finds a physical NIC that the kernel gave back because its container ended, and makes it as it was before.
-
-    It then has the name that it had inside, or `dev` and a number where the host has such a link, with the container's
-    MAC and MTU. False when it is not there; KernelError EEXIST when another link has its name by now.
-    """
-    if nic.origin_kind is None or nic.host_name is None:
-        return False
-    for link in host.rtnl.links():
-        by_name = link.name in (nic.name, nic.host_name) or _FALLBACK_NAME.fullmatch(link.name)
-        if by_name and link.kind == nic.origin_kind and link.mac in (nic.mac, nic.former_mac):
-            if link.name != nic.host_name and host.rtnl.link(nic.host_name) is not None:
-                raise links.taken(link, nic.host_name)
-            restore_on_host(host, link, nic)
-            return True
-    return False
-
-
-def await_return(host: Host, nic: Nic) -> None:
-    """The same, and waits for a NIC of hardware: the kernel moves it a while after the last process has ended.
-
-    Where it does not come it is gone: nothing but hardware outlives a network namespace.
-    """
-    deadline = time.monotonic() + _RETURN_S
-    while not reclaim(host, nic) and nic.origin_kind == "" and time.monotonic() < deadline:
-        time.sleep(_RETURN_POLL_S)

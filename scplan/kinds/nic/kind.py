@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scplan.kinds.kind import Claim, Kind, Target, Unsuitable
 from scplan.kinds.nic import kernel
+from scplan.kinds.nic import lost as lost_nics
 from scplan.kinds.nic.record import (
     DEFAULT_MTU,
     DEFAULT_TXQUEUELEN,
@@ -19,7 +21,7 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Disruption
-from scplan.model.live import HostFacts
+from scplan.model.live import HostFacts, LinkFact
 
 MAX_PHYSICAL = 8
 
@@ -134,8 +136,14 @@ class NicKind(Kind[Nic]):
         kernel.delete(target, before)
 
     def reclaim(self, host: Host, lost: Nic) -> None:
-        if lost.is_physical:
-            kernel.await_return(host, lost)
+        lost_nics.reclaim(host, lost)
+
+    def after_reclaim(self, facts: HostFacts, host: Host, lost: Nic) -> HostFacts:
+        link = lost_nics.stranded(host, lost) if lost.is_physical else None
+        if link is None or lost.host_name is None:
+            return facts
+        home = LinkFact(name=lost.host_name, kind=link.kind, mac=lost.former_mac or link.mac, mtu=link.mtu)
+        return facts._replace(links=ChainMap({home.name: home}, dict(facts.links)))
 
 
 def _check_bridge(name: str, host: HostFacts) -> None:

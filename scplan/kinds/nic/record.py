@@ -61,6 +61,8 @@ class Nic(Resource):
     former_bridge: str | None = attr("its bridge on the host", TEXT, role=Role.FORMER)
     former_addresses: tuple[str, ...] | None = attr("its addresses on the host", TEXT, role=Role.FORMER, many=True)
     former_routes: tuple[str, ...] | None = attr("routes of the host over it", TEXT, role=Role.FORMER, many=True)
+    pinned: str | None = attr("where the network namespace is kept, so that it comes back", TEXT, role=Role.FORMER)
+    host_mac: str | None = attr("MAC address of the host end, by which it is known again", TEXT, role=Role.FORMER)
     carried_mac: str | None = attr("MAC address of the host end, put back by an undo", TEXT, role=Role.CARRIED)
     carried_routes: tuple[str, ...] | None = attr(
         "routes in the container that others made over it, lost with it or with an address, put back by an undo",

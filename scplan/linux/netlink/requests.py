@@ -38,6 +38,7 @@ class Requests:
         txqueuelen: int,
         peer_name: str,
         peer_netns_fd: int,
+        mac: str = "",
         peer_mac: str = "",
         master: int = 0,
     ) -> None:
@@ -59,6 +60,7 @@ class Requests:
         body = [
             IFINFO.pack(0, 0, 0, IFF_UP, IFF_UP),
             text(wire.IFLA_IFNAME, name),
+            attribute(wire.IFLA_ADDRESS, wire.mac_bytes(mac)) if mac else b"",
             u32(wire.IFLA_MTU, mtu),
             u32(wire.IFLA_TXQLEN, txqueuelen),
             u32(wire.IFLA_MASTER, master) if master else b"",

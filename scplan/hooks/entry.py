@@ -1,0 +1,113 @@
+"""`scplan hook STAGE`: the way in for runtimes, told apart from all other commands before these are imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from scplan.hooks.state import STAGES
+
+_OPTIONS = ("--state-dir", "--runtime", "--lock-timeout")
+_TIMEOUT_S = 30.0
+
+
+class _Called:
+    """What the runtime's configuration says of the call."""
+
+    def __init__(self) -> None:
+        self.state_dir: str | None = None
+        self.runtime: str | None = None
+        self.stage: str | None = None
+        self.lock_timeout: str | None = None
+        self.is_hook = False
+
+
+def called_by_runtime(arguments: list[str]) -> _Called | None:
+    """How a runtime calls scplan with these arguments; None when it is a command for people."""
+    called = _Called()
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, value = word.partition("=")
+        if name in _OPTIONS:
+            if not equals and not waiting:
+                return None
+            setattr(called, name[2:].replace("-", "_"), value if equals else waiting.pop(0))
+        elif word == "hook" and not called.is_hook:
+            called.is_hook = True
+        elif called.is_hook and called.stage is None and word in STAGES:
+            called.stage = word
+        else:
+            return None
+    return (
+        called
+        if called.is_hook and not (called.stage is None and sys.stdin is not None and sys.stdin.isatty())
+        else None
+    )
+
+
+def run(called: _Called) -> int:
+    """Does what the stage asks for; returns the exit code. Whatever goes wrong is said in one line, and logged."""
+    from scplan.errors import ScplanError
+
+    try:
+        return _run(called)
+    except ScplanError as error:
+        lines = [_text(one) for one in error.diagnostics]
+        code = int(error.exit_code)
+    except OSError as error:
+        lines, code = [f"{error.filename or 'scplan hook'}: {error.strerror}"], 1
+    except Exception as error:
+        lines, code = [f"{type(error).__name__}: {error}; this is a bug in scplan"], 1
+        if os.environ.get("SCPLAN_DEBUG", "") not in ("", "0"):
+            import traceback
+
+            traceback.print_exc()
+    tell(lines, failed=True)
+    return code
+
+
+def _run(called: _Called) -> int:
+    from scplan.hooks.find import find_records
+    from scplan.hooks.state import parse_state, read_state
+
+    told = parse_state(read_state(0), called.stage)
+    state_dir = called.state_dir or os.environ.get("SCPLAN_STATE_DIR") or "/var/lib/scplan"
+    found = find_records(state_dir, told.id, called.runtime)
+    if not found:
+        return 0
+    from scplan.hooks import lifecycle
+
+    timeout_s = _seconds(called.lock_timeout) if called.lock_timeout is not None else _TIMEOUT_S
+    tell(lifecycle.run(told, found, state_dir, timeout_s), failed=False)
+    return 0
+
+
+def _seconds(text: str) -> float:
+    from scplan.model.probe import parse_duration
+
+    return parse_duration(text)
+
+
+def tell(lines: list[str], *, failed: bool) -> None:
+    """Says it to the runtime, which shows what a hook that failed wrote, and to the system's log."""
+    if not lines:
+        return
+    import syslog
+
+    syslog.openlog("scplan", syslog.LOG_PID, syslog.LOG_DAEMON)
+    for line in lines:
+        syslog.syslog(syslog.LOG_ERR if failed else syslog.LOG_NOTICE, line)
+    try:
+        sys.stderr.write("".join(f"scplan: {line}\n" for line in lines))
+        sys.stderr.flush()
+    except (OSError, AttributeError):
+        return  # closed by the runtime; the log has it
+
+
+def _text(diagnostic: object) -> str:
+    from scplan.errors import Diagnostic
+
+    assert isinstance(diagnostic, Diagnostic)
+    parts = [part for part in (diagnostic.summary, diagnostic.detail, diagnostic.hint) if part]
+    return "; ".join(" ".join(part.split()) for part in parts)

@@ -1,0 +1,106 @@
+"""NICs of containers that have ended: physical ones are found and brought home, host ends that are left are deleted."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from scplan.kinds.nic.kernel import is_like, restore_on_host
+from scplan.kinds.nic.record import Nic
+from scplan.linux import links, pins
+from scplan.linux.host import Host
+from scplan.linux.namespaces import socket_in
+from scplan.linux.netlink import Link, Rtnl, open_socket
+from scplan.linux.rooted_path import opened
+
+# What the kernel names a NIC that comes back to a host which has its name already.
+_FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)
+_RETURN_S = 3.0
+_RETURN_POLL_S = 0.02
+
+
+def reclaim(host: Host, nic: Nic) -> None:
+    """Gives the host back what a container that has ended had of it, and takes away what is left of the rest."""
+    if not nic.is_physical:
+        _delete_left_end(host, nic)
+    elif not _fetch_from_pin(host, nic):
+        _await_return(host, nic)
+    if nic.pinned is not None:
+        pins.unpin(nic.pinned)
+    host.forget()
+
+
+def stranded(host: Host, nic: Nic) -> Link | None:
+    """A physical NIC that a container left, and that does not have its name on the host; None when there is none."""
+    pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
+    if pinned is None:
+        found = _returned(host, nic)
+        return found if found is not None and found.name != nic.host_name else None
+    with opened(pinned), Rtnl(socket_in(pinned, host.netns_fd, open_socket)) as rtnl:
+        return _kept(rtnl, nic)
+
+
+def _delete_left_end(host: Host, nic: Nic) -> None:
+    """The host end of a veth whose namespace has not ended yet: the kernel takes its time."""
+    outer = host.rtnl.link(nic.host_name) if nic.host_name is not None else None
+    if outer is None or outer.kind != "veth" or nic.host_mac is None or outer.mac != nic.host_mac:
+        return
+    bridge = links.bridge_now(host, outer)
+    if host.ovs is not None and bridge in host.ovs.bridges():
+        host.ovs.del_port(bridge, outer.name)
+    host.rtnl.delete_link(outer.index, label=outer.name)
+
+
+def _fetch_from_pin(host: Host, nic: Nic) -> bool:
+    """Moves a physical NIC home from the namespace that is kept for its sake; whether it was there."""
+    pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
+    if pinned is None or nic.host_name is None:
+        return False
+    with opened(pinned), Rtnl(socket_in(pinned, host.netns_fd, open_socket)) as rtnl:
+        inner = _kept(rtnl, nic)
+        if inner is None:
+            return False
+        outer = links.move(rtnl, inner, to=host.rtnl, to_fd=host.netns_fd, back_fd=pinned, name=nic.host_name)
+    restore_on_host(host, outer, nic)
+    return True
+
+
+def _kept(rtnl: Rtnl, nic: Nic) -> Link | None:
+    """The NIC in the namespace of a container that has ended; it may have another name there by now."""
+    alike = [link for link in rtnl.nics() if is_like(link, nic)]
+    return next((link for link in alike if link.name == nic.name), alike[0] if len(alike) == 1 else None)
+
+
+def _returned(host: Host, nic: Nic) -> Link | None:
+    """A physical NIC that the kernel gave back because its container ended.
+
+    It has the name that it had inside, or `dev` and a number where the host has such a link, and the container's MAC.
+    """
+    if nic.origin_kind is None or nic.host_name is None:
+        return None
+    for link in host.rtnl.links():
+        by_name = link.name in (nic.name, nic.host_name) or _FALLBACK_NAME.fullmatch(link.name)
+        if by_name and is_like(link, nic):
+            return link
+    return None
+
+
+def _restore_returned(host: Host, nic: Nic) -> bool:
+    """Makes a NIC that the kernel gave back as it was before; KernelError EEXIST when another link has its name."""
+    link = _returned(host, nic)
+    if link is None:
+        return False
+    if link.name != nic.host_name and nic.host_name is not None and host.rtnl.link(nic.host_name) is not None:
+        raise links.taken(link, nic.host_name)
+    restore_on_host(host, link, nic)
+    return True
+
+
+def _await_return(host: Host, nic: Nic) -> None:
+    """The same, and waits for a NIC of hardware: the kernel moves it a while after the last process has ended.
+
+    Where it does not come it is gone: nothing but hardware outlives a network namespace.
+    """
+    deadline = time.monotonic() + _RETURN_S
+    while not _restore_returned(host, nic) and nic.origin_kind == "" and time.monotonic() < deadline:
+        time.sleep(_RETURN_POLL_S)
