@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help demo test test-unit failures fuzz hostile docs bench lint clean prepare
+.PHONY: help demo test test-unit test-crash failures fuzz hostile docs bench lint clean prepare
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest
 
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
+
+test-crash: prepare ## kills scplan at every system call, and fails every one of them; half an hour
+	@CRASH_POINTS=all $(PYTHON) -m pytest tests/crash $(ARGS)
 
 failures: prepare ## strikes at every place of a plan, and checks properties of more configurations; EXAMPLES=100
 	@SCPLAN_ALL_PLACES=1 SCPLAN_PROPERTY_EXAMPLES=$(or $(EXAMPLES),100) $(PYTHON) -m pytest --timeout 3600 \

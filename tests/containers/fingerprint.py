@@ -141,25 +141,27 @@ def difference(before: Fingerprint, after: Fingerprint, path: str = "") -> list[
 
 
 def _network(enter: list[str]) -> Fingerprint:
+    # Without a family: the rules are those of IPv4, and all else is of both.
+    links, addressed, routes, rules = _ip(enter, "link show", "address show", "route show table all", "rule show")
+    (rules_6,) = _ip(enter, "rule show", options=("-6",))
     # Link-local addresses come some seconds after a link is up, and their routes with them: the kernel's own doing.
     return {
-        "links": {link["ifname"]: link for link in _ip(enter, "-details", "link", "show")},
+        "links": {link["ifname"]: link for link in links},
         "addresses": {
             link["ifname"]: addresses
-            for link in _ip(enter, "address", "show")
+            for link in addressed
             if (addresses := sorted((one for one in link.get("addr_info", ()) if not _is_link_local(one)), key=repr))
         },
         "routes": sorted(
             (
                 route
-                for family in ("-4", "-6")
-                for route in _ip(enter, family, "route", "show", "table", "all")
+                for route in routes
                 # The kernel's own of each address, of which those of IPv6 come when the address has proved unique.
                 if route.get("table") != "local" and not _is_kernel_made(route)
             ),
             key=repr,
         ),
-        "rules": [*_ip(enter, "-4", "rule", "show"), *_ip(enter, "-6", "rule", "show")],
+        "rules": [*rules, *rules_6],
     }
 
 
@@ -171,12 +173,13 @@ def _is_kernel_made(route: dict[str, Any]) -> bool:
     return bool(route["dst"].startswith(("fe80:", "ff00:")))
 
 
-def _ip(enter: list[str], *arguments: str) -> list[dict[str, Any]]:
-    command = [*enter, "ip", "-json", *arguments]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
-    # Version 6.1 prints nothing at all for an empty table.
-    rows = json.loads(ended.stdout or "[]")
-    return [_steady(row) for row in rows if row]
+def _ip(enter: list[str], *questions: str, options: tuple[str, ...] = ()) -> list[list[dict[str, Any]]]:
+    """The rows that answer each question, all asked of one process: a picture is taken after every crash."""
+    command = [*enter, "ip", *options, "-details", "-json", "-batch", "-"]
+    ended = subprocess.run(command, input="\n".join(questions), check=True, capture_output=True, text=True, timeout=30)
+    answers = [json.loads(line) for line in ended.stdout.splitlines() if line]
+    assert len(answers) == len(questions), f"{command}: {ended.stdout}"
+    return [[_steady(row) for row in rows if row] for rows in answers]
 
 
 def _steady(value: Any) -> Any:

@@ -14,13 +14,14 @@ Arguments = tuple[str, ...]
 class Job(NamedTuple):
     """A command that dies at each of its points. `prepare` leads from nothing to where it begins.
 
-    `crashed` is for recoveries: the command before it, and at which of its calls that dies.
+    Each point is tried with each of the ways to `recover`. `crashed` is for recoveries: the command before it, and at
+    which of its calls that dies.
     """
 
     name: str
     prepare: tuple[Arguments, ...]
     command: Arguments
-    recover: Arguments = ("recover",)
+    recover: tuple[Arguments, ...] = (("recover",),)
     code: int = 0
     crashed: tuple[Arguments, Callable[[Sequence[Call]], int]] | None = None
 
@@ -33,22 +34,17 @@ def jobs(scene: Scene) -> dict[str, Job]:
 
     first, second, impossible = apply(scene.first), apply(scene.second), apply(scene.impossible)
     destroy = ("destroy", "--auto-approve", *(container.name for container in scene.containers))
-    forward, back = ("recover", "--forward"), ("recover", "--back")
+    auto, forward, back = ("recover",), ("recover", "--forward"), ("recover", "--back")
     table = [
-        Job("apply", (first,), second),
-        Job("apply, forward", (first,), second, forward),
-        Job("apply, back", (first,), second, back),
+        Job("apply", (first,), second, (auto, forward, back)),
         Job("apply the other way", (second,), first),
-        Job("apply that fails", (first,), impossible, code=3),
-        Job("apply that fails, forward", (first,), impossible, forward, code=3),
-        Job("destroy", (second,), destroy),
-        Job("destroy, forward", (second,), destroy, forward),
-        Job("recover", (first,), ("recover",), crashed=(second, _before_applied)),
-        Job("recover when all was made", (first,), ("recover",), crashed=(second, _among_records)),
-        Job("recover --back when all was made", (first,), back, crashed=(second, _among_records)),
-        Job("recover --back, then --forward", (first,), back, forward, crashed=(second, _among_records)),
-        Job("recover --forward", (first,), forward, crashed=(second, _in_the_middle)),
-        Job("recover --forward, then --back", (first,), forward, back, crashed=(second, _in_the_middle)),
+        Job("apply that fails", (first,), impossible, (auto, forward), code=3),
+        Job("destroy", (second,), destroy, (auto, forward)),
+        Job("undo", (first, second), ("undo", "--auto-approve"), (auto, forward)),
+        Job("recover", (first,), auto, crashed=(second, _before_applied)),
+        Job("recover when all was made", (first,), auto, crashed=(second, _among_records)),
+        Job("recover --back when all was made", (first,), back, (auto, forward), crashed=(second, _among_records)),
+        Job("recover --forward", (first,), forward, (auto, back), crashed=(second, _in_the_middle)),
     ]
     return {job.name: job for job in table}
 

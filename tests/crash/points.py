@@ -35,10 +35,12 @@ class Point(NamedTuple):
 
     call: Call
     verdict: Verdict
+    recover: tuple[str, ...]
 
     def __str__(self) -> str:
         what = f"death of {self.verdict.value}" if isinstance(self.verdict, Death) else os.strerror(self.verdict or 0)
-        return f"{what} at call {self.call.number}, {self.call.name} of process {self.call.process}"
+        call, recover = self.call, " ".join(self.recover)
+        return f"{what} at call {call.number}, {call.name} of process {call.process}, then {recover}"
 
 
 class Tally:
@@ -115,13 +117,16 @@ class Trial:
 
     def deaths(self) -> list[Point]:
         """Every call at which something dies; those of a child twice, since it can die alone."""
-        points = [Point(call, Death.OF_ALL) for call in self.calls]
-        points += [Point(call, Death.OF_PROCESS) for call in self.calls if call.process]
-        return sorted(points, key=lambda point: point.call.number)
+        return [
+            Point(call, death, recover)
+            for call in self.calls
+            for death in (Death.OF_ALL, *([Death.OF_PROCESS] if call.process else []))
+            for recover in self.job.recover
+        ]
 
     def errors(self) -> list[Point]:
         """Every call with each of the errors."""
-        return [Point(call, error) for call in self.calls for error in ERRORS]
+        return [Point(call, error, ("recover",)) for call in self.calls for error in ERRORS]
 
     def try_all(self, points: Sequence[Point]) -> list[str]:
         """What went wrong, a text for each point that did not survive."""
@@ -151,7 +156,7 @@ class Trial:
             return point.verdict
 
         ran = self.scene.run(*self.job.command, decide=decide)
-        recovered = self.scene.run(*self.job.recover)
+        recovered = self.scene.run(*point.recover)
         trouble = self._judge(ran, recovered)
         return trouble if reached else None
 

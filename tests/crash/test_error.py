@@ -13,9 +13,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("apply", 40), ("destroy", 20), ("recover", 10), ("recover --forward", 10)]
-)
+@pytest.mark.parametrize(("name", "count"), [("apply", 24), ("destroy", 8), ("recover", 4), ("recover --forward", 4)])
 def test_an_error_of_any_call_is_undone_or_harmless(session: Session, name: str, count: int) -> None:
     trial = Trial(name, session)
     try:
