@@ -71,7 +71,7 @@ def attach(
 
     `open_tree()` gives the tree. It is called in a child, before that enters the container. With `finish` the tree is
     locked where the container's root could change mounts: it can neither lift its flags nor unmount parts of it.
-    `finish(tree)` then sets what locking loses.
+    `finish(tree)` then sets what locking and mounting lose.
     """
     owner_fd = container.mount_owner_fd if finish is not None else None
 
@@ -85,6 +85,9 @@ def attach(
                 finish(tree)
             enter()
             move_mount(tree, fd, name=target)
+            if finish is not None:
+                # In a mount that is shared, as the root is under systemd and LXC, a tree becomes shared too.
+                finish(tree)
 
     container.in_child_that_enters(work, what=f"mount {target} in container {container.name}")
 

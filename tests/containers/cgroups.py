@@ -53,13 +53,31 @@ def create(name: str) -> list[Path]:
         path.mkdir()
         made.append(path)
         if hierarchy.name == "cpuset":
-            # A new cpuset is empty, and a process can't be put into an empty one.
-            for file in ("cpuset.cpus", "cpuset.mems"):
-                (path / file).write_text((hierarchy / file).read_text())
+            _fill_cpuset(hierarchy, path)
         if hierarchy.name == "devices":
             (path / "devices.deny").write_text("a")
             for rule in DEFAULT_DEVICES:
                 (path / "devices.allow").write_text(rule)
+    return made
+
+
+def _fill_cpuset(hierarchy: Path, path: Path) -> None:
+    # A new cpuset is empty, and a process can't be put into an empty one.
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        (path / file).write_text((hierarchy / file).read_text())
+
+
+def create_open(name: str) -> list[Path]:
+    """A cgroup `name` in every hierarchy of version 1 that limits nothing, for others to be made in."""
+    made = []
+    for hierarchy in all_hierarchies():
+        if hierarchy.is_symlink() or hierarchy.name == "unified":
+            continue
+        path = hierarchy / name
+        path.mkdir()
+        made.append(path)
+        if "cpuset" in hierarchy.name.split(","):
+            _fill_cpuset(hierarchy, path)
     return made
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tests.containers import cgroups
 
+INCUSD = Path("/usr/libexec/incus/incusd")
+
 
 def missing(needs: tuple[str, ...]) -> list[str]:
     """Those of the needs that this machine does not meet. An unknown need is an error of the test."""
@@ -53,6 +55,7 @@ def _works(*command: str) -> bool:
 
 
 _PROBES: dict[str, Callable[[], bool]] = {
+    "incusd": lambda: INCUSD.exists(),
     "root": lambda: os.geteuid() == 0,
     "userns": _has_user_namespaces,
     "loop": lambda: os.geteuid() == 0 and Path("/dev/loop-control").exists() and _works("losetup", "--find"),
@@ -72,7 +75,12 @@ _PROGRAMS = (
     "tmux",
     "gcc",
     "podman",
+    "docker",
     "dockerd",
+    "containerd",
+    "ctr",
     "lxc-start",
+    "incus",
+    "systemd-nspawn",
     "partx",
 )

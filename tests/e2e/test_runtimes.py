@@ -1,0 +1,273 @@
+"""Containers of real engines: found by name and ID, planned, applied, restarted and removed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Scplan
+from tests.containers import needs
+from tests.containers.engines import ENGINES, Containerd, Engine, Lxc, Nspawn, Podman
+from tests.containers.fingerprint import difference
+from tests.containers.host_parts import LoopDisk
+from tests.containers.room import Room
+from tests.containers.session import Session
+from tests.e2e.scene import planned, refused
+
+pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "loop")
+_FINGERPRINT = """
+import json, sys
+from tests.containers.container import Container
+from tests.containers.fingerprint import fingerprint
+name, pid, userns = sys.argv[1:]
+web = Container(name=name, runtime="engine", pid=int(pid), userns=userns == "True")
+print(json.dumps(fingerprint([web])))
+"""
+
+
+class RoomScplan(Scplan):
+    """Runs scplan inside the room, as on a host of its own."""
+
+    room: Room
+
+    def command(self, *arguments: str) -> list[str]:
+        return self.room.command(sys.executable, "-m", "scplan", *arguments, directory=self.directory)
+
+
+@pytest.fixture(scope="module")
+def room(session: Session) -> Iterator[Room]:
+    with Room(session) as made:
+        made.run("ip", "link", "add", "br0", "address", "02:5c:97:00:00:01", "type", "bridge")
+        yield made
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, room: Room) -> Engine:
+    return engine_of(request.param, room)
+
+
+_started: dict[tuple[int, str], Engine] = {}
+
+
+def engine_of(name: str, room: Room) -> Engine:
+    """The engine, started at its first use."""
+    if absent := needs.missing(ENGINES[name].needs):
+        pytest.skip(f"this machine has no {', '.join(absent)}")
+    key = (room.pid, name)
+    if key not in _started:
+        _started[key] = ENGINES[name](room)
+    return _started[key]
+
+
+@pytest.fixture
+def scplan(tmp_path: Path, tmp_state_dir: Path, room: Room) -> RoomScplan:
+    made = RoomScplan(tmp_path, tmp_state_dir)
+    made.room = room
+    return made
+
+
+@contextmanager
+def container(engine: Engine) -> Iterator[str]:
+    """The name of a running container."""
+    name = engine.room.session.name()
+    engine.run(name)
+    try:
+        yield name
+    finally:
+        engine.remove(name)
+
+
+def fingerprint(engine: Engine, name: str) -> dict[str, Any]:
+    text = engine.room.python(_FINGERPRINT, name, str(engine.pid(name)), str(engine.userns))
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def config(reference: str, runtime: str | None, disk: LoopDisk, directory: Path) -> dict[str, Any]:
+    body = {
+        **({"runtime": runtime} if runtime else {}),
+        "devices": [{"source": disk.path, "target": "/dev/data", "permissions": "r"}],
+        "nics": [{"name": "eth1", "bridge": "br0", "addresses": ["10.97.0.5/24"]}],
+        "routes": [{"to": "10.98.0.0/16", "via": "10.97.0.1"}],
+        "mounts": [f"{directory}:/srv/data:ro"],
+        "cgroup": {"memory.max": "64MiB"},
+    }
+    return {"version": 1, "containers": {reference: body}}
+
+
+def look_inside(engine: Engine, name: str) -> str:
+    """What the container has of it all, as busybox inside sees it."""
+    script = """
+    group=$(sed -n 's/^[0-9]*:devices://p' /proc/$1/cgroup); echo $$ >/sys/fs/cgroup/devices$group/cgroup.procs
+    cat /sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' /proc/$1/cgroup)/memory.limit_in_bytes
+    exec nsenter --target "$1" --mount --net /bin/busybox sh -c '
+      b=/bin/busybox; $b cat /srv/data/hello; $b ip -o addr show dev eth1; $b ip route
+      $b dd if=/dev/data of=/dev/null count=1 2>&1 && echo readable; $b touch /srv/data/x || echo read-only'
+    """
+    return engine.room.sh(script, str(engine.pid(name)), check=False)
+
+
+def test_container_has_what_was_planned_until_it_is_destroyed(
+    engine: Engine, scplan: RoomScplan, loop_disk: LoopDisk, host_directory: Path
+) -> None:
+    (host_directory / "hello").write_text("hello\n")
+    with container(engine) as name:
+        before = fingerprint(engine, name)
+        asked = config(name, None, loop_disk, host_directory)
+        plan = scplan("plan", "--json", config=asked).ok()
+        facts = {"runtime": engine.name, "id": engine.full_id(name), "status": "running", "pid": engine.pid(name)}
+        assert plan.json["containers"][name].items() >= facts.items()
+        assert set(planned(plan).values()) == {"create"}
+
+        scplan("apply", "--auto-approve").ok()
+        assert scplan("plan", "--detailed-exitcode", "--json").ok().json["changes"] == []
+        inside = look_inside(engine, name)
+        for expected in ("67108864", "hello", "10.97.0.5/24", "10.98.0.0/16 via 10.97.0.1", "readable", "read-only"):
+            assert expected in inside
+
+        engine.room.run("nsenter", f"--net=/proc/{engine.pid(name)}/ns/net", "ip", "link", "set", "eth1", "mtu", "1300")
+        engine.room.run("nsenter", f"--net=/proc/{engine.pid(name)}/ns/net", "ip", "route", "del", "10.98.0.0/16")
+        assert scplan("drift", "--detailed-exitcode").ok(2).stdout.count("is gone") == 1
+
+        # Named by the beginning of its ID now, where it has one: it is the same container.
+        reference = engine.full_id(name)[:20].rpartition("/")[2]
+        asked = config(reference, engine.name, loop_disk, host_directory)
+        assert planned(scplan("plan", "--json", config=asked).ok()) == {"route/10.98.0.0/16": "create"}
+        scplan("destroy", name, "--auto-approve").ok()
+        assert difference(before, fingerprint(engine, name)) == []
+
+
+def test_restarted_container_gets_it_again_and_a_removed_one_is_gone(
+    engine: Engine, scplan: RoomScplan, loop_disk: LoopDisk, host_directory: Path
+) -> None:
+    with container(engine) as name:
+        asked = config(name, engine.name, loop_disk, host_directory)
+        scplan("apply", "--auto-approve", config=asked).ok()
+        first = engine.pid(name)
+        engine.stop(name)
+        refused(scplan("plan"), f"container {name} is not running")
+        engine.start(name)
+        assert engine.pid(name) != first
+        plan = scplan("plan", "--json").ok()
+        assert plan.json["containers"][name]["pid"] == engine.pid(name)
+        assert planned(plan)["nic/eth1"] == "create"
+        scplan("apply", "--auto-approve").ok()
+        assert "hello" in look_inside(engine, name) or not (host_directory / "hello").exists()
+        assert scplan("plan", "--json").ok().json["changes"] == []
+    refused(scplan("plan"), f"no container '{name}'", engine.name)
+
+
+# which container is meant
+
+
+def test_name_that_two_runtimes_have_is_refused_until_one_is_chosen(room: Room, scplan: RoomScplan) -> None:
+    podman, docker = engine_of("podman", room), engine_of("docker", room)
+    with container(docker) as name:
+        podman.run(name)
+        try:
+            asked = {"version": 1, "containers": {name: {"cgroup": {"pids.max": 100}}}}
+            refused(scplan("plan", config=asked), "can mean 2 containers", f"{name} (docker,", f"{name} (podman,")
+            asked["containers"][name]["runtime"] = "podman"  # type: ignore[index]
+            plan = scplan("plan", "--json", config=asked).ok().json
+            assert plan["containers"][name]["id"] == podman.full_id(name)
+        finally:
+            podman.remove(name)
+
+
+@pytest.mark.needs("crun")
+@pytest.mark.parametrize("inner", ["runc", "crun"])
+def test_container_of_an_engine_counts_once(inner: str, room: Room, scplan: RoomScplan) -> None:
+    """By ID, the runtime that the engine runs it with knows it as well."""
+    podman = engine_of("podman", room)
+    assert isinstance(podman, Podman)
+    name = room.session.name()
+    podman.run_by(inner, name)
+    try:
+        for reference in (name, podman.full_id(name), podman.full_id(name)[:10]):
+            asked = {"version": 1, "containers": {reference: {"cgroup": {"pids.max": 100}}}}
+            (found,) = scplan("plan", "--json", config=asked).ok().json["containers"].items()
+            assert (found[0], found[1]["runtime"]) == (name, "podman")
+    finally:
+        podman.remove(name)
+
+
+def test_container_of_docker_is_not_containerds_too(room: Room, scplan: RoomScplan) -> None:
+    docker, containerd = engine_of("docker", room), engine_of("containerd", room)
+    with container(docker) as name:
+        container_id = docker.full_id(name)
+        assert container_id in room.run("ctr", "--namespace=moby", "task", "ls").stdout
+        for runtime, called in (("auto", name), ("containerd", container_id)):
+            body = {"runtime": runtime, "cgroup": {"pids.max": 100}}
+            plan = scplan("plan", "--json", config={"version": 1, "containers": {container_id[:12]: body}}).ok().json
+            assert plan["containers"].keys() == {called}
+    assert containerd.name == "containerd"
+
+
+def test_namespace_of_containerd_is_chosen_by_the_environment(room: Room, scplan: RoomScplan) -> None:
+    containerd = engine_of("containerd", room)
+    assert isinstance(containerd, Containerd)
+    with container(containerd) as name:
+        containerd.run_in("other", name)
+        try:
+            asked = {"version": 1, "containers": {name: {"runtime": "containerd", "cgroup": {"pids.max": 100}}}}
+            refused(scplan("plan", config=asked), "can mean 2 containers")
+            plan = scplan("plan", "--json", environment={"CONTAINERD_NAMESPACE": "default"}).ok().json
+            assert plan["containers"][name]["pid"] == containerd.pid(name)
+        finally:
+            room.run("ctr", "--namespace=other", "task", "kill", "--signal=KILL", name)
+            room.sh("until ctr -n other task delete $1; do sleep 0.05; done; ctr -n other container rm $1", name)
+
+
+@pytest.mark.parametrize("path", ["/var/lib/elsewhere", "/var/lib/" + "long/" * 20 + "path"], ids=["short", "hashed"])
+def test_container_of_lxc_below_another_path_is_found_while_it_runs(path: str, room: Room, scplan: RoomScplan) -> None:
+    engine_of("lxc", room)
+
+    class Elsewhere(Lxc):
+        name = f"lxc-{len(path)}"
+
+    Elsewhere.path = path
+    lxc = Elsewhere(room)
+    with container(lxc) as name:
+        asked = {"version": 1, "containers": {name: {"runtime": "lxc", "cgroup": {"pids.max": 100}}}}
+        if len(path) > 100:
+            # The name of its socket is a hash then, from which nothing can be told; lxc.conf has to.
+            refused(scplan("plan", config=asked), f"no container '{name}'")
+            room.sh(
+                'mkdir -p /etc/lxc; printf "lxc.lxcpath = %s\\n" "$1" >/run/lxc.conf; touch /etc/lxc/lxc.conf', path
+            )
+            room.sh("mount --bind /run/lxc.conf /etc/lxc/lxc.conf")
+        try:
+            scplan("apply", "--auto-approve", config=asked).ok()
+            assert scplan("plan", "--json").ok().json["containers"][name]["pid"] == lxc.pid(name)
+            lxc.stop(name)
+            assert scplan("state", "list").ok().stdout.count("cgroup/pids.max") == 1
+            refused(scplan("destroy", name, "--auto-approve"), f"container {name} is not running")
+        finally:
+            if len(path) > 100:
+                room.sh("umount /etc/lxc/lxc.conf")
+
+
+def test_machine_without_a_cgroup_of_its_own_gets_no_limits(
+    room: Room, scplan: RoomScplan, loop_disk: LoopDisk, host_directory: Path
+) -> None:
+    nspawn = engine_of("nspawn", room)
+    assert isinstance(nspawn, Nspawn)
+    with container(nspawn) as name:
+        nspawn.stop(name)
+        nspawn.start(name, in_own_cgroup=False)
+        asked = config(name, "nspawn", loop_disk, host_directory)
+        body = asked["containers"][name]
+        limits = {"cgroup": body.pop("cgroup"), "devices": [{**body["devices"][0], "io": {"read_bps": "1m"}}]}
+        for section, entries in limits.items():
+            of_limits = {"version": 1, "containers": {name: {"runtime": "nspawn", section: entries}}}
+            ran = scplan("apply", "--auto-approve", config=of_limits)
+            assert ran.code in (1, 3)
+            assert "cgroup of its own" in ran.stderr
+        scplan("apply", "--auto-approve", config=asked).ok()
+        assert "10.97.0.5/24" in look_inside(nspawn, name)
