@@ -6,6 +6,14 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 ARGS ?=
+# Test files are shared out to processes that don't see each other's mounts and links.
+WORKERS ?= $(shell nproc)
+ifeq ($(WORKERS),0)
+ALL_TESTS := $(PYTHON) -m pytest
+else
+ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist loadfile \
+	--tx $(WORKERS)*popen//python=$(CURDIR)/tests/containers/isolated-python
+endif
 
 .PHONY: help demo test test-unit test-crash failures fuzz hostile docs bench lint clean prepare
 
@@ -15,8 +23,8 @@ help: ## this list
 demo: prepare ## shows scplan on a throwaway container, in half a minute
 	@$(PYTHON) -m examples.demo
 
-test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest
-	@$(PYTHON) -m pytest $(ARGS)
+test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest, WORKERS=0 keeps to one process
+	@$(ALL_TESTS) $(ARGS)
 
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)

@@ -46,8 +46,18 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["tried"] = {what: dict(outcomes) for what, outcomes in TRIED.items()}
     if _skipped and _in_ci() and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A process that ran some of the tests has ended: adds what it counted."""
+    for what, outcomes in getattr(node, "workeroutput", {}).get("tried", {}).items():
+        TRIED[what].update(outcomes)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
