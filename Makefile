@@ -15,7 +15,7 @@ ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist load
 	--tx $(WORKERS)*popen//python=$(CURDIR)/tests/containers/isolated-python
 endif
 
-.PHONY: help demo test test-unit test-crash failures fuzz hostile docs bench lint clean prepare
+.PHONY: help demo test test-unit test-crash failures fuzz hostile docs bench lint clean prepare engines
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,8 +23,13 @@ help: ## this list
 demo: prepare ## shows scplan on a throwaway container, in half a minute
 	@$(PYTHON) -m examples.demo
 
+<<<<<<< yours
+test: prepare engines ## all tests; ARGS='-k nic' hands arguments to pytest
+	@$(PYTHON) -m pytest $(ARGS)
+=======
 test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest, WORKERS=0 keeps to one process
 	@$(ALL_TESTS) $(ARGS)
+>>>>>>> perf
 
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
@@ -65,6 +70,10 @@ clean: ## removes what these commands made in the checkout
 prepare:
 	@.ci/install-packages
 	@$(MAKE) --silent --no-print-directory $(READY)
+
+# Container engines, which nothing but their tests needs.
+engines:
+	@.ci/install-packages engines
 
 $(READY): pyproject.toml
 	@.ci/make-venv .venv
