@@ -23,13 +23,8 @@ help: ## this list
 demo: prepare ## shows scplan on a throwaway container, in half a minute
 	@$(PYTHON) -m examples.demo
 
-<<<<<<< yours
-test: prepare engines ## all tests; ARGS='-k nic' hands arguments to pytest
-	@$(PYTHON) -m pytest $(ARGS)
-=======
-test: prepare ## all tests; ARGS='-k nic' hands arguments to pytest, WORKERS=0 keeps to one process
+test: prepare engines ## all tests; ARGS='-k nic' hands arguments to pytest, WORKERS=0 keeps to one process
 	@$(ALL_TESTS) $(ARGS)
->>>>>>> perf
 
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
