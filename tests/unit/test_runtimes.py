@@ -1,0 +1,478 @@
+"""Runtimes are believed only as far as they make sense: odd files, odd answers, daemons that hang or are impostors."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from scplan.errors import ContainerNotFound, KernelError, RecordDamaged, ScplanError
+from scplan.linux import local_socket
+from scplan.linux.local_socket import ask, http_get
+from scplan.model.live import ContainerFacts, Status
+from scplan.runtimes import RUNTIMES, lxc_monitor
+from scplan.runtimes.configured_hooks import is_in_bundle, is_in_lxc_configuration
+from scplan.runtimes.docker import Docker
+from scplan.runtimes.incus import Incus
+from scplan.runtimes.isulad import Isulad
+from scplan.runtimes.nspawn import machine_name
+from scplan.runtimes.podman import Podman
+from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id, locate
+
+ID = "c52632d63942ae80b1a7dc8e14aa92e96cc099a905849f255091a80f705b3946"
+
+
+@contextmanager
+def daemon(address: str | bytes, *answers: bytes, linger_s: float = 0) -> Iterator[list[bytes]]:
+    """Somebody who gives these answers, one for each connection, and what was asked."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    asked.append(connection.recv(1 << 16))
+                    try:
+                        connection.sendall(answer)
+                        time.sleep(linger_s)
+                    except BrokenPipeError:
+                        pass  # it has heard enough
+
+        thread = Thread(target=serve)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            thread.join()
+
+
+def http(document: object, status: str = "200 OK") -> bytes:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return f"HTTP/1.0 {status}\r\nContent-Type: application/json\r\n\r\n".encode() + body
+
+
+@pytest.fixture
+def docker_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    path = f"{tmp_path}/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    return path
+
+
+@pytest.fixture
+def incus_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("INCUS_DIR", str(tmp_path))
+    monkeypatch.delenv("LXD_DIR", raising=False)
+    return f"{tmp_path}/unix.socket"
+
+
+# sockets
+
+
+def test_answer_is_what_was_said_until_the_end(tmp_path: Path) -> None:
+    path = f"{tmp_path}/s"
+    with daemon(path, http({"a": 1}), http(b"", "404 Not Found")) as asked:
+        assert http_get(path, "/x") == (200, b'{"a": 1}')
+        assert http_get(path, "/y")[0] == 404
+    assert asked[0].startswith(b"GET /x HTTP/1.0\r\n")
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense", b"HTTP/1.0\r\n\r\n", b"HTTP/1.0 abc\r\n\r\n", b"HTTP/1.0 200 OK"])
+def test_answer_that_is_no_http_is_refused(answer: bytes, tmp_path: Path) -> None:
+    with daemon(f"{tmp_path}/s", answer), pytest.raises(ScplanError, match="is not HTTP"):
+        http_get(f"{tmp_path}/s", "/x")
+
+
+def test_daemon_that_hangs_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_socket, "TIMEOUT_S", 0.2)
+    began = time.monotonic()
+    with daemon(f"{tmp_path}/s", b"HTTP/1.0 200 OK\r\n", linger_s=0.5), pytest.raises(KernelError) as raised:
+        http_get(f"{tmp_path}/s", "/x")
+    assert time.monotonic() - began < 2
+    assert f"{tmp_path}/s" in str(raised.value)
+    assert "no answer within 0.2 s" in str(raised.value)
+
+
+def test_daemon_that_trickles_is_given_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_socket, "TIMEOUT_S", 0.2)
+    path = f"{tmp_path}/s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for _ in range(10):
+                    try:
+                        connection.sendall(b"x")
+                    except BrokenPipeError:
+                        return
+                    time.sleep(0.05)
+
+        thread = Thread(target=serve)
+        thread.start()
+        with pytest.raises(KernelError, match="ETIMEDOUT"):
+            http_get(path, "/x")
+        thread.join()
+
+
+def test_endless_answer_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_socket, "MAX_ANSWER_BYTES", 1 << 20)
+    with daemon(f"{tmp_path}/s", bytes(4 << 20)), pytest.raises(ScplanError, match="more than 1 MiB"):
+        ask(f"{tmp_path}/s", b"x")
+
+
+@pytest.mark.needs("root")
+def test_socket_of_another_user_is_not_believed() -> None:
+    """An abstract name can be taken by anyone: the one of a container that is stopped, say."""
+    directory = f"/scplan-test/{os.getpid()}"
+    go_read, go_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setresuid(65534, 65534, 65534)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"\0{directory}/command".encode())
+            listener.listen()
+            os.write(go_write, b"!")
+            connection, _ = listener.accept()
+            connection.close()
+        os._exit(0)
+    os.read(go_read, 1)
+    try:
+        with pytest.raises(KernelError, match="user 65534 listens there"):
+            lxc_monitor.init_pid(directory)
+    finally:
+        os.waitpid(child, 0)
+        os.close(go_read)
+        os.close(go_write)
+
+
+@pytest.mark.parametrize(
+    ("answer", "pid"),
+    [
+        (struct.pack("@iiP", 0, 0, 4242), 4242),
+        (b"", 0),
+        (b"\0" * 7, 0),
+        (struct.pack("@iiP", -3, 0, 4242), None),
+        (struct.pack("@iiP", 0, 0, 1 << 40), None),
+    ],
+    ids=["a process", "nothing", "a part", "an error", "no process"],
+)
+def test_monitor_of_lxc_names_a_process_or_none(answer: bytes, pid: int | None) -> None:
+    directory = f"/scplan-test/{os.getpid()}/{'long/' * 30}web"
+    with daemon(b"\0" + lxc_monitor._address(directory).encode(), answer) as asked:
+        if pid is None:
+            with pytest.raises(RecordDamaged, match="names no process"):
+                lxc_monitor.init_pid(directory)
+        else:
+            assert lxc_monitor.init_pid(directory) == pid
+    assert asked == [struct.pack("@iiP", 4, 0, 0)]
+
+
+# answers of engines
+
+
+def container(**changes: object) -> dict[str, object]:
+    return {"Id": ID, "Name": "/web", "State": {"Running": True, "Pid": os.getpid(), "Paused": False}, **changes}
+
+
+def test_docker_tells_name_id_and_process(docker_socket: str) -> None:
+    with daemon(docker_socket, http(container())) as asked:
+        (found,) = Docker().find("web", None, None)
+    assert (found.name, found.id, found.status, found.pid) == ("web", ID, Status.RUNNING, os.getpid())
+    assert asked[0].startswith(b"GET /containers/web/json ")
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ({"Running": False, "Pid": 0}, Status.STOPPED),
+        ({"Running": True, "Pid": os.getpid(), "Paused": True}, Status.PAUSED),
+        ({"Running": True, "Pid": 1 << 22}, Status.STOPPED),
+    ],
+    ids=["exited", "paused", "its process just ended"],
+)
+def test_docker_tells_the_status(state: dict[str, object], status: Status, docker_socket: str) -> None:
+    with daemon(docker_socket, http(container(State=state))):
+        (found,) = Docker().find("web", None, None)
+    assert (found.status, bool(found.pid)) == (status, status is not Status.STOPPED)
+
+
+ODD = {
+    "no JSON": b"<html>",
+    "deep": b"[" * 100_000,
+    "a list": [container()],
+    "a number": 7,
+    "no ID": {"Name": "/web", "State": {}},
+    "an ID of a number": container(Id=7),
+    "no state": container(State=None),
+    "a PID of a text": container(State={"Running": True, "Pid": "1"}),
+    "a PID of a truth": container(State={"Running": True, "Pid": True}),
+    "a state of a text": container(State={"Running": "yes", "Pid": 1}),
+}
+
+
+@pytest.mark.parametrize("document", ODD.values(), ids=ODD)
+def test_odd_answers_of_docker_are_refused_by_name(document: object, docker_socket: str) -> None:
+    with daemon(docker_socket, http(document)), pytest.raises(RecordDamaged) as raised:
+        Docker().find("web", None, None)
+    assert docker_socket in str(raised.value)
+
+
+def test_docker_is_asked_for_all_when_it_finds_a_prefix_ambiguous(docker_socket: str) -> None:
+    rows = [{"Id": f"ab{number}", "Names": ["/other/link", f"/web{number}"]} for number in range(3)]
+    answers = [container(Id=row["Id"], Name=f"/web{number}") for number, row in enumerate(rows)]
+    with daemon(docker_socket, http({"message": "multiple"}, "400 Bad Request"), http(rows), *map(http, answers)):
+        found = Docker().find("ab", None, None)
+    assert [facts.name for facts in found] == ["web0", "web1", "web2"]
+
+
+def test_refusal_of_docker_says_what_it_says(docker_socket: str) -> None:
+    refusal = http({"message": "the disk is full"}, "500 Internal Server Error")
+    with daemon(docker_socket, refusal, http([])), pytest.raises(ScplanError, match="the disk is full"):
+        Docker().find("web", None, None)
+
+
+def test_name_that_no_engine_can_have_is_not_asked_for(docker_socket: str, incus_socket: str) -> None:
+    Path(docker_socket).touch()
+    Path(incus_socket).touch()
+    for name in ("../images", "a?b", "a b", "a%2f", "ü"):
+        assert Docker().find(name, None, None) == Incus().find(name, None, None) == []
+
+
+def test_context_of_docker_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"currentContext": "mine"}')
+    meta = tmp_path / "contexts/meta/abc"
+    meta.mkdir(parents=True)
+    (meta / "meta.json").write_text('{"Name": "mine", "Endpoints": {"docker": {"Host": "unix:///run/mine.sock"}}}')
+    assert Docker().places() == ["/run/mine.sock"]
+    monkeypatch.setenv("DOCKER_HOST", "tcp://elsewhere:2375")
+    assert Docker().places() == []
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setenv("DOCKER_CONTEXT", "gone")
+    with pytest.raises(ScplanError, match="'gone'"):
+        Docker().places()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        {"metadata": 7},
+        {"metadata": {"type": "container"}},
+        {"metadata": {"type": 1, "status": "Running"}},
+        b"{",
+    ],
+)
+def test_odd_answers_of_incus_are_refused_by_name(document: object, incus_socket: str) -> None:
+    with daemon(incus_socket, http(document)), pytest.raises(RecordDamaged) as raised:
+        Incus().find("web", None, None)
+    assert incus_socket in str(raised.value)
+
+
+def test_virtual_machine_of_incus_is_no_container(incus_socket: str) -> None:
+    machine = {"metadata": {"type": "virtual-machine", "name": "web", "status": "Running"}}
+    with daemon(incus_socket, http(machine), http({"metadata": ["/1.0/instances/web"]}), http(machine)):
+        assert Incus().find("web", None, None) == []
+
+
+# state files
+
+
+@pytest.mark.parametrize("text", [b"{", b"{}", b"[7]", b'[{"id": 7}]', b"[" * 100_000, b"\xff"])
+def test_odd_storage_of_podman_is_refused_by_name(text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage_of(tmp_path, monkeypatch).write_bytes(text)
+    with pytest.raises(RecordDamaged, match=str(tmp_path)):
+        Podman().find("web", None, None)
+
+
+def storage_of(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The list of podman's containers in a storage of its own."""
+    (directory / "storage.conf").write_text(f'[storage]\ngraphroot = "{directory}/graph"\n')
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", f"{directory}/storage.conf")
+    (directory / "graph/overlay-containers").mkdir(parents=True)
+    return directory / "graph/overlay-containers/containers.json"
+
+
+def test_podman_sees_a_list_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = storage_of(tmp_path, monkeypatch)
+    listed.write_text(json.dumps([{"id": ID, "names": ["web"]}]))
+    assert [(one.name, one.id) for one in Podman().all()] == [("web", ID)]
+    (found,) = Podman().find(ID[:6], None, None)
+    assert (found.name, found.runtime, found.status) == ("web", "podman", Status.STOPPED)
+    listed.write_text(json.dumps([{"id": ID, "names": ["renamed"]}, {"id": "ab", "names": None}]))
+    assert [one.name for one in Podman().all()] == ["renamed", "ab"]
+
+
+def test_pid_file_is_believed_only_with_the_cgroup_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage_of(tmp_path, monkeypatch).write_text(json.dumps([{"id": ID, "names": ["web"]}]))
+    monkeypatch.setattr("scplan.runtimes.podman.user_directory", lambda: str(tmp_path))
+    pid_file = tmp_path / f"containers/overlay-containers/{ID}/userdata/pidfile"
+    pid_file.parent.mkdir(parents=True)
+    for text in (str(os.getpid()), "", "x", "9" * 30):
+        pid_file.write_text(text)
+        (found,) = Podman().find("web", None, None)
+        assert found.status is Status.STOPPED
+
+
+def test_directory_that_isulad_is_just_making_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Isulad, "places", lambda _: [f"{tmp_path}/engines"])
+    (tmp_path / f"engines/runc/{ID}").mkdir(parents=True)
+    assert Isulad().find(ID, None, None) == []
+    file = tmp_path / f"engines/runc/{ID}/config.v2.json"
+    state = {"Running": True, "Pid": os.getpid(), "StartTime": 1}
+    file.write_text(json.dumps({"CommonConfig": {"Name": "web", "id": ID}, "State": state}))
+    (found,) = Isulad().find("web", None, None)
+    assert (found.id, found.status) == (ID, Status.STOPPED), "another process has its PID"
+    file.write_text(json.dumps({"CommonConfig": {"Name": 7}, "State": state}))
+    with pytest.raises(RecordDamaged, match="Name is not a text"):
+        Isulad().find("web", None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("-D /srv/web /bin/sh -M x", "web"),
+        ("--directory=/srv/web/ -b", "web"),
+        ("-qbD /srv/web", "web"),
+        ("-bqMweb -D /srv/x", "web"),
+        ("--quiet --machine web --bind /x -D /srv/x", "web"),
+        ("--bind /x --machine=web", "web"),
+        ("-i /srv/web.raw", "web"),
+        ("--private-users -M web", "web"),
+        ("-a -- -M web", ""),
+        ("-b", ""),
+        ("-M", ""),
+    ],
+)
+def test_machine_is_named_by_the_arguments_of_nspawn(arguments: str, name: str) -> None:
+    assert machine_name(arguments.split()) == name
+
+
+# which container is meant
+
+
+def test_exact_id_comes_before_a_name_and_that_before_the_beginning_of_an_id() -> None:
+    names = [ContainerName("web", "abc"), ContainerName("abc", "def"), ContainerName("db", "abd")]
+    assert by_name_or_id("abc", names) == [ContainerName("web", "abc")]
+    assert by_name_or_id("web", names) == [ContainerName("web", "abc")]
+    assert {one.name for one in by_name_or_id("ab", names)} == {"web", "db"}
+    assert by_name_or_id("we", names) == []
+
+
+class Fixed(Runtime):
+    """A runtime with these answers."""
+
+    def __init__(self, name: str, answer: Callable[[], list[ContainerFacts]]) -> None:
+        self.name, self._answer = name, answer  # type: ignore[misc]
+
+    def places(self) -> list[str]:
+        return [f"/run/{self.name}"]
+
+    def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        return self._answer()
+
+    def all(self) -> list[ContainerName]:
+        return []
+
+
+def facts(name: str, runtime: str, id: str, pid: int = 0) -> ContainerFacts:
+    return ContainerFacts(name, runtime, id, Status.RUNNING if pid else Status.STOPPED, pid)
+
+
+def answering(*found: ContainerFacts) -> dict[str, Runtime]:
+    return {one.runtime: Fixed(one.runtime, lambda one=one: [one]) for one in found}  # type: ignore[misc]
+
+
+def test_container_that_two_runtimes_know_is_the_outermost_ones() -> None:
+    for pids in ((4, 4), (0, 0), (4, 0)):
+        known = answering(facts("web", "docker", ID, pids[0]), facts(ID, "containerd", ID, pids[1]))
+        assert locate(ID[:8], "auto", known).runtime == "docker"
+
+
+def test_stopped_containers_of_the_same_name_are_two() -> None:
+    with pytest.raises(ContainerNotFound, match=r"can mean 2 containers: web \(crun\), web \(runc\)"):
+        locate("web", "auto", answering(facts("web", "crun", "web"), facts("web", "runc", "web")))
+
+
+def test_exact_name_in_one_runtime_comes_before_the_beginning_of_an_id_in_another() -> None:
+    known = answering(facts("db", "podman", "db" + ID[2:], 4), facts("ab", "docker", "dbab", 5))
+    assert locate("db", "auto", known).runtime == "podman"
+
+
+def test_runtime_that_nobody_runs_is_no_trouble_unless_it_is_meant() -> None:
+    def refused() -> list[ContainerFacts]:
+        raise KernelError("connect(/run/docker.sock)", 111)
+
+    known = {"docker": Fixed("docker", refused), **answering(facts("web", "runc", "web", 4))}
+    assert locate("web", "auto", known).runtime == "runc"
+    with pytest.raises(KernelError):
+        locate("web", "docker", known)
+    with pytest.raises(ContainerNotFound, match=r"docker could not be asked: connect\(/run/docker.sock\)"):
+        locate("web", "auto", {"docker": Fixed("docker", refused)})
+
+
+def test_runtime_that_hangs_is_an_error_also_when_others_answer() -> None:
+    def late() -> list[ContainerFacts]:
+        raise KernelError("recv(/run/docker.sock)", 110)
+
+    with pytest.raises(KernelError, match=r"/run/docker\.sock"):
+        locate("web", "auto", {"docker": Fixed("docker", late), **answering(facts("web", "runc", "web", 4))})
+
+
+def test_every_runtime_of_the_registry_can_be_made_and_asked() -> None:
+    for name, runtime in RUNTIMES.items():
+        assert runtime.name == name
+        assert all(place.startswith("/") for place in runtime.places())
+        assert name in RUNTIMES
+
+
+# hooks
+
+
+@pytest.mark.parametrize(
+    ("hooks", "expected"),
+    [
+        ({"createRuntime": [{"path": "/usr/bin/scplan", "args": ["scplan", "hook"]}]}, True),
+        (
+            {
+                "prestart": [
+                    {"path": "/bin/x"},
+                    {"path": "/usr/bin/python3", "args": ["python3", "-m", "scplan", "hook"]},
+                ]
+            },
+            True,
+        ),
+        ({"poststop": [{"path": "/usr/bin/scplan", "args": ["scplan", "hook"]}]}, False),
+        ({"createRuntime": [{"path": "/usr/bin/scplan", "args": ["scplan", "drift"]}, 7, {"args": 7}]}, False),
+        ({"createRuntime": {"path": "/usr/bin/scplan"}}, False),
+        (None, False),
+    ],
+)
+def test_hook_is_found_in_a_bundle(hooks: object, expected: bool, tmp_path: Path) -> None:
+    assert not is_in_bundle(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"hooks": hooks}))
+    assert is_in_bundle(str(tmp_path)) is expected
+
+
+def test_hook_is_found_in_a_configuration_of_lxc() -> None:
+    assert is_in_lxc_configuration("lxc.uts.name = web\nlxc.hook.start-host = /usr/bin/scplan hook lxc\n")
+    assert not is_in_lxc_configuration(
+        "# lxc.hook.start-host = /usr/bin/scplan hook\nlxc.hook.post-stop = scplan hook\n"
+    )
