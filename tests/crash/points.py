@@ -189,8 +189,13 @@ class Trial:
 
 
 def sample(points: list[Point], count: int) -> list[Point]:
-    """An even choice: one of each of `count` equal stretches, always the same ones. All when CRASH_POINTS is `all`."""
-    if os.environ.get("CRASH_POINTS") == "all" or count >= len(points):
+    """An even choice: one of each of `count` equal stretches, always the same ones.
+
+    CRASH_POINTS is another count, or `all`.
+    """
+    wanted = os.environ.get("CRASH_POINTS", str(count))
+    count = len(points) if wanted == "all" else int(wanted)
+    if count >= len(points):
         return points
     chance = random.Random(SEED)
     edges = [len(points) * index // count for index in range(count + 1)]

@@ -97,9 +97,13 @@ class Scene:
 
 
 def _said_by(record: Path) -> dict[str, Any]:
-    """The resources of a record. The directory that `create_source` makes is another inode each time."""
+    """The resources of a record, without what is another one each time that it is made.
+
+    That is the inode of a directory made for `create_source`, and the MAC address of a veth's host end.
+    """
     resources: dict[str, Any] = json.loads(record.read_text().partition(" ")[2])["resources"]
     for resource in resources.values():
+        resource.pop("host_mac", None)
         if resource.get("made_source"):
             resource.pop("source_identity", None)
     return resources

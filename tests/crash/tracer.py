@@ -37,7 +37,7 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 class Call(NamedTuple):
-    """A system call that is about to be made. `number` counts all of the run, `nth` those of its process.
+    """A system call that is about to be made. `number` counts all of the run, `nth` those of its name and process.
 
     `process` is 0 for the command itself; its children count from 1, in the order of their birth.
     """
@@ -140,7 +140,7 @@ class _Tracer:
         self._command = pid
         self._decide = decide
         self._order = {pid: 0}
-        self._counts: Counter[int] = Counter()
+        self._counts: Counter[tuple[int, str]] = Counter()
         self._alive = {pid}
 
     def follow(self) -> int:
@@ -187,8 +187,8 @@ class _Tracer:
         name = calls.name_of(registers[_ORIG_RAX])
         if calls.only_reads(name, arguments, pid):
             return
-        self._counts[pid] += 1
-        call = Call(len(self.calls) + 1, name, self._order[pid], self._counts[pid])
+        self._counts[pid, name] += 1
+        call = Call(len(self.calls) + 1, name, self._order[pid], self._counts[pid, name])
         self.calls.append(call)
         match self._decide(call):
             case Death.OF_PROCESS:
