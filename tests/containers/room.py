@@ -1,8 +1,8 @@
 """A room: a host within the host, for engines that want /run, /var/lib and the network to themselves.
 
-It has namespaces of its own (mounts, network, processes, cgroups) and an empty /run, /var/lib, /var/log and /var/cache:
-everything in it uses its usual paths. All of it, daemons and their containers too, ends with the process that made it,
-even if that is killed: the kernel kills what is in a PID namespace with its first process.
+It has namespaces of its own (mounts, network, processes, cgroups), an empty /run, /var/lib, /var/log and /var/cache, a
+copy of /etc: everything in it uses its usual paths. All of it, daemons and their containers too, ends with the
+process that made it, even if that is killed: the kernel kills what is in a PID namespace with its first process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ for name in "$@"; do
   mount -t cgroup -o $options cgroup /sys/fs/cgroup/$name
 done
 for place in /run /var/lib /var/log /var/cache; do mount -t tmpfs -o mode=755 room $place; done
-mkdir -p /run/lock
+mkdir -p /run/lock /run/etc/upper /run/etc/work
+mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work etc /etc
 ip link set lo up
 echo furnished
 # Ignored across exec: then the kernel itself takes away the orphans that end in this first process's care.
