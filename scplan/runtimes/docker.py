@@ -11,8 +11,8 @@ from scplan.runtimes.local_api import NOT_FOUND, existing, get, get_one, is_plai
 from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
 from scplan.runtimes.state_files import damaged, facts_of, field, list_directories, read_state, user_directory
 
-WRAPPER = "scplan-runc"
-"""What the OCI runtime is called that adds scplan's hook to each container; docker has no hooks of its own."""
+WRAPPERS = ("scplan-runc", "scplan-crun")
+"""OCI runtimes that add scplan's hook to each container; docker has no hooks of its own."""
 _CONTAINERD = ("/run/containerd", "/run/docker/containerd/daemon")
 
 
@@ -59,7 +59,7 @@ class Docker(Runtime):
             runtimes = field(get_one(socket, "/info") or {}, "Runtimes", dict, socket)
             runtime = runtimes.get(chosen)
             path = runtime.get("path") if isinstance(runtime, dict) else None
-            return isinstance(path, str) and os.path.basename(path) == WRAPPER
+            return isinstance(path, str) and os.path.basename(path) in WRAPPERS
         return False
 
 
