@@ -54,7 +54,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
+def pytest_testnodedown(node: Any) -> None:
     """A process that ran some of the tests has ended: adds what it counted."""
     for what, outcomes in getattr(node, "workeroutput", {}).get("tried", {}).items():
         TRIED[what].update(outcomes)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from scplan.config.configuration import Configuration, ContainerConfig
-from scplan.config.loading import configuration_from_json, default_paths, load
+from scplan.config.loading import Outline, collide, configuration_from_json, default_paths, load, outline
 from scplan.config.schema import configuration_schema
 
 __all__ = [
     "Configuration",
     "ContainerConfig",
+    "Outline",
+    "collide",
     "configuration_from_json",
     "configuration_schema",
     "default_paths",
     "load",
+    "outline",
 ]

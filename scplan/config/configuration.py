@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
@@ -33,41 +33,86 @@ RUNTIMES = (
 """Names that `runtime:` takes; whether scplan can talk to one on this host shows when the container is looked up."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class Wishes(NamedTuple):
+    """The resources that one container should have, and where each was written."""
+
+    resources: Mapping[Address, Resource]
+    marks: Mapping[Address, Mark | None]
+
+
 class ContainerConfig:
     """What one container should have.
 
     `name` is its name or ID prefix as its runtime knows it. `pid` or `pid_file` is set for runtime process alone.
-    `modules` are kernel modules that its resources need. `marks` keeps where each resource was written.
+    `modules` are kernel modules that its resources need. Resources are read when they are asked for first.
     """
 
-    name: str
-    runtime: str
-    pid: int | None = None
-    pid_file: str | None = None
-    modules: tuple[str, ...] = ()
-    resources: Mapping[Address, Resource]
-    mark: Mark | None = field(default=None, repr=False, compare=False)
-    marks: Mapping[Address, Mark | None] = field(default_factory=dict, repr=False, compare=False)
+    def __init__(
+        self,
+        *,
+        name: str,
+        runtime: str,
+        pid: int | None = None,
+        pid_file: str | None = None,
+        modules: tuple[str, ...] = (),
+        mark: Mark | None = None,
+        read: Callable[[], Wishes],
+    ) -> None:
+        self.name = name
+        self.runtime = runtime
+        self.pid = pid
+        self.pid_file = pid_file
+        self.modules = modules
+        self._mark = mark
+        self._read = read
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both ask for the same, wherever it was written."""
+        mine = (self.name, self.runtime, self.pid, self.pid_file, self.modules)
+        return (
+            isinstance(other, ContainerConfig)
+            and mine == (other.name, other.runtime, other.pid, other.pid_file, other.modules)
+            and self.resources == other.resources
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # what can be equal and is read late has none
+
+    @cached_property
+    def _wishes(self) -> Wishes:
+        return self._read()
+
+    @property
+    def resources(self) -> Mapping[Address, Resource]:
+        return self._wishes.resources
 
     @property
     def source(self) -> SourceRange | None:
         """Where the container is first written; None when the configuration comes from a plan."""
-        return source_range(self.mark)
+        return source_range(self._mark)
+
+    def mark_of(self, address: Address) -> Mark | None:
+        """Where a resource of the container was written."""
+        return self._wishes.marks.get(address)
 
     def source_of(self, address: Address) -> SourceRange | None:
-        """Where a resource of the container was written."""
-        return source_range(self.marks.get(address))
+        return source_range(self.mark_of(address))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Configuration:
     """All containers in file order, probes to run when they are changed, and warnings."""
 
-    containers: Mapping[str, ContainerConfig]
-    probes: tuple[Probe, ...] = ()
-    kinds: Kinds = field(repr=False, compare=False)
-    diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    def __init__(
+        self,
+        *,
+        containers: Mapping[str, ContainerConfig],
+        probes: tuple[Probe, ...],
+        kinds: Kinds,
+        diagnostics: tuple[Diagnostic, ...],
+    ) -> None:
+        self.containers = containers
+        self.probes = probes
+        self.kinds = kinds
+        self.diagnostics = diagnostics
 
     def source_of(self, address: Address) -> SourceRange | None:
         """Where a resource was written; None when no file has it, or the configuration comes from a plan."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from scplan.config.configuration import RUNTIMES, VERSION
@@ -32,18 +32,35 @@ class Written(NamedTuple):
 
 
 class Fragment:
-    """What one place says of a container or profile; `sections` are entries by kind name and identity."""
+    """What one place says of a container or profile. Its sections are read when they are asked for first."""
 
-    def __init__(self, name: str, mark: Mark | None) -> None:
-        self.name = name
+    def __init__(self, owner: Owner, mark: Mark | None) -> None:
+        self.owner = owner
+        self.name = owner.name
         self.mark = mark
-        self.sections: dict[str, dict[str, Entry]] = {}
+        self._sections: dict[str, tuple[SectionReader, Node]] = {}
+        self._entries: dict[str, dict[str, Entry]] = {}
         self.profiles: list[Written] = []
         self.modules: list[str] = []
         self.runtime: Written | None = None
         self.pid: Written | None = None
         self.pid_file: Written | None = None
         self.has_wrong_pid = False
+
+    def add_section(self, reader: SectionReader, node: Node) -> None:
+        self._sections[reader.kind.name] = reader, node
+
+    @property
+    def kinds(self) -> Iterable[str]:
+        """Names of the kinds of which it has a section."""
+        return self._sections.keys()
+
+    def entries(self, kind: str) -> dict[str, Entry]:
+        """The entries of a section that it has, by identity; what is wrong with others is reported."""
+        if kind not in self._entries:
+            reader, node = self._sections[kind]
+            self._entries[kind] = reader.read(node, self.owner)
+        return self._entries[kind]
 
 
 class FileReader:
@@ -160,7 +177,7 @@ class FileReader:
         self.containers.setdefault(name, []).append(self._fragment("container", name, mark, body))
 
     def _fragment(self, what: str, name: str, mark: Mark | None, body: Node) -> Fragment:
-        fragment = Fragment(name, mark)
+        fragment = Fragment(Owner(what, name), mark)
         if isinstance(body, Mapping):
             for key, key_mark, node in body.items():
                 self._read_key(fragment, what, key, key_mark, node)
@@ -172,7 +189,7 @@ class FileReader:
     def _read_key(self, fragment: Fragment, what: str, key: str, mark: Mark | None, node: Node) -> None:
         section = self.sections.get(key)
         if section is not None:
-            fragment.sections[section.kind.name] = section.read(node, Owner(what, fragment.name))
+            fragment.add_section(section, node)
         elif key in self._known(what):
             self._container_keys[key](fragment, mark, node)
         elif key in self._container_keys:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
-from scplan.config.configuration import Configuration, ContainerConfig
+from scplan.config.configuration import Configuration, ContainerConfig, Wishes
 from scplan.config.entries import Entry
 from scplan.config.fragments import MAX_CONTAINERS, FileReader, Fragment, Written, at
 from scplan.config.report import Report, quoted
@@ -18,6 +19,7 @@ from scplan.model.resource import Resource
 from scplan.yaml_source import STDIN, Mapping, Mark, Node, Scalar, collector_paused, read_file, shown
 from scplan.yaml_source import Sequence as SequenceNode
 
+T = TypeVar("T")
 MAX_RESOURCES = 1_000_000
 MAX_FILES = 10_000
 MAX_JSON_DEPTH = 32
@@ -54,6 +56,11 @@ def load(paths: Sequence[str], kinds: Kinds) -> Configuration:
 
     Raises ConfigurationError with everything that is wrong, in file order.
     """
+    return outline(paths, kinds).checked()
+
+
+def outline(paths: Sequence[str], kinds: Kinds) -> Outline:
+    """The same, with nothing read yet of what the containers should have."""
     report = Report()
     with collector_paused():
         files = FileReader(kinds, report)
@@ -63,7 +70,7 @@ def load(paths: Sequence[str], kinds: Kinds) -> Configuration:
             report.errors.extend(document.problems)
             if document.root is not None:
                 files.read(document.root)
-        return _joined(files, kinds, report)
+        return Outline(files, kinds, report)
 
 
 def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
@@ -75,7 +82,69 @@ def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
     with collector_paused():
         files = FileReader(kinds, report)
         files.read(_node(document, 0))
-        return _joined(files, kinds, report)
+        return Outline(files, kinds, report).checked()
+
+
+class Outline:
+    """Files that were read as far as it takes to know which containers they have.
+
+    What each container should have can be read in parts, by several processes; who finds that anything is wrong leaves
+    it to `checked` to say all that is wrong.
+    """
+
+    def __init__(self, files: FileReader, kinds: Kinds, report: Report) -> None:
+        self._files = files
+        self._kinds = kinds
+        self._report = report
+        self.configuration = Configuration(
+            containers=_Joiner(files, kinds, report).containers(),
+            probes=tuple(files.probes),
+            kinds=kinds,
+            diagnostics=tuple(report.sorted(report.warnings)),
+        )
+
+    def checked(self) -> Configuration:
+        """The configuration, when nothing is wrong with it. Raises ConfigurationError with all that is."""
+        for profile in self._files.profiles.values():
+            for kind in profile.kinds:
+                profile.entries(kind)
+        count = 0
+        with collector_paused():
+            for container in self.configuration.containers.values():
+                count += len(container.resources)
+                if count > MAX_RESOURCES:
+                    detail = (
+                        f"a configuration has at most {MAX_RESOURCES}, counting those of profiles at each container"
+                    )
+                    self._report.error("too many resources", detail)
+                    break
+            else:
+                _check_claims(self.configuration.containers.values(), self._kinds, self._report)
+        self._report.raise_errors()
+        return self.configuration
+
+    def part(self, names: Iterable[str]) -> list[Claim]:
+        """Reads what these containers should have; returns what they claim.
+
+        Raises ConfigurationError when anything is wrong with it; not all that is wrong with the files is said then.
+        """
+        claims: list[Claim] = []
+        for name in names:
+            for address, resource in self.configuration.containers[name].resources.items():
+                claims += self._kinds[address.kind].claims(address, resource)
+        self._report.raise_errors()
+        return claims
+
+
+def collide(claims: Iterable[Claim]) -> bool:
+    """Whether two of them are of the same thing."""
+    scopes: dict[str, dict[str, bool]] = {}
+    for claim in claims:
+        known = scopes.setdefault(claim.thing, {})
+        if _holder(known, claim):
+            return True
+        known[claim.scope] = True
+    return False
 
 
 def _files(paths: Sequence[str], report: Report) -> Iterable[str]:
@@ -145,18 +214,6 @@ def _node(value: object, depth: int) -> Node:
     raise ConfigurationError("not a configuration", detail=f"it holds a {type(value).__name__}")
 
 
-def _joined(files: FileReader, kinds: Kinds, report: Report) -> Configuration:
-    containers = _Joiner(files, kinds, report).containers()
-    _check_claims(containers.values(), kinds, report)
-    report.raise_errors()
-    return Configuration(
-        containers=containers,
-        probes=tuple(files.probes),
-        kinds=kinds,
-        diagnostics=tuple(report.sorted(report.warnings)),
-    )
-
-
 class _Joiner:
     """Joins what files and profiles say of each container."""
 
@@ -165,7 +222,6 @@ class _Joiner:
         self.kinds = kinds
         self.report = report
         self.used: set[str] = set()
-        self.count = 0
 
     def containers(self) -> dict[str, ContainerConfig]:
         if len(self.files.containers) > MAX_CONTAINERS:
@@ -174,10 +230,6 @@ class _Joiner:
         containers = {}
         for name, fragments in self.files.containers.items():
             containers[name] = self._container(name, fragments)
-            if self.count > MAX_RESOURCES:
-                detail = f"a configuration has at most {MAX_RESOURCES}, counting those of profiles at each container"
-                self.report.error("too many resources", detail, mark=fragments[0].mark)
-                return {}
         for name, profile in self.files.profiles.items():
             if name not in self.used:
                 detail = f"no container uses profile {quoted(name)}"
@@ -188,6 +240,19 @@ class _Joiner:
 
     def _container(self, name: str, fragments: list[Fragment]) -> ContainerConfig:
         profiles = self._profiles(name, fragments)
+        runtime, pid, pid_file = self._process(name, fragments)
+        modules = (module for fragment in (*profiles, *fragments) for module in fragment.modules)
+        return ContainerConfig(
+            name=name,
+            runtime=runtime,
+            pid=pid,
+            pid_file=pid_file,
+            modules=tuple(dict.fromkeys(modules)),
+            mark=fragments[0].mark,
+            read=partial(self._wishes, name, fragments, profiles),
+        )
+
+    def _wishes(self, name: str, fragments: list[Fragment], profiles: list[Fragment]) -> Wishes:
         resources: dict[Address, Resource] = {}
         marks: dict[Address, Mark | None] = {}
         for kind in self.kinds.values():
@@ -201,19 +266,7 @@ class _Joiner:
                 address = Address(name, kind.name, identity)
                 resources[address] = entry.resource
                 marks[address] = entry.mark
-        self.count += len(resources)
-        runtime, pid, pid_file = self._process(name, fragments)
-        modules = (module for fragment in (*profiles, *fragments) for module in fragment.modules)
-        return ContainerConfig(
-            name=name,
-            runtime=runtime,
-            pid=pid,
-            pid_file=pid_file,
-            modules=tuple(dict.fromkeys(modules)),
-            resources=resources,
-            mark=fragments[0].mark,
-            marks=marks,
-        )
+        return Wishes(resources, marks)
 
     def _profiles(self, name: str, fragments: list[Fragment]) -> list[Fragment]:
         """The profiles that a container uses, each once, in the order in which they are listed."""
@@ -231,8 +284,8 @@ class _Joiner:
 
     def _entries(self, name: str, kind: str, fragments: list[Fragment], profiles: list[Fragment]) -> dict[str, Entry]:
         """Entries of one kind by identity: a later profile wins over an earlier one, the container's own over all."""
-        own = [fragment.sections[kind] for fragment in fragments if kind in fragment.sections]
-        shared = [profile.sections[kind] for profile in profiles if kind in profile.sections]
+        own = [fragment.entries(kind) for fragment in fragments if kind in fragment.kinds]
+        shared = [profile.entries(kind) for profile in profiles if kind in profile.kinds]
         if len(own) == 1 and not shared:
             return own[0]
         entries = {identity: entry for section in shared for identity, entry in section.items()}
@@ -282,19 +335,20 @@ def _check_claims(containers: Iterable[ContainerConfig], kinds: Kinds, report: R
     """What only one resource of the host can have must be asked for once."""
     holders: dict[str, dict[str, _Holder]] = {}
     for container in containers:
-        marks = container.marks
         for address, resource in container.resources.items():
             for claim in kinds[address.kind].claims(address, resource):
                 scopes = holders.setdefault(claim.thing, {})
                 holder = _holder(scopes, claim)
                 if holder is None:
-                    scopes[claim.scope] = _Holder(address, marks[address])
+                    scopes[claim.scope] = _Holder(address, container.mark_of(address))
                 elif holder.address != address:
                     detail = f"{claim.thing} of {address} is already that of {holder.address} at {at(holder.mark)}"
-                    report.error("claimed twice", detail, hint="only one resource can have it", mark=marks[address])
+                    report.error(
+                        "claimed twice", detail, hint="only one resource can have it", mark=container.mark_of(address)
+                    )
 
 
-def _holder(scopes: dict[str, _Holder], claim: Claim) -> _Holder | None:
+def _holder(scopes: dict[str, T], claim: Claim) -> T | None:
     """The holder that the claim collides with. By scope, so that 10 000 claims of one thing stay cheap."""
     if not claim.scope:
         return next(iter(scopes.values()), None)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan import observe, plan
-from scplan.errors import ContainerNotFound
+from scplan.errors import ContainerNotFound, ScplanError
 from scplan.kinds import KINDS
+from scplan.kinds.kind import Claim
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
 from scplan.linux.netlink import Link
@@ -21,8 +22,20 @@ from scplan.model.resource import Resource
 from scplan.state import State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import facts_after_return
-from scplan.workflow.scene import Records, Request, Scene, named, set_scene, validate
+from scplan.workflow.scene import (
+    Records,
+    Request,
+    Scene,
+    named,
+    read_outline,
+    scene_of_configuration,
+    set_scene,
+    validate,
+)
 from scplan.workflow.settled import settled
+
+if TYPE_CHECKING:
+    from scplan.config import Outline
 
 _WORTH_SHARING_OUT = 50
 """From so many containers on, reading them in several processes is quicker than starting these takes."""
@@ -42,9 +55,19 @@ def make_plan(request: Request) -> Plan:
 
 def _plan_now(request: Request, state: State) -> Plan:
     with Host() as host:
+        if request.containers:
+            return plan_scene(set_scene(request, state), request, state, host)
         with _links_read_ahead(state, host):
-            scene = set_scene(request, state)
-        return plan_scene(scene, request, state, host)
+            outline = read_outline(request)
+            if not _is_worth_sharing_out(outline.configuration.containers):
+                outline.checked()
+            try:
+                scene = scene_of_configuration(outline.configuration, request, state)
+            except ScplanError:
+                # What is wrong in the files comes first.
+                outline.checked()
+                raise
+        return plan_scene(scene, request, state, host, outline)
 
 
 @contextmanager
@@ -68,9 +91,16 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
-    shared_out = len(scene.containers) >= _WORTH_SHARING_OUT and _cpus() > 1
-    unchanged, found = _look_shared_out(scene, request, host) if shared_out else (frozenset(), None)
+def _is_worth_sharing_out(containers: Collection[str]) -> bool:
+    return len(containers) >= _WORTH_SHARING_OUT and _cpus() > 1
+
+
+def plan_scene(scene: Scene, request: Request, state: State, host: Host, outline: Outline | None = None) -> Plan:
+    """The plan for a scene. With an outline its files are not checked yet; raises ConfigurationError as `checked`."""
+    unchanged: frozenset[str] = frozenset()
+    found: Mapping[Address, Resource] | None = None
+    if _is_worth_sharing_out(scene.containers):
+        unchanged, found = _look_shared_out(scene, request, host, outline)
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
     return plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
@@ -99,11 +129,23 @@ def _resolve(scene: Scene, host: HostFacts) -> plan.Resolution:
     return resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
 
 
-def _look_shared_out(scene: Scene, request: Request, host: Host) -> tuple[frozenset[str], dict[Address, Resource]]:
+class _Seen(NamedTuple):
+    """What one process found in its share of the containers."""
+
+    claims: list[Claim]
+    unchanged: frozenset[str]
+    changing: dict[Address, Resource]
+
+
+def _look_shared_out(
+    scene: Scene, request: Request, host: Host, outline: Outline | None
+) -> tuple[frozenset[str], dict[Address, Resource]]:
     """(containers without changes, live resources of the others), read by a process for each CPU."""
     links = _read_links(host)
+    written_as = dict(zip(scene.containers, outline.configuration.containers, strict=True)) if outline else {}
 
-    def look(share: list[str]) -> tuple[frozenset[str], dict[Address, Resource]]:
+    def look(share: list[str]) -> _Seen:
+        claims = outline.part(written_as[name] for name in share) if outline else []
         unchanged, changing = frozenset[str](), dict[Address, Resource]()
         # A process of its own needs sockets of its own.
         with Host() as own:
@@ -112,14 +154,28 @@ def _look_shared_out(scene: Scene, request: Request, host: Host) -> tuple[frozen
                 same, live = _look_at(scene.only(frozenset(share[first : first + _AT_A_TIME])), request, own)
                 unchanged |= same
                 changing.update(live)
-        return unchanged, changing
+        return _Seen(claims, unchanged, changing)
 
     names, count = list(scene.containers), _cpus()
     shares = [names[first::count] for first in range(count)]
     children = [Child(partial(look, share), what="read live state", timeout_s=_READING_TIMEOUT_S) for share in shares]
-    answers = results(children)
-    unchanged = frozenset[str]().union(*(answer for answer, _ in answers))
-    return unchanged, {address: one for _, changing in answers for address, one in changing.items()}
+    try:
+        seen = results(children)
+    except (ScplanError, OSError):
+        # What is wrong in the files comes first.
+        if outline is not None:
+            outline.checked()
+        raise
+    if outline is not None and _collide(claim for one in seen for claim in one.claims):
+        outline.checked()
+    unchanged = frozenset[str]().union(*(one.unchanged for one in seen))
+    return unchanged, {address: one for share in seen for address, one in share.changing.items()}
+
+
+def _collide(claims: Iterable[Claim]) -> bool:
+    from scplan.config import collide
+
+    return collide(claims)
 
 
 def _look_at(scene: Scene, request: Request, host: Host) -> tuple[frozenset[str], dict[Address, Resource]]:

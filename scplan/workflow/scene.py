@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,7 @@ from scplan.runtimes.runtime import locate
 from scplan.state import Record, State
 
 if TYPE_CHECKING:
-    from scplan.config import Configuration
+    from scplan.config import Configuration, Outline
     from scplan.model.probe import Probe
 
 
@@ -128,6 +128,13 @@ def validate(request: Request) -> Configuration:
     return load(request.files or default_paths(), KINDS)
 
 
+def read_outline(request: Request) -> Outline:
+    """The same, with nothing read yet of what the containers should have."""
+    from scplan.config import default_paths, outline
+
+    return outline(request.files or default_paths(), KINDS)
+
+
 def set_scene(request: Request, state: State) -> Scene:
     if request.containers:
         return _scene_of_records(request, state)
@@ -137,7 +144,6 @@ def set_scene(request: Request, state: State) -> Scene:
 def scene_of_configuration(configuration: Configuration, request: Request, state: State) -> Scene:
     """Locates the containers of the files. Addresses carry the name that the runtime gives a container."""
     containers: dict[str, ContainerFacts] = {}
-    desired: dict[str, Mapping[Address, Resource]] = {}
     written_as: dict[str, str] = {}
     for reference, config in configuration.containers.items():
         facts = locate(reference, config.runtime, RUNTIMES, pid=config.pid, pid_file=config.pid_file)
@@ -145,15 +151,32 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
             raise ContainerNotFound(f"{written_as[facts.name]!r} and {reference!r} are the same container {facts.name}")
         containers[facts.name] = facts
         written_as[facts.name] = reference
-        if not request.destroy:
-            desired[facts.name] = named(config.resources, reference, facts.name)
 
     def source_of(address: Address) -> Any:
         reference = written_as.get(address.container, address.container)
         return configuration.source_of(address._replace(container=reference))
 
     records = partial(read_records, state)
+    desired = _Desired(configuration, {} if request.destroy else written_as)
     return Scene(containers, desired, records, source_of, configuration.diagnostics, configuration)
+
+
+class _Desired(Mapping[str, Mapping[Address, Resource]]):
+    """What the files ask for, by the names of containers; read when it is asked for."""
+
+    def __init__(self, configuration: Configuration, written_as: Mapping[str, str]) -> None:
+        self._configuration = configuration
+        self._written_as = written_as
+
+    def __getitem__(self, name: str) -> Mapping[Address, Resource]:
+        reference = self._written_as[name]
+        return named(self._configuration.containers[reference].resources, reference, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._written_as)
+
+    def __len__(self) -> int:
+        return len(self._written_as)
 
 
 def named(resources: Mapping[Address, Resource], reference: str, name: str) -> Mapping[Address, Resource]:

@@ -423,3 +423,24 @@ def test_unprivileged_user_is_told_what_is_missing(
     assert "Traceback" not in ended.stderr
     assert "EACCES" in ended.stderr
     assert "takes root" in ended.stderr
+
+
+def many(**odd: dict[str, Any]) -> dict[str, Any]:
+    """So many containers that several processes share out the reading; some have what `odd` says."""
+    usual = {"runtime": "process", "pid": os.getpid(), "routes": [{"to": "10.0.0.0/8", "dev": "eth9"}]}
+    names = [f"c{number}" for number in range(60)]
+    return {"version": 1, "containers": {name: {**usual, **odd.get(name, {})} for name in names}}
+
+
+def test_all_errors_of_many_containers_are_said_at_once(scplan: Scplan) -> None:
+    wrong = {"c3": {"nics": [{"name": "eth1", "mtu": 1}]}, "c4": {"mounts": ["/srv:/"]}}
+    config = many(**wrong, c50={"routes": [{"to": "nowhere"}]})
+    ran = scplan("plan", config=config).ok(1)
+    assert ran.stderr.count("scplan.yaml:") == 3
+    assert ran.stderr.index("mtu") < ran.stderr.index("root") < ran.stderr.index("nowhere"), "in file order"
+
+
+def test_what_two_of_many_containers_claim_is_an_error(scplan: Scplan) -> None:
+    nic = {"nics": [{"name": "eth1", "host_name": "shared0"}]}
+    ran = scplan("plan", config=many(c3=nic, c4=nic)).ok(1)
+    assert "host link shared0 of c4/nic/eth1 is already that of c3/nic/eth1" in ran.stderr
