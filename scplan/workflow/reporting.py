@@ -28,7 +28,7 @@ from scplan.workflow.scene import (
 from scplan.workflow.settled import settled
 
 if TYPE_CHECKING:
-    from scplan.model.report import DriftReport, Finding, Owned
+    from scplan.model.report import Drifted, DriftReport, Finding, Owned
 
 
 def drift(request: Request) -> DriftReport:
@@ -38,7 +38,7 @@ def drift(request: Request) -> DriftReport:
 
 
 def _drift_now(request: Request, state: State) -> DriftReport:
-    from scplan.model.report import Drifted, DriftReport
+    from scplan.model.report import DriftReport
 
     with Host() as host:
         if request.files or has_default_files():
@@ -47,7 +47,23 @@ def _drift_now(request: Request, state: State) -> DriftReport:
         else:
             scene = scene_of_all_records(state)
             made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={})
-        live, problems = _live_of(scene, host)
+        drifted, problems = drifted_in(scene, host)
+    known = {one.address for one in drifted}
+    pending = tuple(change for change in made.changes if change.address not in known or change.managed != change.owned)
+    return DriftReport(
+        containers=scene.containers,
+        checked=len(scene.owned),
+        drifted=drifted,
+        pending=made._replace(changes=pending, operations=()),
+        diagnostics=(*made.diagnostics, *problems.values(), *notices(state)),
+    )
+
+
+def drifted_in(scene: Scene, host: Host) -> tuple[tuple[Drifted, ...], dict[str, Diagnostic]]:
+    """Owned resources that are not as recorded, and by container why live state could not be read."""
+    from scplan.model.report import Drifted
+
+    live, problems = _live_of(scene, host)
     drifted = []
     for address, recorded in scene.owned.items():
         there = live.get(address)
@@ -56,15 +72,7 @@ def _drift_now(request: Request, state: State) -> DriftReport:
         changed = () if there is None else differences(recorded, there)
         if there is None or changed:
             drifted.append(Drifted(address=address, changed=changed, recorded=recorded, live=there))
-    known = {one.address for one in drifted}
-    pending = tuple(change for change in made.changes if change.address not in known or change.managed != change.owned)
-    return DriftReport(
-        containers=scene.containers,
-        checked=len(scene.owned),
-        drifted=tuple(drifted),
-        pending=made._replace(changes=pending, operations=()),
-        diagnostics=(*made.diagnostics, *problems.values(), *notices(state)),
-    )
+    return tuple(drifted), problems
 
 
 def _live_of(scene: Scene, host: Host) -> tuple[dict[Address, Resource], dict[str, Diagnostic]]:

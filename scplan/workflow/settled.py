@@ -30,18 +30,19 @@ def settled(state: State, look: Callable[[], T]) -> T:
         try:
             found = look()
         except ScplanError as error:
-            if _is_quiet(state, before):
+            if is_quiet(state, before):
                 raise
             if time.monotonic() > deadline:
                 error.diagnostics = (*error.diagnostics, _AT_WORK)
                 raise
         else:
-            if _is_quiet(state, before) or time.monotonic() > deadline:
+            if is_quiet(state, before) or time.monotonic() > deadline:
                 return found
         time.sleep(_POLL_S)
 
 
-def _is_quiet(state: State, before: int) -> bool:
+def is_quiet(state: State, before: int) -> bool:
+    """Whether no apply is at work, and none began or ended since `before`, a time of last_begun_or_ended."""
     if state.last_begun_or_ended() != before:
         return False
     if not state.has_open_journals():
