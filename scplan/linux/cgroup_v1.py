@@ -139,11 +139,13 @@ def join_access(*parts: str) -> str:
     return "".join(letter for letter in _ACCESS if any(letter in part for part in parts))
 
 
+@lru_cache(maxsize=1024)
 def access_without(access: str, other: str) -> str:
     """What is in the first and not in the second."""
     return "".join(letter for letter in access if letter not in other)
 
 
+@lru_cache(maxsize=1024)
 def common_access(one: str, other: str) -> str:
     """What is in both."""
     return "".join(letter for letter in _ACCESS if letter in one and letter in other)

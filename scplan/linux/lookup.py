@@ -66,8 +66,10 @@ class Lookup(Closing):
             if error.errno in _ABSENT:
                 return None
             raise KernelError.from_os(f"openat2({path}) in container {container}", error) from None
-        with opened(fd):
+        try:
             return statx(fd)
+        finally:
+            os.close(fd)
 
 
 class _Opener(Closing):

@@ -82,6 +82,7 @@ _OPEN_HOW = struct.Struct("QQQ")
 # stx_attributes; uid, gid, mode, ino, size; rdev, dev, mnt_id.
 _STATX = struct.Struct("@8xQ4xIIHxxQQ80xIIIIQ")
 _STATX_BYTES = 256
+_StatxBuffer = ctypes.c_char * _STATX_BYTES
 _MOUNT_ATTR = struct.Struct("QQQQ")
 
 
@@ -233,21 +234,13 @@ def statx(fd: int) -> FileStatus:
 
     Works in every mount namespace, unlike /proc/self/fdinfo, which may be the container's /proc. statx(2), Linux 5.8.
     """
-    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    buffer = _StatxBuffer()
     if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer) < 0:
         _raise("statx(AT_EMPTY_PATH|AT_STATX_DONT_SYNC)")
     attributes, uid, gid, mode, ino, size, rmajor, rminor, major, minor, mount_id = _STATX.unpack_from(buffer)
-    return FileStatus(
-        st_mode=mode,
-        st_uid=uid,
-        st_gid=gid,
-        st_ino=ino,
-        st_dev=os.makedev(major, minor),
-        st_rdev=os.makedev(rmajor, rminor),
-        st_size=size,
-        mount_id=mount_id,
-        is_mount_root=bool(attributes & _STATX_ATTR_MOUNT_ROOT),
-    )
+    device, number = os.makedev(major, minor), os.makedev(rmajor, rminor)
+    is_mount_root = bool(attributes & _STATX_ATTR_MOUNT_ROOT)
+    return FileStatus(mode, uid, gid, ino, device, number, size, mount_id, is_mount_root)
 
 
 def renameat2(dir_fd: int, old: str, new: str) -> None:

@@ -233,14 +233,14 @@ class Rtnl(Requests, Closing):
     ) -> list[T] | None:
         """The entries of the dump in progress; None when they changed meanwhile (NLM_F_DUMP_INTR)."""
         entries: list[T] = []
-        interrupted = 0
+        interrupted, read_header = 0, wire.read_header
         # A loop of its own and not over `_messages`: with a thousand namespaces it is most of what reading costs.
         while len(entries) <= _MAX_ENTRIES:
             data = self._receive(operation)
             start, size, mine = 0, len(data), self._sequence
             try:
                 while start < size:
-                    length, kind, flags, sequence = wire.read_header(data, start, size)
+                    length, kind, flags, sequence = read_header(data, start, size)
                     body, end = start + 16, start + length
                     if sequence != mine:
                         pass
