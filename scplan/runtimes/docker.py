@@ -9,7 +9,7 @@ from scplan.errors import ScplanError
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.local_api import NOT_FOUND, existing, get, get_one, is_plain, said
 from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
-from scplan.runtimes.state_files import damaged, facts_of, field, list_directories, read_state, user_directory
+from scplan.runtimes.state_files import damaged, facts_of, field, list_directories, plain, read_state, user_directory
 
 WRAPPERS = ("scplan-runc", "scplan-crun")
 """OCI runtimes that add scplan's hook to each container; docker has no hooks of its own."""
@@ -96,7 +96,7 @@ def _facts(answer: Any, socket: str) -> ContainerFacts:
     state = field(answer, "State", dict, where)
     running = field(state, "Running", bool, f"{where}: State")
     return facts_of(
-        field(answer, "Name", str, where).removeprefix("/"),
+        plain(field(answer, "Name", str, where).removeprefix("/"), where),
         Docker.name,
         field(state, "Pid", int, f"{where}: State") if running else 0,
         0,

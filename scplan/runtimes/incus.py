@@ -10,7 +10,7 @@ from scplan.runtimes.configured_hooks import is_in_lxc_configuration
 from scplan.runtimes.local_api import existing, get_one, is_plain
 from scplan.runtimes.lxc_monitor import init_pid
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
-from scplan.runtimes.state_files import damaged, facts_of, field
+from scplan.runtimes.state_files import damaged, facts_of, field, plain
 
 _RUNNING = ("Running", "Frozen", "Ready")
 _DIRECTORIES = ("/var/lib/incus", "/run/incus", "/var/lib/lxd", "/var/snap/lxd/common/lxd")
@@ -86,7 +86,7 @@ def _facts(socket: str, name: str) -> ContainerFacts | None:
         return None
     status = field(instance, "status", str, where)
     pid = _pid(socket, name) if status in _RUNNING else 0
-    return facts_of(field(instance, "name", str, where), Incus.name, pid, 0, paused=status == "Frozen")
+    return facts_of(plain(field(instance, "name", str, where), where), Incus.name, pid, 0, paused=status == "Frozen")
 
 
 def _pid(socket: str, name: str) -> int:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
-from scplan.runtimes.state_files import facts_of, field, list_directories, read_state
+from scplan.runtimes.state_files import facts_of, field, list_directories, plain, read_state
 
 _CONFIGURATION = "/etc/isulad/daemon.json"
 _GRAPH = "/var/lib/isulad"
@@ -50,7 +50,7 @@ def _parsed(place: str, container_id: str, _version: tuple[int, ...]) -> Contain
     document = read_state(path)
     if document is None:
         return None
-    name = field(field(document, "CommonConfig", dict, path), "Name", str, path)
+    name = plain(field(field(document, "CommonConfig", dict, path), "Name", str, path), path)
     return ContainerName(name, container_id, place)
 
 

@@ -18,6 +18,7 @@ from scplan.runtimes.state_files import (
     list_directories,
     parse,
     pid_in_file,
+    plain,
     read_file,
     read_state,
     toml_value,
@@ -98,10 +99,10 @@ def _parsed(path: str, _version: tuple[int, ...]) -> tuple[ContainerName, ...]:
     place = os.path.dirname(path)
     found = []
     for row in rows:
-        container_id = field(row, "id", str, path)
+        container_id = plain(field(row, "id", str, path), path)
         names = row.get("names")
         first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else container_id
-        found.append(ContainerName(first, container_id, place))
+        found.append(ContainerName(plain(first, path), container_id, place))
     return tuple(found)
 
 

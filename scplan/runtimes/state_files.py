@@ -72,6 +72,13 @@ def field(document: dict[str, Any], key: str, kind: type[T], where: str) -> T:
     return value
 
 
+def plain(text: str, where: str) -> str:
+    """A name or ID that can be a part of a path. Raises RecordDamaged for one that no runtime gives."""
+    if not text or text[0] in "-." or "/" in text or not text.isprintable() or " " in text:
+        raise damaged(where, f"{text!r} is no name of a container")
+    return text
+
+
 _TYPES: dict[type, str] = {str: "a text", int: "a number", bool: "true or false", dict: "an object", list: "a list"}
 
 

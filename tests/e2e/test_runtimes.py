@@ -91,6 +91,25 @@ def fingerprint(engine: Engine, name: str) -> dict[str, Any]:
     return found
 
 
+def ask(engine: Engine, name: str, expression: str, *, found: str = "") -> str:
+    """What an expression over `runtime` and `found`, the container, comes to inside the room.
+
+    `found` is the ID of one that only records can still find.
+    """
+    code = """
+import sys
+from scplan.model.live import ContainerFacts, Status
+from scplan.runtimes import RUNTIMES
+name, runtime_name, recorded, expression = sys.argv[1:]
+runtime = RUNTIMES[runtime_name]
+gone = ContainerFacts(name, runtime_name, recorded, Status.STOPPED)
+(found,) = [gone] if recorded else runtime.find(name, None, None)
+print(*eval(f"({expression},)"))
+"""
+    runtime = "lxc" if isinstance(engine, Lxc) else engine.name
+    return engine.room.python(code, name, runtime, found, expression).strip()
+
+
 def config(reference: str, runtime: str | None, disk: LoopDisk, directory: Path) -> dict[str, Any]:
     body = {
         **({"runtime": runtime} if runtime else {}),
@@ -153,8 +172,7 @@ def test_restarted_container_gets_it_again_and_a_removed_one_is_gone(
         scplan("apply", "--auto-approve", config=asked).ok()
         first = engine.pid(name)
         engine.stop(name)
-        plan = scplan("plan", "--json").ok().json
-        assert (plan["containers"][name]["status"], plan["containers"][name]["pid"]) == ("stopped", 0)
+        assert ask(engine, name, "found.status, found.pid") == "stopped 0"
         engine.start(name)
         assert engine.pid(name) != first
         plan = scplan("plan", "--json").ok()
@@ -247,7 +265,8 @@ def test_container_of_lxc_below_another_path_is_found_while_it_runs(path: str, r
             assert scplan("plan", "--json").ok().json["containers"][name]["pid"] == lxc.pid(name)
             lxc.stop(name)
             assert scplan("state", "list").ok().stdout.count("cgroup/pids.max") == 1
-            assert "stopped" in scplan("destroy", name, "--auto-approve").ok().stdout
+            recorded = "runtime.find_recorded(found.name, found.id)[0].status"
+            assert ask(lxc, name, recorded, found=f"{path}/{name}") == "stopped"
         finally:
             if len(path) > 100:
                 room.sh("rm /etc/lxc/lxc.conf")
@@ -325,20 +344,9 @@ def test_hook_that_is_configured_is_seen(name: str, room: Room) -> None:
     """What scplan needs to know of a container that is not running: whether its start will be told."""
     engine = engine_of(name, room)
     with container(engine) as web:
-        assert not has_hook(engine, web)
+        assert ask(engine, web, "runtime.has_hook(found)") == "False"
         with configured_hook(engine, web) as hooked:
-            assert has_hook(engine, hooked)
-
-
-def has_hook(engine: Engine, name: str) -> bool:
-    code = """
-import sys
-from scplan.runtimes import RUNTIMES
-runtime = RUNTIMES[sys.argv[1]]
-(found,) = runtime.find(sys.argv[2], None, None)
-print(runtime.has_hook(found))
-"""
-    return engine.room.python(code, engine.name, name).strip() == "True"
+            assert ask(engine, hooked, "runtime.has_hook(found)") == "True"
 
 
 @contextmanager

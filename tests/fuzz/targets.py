@@ -23,8 +23,10 @@ from scplan.linux.netlink import Rtnl, wire
 from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
 from scplan.linux.ovsdb import Ovsdb
 from scplan.records import encode_line
+from scplan.runtimes import docker, isulad, podman, state_files
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
+from scplan.runtimes.runtime import ContainerName
 from scplan.state import State
 
 GOLDEN = Path(__file__).parents[2] / "state/golden/1.0"
@@ -319,6 +321,31 @@ _MOUNTINFO = b"""\
 30 27 0:26 /a\\040b /mnt/x\\011y ro,nosuid shared:5 propagate_from:2 unbindable - tmpfs none rw,size=4k
 """
 
+
+def engine_states(data: bytes, scratch: Path) -> str:
+    """What podman and isulad keep, and what the daemons of docker and incus answer."""
+    listed = scratch / "overlay-containers" / "containers.json"
+    listed.parent.mkdir(exist_ok=True)
+    place = scratch / "runc"
+    (place / "web").mkdir(parents=True, exist_ok=True)
+
+    def podmans(path: str) -> None:
+        for one in podman._names(path):
+            podman._facts(one)
+
+    def dockers(_: str) -> None:
+        docker._facts(state_files.parse(data, "an answer"), "a socket")
+
+    ended = [
+        _of_file(data, listed, podmans),
+        _of_file(data, listed, dockers),
+        _of_file(
+            data, place / "web" / "config.v2.json", lambda _: isulad._facts(ContainerName("web", "web", str(place)))
+        ),
+    ]
+    return "valid" if "valid" in ended else "refused"
+
+
 TARGETS = {
     "mountinfo": Target(mountinfo, (_MOUNTINFO, Path("/proc/self/mountinfo").read_bytes())),
     "process stat": Target(process_stat, (b"sh", b") R 1 (", b"a b\n) S")),
@@ -338,6 +365,14 @@ TARGETS = {
             b'{"id":"web","init_process_pid":%d,"init_process_start":12,"config":{"labels":["bundle=/x"]}}'
             % os.getpid(),
             b'{"pid":4194999,"process-start-time":7,"cgroup-path":"/x"}',
+        ),
+    ),
+    "engine states": Target(
+        engine_states,
+        (
+            b'[{"id":"c52632d6","names":["web"]},{"id":"ab","names":null}]',
+            b'{"Id":"c52632d6","Name":"/web","State":{"Running":true,"Pid":%d,"Paused":false}}' % os.getpid(),
+            b'{"CommonConfig":{"Name":"web","id":"web"},"State":{"Running":true,"Pid":%d,"StartTime":7}}' % os.getpid(),
         ),
     ),
 }

@@ -44,7 +44,7 @@ def run(name: str, target: Target, data: bytes, scratch: Path, seed: int) -> str
     return ended
 
 
-FILES = ("journals", "records", "plan files", "snapshots", "runtime states", "ovsdb answers")
+FILES = ("journals", "records", "plan files", "snapshots", "runtime states", "engine states", "ovsdb answers")
 BOMBS = {
     "deep arrays": b"[" * 200_000,
     "deep objects": b'{"a":' * 100_000,

@@ -219,6 +219,9 @@ ODD = {
     "no state": container(State=None),
     "a PID of a text": container(State={"Running": True, "Pid": "1"}),
     "a PID of a truth": container(State={"Running": True, "Pid": True}),
+    "a name with a path": container(Name="/../../etc/passwd"),
+    "a name with an escape": container(Name="/\x1b[2J"),
+    "an empty name": container(Name="/"),
     "a state of a text": container(State={"Running": "yes", "Pid": 1}),
 }
 
