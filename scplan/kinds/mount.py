@@ -306,6 +306,8 @@ def _remove_source(mount: BindMount) -> None:
         try:
             os.rmdir(directory)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+            if error.errno == errno.ENOENT:  # it could not be made; those above it were
+                continue
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
                 return
             raise KernelError.from_os(f"rmdir({directory})", error) from None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
+from tests.containers.fingerprint import difference
 from tests.containers.session import Session
 from tests.crash.points import Trial, sample
+from tests.crash.scene import open_scene
+from tests.crash.tracer import Call
 
 pytestmark = [
     pytest.mark.needs("root", "busybox", "cgroup1", "userns", "veth", "bridge", "loop", "x86_64"),
@@ -21,3 +26,20 @@ def test_an_error_of_any_call_is_undone_or_harmless(session: Session, name: str,
     finally:
         trial.close()
     assert not failed, "\n\n".join(failed)
+
+
+def test_directory_above_one_that_could_not_be_made_is_taken_away(session: Session) -> None:
+    reached: list[Call] = []
+
+    def decide(call: Call) -> int | None:
+        # The command itself makes no directories but the two that `create_source` asks for.
+        if (call.name, call.nth, call.process) != ("mkdirat", 2, 0):
+            return None
+        reached.append(call)
+        return errno.ENOMEM
+
+    with open_scene(session) as scene:
+        before = scene.picture()
+        assert scene.run("apply", "--auto-approve", "-f", scene.second, decide=decide).code == 3
+        assert reached
+        assert difference(before, scene.picture()) == []

@@ -33,7 +33,7 @@ def before(scene: Scene) -> Iterator[Fingerprint]:
 
 def crash(scene: Scene, at: Callable[[Call], bool]) -> Path:
     """The journal of an apply of the second configuration that died at the first such call."""
-    decided = []
+    decided: list[Call] = []
 
     def decide(call: Call) -> Death | None:
         if decided or not at(call):
