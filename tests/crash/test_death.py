@@ -12,15 +12,15 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 SAMPLES = {
-    "apply": 24,
-    "apply the other way": 8,
-    "apply that fails": 10,
-    "destroy": 10,
-    "undo": 8,
-    "recover": 6,
-    "recover when all was made": 4,
-    "recover --back when all was made": 6,
-    "recover --forward": 8,
+    "apply": 14,
+    "apply the other way": 5,
+    "apply that fails": 6,
+    "destroy": 6,
+    "undo": 5,
+    "recover": 4,
+    "recover when all was made": 3,
+    "recover --back when all was made": 4,
+    "recover --forward": 5,
 }
 """How many points of each job `make test` tries; `make test-crash` tries all."""
 
