@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +19,17 @@ class Executor:
     """Acts on opened containers, and keeps up with what scplan answers for at each moment."""
 
     def __init__(
-        self, host: Host, containers: Mapping[str, Container], kinds: Kinds, owned: Mapping[Address, Resource]
+        self,
+        host: Host,
+        containers: Mapping[str, Container],
+        kinds: Kinds,
+        owned: Mapping[Address, Resource],
+        state_dir: str,
     ) -> None:
         self.host = host
         self.containers = containers
         self.kinds = kinds
+        self._state_dir = os.path.abspath(state_dir)
         self._owned: dict[tuple[str, str], dict[str, Resource]] = {}
         for address, resource in owned.items():
             self._peers(address)[address.identity] = resource
@@ -77,7 +84,8 @@ class Executor:
         self.note(operation.address, operation.owned_after)
 
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:
-        target = Target(container=self.containers[address.container], host=self.host, peers=self._peers(address))
+        container = self.containers[address.container]
+        target = Target(container, self.host, self._peers(address), self._state_dir)
         return self.kinds[address.kind], target
 
     def _verify(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> None:

@@ -42,7 +42,7 @@ def open_container(facts: ContainerFacts, host: Host) -> Container:
         raise ScplanError(
             f"container {facts.name} is not running", hint=f"start it with {facts.runtime}, then run scplan again"
         )
-    return Container(facts.name, facts.pid, facts.start_time, host, facts.root)
+    return Container(facts.name, facts.pid, facts.start_time, host, facts.root, facts.runtime)
 
 
 class OpenContainers(Mapping[str, Container]):
@@ -98,6 +98,7 @@ def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
         ovs_bridges=frozenset(host.ovs.bridges()) if host.ovs is not None else frozenset(),
         page_size=host.page_size,
         boot_id=host.boot_id,
+        has_udev=host.has_udev,
     )
 
 

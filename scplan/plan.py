@@ -18,6 +18,7 @@ from scplan.model.resource import (
     REPLACING,
     Resource,
     as_recorded,
+    brought_by,
     differences,
     goal,
     is_recorded_as,
@@ -65,7 +66,7 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
     """Looks up on the host what the files only name: device numbers, partitions, the files behind paths."""
     resolved: dict[Address, Resource] = {}
     skipped: set[Address] = set()
-    diagnostics = []
+    diagnostics: list[Diagnostic] = []
     for address, resource in desired.items():
         kind = kinds[address.kind]
         try:
@@ -74,10 +75,15 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
                 # An entry of its own wins over one that another entry stands for, such as a partition.
                 if place == address or place not in desired:
                     resolved[place] = one
+            diagnostics += (_remark(source_of(address), address, *words) for words in kind.remarks(resource, host))
         except Unsuitable as error:
             diagnostics.append(unsuitable(source_of(address), address, error, _severity(resource, error)))
             skipped.add(address)
     return Resolution(desired=resolved, skipped=frozenset(skipped), diagnostics=tuple(diagnostics))
+
+
+def _remark(source: SourceRange | None, address: Address, summary: str, hint: str) -> Diagnostic:
+    return Diagnostic(summary=summary, detail=str(address), hint=hint, source=source, severity=Severity.WARNING)
 
 
 def unchanged_containers(inputs: Inputs, kinds: Kinds) -> frozenset[str]:
@@ -96,8 +102,8 @@ def unchanged_containers(inputs: Inputs, kinds: Kinds) -> frozenset[str]:
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:
     """What is absent and need not be there is a warning."""
-    optional = error.absent and getattr(resource, "required", True) is False
-    return Severity.WARNING if optional else Severity.ERROR
+    optional = getattr(resource, "required", True) is False or brought_by(resource) is not None
+    return Severity.WARNING if optional and error.absent else Severity.ERROR
 
 
 def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:

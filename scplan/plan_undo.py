@@ -18,6 +18,7 @@ from scplan.model.resource import (
     Resource,
     Role,
     as_recorded,
+    brought_by,
     differences,
     goal,
     laid_over,
@@ -58,6 +59,21 @@ def reversals(
             found[operation.address] = Reversal(operation.before, operation.owned_before, operation.after, adopted)
         else:
             found[operation.address] = first._replace(after=operation.after)
+    return found
+
+
+def with_brought(
+    past: Mapping[Address, Reversal], owned: Mapping[Address, Resource], kinds: Kinds
+) -> dict[Address, Reversal]:
+    """The same with what came by itself since, for an entry that the undo takes back: partitions, of a disk."""
+    found = dict(past)
+    for address, resource in owned.items():
+        origin = brought_by(resource)
+        reversal = past.get(address._replace(identity=origin)) if origin is not None else None
+        if reversal is None or address in past:
+            continue
+        if reversal.owned_before is None or not kinds[address.kind].brings_others(reversal.owned_before):
+            found[address] = Reversal(None, None, resource)
     return found
 
 
@@ -145,7 +161,7 @@ def _as_it_was(
     return laid_over(
         laid_over(completed, reversal.before, (Role.MANAGED, Role.FIXED, Role.CARRIED)),
         bare,
-        (Role.FIXED, Role.POLICY, Role.RESOLVED),
+        (Role.FIXED, Role.POLICY, Role.RESOLVED, Role.ORIGIN),
     )
 
 

@@ -122,7 +122,9 @@ def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -
     containers = entries.begin.containers
     with OpenContainers(containers, recovery.host) as opened:
         owned = _owned(entries, recovery.state, begun.done, _refreshed(entries))
-        executor = Executor(host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned)
+        executor = Executor(
+            host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned, state_dir=recovery.state.directory
+        )
         apply(
             operations,
             executor,
@@ -144,7 +146,9 @@ def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal
         started.clear()
     with OpenContainers(entries.begin.containers, recovery.host) as opened:
         owned = _owned(entries, recovery.state, started, {})
-        executor = Executor(host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned)
+        executor = Executor(
+            host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned, state_dir=recovery.state.directory
+        )
         failures = undo(started, len(entries.started), executor, journal, recovery.on_event)
     if failures:
         raise RollbackIncomplete.of(failures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from scplan.hooks.state import STAGES
+from scplan.hooks.state import OF_UDEV, STAGES
 
 _OPTIONS = ("--state-dir", "--runtime", "--lock-timeout")
 _TIMEOUT_S = 30.0
@@ -19,6 +19,7 @@ class _Called:
         self.runtime: str | None = None
         self.stage: str | None = None
         self.lock_timeout: str | None = None
+        self.container: str | None = None
         self.is_hook = False
 
 
@@ -35,8 +36,10 @@ def called_by_runtime(arguments: list[str]) -> _Called | None:
             setattr(called, name[2:].replace("-", "_"), value if equals else waiting.pop(0))
         elif word == "hook" and not called.is_hook:
             called.is_hook = True
-        elif called.is_hook and called.stage is None and word in STAGES:
+        elif called.is_hook and called.stage is None and word in (*STAGES, OF_UDEV):
             called.stage = word
+        elif called.stage == OF_UDEV and called.container is None:
+            called.container = word
         else:
             return None
     return (
@@ -68,17 +71,26 @@ def run(called: _Called) -> int:
 
 
 def _run(called: _Called) -> int:
+    state_dir = called.state_dir or os.environ.get("SCPLAN_STATE_DIR") or "/var/lib/scplan"
+    timeout_s = _seconds(called.lock_timeout) if called.lock_timeout is not None else None
+    if called.stage == OF_UDEV:
+        from scplan.hooks import partitions
+
+        tell(partitions.run(called.runtime or "", called.container or "", state_dir, timeout_s), failed=False)
+        return 0
+    return _run_stage(called, state_dir, _TIMEOUT_S if timeout_s is None else timeout_s)
+
+
+def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
     from scplan.hooks.find import find_records
     from scplan.hooks.state import parse_state, read_state
 
     told = parse_state(read_state(0), called.stage)
-    state_dir = called.state_dir or os.environ.get("SCPLAN_STATE_DIR") or "/var/lib/scplan"
     found = find_records(state_dir, told.id, called.runtime)
     if not found:
         return 0
     from scplan.hooks import lifecycle
 
-    timeout_s = _seconds(called.lock_timeout) if called.lock_timeout is not None else _TIMEOUT_S
     tell(lifecycle.run(told, found, state_dir, timeout_s), failed=False)
     return 0
 

@@ -19,6 +19,8 @@ STAGES = {
     "poststart": "started",
     "poststop": "stop",
 }
+OF_UDEV = "udev"
+"""What the rules of linux/udev.py call: no runtime, and about a container by its name."""
 _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running": "poststart", "stopped": "poststop"}
 
 

@@ -15,7 +15,7 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource, as_configured
+from scplan.model.resource import Resource, as_configured, brought_by
 
 R = TypeVar("R", bound=Resource)
 
@@ -23,12 +23,14 @@ R = TypeVar("R", bound=Resource)
 class Target(NamedTuple, Generic[R]):
     """Where an operation acts: an opened container, the host, and the kind's other managed resources there.
 
-    `peers` maps identities to the records that scplan answers for in this container at this moment.
+    `peers` maps identities to the records that scplan answers for in this container at this moment. `state_dir` is
+    where they are kept; "" for an operation without records.
     """
 
     container: Container
     host: Host
     peers: Mapping[str, R]
+    state_dir: str = ""
 
 
 class Claim(NamedTuple):
@@ -95,8 +97,12 @@ class Kind(ABC, Generic[R]):
         return ()
 
     def wanted_again(self, record: R) -> R | None:
-        """What a record asks for when its container starts; None when another resource stands for it."""
-        return self.normalise(as_configured(record))
+        """What a record asks for when its container starts; None when another resource will bring it then."""
+        return None if brought_by(record) is not None else self.normalise(as_configured(record))
+
+    def brings_others(self, record: R) -> bool:
+        """Whether resources come and go with it while it is plugged in: the partitions of a disk."""
+        return False
 
     # planning
 
@@ -110,6 +116,10 @@ class Kind(ABC, Generic[R]):
         Raises Unsuitable when the host can't provide it.
         """
         yield desired
+
+    def remarks(self, desired: R, host: HostFacts) -> Iterable[tuple[str, str]]:
+        """(what this host does not do for the resource, the way out): warnings, which stop nothing."""
+        return ()
 
     def check_creation(self, address: Address, desired: R, host: HostFacts) -> None:
         """Raises Unsuitable when the host, as it is now, stands against making the resource.

@@ -32,6 +32,14 @@ def partitions(numbers: str) -> tuple[tuple[int, str, str], ...]:
     return tuple(sorted(found))
 
 
+def disk_name(numbers: str) -> str:
+    """The kernel's name of a block device: sdb for 8:16, as in sysfs paths. Raises KernelError when there is none."""
+    try:
+        return os.path.basename(os.readlink(_sysfs(numbers)))
+    except OSError as error:
+        raise KernelError.from_os(f"readlink({_sysfs(numbers)})", error) from None
+
+
 def device_path(file_type: str, numbers: str) -> str:
     """The host's usual node for a device: /dev/sdb for block 8:16; "" when the kernel knows no such device."""
     for line in _read(f"/sys/dev/{file_type}/{numbers}/uevent").splitlines():

@@ -35,14 +35,17 @@ def start_time(stat: bytes) -> int:
 class Container(Closing):
     """A running container, opened. Use it in a `with` block; fds are opened on first use and closed at its end."""
 
-    def __init__(self, name: str, pid: int, expected_start_time: int, host: Host, root: str = "") -> None:
-        """Pins process `pid`.
+    def __init__(
+        self, name: str, pid: int, expected_start_time: int, host: Host, root: str = "", runtime: str = ""
+    ) -> None:
+        """Pins process `pid`. `runtime` is the name of what it is a container of.
 
         `root` is where its root directory will be, as a path in its mount namespace, while it is being started: the
         process has not entered it yet. Raises ContainerGone when it is not there, or started at another time than
         expected (0 accepts any).
         """
         self.name = name
+        self.runtime = runtime
         self._root = root.rstrip("/")
         self.pid = pid
         self.host = host

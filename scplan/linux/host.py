@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from scplan.errors import KernelError, ScplanError
+from scplan.linux import udev
 from scplan.linux.blockdev import is_whole_disk, partitions
 from scplan.linux.closing import Closing
 from scplan.linux.lookup import Lookup
@@ -239,6 +240,13 @@ class Host(Closing):
         while path not in self._mounts and path != "/":
             path = os.path.dirname(path)
         return path in self._mounts and self._mounts[path].receives
+
+    # devices
+
+    @cached_property
+    def has_udev(self) -> bool:
+        """Whether udevd runs, which tells of devices that come and go."""
+        return udev.is_running()
 
     # cgroups
 

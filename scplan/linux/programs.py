@@ -27,10 +27,18 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def scplan_command(arguments: Sequence[str]) -> list[str]:
-    """The command line of another scplan of this very version, whatever its working directory and environment are."""
+def scplan_command(arguments: Sequence[str], options: Sequence[str] = ("-P",)) -> list[str]:
+    """The command line of another scplan of this very version, whatever its working directory and environment are.
+
+    `options` are Python's.
+    """
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return [sys.executable, "-P", "-c", _ENTRY, root, *arguments]
+    return [sys.executable, *options, "-c", _ENTRY, root, *arguments]
+
+
+def hook_command(state_dir: str, arguments: Sequence[str]) -> list[str]:
+    """What a runtime is to call, which gives its hooks no environment. Of packages, the hook needs none: no site."""
+    return scplan_command(["--state-dir", os.path.abspath(state_dir), "hook", *arguments], ("-I", "-S"))
 
 
 def start_detached(command: Sequence[str]) -> None:
@@ -53,12 +61,14 @@ def start_detached(command: Sequence[str]) -> None:
         raise KernelError.from_os(f"execve({command[0]})", error) from None
 
 
-def start_service(name: str, command: Sequence[str]) -> bool:
+def start_service(name: str, command: Sequence[str], *, private_mounts: bool = False) -> bool:
     """Starts a program as a transient service of systemd, which starts it again when it is killed. systemd-run(1).
 
-    False where systemd does not run, lives in other namespaces than scplan, or refuses.
+    False where systemd does not run, lives in other namespaces than scplan, or refuses. With `private_mounts` its mount
+    namespace may be another one: what a service of systemd starts often has one of its own.
     """
-    if not os.path.isdir("/run/systemd/system") or not _in_namespaces_of_init():
+    kinds = ("net", "pid", "user", "cgroup") if private_mounts else ("mnt", "net", "pid", "user", "cgroup")
+    if not os.path.isdir("/run/systemd/system") or not _in_namespaces_of_init(kinds):
         return False
     import subprocess
 
@@ -76,13 +86,10 @@ def start_service(name: str, command: Sequence[str]) -> bool:
     return ended.returncode == 0
 
 
-def _in_namespaces_of_init() -> bool:
+def _in_namespaces_of_init(kinds: Sequence[str]) -> bool:
     """Whether a service, which the first process starts, sees the host that scplan sees."""
     try:
-        return all(
-            os.stat(f"/proc/1/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
-            for kind in ("mnt", "net", "pid", "user", "cgroup")
-        )
+        return all(os.stat(f"/proc/1/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino for kind in kinds)
     except OSError:
         return False
 

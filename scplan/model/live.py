@@ -66,7 +66,8 @@ class HostFacts(NamedTuple):
     """What planning needs to know of the host.
 
     `paths` has the paths that the configuration names; None: absent. `uplinks` are the links of the host's default
-    routes. `ovs_bridges` are the bridges of Open vSwitch. `machine` is filled in for snapshots only.
+    routes. `ovs_bridges` are the bridges of Open vSwitch. `machine` is filled in for snapshots only. `has_udev` tells
+    whether udevd runs; snapshots don't keep it.
     """
 
     paths: Mapping[str, PathFact | None] = _NOTHING
@@ -76,6 +77,7 @@ class HostFacts(NamedTuple):
     page_size: int = 4096
     boot_id: str = ""
     machine: str = ""
+    has_udev: bool = True
 
     def identity(self) -> dict[str, str]:
         """Which host this is, and which run of it; "" where that is not known."""

@@ -24,6 +24,7 @@ class Role(StrEnum):
     REFERENCE = "reference"  # names something that the kernel keeps under an identity of its own (a RESOLVED attribute)
     RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
     FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
+    ORIGIN = "origin"  # the entry of the files that it stands for, where that is another's; never compared
     CARRIED = "carried"  # what an operation takes along, captured just before it for its undo; records don't keep it
 
 
@@ -319,7 +320,7 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
     }
 
     def leaf(attribute: Attribute, wanted: Any, there: Any) -> Any:
-        if attribute.role in (Role.POLICY, Role.REFERENCE, Role.IDENTITY):
+        if attribute.role in (Role.POLICY, Role.REFERENCE, Role.IDENTITY, Role.ORIGIN):
             return wanted
         if attribute.role in (Role.FORMER, Role.CARRIED):
             return None
@@ -342,6 +343,11 @@ def keep_former(resource: Resource, owned: Resource | None) -> Resource:
 def as_configured(record: R) -> R:
     """What users wrote of it, without what was found out on the host."""
     return _combine(record, None, lambda attribute, this, _: this if attribute.role in CONFIGURABLE else None)
+
+
+def brought_by(record: Resource) -> str | None:
+    """The identity of the resource for whose entry it is there: for a partition, its disk; None: it has its own."""
+    return next((getattr(record, one.name) for one in record.attributes() if one.role is Role.ORIGIN), None)
 
 
 def at_next_start(record: R) -> R:
@@ -369,7 +375,7 @@ def as_recorded(live: Resource, owned: Resource | None) -> Resource:
     """`live`, with the policy and the former values of its record: all that is needed to make it again."""
     if owned is None:
         return live
-    roles = (Role.FORMER, Role.POLICY)
+    roles = (Role.FORMER, Role.POLICY, Role.ORIGIN)
     return _combine(live, owned, lambda attribute, this, record: record if attribute.role in roles else this)
 
 

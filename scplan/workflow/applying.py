@@ -91,8 +91,8 @@ def _check_probes(configuration: Configuration, request: Request) -> None:
 class Run:
     """A plan with the locks that it needs, ready to be executed once.
 
-    `undoes` is the apply that it takes back. `is_start` says that it only plugs in again what was there, since a
-    container starts: it does not go into the history.
+    `undoes` is the apply that it takes back. `is_start` says that nobody asked for it, but a container starts, or a
+    disk was partitioned: it does not go into the history.
     """
 
     def __init__(
@@ -147,7 +147,11 @@ class Run:
         with ExitStack() as stack:
             opened = stack.enter_context(observe.OpenContainers(touched, self._host))
             executor = Executor(
-                host=self._host, containers=opened, kinds=KINDS, owned={**before, **self.plan.refreshed}
+                host=self._host,
+                containers=opened,
+                kinds=KINDS,
+                owned={**before, **self.plan.refreshed},
+                state_dir=self._state.directory,
             )
             journal = stack.enter_context(Journal(self._state.directory, self._begin(apply_id, touched), refreshed))
             if self._confirm_within_s is not None:

@@ -98,6 +98,7 @@ def _scene_of(kept: Kept, state: State) -> Scene:
 def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, state: State, host: Host) -> Plan:
     from scplan import plan_undo
 
+    past = plan_undo.with_brought(past, scene.owned, KINDS)
     desired = plan_undo.desired_after(scene.owned, past)
     touched = {address: one for address, one in desired.items() if address in past}
     facts = observe.host_facts(host, paths_of(desired) | paths_of(scene.owned))

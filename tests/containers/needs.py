@@ -83,4 +83,5 @@ _PROGRAMS = (
     "incus",
     "systemd-nspawn",
     "partx",
+    "udevadm",
 )

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Mapping
 
 from scplan.errors import ScplanError
-from scplan.kinds.device import rules
+from scplan.kinds.device import followed, rules
 from scplan.kinds.device.node import (
     file_type,
     make_node,
@@ -88,6 +88,14 @@ class DeviceKind(Kind[Device]):
         if desired.partitions:
             yield from self._partitions(desired, fact, host)
 
+    def remarks(self, desired: Device, host: HostFacts) -> Iterable[tuple[str, str]]:
+        if desired.partitions and not host.has_udev:
+            hint = "plan and apply again after partitioning; start udevd to have it done"
+            yield f"later partitions of {desired.source} are not followed: udevd does not run on this host", hint
+
+    def brings_others(self, record: Device) -> bool:
+        return record.partitions
+
     def _partitions(self, disk: Device, fact: PathFact, host: HostFacts) -> Iterable[Device]:
         """The disk's partitions as devices of their own: /dev/data1, or /dev/data2p1 after a digit."""
         separator = "p" if disk.target[-1].isdigit() else ""
@@ -99,6 +107,7 @@ class DeviceKind(Kind[Device]):
                 io=None,
                 file_type="block",
                 numbers=numbers,
+                partition_of=self.identity(disk),
             )
 
     def completed(self, address: Address, desired: Device, host: HostFacts) -> Device:
@@ -127,7 +136,8 @@ class DeviceKind(Kind[Device]):
         for identity, device in wanted.items():
             there = container.status(device.target)
             if there is not None:
-                found[identity] = self._as_found(container, device, there, allowed, wanted)
+                live = self._as_found(container, device, there, allowed, wanted)
+                found[identity] = live.but(partitions=followed.is_followed(host, device))
         self._add_limits(container, host, found, wanted)
         return found
 
@@ -185,6 +195,8 @@ class DeviceKind(Kind[Device]):
             after = after.but(prior_access=rules.prior_access(target, after))
         if after.io is not None and after.prior_limits is None:
             after = after.but(prior_limits=rules.prior_limits(target, after))
+        if after.partitions and after.rule is None and target.host.has_udev:
+            after = after.but(rule=followed.rule_of(target, after))
         return before, after
 
     def create(self, target: Target[Device], after: Device) -> None:
@@ -192,18 +204,27 @@ class DeviceKind(Kind[Device]):
         rules.allow(target, after)
         make_node(target.container, after)
         rules.limit(target, after)
+        followed.follow(target, after)
 
     def update(self, target: Target[Device], before: Device, after: Device) -> None:
         rules.allow(target, after)
         own_node(target.container, after)
         rules.limit(target, after)
+        if after.partitions:
+            followed.follow(target, after)
+        else:
+            followed.forget(before.but(rule=after.rule or before.rule))
 
     def delete(self, target: Target[Device], before: Device) -> None:
         if target.container.shares_host_mounts:
             return  # nothing was made there
+        followed.forget(before)
         rules.unlimit(target, before)
         remove_node(target.container, before)
         rules.revoke(target, before)
+
+    def reclaim(self, host: Host, lost: Device) -> None:
+        followed.forget(lost)
 
 
 def _check_source(host: Host, device: Device) -> None:

@@ -41,15 +41,19 @@ class Device(Resource):
     mode: str | None = attr("file mode of the node; the host node's when absent", MODE)
     uid: int | None = attr("owner, as an id in the container; its root when absent", ID)
     gid: int | None = attr("group, as an id in the container; its root's when absent", ID)
-    partitions: bool = attr("also the disk's partitions", BOOL, role=Role.POLICY, default=False)
+    partitions: bool = attr(
+        "also the disk's partitions, with those that come later where udev(7) runs", BOOL, default=False
+    )
     replace_existing: bool = attr("may take the place of another file at target", BOOL, role=Role.POLICY, default=False)
     required: bool = attr("an absent host device is an error", BOOL, role=Role.POLICY, default=True)
     io: IoLimits | None = nested("I/O limits, for whole disks", IoLimits)
     file_type: str | None = attr("block, char; of something else at target its type", TEXT, role=Role.RESOLVED)
     numbers: str | None = attr("major:minor of the host device", TEXT, role=Role.RESOLVED)
+    partition_of: str | None = attr("identity of the disk whose entry brought this partition", TEXT, role=Role.ORIGIN)
     prior_access: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
     prior_limits: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
     saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER, lasting=True)
+    rule: str | None = attr("udev rule on the host that tells of later partitions", TEXT, role=Role.FORMER)
     made: tuple[str, ...] | None = attr(
         "what was made in the container for it", TEXT, role=Role.FORMER, many=True, lasting=True
     )

@@ -45,7 +45,9 @@ def allow(target: Target[Device], device: Device) -> None:
 
 
 def revoke(target: Target[Device], device: Device) -> None:
-    """Takes away what only this node needed."""
+    """Takes away what only this node needed; nothing where it was not granted in this life of the container."""
+    if device.prior_access is None:
+        return
     _set_access(target, device, "")
 
 

@@ -1,0 +1,114 @@
+"""`scplan hook udev`: what udev calls when a partition comes or goes of a disk that a container has.
+
+It goes by what the disk has now and not by the event, so that it does not matter how many events it has to answer, nor
+in which order they come.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+
+from scplan import observe, plan, recovery
+from scplan.errors import ContainerNotFound, Locked, RecoveryNeeded
+from scplan.kinds import KINDS
+from scplan.linux import udev
+from scplan.linux.host import Host
+from scplan.linux.programs import hook_command, start_detached, start_service
+from scplan.model.address import Address
+from scplan.model.live import ContainerFacts
+from scplan.model.resource import Resource, Role, brought_by
+from scplan.state import Record, State
+from scplan.workflow.applying import Run
+from scplan.workflow.lifecycle import give_back
+from scplan.workflow.planning import paths_of, plan_alone
+from scplan.workflow.scene import Records, Request, Scene, gone, locate_recorded, read_records
+
+_PATIENCE_S = 1.0
+_LONG = "10m"
+_POLL_S = 0.5
+
+
+def run(runtime: str, name: str, state_dir: str, timeout_s: float | None) -> list[str]:
+    """Plugs in the partitions that the container's disks have now, and takes away those that are gone.
+
+    Returns what should be told. udev kills what it started and that takes long: without `timeout_s`, another process
+    goes on when others are at work, or an apply awaits its confirmation.
+    """
+    if timeout_s is None and udev.is_parent() and _hand_over_to_systemd(runtime, name, state_dir):
+        return []
+    deadline = time.monotonic() + (_PATIENCE_S if timeout_s is None else timeout_s)
+    state = State(state_dir, KINDS)
+    while True:
+        try:
+            with Host() as host:
+                return _follow(runtime, name, state, host)
+        except (Locked, RecoveryNeeded):
+            if time.monotonic() >= deadline:
+                if timeout_s is not None:
+                    raise
+                start_detached(_again(runtime, name, state_dir))
+                return []
+        time.sleep(_POLL_S)
+
+
+def _again(runtime: str, name: str, state_dir: str) -> list[str]:
+    return hook_command(state_dir, ["udev", "--runtime", runtime, "--lock-timeout", _LONG, name])
+
+
+def _hand_over_to_systemd(runtime: str, name: str, state_dir: str) -> bool:
+    command = _again(runtime, name, state_dir)
+    return start_service(f"scplan-partitions-{os.getpid()}-{time.time_ns()}", command, private_mounts=True)
+
+
+def _follow(runtime: str, name: str, state: State, host: Host) -> list[str]:
+    record = state.read(runtime, name)
+    if record is None:
+        return []
+    try:
+        facts = locate_recorded(record)
+    except ContainerNotFound:
+        facts = gone(record)
+    request = Request(state_dir=state.directory, lock_timeout_s=0.0, command=("hook", "udev"))
+    with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
+        recovery.refuse_if_needed(state, KINDS, host)
+        record = state.read(runtime, name)
+        if record is None or not record.start_time:
+            return []
+        if record.is_over(facts, host.boot_id):
+            give_back(record, facts, state, host)
+            return [f"container {name} has ended: its disks are not followed any more"]
+        return _follow_locked(record, facts, state, host, request)
+
+
+def _follow_locked(record: Record, facts: ContainerFacts, state: State, host: Host, request: Request) -> list[str]:
+    brought = {address: one for address, one in record.resources.items() if brought_by(one) is not None}
+    known = Scene({facts.name: facts}, {}, partial(read_records, state))
+    of_disks = Scene({facts.name: facts}, {facts.name: _brought_now(record, host)}, lambda _: Records(brought))
+    made = plan_alone(of_disks, request, host)
+    Run(made, known, state, host, request, is_start=True).execute(lambda _: None)
+    return [f"{change.address}: {change.action}" for change in made.changes]
+
+
+def _brought_now(record: Record, host: Host) -> dict[Address, Resource]:
+    """The partitions that belong into the container now, resolved; none of a disk that is another one by now."""
+    found: dict[Address, Resource] = {}
+    for address, owned in record.resources.items():
+        kind = KINDS[address.kind]
+        again = kind.wanted_again(owned) if kind.brings_others(owned) else None
+        if again is None:
+            continue
+        entry = {address: again}
+        now = plan.resolve(entry, observe.host_facts(host, paths_of(entry)), KINDS, lambda _: None).desired
+        if address in now and _resolved(now[address]) == _resolved(owned):
+            found.update((place, one) for place, one in now.items() if place != address)
+    return {
+        place: one
+        for place, one in found.items()
+        if place not in record.resources or brought_by(record.resources[place]) is not None
+    }
+
+
+def _resolved(resource: Resource) -> list[object]:
+    return [getattr(resource, one.name) for one in resource.attributes() if one.role is Role.RESOLVED]

@@ -1,0 +1,37 @@
+"""Partitions that come and go while their disk is plugged in: told of by udev. linux/udev.py."""
+
+from __future__ import annotations
+
+from scplan.kinds.device.record import Device
+from scplan.kinds.kind import Target
+from scplan.linux import udev
+from scplan.linux.blockdev import disk_name
+from scplan.linux.host import Host
+from scplan.linux.programs import hook_command
+
+
+def is_followed(host: Host, device: Device) -> bool:
+    """Whether the disk's partitions are plugged in when they come. Without udev nothing more can be done for it."""
+    if device.rule is not None and udev.read_rule(device.rule) is not None:
+        return True
+    return device.partitions and not host.has_udev
+
+
+def rule_of(target: Target[Device], device: Device) -> str:
+    """The rule's file: one for each disk of each container of each state directory."""
+    return udev.rule_path(target.state_dir, target.container.runtime, target.container.name, device.target)
+
+
+def follow(target: Target[Device], device: Device) -> None:
+    """Has udev call scplan when a partition of the disk comes or goes."""
+    if not device.partitions or device.rule is None or device.numbers is None:
+        return
+    container = target.container
+    command = hook_command(target.state_dir, ["udev", "--runtime", container.runtime, container.name])
+    udev.write_rule(device.rule, udev.rule_text(disk_name(device.numbers), command))
+
+
+def forget(device: Device) -> None:
+    """Takes back what `follow` did."""
+    if device.rule is not None:
+        udev.remove_rule(device.rule)
