@@ -100,6 +100,14 @@ class ContainerNotFound(ScplanError):
     """No runtime knows the name, or more than one does."""
 
 
+class NoSuchContainer(ContainerNotFound):
+    """No runtime that was asked knows the name."""
+
+
+class ContainerReplaced(ContainerNotFound):
+    """The name is that of another container than the one that the records are about."""
+
+
 class ContainerGone(ScplanError):
     """The container's process ended, or its PID belongs to another process now."""
 

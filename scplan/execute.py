@@ -54,6 +54,8 @@ class Executor:
 
     def capture(self, operation: Operation) -> Operation:
         """The operation with what was there before it filled in, as it must be journaled before it is made."""
+        if operation.at_next_start:
+            return operation
         kind, target = self._target(operation.address)
         before, after = kind.capture(target, operation.before, operation.after)
         owned_after = operation.owned_after
@@ -64,8 +66,12 @@ class Executor:
     def perform(self, operation: Operation) -> None:
         """Makes the operation and reads it back.
 
+        One that waits for the container's next start changes what scplan answers for, and nothing in the kernel.
         Raises ScplanError when the kernel refuses, or when live state is not as it should be afterwards.
         """
+        if operation.at_next_start:
+            self.note(operation.address, operation.owned_after)
+            return
         kind, target = self._target(operation.address)
         target.container.check_alive()
         match operation.action:

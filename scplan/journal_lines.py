@@ -173,6 +173,8 @@ def operation_to_json(operation: Operation) -> dict[str, Any]:
         resource = getattr(operation, side)
         if resource is not None:
             document[side] = to_json(resource)
+    if operation.at_next_start:
+        document["at_next_start"] = True
     return document
 
 
@@ -191,7 +193,13 @@ def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation
     except ValueError:
         raise RecordDamaged(f"{where}: unknown action {document.get('action')!r}") from None
     order = document.get("order")
-    return Operation(order=order if isinstance(order, int) else 0, address=address, action=action, **sides)
+    return Operation(
+        order=order if isinstance(order, int) else 0,
+        address=address,
+        action=action,
+        at_next_start=document.get("at_next_start") is True,
+        **sides,
+    )
 
 
 def _address(text: object, kinds: Kinds, where: str) -> Address:

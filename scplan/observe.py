@@ -25,12 +25,11 @@ class Wanted(NamedTuple):
 def observe(
     containers: Mapping[str, ContainerFacts], wanted: Mapping[str, Wanted], kinds: Kinds, host: Host
 ) -> dict[Address, Resource]:
-    """Live resources of running containers.
-
-    Raises ContainerGone when a container ends meanwhile, and ScplanError for one that is not running.
-    """
+    """Live resources; containers that do not run have none. Raises ContainerGone when one ends meanwhile."""
     resources: dict[Address, Resource] = {}
     for name, facts in containers.items():
+        if facts.status is Status.STOPPED:
+            continue
         with open_container(facts, host) as container:
             resources.update(read_container(container, wanted[name], kinds, host))
     return resources

@@ -13,7 +13,7 @@ from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
 from scplan.kinds.kind import Claim, Kind, Kinds, Unsuitable
 from scplan.model.address import Address, Selection
 from scplan.model.change import Action, Disruption, Plan
-from scplan.model.live import ContainerFacts, HostFacts, Live
+from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import (
     REPLACING,
     Resource,
@@ -28,6 +28,7 @@ from scplan.model.resource import (
     withdrawn,
 )
 from scplan.plan_order import put_in_order
+from scplan.plan_waiting import removal_at_next_start, waiting
 from scplan.plan_world import Draft, World
 
 Resources = Mapping[Address, Resource]
@@ -155,15 +156,18 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     desired = inputs.resolution.desired
     for address, record in inputs.owned.items():
         if address not in desired and address not in inputs.resolution.skipped:
-            drafts[address] = deletion(address, live.get(address), record, "no longer in the configuration")
+            drafts[address] = removal(inputs, address, "no longer in the configuration")
     given_up = [claim for address in drafts for claim in kinds[address.kind].claims(address, inputs.owned[address])]
     for address, wanted in desired.items():
         owned = inputs.owned.get(address)
         kind = kinds[address.kind]
         try:
             recorded = owned is not None and is_recorded_as(wanted, owned)
-            draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host, recorded)
-            if draft is not None and live.get(address) is None and not is_handed_over(kind, draft, given_up):
+            if is_waiting(inputs, address):
+                draft = waiting(kind, address, wanted, owned, inputs.live.host)
+            else:
+                draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host, recorded)
+            if needs_check(inputs, address, draft) and not is_handed_over(kind, address, wanted, given_up):
                 kind.check_creation(address, wanted, inputs.live.host)
         except Unsuitable as error:
             diagnostics.append(unsuitable(inputs.source_of(address), address, error, _severity(wanted, error)))
@@ -175,11 +179,21 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     return drafts, refreshed, diagnostics
 
 
-def is_handed_over(kind: Kind[Any], draft: Draft, given_up: list[Claim]) -> bool:
+def is_waiting(inputs: Inputs, address: Address) -> bool:
+    """Whether the container does not run: it is planned for from its records, and gets it at its next start."""
+    return inputs.containers[address.container].status is Status.STOPPED
+
+
+def needs_check(inputs: Inputs, address: Address, draft: Draft | None) -> bool:
+    """Whether the host must allow the resource to be made: now, or whenever the container starts."""
+    return is_waiting(inputs, address) or (draft is not None and inputs.live.resources.get(address) is None)
+
+
+def is_handed_over(kind: Kind[Any], address: Address, wanted: Resource, given_up: list[Claim]) -> bool:
     """Whether a deletion of the same plan gives up something that the creation claims."""
     if not given_up:
         return False
-    return any(claim.collides(other) for claim in kind.claims(draft.address, draft.after) for other in given_up)
+    return any(claim.collides(other) for claim in kind.claims(address, wanted) for other in given_up)
 
 
 def _draft(
@@ -304,7 +318,15 @@ def _alteration(
     return draft.interrupting(disruption, effect)
 
 
-def deletion(address: Address, live: Resource | None, owned: Resource, reason: str) -> Draft:
+def removal(inputs: Inputs, address: Address, reason: str) -> Draft:
+    """The removal of what is owned, now or from what the container is started with."""
+    owned = inputs.owned[address]
+    if is_waiting(inputs, address):
+        return removal_at_next_start(address, owned, reason)
+    return _deletion(address, inputs.live.resources.get(address), owned, reason)
+
+
+def _deletion(address: Address, live: Resource | None, owned: Resource, reason: str) -> Draft:
     """The removal of what is owned, which gives back what was there before it."""
     return Draft(
         address=address,

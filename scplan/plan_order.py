@@ -171,6 +171,7 @@ def _change(draft: Draft, number: int, numbers: dict[Address, int], world: World
         disruption=draft.disruption,
         effect=effect,
         requires=tuple(required),
+        at_next_start=draft.at_next_start,
     )
 
 
@@ -193,4 +194,5 @@ def _operation(act: Act, draft: Draft, number: int) -> Operation:
         after=after,
         owned_before=None if replaced and not act.takes_away else draft.owned,
         owned_after=None if act.takes_away else draft.managed,
+        at_next_start=draft.at_next_start,
     )

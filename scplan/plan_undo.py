@@ -21,12 +21,14 @@ from scplan.model.resource import (
     brought_by,
     differences,
     goal,
+    keep_former,
     laid_over,
     surplus,
     with_values,
     withdrawn,
     without_former,
 )
+from scplan.plan_waiting import waiting
 from scplan.plan_world import Draft
 
 _MADE = "made by the apply that is undone"
@@ -100,8 +102,11 @@ def make_undo(inputs: plan.Inputs, past: Mapping[Address, Reversal], kinds: Kind
             continue
         if draft is not None:
             drafts[address] = draft
-        elif wanted is not None and owned is not None and wanted != owned:
-            refreshed[address] = wanted
+        elif wanted is not None and owned is not None:
+            # What was remembered of another life of the container is over.
+            record = keep_former(wanted, owned) if plan.is_waiting(inputs, address) else wanted
+            if record != owned:
+                refreshed[address] = record
     problems += _refused_creations(drafts, inputs, kinds)
     return plan.finish(inputs, kinds, drafts, refreshed, problems)
 
@@ -112,7 +117,9 @@ def _draft(
     """The change that takes one address back; None where there is nothing to do. Raises Unsuitable."""
     live, owned = inputs.live.resources.get(address), inputs.owned.get(address)
     if wanted is None:
-        return None if owned is None else _withdrawal(address, reversal, live, owned)
+        return None if owned is None else _withdrawal(address, reversal, owned, inputs)
+    if plan.is_waiting(inputs, address):
+        return waiting(kind, address, wanted, owned, inputs.live.host)
     if owned is None and live is not None:
         draft = plan.taking_over(kind, address, without_former(wanted), live, inputs.live.host)
         return draft._replace(reason=_REMOVED)
@@ -122,9 +129,10 @@ def _draft(
     return _alteration(kind, address, reversal, wanted, live, owned, inputs)
 
 
-def _withdrawal(address: Address, reversal: Reversal, live: Resource | None, owned: Resource) -> Draft:
+def _withdrawal(address: Address, reversal: Reversal, owned: Resource, inputs: plan.Inputs) -> Draft:
+    live = inputs.live.resources.get(address)
     if live is None or not reversal.adopted:
-        return plan.deletion(address, live, owned, _MADE)
+        return plan.removal(inputs, address, _MADE)
     return Draft(
         address=address,
         action=Action.RELEASE,
@@ -215,7 +223,7 @@ def _refused_creations(drafts: Mapping[Address, Draft], inputs: plan.Inputs, kin
             continue
         kind = kinds[address.kind]
         try:
-            if not plan.is_handed_over(kind, draft, given_up):
+            if draft.after is not None and not plan.is_handed_over(kind, address, draft.after, given_up):
                 kind.check_creation(address, draft.after, inputs.live.host)
         except Unsuitable as error:
             problems.append(plan.unsuitable(None, address, error, Severity.ERROR))

@@ -13,7 +13,10 @@ from scplan.model.resource import Resource, as_recorded
 
 
 class Draft(NamedTuple):
-    """A change before it has its place. `cause` is the address of the change that takes this resource down."""
+    """A change before it has its place. `cause` is the address of the change that takes this resource down.
+
+    `at_next_start`: as in Change.
+    """
 
     address: Address
     action: Action
@@ -26,6 +29,7 @@ class Draft(NamedTuple):
     disruption: Disruption = Disruption.NONE
     effect: str = ""
     cause: Address | None = None
+    at_next_start: bool = False
 
     def interrupting(self, disruption: Disruption, effect: str) -> Draft:
         """The same draft with what it interrupts."""

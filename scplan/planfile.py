@@ -153,6 +153,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
             disruption=Disruption(document.get("disruption", "none")),
             effect=str(document.get("effect", "")),
             requires=tuple(Address.parse(str(text)) for text in document.get("requires", ())),
+            at_next_start=document.get("at_next_start") is True,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordDamaged(f"{path}: {address}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from scplan import __version__
@@ -22,10 +23,14 @@ _STORED_AS = {"int": int, "str": str, "bool": bool}
 
 
 class Snapshot(NamedTuple):
-    """What `observe` returned, what the records held, and which references the containers answer to."""
+    """What `observe` returned, and what the records held.
+
+    `stale` has, by the name of a container that was made again, the ID of the one that its records are about.
+    """
 
     live: Live
     owned: Mapping[Address, Resource]
+    stale: Mapping[str, str] = MappingProxyType({})
 
 
 def encode(snapshot: Snapshot) -> str:
@@ -46,6 +51,7 @@ def encode(snapshot: Snapshot) -> str:
         "containers": {name: facts_to_json(facts) for name, facts in live.containers.items()},
         "resources": {str(address): to_json(resource) for address, resource in live.resources.items()},
         "owned": {str(address): to_json(resource) for address, resource in snapshot.owned.items()},
+        "stale": dict(snapshot.stale),
     }
     return json.dumps(document, indent=1)
 
@@ -69,7 +75,10 @@ def load(path: str, kinds: Kinds) -> Snapshot:
         containers=facts,
         resources=_resources(_object(document, "resources", path), kinds, path),
     )
-    return Snapshot(live=live, owned=_resources(_object(document, "owned", path), kinds, path))
+    stale = _object(document, "stale", path) if "stale" in document else {}
+    if not all(type(one) is str for one in stale.values()):
+        raise RecordDamaged(f"{path}: stale holds something that is no ID")
+    return Snapshot(live=live, owned=_resources(_object(document, "owned", path), kinds, path), stale=stale)
 
 
 def _host(document: dict[str, Any], path: str) -> HostFacts:

@@ -35,8 +35,8 @@ _LOCK_POLL_S = 0.02
 class Record(NamedTuple):
     """What scplan owns in one container. `id` is the container's as its runtime knew it when the record was written.
 
-    `boot_id` and `start_time` say in which of its lives the resources were plugged in; "" and 0: in none, they wait for
-    its next start.
+    `boot_id`, `start_time` and `pid` say in which of its lives the resources were plugged in; "" and 0: in none, they
+    wait for its next start.
     """
 
     name: str
@@ -45,12 +45,13 @@ class Record(NamedTuple):
     resources: Mapping[Address, Resource]
     boot_id: str = ""
     start_time: int = 0
+    pid: int = 0
 
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
         """The record of a container as it is now."""
         boot_id = boot_id if facts.start_time else ""
-        return cls(facts.name, facts.runtime, facts.id, resources, boot_id, facts.start_time)
+        return cls(facts.name, facts.runtime, facts.id, resources, boot_id, facts.start_time, facts.pid)
 
     def is_over(self, facts: ContainerFacts, boot_id: str) -> bool:
         """Whether the container's process is another one than that into which the resources were plugged."""
@@ -63,7 +64,7 @@ class Record(NamedTuple):
     def at_next_start(self) -> Record:
         """The record when the container has ended and the host has its things back."""
         resources = {address: at_next_start(resource) for address, resource in self.resources.items()}
-        return self._replace(resources=resources, boot_id="", start_time=0)
+        return self._replace(resources=resources, boot_id="", start_time=0, pid=0)
 
 
 class Update:
@@ -192,10 +193,10 @@ class State:
             if kind not in self._kinds:
                 raise RecordDamaged(f"{path}: unknown kind {kind!r}")
             decoded[Address(name, kind, identity)] = from_json(self._kinds[kind].record, value, f"{path}: {key}")
-        boot_id, started = container.get("boot_id", ""), container.get("start_time", 0)
-        if type(started) is not int:
-            raise RecordDamaged(f"{path}: start_time is not a number")
-        return Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started)
+        boot_id, started, pid = container.get("boot_id", ""), container.get("start_time", 0), container.get("pid", 0)
+        if type(started) is not int or type(pid) is not int:
+            raise RecordDamaged(f"{path}: start_time or pid is not a number")
+        return Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
 
     # locks
 
@@ -208,13 +209,22 @@ class State:
         `confirm` keeps applies apart that are to be confirmed: only one may wait for that at a time. The kernel drops a
         lock when its holder ends, however it ends. Raises Locked after `timeout_s`.
         """
-        names = sorted(f"{facts.runtime}.{facts.name}" for facts in containers)
+        names = sorted({f"{facts.runtime}.{facts.name}" for facts in containers})
         with ExitStack() as stack:
             # Always in the same order, so that no two applies can wait for each other.
             for name in [*names, *(["host"] if host else []), *(["confirm"] if confirm else [])]:
                 fd = self._lock(f"{name}.lock", time.monotonic() + timeout_s)
                 stack.callback(_unlock, fd)
             yield
+
+    @contextmanager
+    def supervised(self, timeout_s: float) -> Iterator[int]:
+        """Keeps a second supervisor away; gives the fd of the lock. Raises Locked after `timeout_s`."""
+        fd = self._lock("watch.lock", time.monotonic() + timeout_s)
+        try:
+            yield fd
+        finally:
+            _unlock(fd)
 
     def _lock(self, name: str, deadline: float) -> int:
         directory = os.path.join(self.directory, "locks")
@@ -253,6 +263,7 @@ def _document(record: Record) -> dict[str, object]:
             "id": record.id,
             "boot_id": record.boot_id,
             "start_time": record.start_time,
+            "pid": record.pid,
         },
         "resources": {
             f"{address.kind}/{address.identity}": to_json(resource) for address, resource in record.resources.items()

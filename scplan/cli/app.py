@@ -211,6 +211,7 @@ class StateCommands(Commands):
     entries: ClassVar = {
         "list": "scplan.cli.state:list_owned",
         "show": "scplan.cli.state:show",
+        "mv": "scplan.cli.state:move",
         "rm": "scplan.cli.state:forget",
         "history": "scplan.cli.state:history",
     }

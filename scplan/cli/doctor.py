@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from scplan.cli.options import Json
-from scplan.cli.output import raw, results
+import typer
+
+from scplan.cli.options import Json, request
+from scplan.cli.output import complain, raw, results
 from scplan.errors import ExitCode
 
 
-def doctor(as_json: Json = False) -> ExitCode:
+def doctor(context: typer.Context, as_json: Json = False) -> ExitCode:
     """Tell what this host supports.
 
-    Kernel interfaces, cgroup version, runtimes, privileges; and what does not work without them.
+    Kernel interfaces, cgroup version, runtimes, privileges; and what does not work without them. Also what
+    containers that have ended left of the host.
 
     Examples:
       scplan doctor
@@ -18,11 +21,12 @@ def doctor(as_json: Json = False) -> ExitCode:
     """
     from scplan import workflow
 
-    findings = workflow.doctor()
+    findings, notices = workflow.doctor(), workflow.record_notices(request(context))
+    complain(notices)
     if as_json:
         from scplan.render.machine import doctor_document, to_text
 
-        raw(to_text(doctor_document(findings)))
+        raw(to_text(doctor_document(findings, notices)))
     else:
         from scplan.render.documents import doctor_lines
 

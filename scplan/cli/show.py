@@ -34,7 +34,8 @@ def show(
             complain(plan.diagnostics)
         return ExitCode.OK
     asked = request(context)
-    owned, notices = workflow.show_owned(asked), workflow.state_notices(asked)
+    owned = workflow.show_owned(asked)
+    notices = [*workflow.record_notices(asked), *workflow.state_notices(asked)]
     complain(notices)
     if as_json:
         from scplan.render.machine import owned_document, to_text

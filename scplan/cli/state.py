@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scplan.cli.options import Json, request
+from scplan.cli.options import Json, LockTimeout, request
 from scplan.cli.output import complain, message, raw, results
 from scplan.errors import ExitCode
 from scplan.render.lines import visible
@@ -31,7 +31,8 @@ def list_owned(context: typer.Context, as_json: Json = False) -> ExitCode:
     from scplan import workflow
 
     asked = request(context)
-    owned, notices = workflow.state_list(asked), workflow.state_notices(asked)
+    owned = workflow.state_list(asked)
+    notices = [*workflow.record_notices(asked), *workflow.state_notices(asked)]
     complain(notices)
     if as_json:
         from scplan.render.machine import owned_document, to_text
@@ -87,8 +88,41 @@ def forget(
 
     asked = request(context)
     for address in addresses:
-        workflow.state_rm(asked, address)
+        complain(workflow.state_rm(asked, address))
         message(f"{visible(address)}: no longer owned; it stays in the container")
+    return ExitCode.OK
+
+
+def move(
+    context: typer.Context,
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="A container with records: NAME, RUNTIME/NAME; or an ADDR.")
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The container that gets them, or the ADDR there.")],
+    as_json: Json = False,
+    lock_timeout: LockTimeout = 30.0,
+) -> ExitCode:
+    """Carry records over to another container: one that was made again, was renamed, or has another runtime.
+
+    Only records change. The next apply for the container, or its next start, plugs in what they hold.
+
+    Examples:
+      scplan state mv web web
+      scplan state mv runc/web podman/web
+      scplan state mv web/mount/srv/data new/mount/srv/data
+    """
+    from scplan import workflow
+
+    moved = workflow.state_mv(request(context, lock_timeout_s=lock_timeout), old, new)
+    complain(moved.returned)
+    if as_json:
+        from scplan.render.machine import moved_document, to_text
+
+        raw(to_text(moved_document(moved)))
+    else:
+        from scplan.render.documents import moved_lines
+
+        results(moved_lines(moved))
     return ExitCode.OK
 
 

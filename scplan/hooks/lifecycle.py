@@ -16,7 +16,8 @@ from scplan.state import State
 from scplan.workflow.applying import Run
 from scplan.workflow.lifecycle import give_back, wanted_again
 from scplan.workflow.planning import plan_alone
-from scplan.workflow.scene import Request, Scene, gone, locate_recorded, read_records
+from scplan.workflow.recorded import gone, locate_recorded
+from scplan.workflow.scene import Request, Scene, read_records
 
 
 def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> list[str]:

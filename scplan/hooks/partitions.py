@@ -23,7 +23,8 @@ from scplan.state import Record, State
 from scplan.workflow.applying import Run
 from scplan.workflow.lifecycle import give_back
 from scplan.workflow.planning import paths_of, plan_alone
-from scplan.workflow.scene import Records, Request, Scene, gone, locate_recorded, read_records
+from scplan.workflow.recorded import gone, locate_recorded
+from scplan.workflow.scene import Records, Request, Scene, read_records
 
 _PATIENCE_S = 1.0
 _LONG = "10m"

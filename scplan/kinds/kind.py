@@ -193,6 +193,10 @@ class Kind(ABC, Generic[R]):
     def reclaim(self, host: Host, lost: R) -> None:
         """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""
 
+    def left_behind(self, host: Host, lost: R) -> tuple[str, str] | None:
+        """("NIC ens5", "on the host as wan0"): what `reclaim` would bring home, and from where; None: nothing."""
+        return None
+
     def after_reclaim(self, facts: HostFacts, host: Host, lost: R) -> HostFacts:
         """The facts of the host as they will be after `reclaim`; changes nothing."""
         return facts

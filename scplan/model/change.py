@@ -35,6 +35,7 @@ class Change(NamedTuple):
     `before` is the live resource with what its record remembers, `after` the goal; None where there is nothing.
     `managed` is what the record will hold afterwards: the attributes that scplan answers for. `owned` is what it holds
     now. `changed` are dotted attribute paths. `effect` says in words what is interrupted, "" for nothing.
+    `at_next_start` marks a change of a container that does not run: of its records, which it is started from.
     """
 
     order: int
@@ -49,12 +50,14 @@ class Change(NamedTuple):
     disruption: Disruption = Disruption.NONE
     effect: str = ""
     requires: tuple[Address, ...] = ()
+    at_next_start: bool = False
 
 
 class Operation(NamedTuple):
     """One act on the kernel: create, update, delete, or adopt (a record alone). A replacement is a delete and a create.
 
-    `owned_before` and `owned_after` are the record on either side of it.
+    `owned_before` and `owned_after` are the record on either side of it. One that is `at_next_start` changes nothing
+    else: its container does not run.
     """
 
     order: int
@@ -64,6 +67,7 @@ class Operation(NamedTuple):
     after: Resource | None
     owned_before: Resource | None
     owned_after: Resource | None
+    at_next_start: bool = False
 
     def inverse(self) -> Operation:
         """The operation that takes this one back."""
@@ -76,6 +80,7 @@ class Operation(NamedTuple):
             after=self.before,
             owned_before=self.owned_after,
             owned_after=self.owned_before,
+            at_next_start=self.at_next_start,
         )
 
 

@@ -53,13 +53,15 @@ OnEvent = Callable[[Event | Probed], None]
 class Outcome(NamedTuple):
     """How an apply ended when it did not raise: `apply_id` names its record in the history.
 
-    `confirm_within_s` is set when it is undone unless it is confirmed in that time.
+    `confirm_within_s` is set when it is undone unless it is confirmed in that time. `at_next_start` is how many of the
+    changes wait for the start of their container.
     """
 
     apply_id: str
     summary: Mapping[Action, int]
     seconds: float
     confirm_within_s: float | None = None
+    at_next_start: int = 0
 
 
 class Ended(StrEnum):
@@ -108,17 +110,24 @@ class Drifted(NamedTuple):
 
 
 class DriftReport(NamedTuple):
-    """`drifted`: what is owned and differs from live. `pending`: what the files ask for and was never applied."""
+    """`drifted`: what is owned and differs from live. `pending`: what the files ask for and was never applied.
+
+    `waiting`: what is owned in containers that do not run, and waits for their next start.
+    """
 
     containers: Mapping[str, ContainerFacts]
     checked: int
     drifted: tuple[Drifted, ...]
     pending: Plan
     diagnostics: tuple[Diagnostic, ...] = ()
+    waiting: tuple[Address, ...] = ()
 
 
 class Owned(NamedTuple):
-    """A resource in the records. `live` is None when it is gone or could not be read; `problem` says why."""
+    """A resource in the records. `live` is None when it is gone or could not be read; `problem` says why.
+
+    One that is `at_next_start` is in a container that does not run.
+    """
 
     address: Address
     runtime: str
@@ -126,6 +135,20 @@ class Owned(NamedTuple):
     recorded: Resource
     live: Resource | None
     problem: str = ""
+    at_next_start: bool = False
+
+
+class Moved(NamedTuple):
+    """Records that were carried over from a container to another one: (old, new) address of each.
+
+    `source_id` is the ID of the container that they were about. `returned` says what the host has back.
+    """
+
+    source: str
+    source_id: str
+    target: ContainerFacts
+    addresses: tuple[tuple[Address, Address], ...]
+    returned: tuple[Diagnostic, ...] = ()
 
 
 class Support(StrEnum):

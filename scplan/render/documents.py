@@ -6,10 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scplan.model.change import Action, Change, Disruption, Plan
 from scplan.model.live import ContainerFacts
-from scplan.model.report import Drifted, DriftReport, Ended, Event, Finding, Outcome, Owned, Past, Probed, Step, Support
+from scplan.model.report import (
+    Drifted,
+    DriftReport,
+    Ended,
+    Event,
+    Finding,
+    Moved,
+    Outcome,
+    Owned,
+    Past,
+    Probed,
+    Step,
+    Support,
+)
 from scplan.model.resource import Resource, differences
 from scplan.render.lines import Line, Style, columns, line, visible
 from scplan.render.words import (
+    AT_NEXT_START,
     SYMBOLS,
     change_words,
     container_words,
@@ -122,6 +136,8 @@ def _event_ending(event: Event) -> tuple[str, Style]:
             return "…", "faint"
         case Step.UNDOING:
             return "undoing …", "warning"
+        case Step.DONE if event.operation.at_next_start:
+            return "recorded, at next start", "faint"
         case Step.DONE:
             return f"done in {event.seconds:.2f} s", "faint"
         case Step.UNDONE:
@@ -143,7 +159,9 @@ def outcome_lines(outcome: Outcome) -> list[Line]:
         Action.RELEASE: "released",
     }
     parts = [f"{outcome.summary[action]} {word}" for action, word in done.items() if outcome.summary.get(action)]
-    return [line((f"Done: {', '.join(parts) or 'nothing to change'} in {outcome.seconds:.2f} s.", "good"))]
+    text = f"Done: {', '.join(parts) or 'nothing to change'} in {outcome.seconds:.2f} s"
+    waiting = f", {outcome.at_next_start} of them at next start" if outcome.at_next_start else ""
+    return [line((f"{text}{waiting}.", "good"))]
 
 
 def awaiting_lines(outcome: Outcome) -> list[Line]:
@@ -167,6 +185,8 @@ def drift_lines(report: DriftReport) -> list[Line]:
 
 def _drifted(report: DriftReport) -> list[Line]:
     checked = counted(report.checked, "owned resource")
+    if report.waiting:
+        checked = f"{checked}, {len(report.waiting)} of them at next start,"
     if not report.drifted:
         return [line((f"No drift. {checked} checked.", "good"))]
     lines = [line((f"Drift: {len(report.drifted)} of {checked} not as scplan left it.", "title"))]
@@ -202,15 +222,25 @@ def owned_lines(owned: Sequence[Owned]) -> list[Line]:
 
 
 def owned_state(owned: Owned) -> tuple[str, Style]:
-    """`as recorded`, `gone`, what is different, or why it could not be read."""
+    """`as recorded`, `gone`, `at next start`, what is different, or why it could not be read."""
     if owned.problem:
         return visible(owned.problem), "warning"
+    if owned.at_next_start:
+        return AT_NEXT_START, "plain"
     if owned.live is None:
         return "gone", "error"
     changed = differences(owned.recorded, owned.live)
     if changed:
         return difference_words(changed, owned.recorded, owned.live), "warning"
     return "as recorded", "good"
+
+
+def moved_lines(moved: Moved) -> list[Line]:
+    """What was carried over to which container."""
+    target = f"{moved.target.name} ({moved.target.runtime}, {moved.target.id})"
+    source = f"{moved.source} ({moved.source_id})"
+    head = f"Moved: {counted(len(moved.addresses), 'resource')} of {source} to {target}."
+    return [line(f"  {visible(str(new))}") for _, new in moved.addresses] + [line((visible(head), "good"))]
 
 
 def record_lines(owned: Owned) -> list[Line]:

@@ -18,7 +18,7 @@ from scplan.model.plan_json import (
     diagnostic_to_json,
     plan_to_json,
 )
-from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, Owned, Past, Probed
+from scplan.model.report import Drifted, DriftReport, Event, Finding, Moved, Outcome, Owned, Past, Probed
 from scplan.model.resource import differences
 
 plan_document = plan_to_json
@@ -57,6 +57,7 @@ def event_document(event: Event | Probed) -> dict[str, Any]:
         "action": str(event.operation.action),
         "seconds": round(event.seconds, 6),
         "error": event.error,
+        "at_next_start": event.operation.at_next_start,
     }
 
 
@@ -107,6 +108,7 @@ def outcome_event(outcome: Outcome) -> dict[str, Any]:
         "exit_code": int(ExitCode.OK),
         "apply_id": outcome.apply_id,
         "summary": {str(action): count for action, count in outcome.summary.items()},
+        "at_next_start": outcome.at_next_start,
         "seconds": round(outcome.seconds, 6),
         "diagnostics": [],
     }
@@ -134,17 +136,22 @@ def failure_event(exit_code: ExitCode, diagnostics: Iterable[Diagnostic]) -> dic
 
 
 def drift_document(report: DriftReport) -> dict[str, Any]:
-    """`drifted` are owned resources that differ from live, `pending` the changes that the files ask for."""
+    """`drifted` are owned resources that differ from live, `pending` the changes that the files ask for.
+
+    `waiting` are those of containers that do not run.
+    """
     return _document(
         containers={name: container_to_json(facts) for name, facts in report.containers.items()},
         checked=report.checked,
-        drifted=[_drifted(drifted) for drifted in report.drifted],
+        drifted=[drifted_to_json(drifted) for drifted in report.drifted],
+        waiting=[str(address) for address in report.waiting],
         pending=[change_to_json(change) for change in report.pending.changes],
         diagnostics=[diagnostic_to_json(diagnostic) for diagnostic in report.diagnostics],
     )
 
 
-def _drifted(drifted: Drifted) -> dict[str, Any]:
+def drifted_to_json(drifted: Drifted) -> dict[str, Any]:
+    """An owned resource that is not as recorded; `live` is null when it is gone."""
     return {
         **_address(drifted.address),
         "changed": list(drifted.changed),
@@ -163,6 +170,17 @@ def owned_document(
 def record_document(owned: Owned, diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
     """One owned resource, as recorded."""
     return _document(resource=_owned(owned, with_live=False), diagnostics=_diagnostics(diagnostics))
+
+
+def moved_document(moved: Moved) -> dict[str, Any]:
+    """Which records were carried over, from the container with the ID `from.id` to the one that `to` is."""
+    runtime, _, name = moved.source.partition("/")
+    return _document(
+        **{"from": {"runtime": runtime, "name": name, "id": moved.source_id}},
+        to={"name": moved.target.name, **container_to_json(moved.target)},
+        resources=[{"from": str(old), "to": str(new)} for old, new in moved.addresses],
+        diagnostics=_diagnostics(moved.returned),
+    )
 
 
 def history_document(history: Iterable[Past], diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
@@ -205,6 +223,7 @@ def _owned(owned: Owned, with_live: bool) -> dict[str, Any]:
         document["live"] = owned.live and to_json(owned.live)
         document["changed"] = list(differences(owned.recorded, owned.live)) if owned.live else []
         document["problem"] = owned.problem
+        document["at_next_start"] = owned.at_next_start
     return document
 
 
@@ -223,9 +242,10 @@ def validation_document(
     )
 
 
-def doctor_document(findings: Iterable[Finding]) -> dict[str, Any]:
+def doctor_document(findings: Iterable[Finding], diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
     """What this host supports: `support` is yes, no or unknown."""
     return _document(
+        diagnostics=_diagnostics(diagnostics),
         findings=[
             {
                 "topic": finding.topic,
@@ -235,5 +255,5 @@ def doctor_document(findings: Iterable[Finding]) -> dict[str, Any]:
                 "needed_for": finding.needed_for,
             }
             for finding in findings
-        ]
+        ],
     )

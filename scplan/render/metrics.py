@@ -15,6 +15,7 @@ def drift_metrics(report: DriftReport, checked_at_s: float) -> str:
     """
     drifted = Counter(drifted.address.container for drifted in report.drifted)
     pending = Counter(change.address.container for change in report.pending.changes)
+    waiting = Counter(address.container for address in report.waiting)
     names = sorted({*report.containers, *drifted, *pending})
     return "".join(
         [
@@ -27,6 +28,11 @@ def drift_metrics(report: DriftReport, checked_at_s: float) -> str:
                 "scplan_pending_changes",
                 "Changes that the configuration asks for and that are not applied.",
                 {name: pending[name] for name in names},
+            ),
+            _family(
+                "scplan_waiting_resources",
+                "Owned resources that wait for the next start of their container.",
+                {name: waiting[name] for name in names},
             ),
             _single("scplan_owned_resources", "Owned resources that were checked.", str(report.checked)),
             _single(

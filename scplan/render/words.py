@@ -7,7 +7,7 @@ from typing import Any
 
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts
 from scplan.model.resource import Attribute, Resource, Role, differences
 from scplan.render.lines import visible
 
@@ -20,6 +20,7 @@ SYMBOLS = {
     Action.RELEASE: "=",
 }
 _NOTABLE = frozenset({Role.REFERENCE, Role.MANAGED, Role.FIXED})
+AT_NEXT_START = "at next start"
 _COUNTED = {
     Action.CREATE: "to add",
     Action.UPDATE: "to change",
@@ -38,8 +39,6 @@ def container_words(name: str, facts: ContainerFacts | None) -> tuple[str, str]:
     words = [facts.runtime, str(facts.status)]
     if facts.pid:
         words.append(f"pid {facts.pid}")
-    if facts.status is Status.STOPPED:
-        words.append("changes at next start")
     return visible(name), visible(f"({', '.join(words)})")
 
 
@@ -76,7 +75,9 @@ def change_words(change: Change) -> str:
 
 
 def effect_words(change: Change) -> str:
-    """What the change interrupts; for a replacement that changes no value, why it is made."""
+    """What the change interrupts; for a replacement that changes no value, why it is made; or that it waits."""
+    if change.at_next_start:
+        return AT_NEXT_START
     if not change.effect and change.action is Action.REPLACE and not change.changed:
         return visible(change.reason)
     return visible(change.effect)
@@ -133,7 +134,8 @@ def _with_references(
     """The paths, with those of changed references in front: `source /a → /b` says more than its numbers."""
     references = [attribute.name for attribute in known.attributes() if attribute.role is Role.REFERENCE]
     renamed = [name for name in references if before and after and before.get(name) != after.get(name)]
-    return renamed + [path for path in changed if not renamed or known.attribute(path).role is not Role.RESOLVED]
+    left = (path for path in changed if path not in renamed)
+    return renamed + [path for path in left if not renamed or known.attribute(path).role is not Role.RESOLVED]
 
 
 def _difference(known: Resource, path: str, before: Any, after: Any) -> str:

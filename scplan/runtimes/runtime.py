@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
-from scplan.errors import ContainerNotFound, KernelError
+from scplan.errors import ContainerNotFound, KernelError, NoSuchContainer
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import is_in_bundle
 
@@ -119,11 +119,11 @@ def _told(facts: ContainerFacts) -> str:
     return f"{facts.name} ({facts.runtime}{same})"
 
 
-def _not_found(reference: str, asked: list[Runtime], silent: list[str]) -> ContainerNotFound:
+def _not_found(reference: str, asked: list[Runtime], silent: list[str]) -> NoSuchContainer:
     lines = [f"asked: {', '.join(known.name for known in asked)}", *silent]
     if len(asked) == 1 and not asked[0].needs_pid:
         lines.append(f"looked in {', '.join(asked[0].places())}")
-    return ContainerNotFound(
+    return NoSuchContainer(
         f"no container {reference!r}", detail="\n".join(lines), hint="is it created, and is scplan run as root?"
     )
 

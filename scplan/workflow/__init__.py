@@ -10,9 +10,10 @@ from __future__ import annotations
 from scplan.records import write_document
 from scplan.workflow.applying import Run, open_apply, open_saved, recover
 from scplan.workflow.confirming import confirm, state_notices, wait_for_confirmation
+from scplan.workflow.moving import state_mv
 from scplan.workflow.planning import load_plan_view, make_plan, save_plan, schema
 from scplan.workflow.records import state_list, state_rm, state_show
-from scplan.workflow.reporting import doctor, drift, show_owned, snapshot
+from scplan.workflow.reporting import doctor, drift, record_notices, show_owned, snapshot
 from scplan.workflow.scene import Request, default_state_dir, validate
 from scplan.workflow.undoing import awaiting, give_up, history, open_undo
 
@@ -31,16 +32,19 @@ __all__ = [
     "open_apply",
     "open_saved",
     "open_undo",
+    "record_notices",
     "recover",
     "save_plan",
     "schema",
     "show_owned",
     "snapshot",
     "state_list",
+    "state_mv",
     "state_notices",
     "state_rm",
     "state_show",
     "validate",
     "wait_for_confirmation",
     "write_document",
+    "writes_to_journal",
 ]

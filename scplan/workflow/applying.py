@@ -9,16 +9,17 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from scplan import observe
-from scplan.errors import UsageError
+from scplan.errors import Diagnostic, ScplanError, UsageError
 from scplan.journal import OF_A_START
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.change import Plan
-from scplan.model.live import ContainerFacts
+from scplan.model.live import ContainerFacts, Status
 from scplan.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
-from scplan.workflow.lifecycle import give_back
+from scplan.workflow.lifecycle import bring_home, give_back
 from scplan.workflow.planning import plan_scene
+from scplan.workflow.recorded import located_again
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
 
 if TYPE_CHECKING:
@@ -121,18 +122,30 @@ class Run:
         begun = time.monotonic()
         apply_id = _new_apply_id() + (OF_A_START if self._is_start else "")
         if self.plan.operations or self.plan.refreshed:
+            self._refuse_started()
             self._execute(apply_id, on_event)
         return Outcome(
             apply_id=apply_id,
             summary=self.plan.summary(),
             seconds=time.monotonic() - begun,
             confirm_within_s=self._confirm_within_s,
+            at_next_start=sum(change.at_next_start for change in self.plan.changes),
         )
 
     @property
     def _confirm_within_s(self) -> float | None:
         """Where nothing changes in the kernel there is nothing to confirm."""
-        return self._request.confirm_within_s if self.plan.operations else None
+        return self._request.confirm_within_s if self._changes_kernel else None
+
+    @property
+    def _changes_kernel(self) -> bool:
+        return any(not operation.at_next_start for operation in self.plan.operations)
+
+    def _refuse_started(self) -> None:
+        """Raises ScplanError when a container was started while the plan was looked at: it lacks then what is new."""
+        for name in dict.fromkeys(one.address.container for one in self.plan.operations if one.at_next_start):
+            if located_again(self._scene.containers[name]).status is not Status.STOPPED:
+                raise ScplanError(f"container {name} was started meanwhile; nothing was changed", hint="apply again")
 
     def _execute(self, apply_id: str, on_event: OnEvent) -> None:
         from scplan.apply import Assurance, apply
@@ -192,7 +205,7 @@ class Run:
             raise
 
     def _probe(self, apply_id: str, on_event: OnEvent) -> None:
-        probes: tuple[Probe, ...] = self._request.probes if self.plan.operations else ()
+        probes: tuple[Probe, ...] = self._request.probes if self._changes_kernel else ()
         if probes:
             from scplan.probes import run_probes
 
@@ -212,11 +225,14 @@ def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> It
 
             sweep(state.directory)
             refuse_if_needed(state, KINDS, host)
-        for facts in containers:
+        now = scene.located_again()  # one may have ended, or have been started, while this waited
+        now.refuse_stale()
+        returned: list[Diagnostic] = []
+        for facts in now.containers.values():
             record = state.read(facts.runtime, facts.name)
             if record is not None:
-                give_back(record, facts, state, host)
-        yield scene.only(scene.containers.keys())
+                returned += give_back(record, facts, state, host)
+        yield now.only(now.containers.keys()).saying(returned)
 
 
 def _new_apply_id() -> str:
@@ -244,9 +260,12 @@ def _digest(configuration: Configuration) -> str:
 
 
 def recover(request: Request, direction: Direction, on_event: OnEvent) -> list[str]:
-    """Undoes, or finishes, what a crash left half done; returns a line about each apply."""
+    """Undoes, or finishes, what a crash left half done, and brings home what containers that ended had of the host.
+
+    Returns a line about each apply and each thing.
+    """
     from scplan import recovery
 
     with Host() as host:
         asked = recovery.Recovery(State(request.state_dir, KINDS), KINDS, host, request.lock_timeout_s, on_event)
-        return recovery.recover(asked, direction)
+        return [*recovery.recover(asked, direction), *bring_home(asked.state, host, request.lock_timeout_s)]

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from scplan.errors import Diagnostic, ScplanError
+from scplan.errors import Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
-from scplan.model.live import ContainerFacts, HostFacts
+from scplan.model.change import Plan
+from scplan.model.live import ContainerFacts, HostFacts, Status
 from scplan.model.resource import Resource
+from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
+from scplan.workflow.recorded import gone, is_plugged_in
 
 
-def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -> None:
-    """Gives the host back what a container that has ended had of it, and records that.
+def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -> list[Diagnostic]:
+    """Gives the host back what a container that has ended had of it, and records that; a warning about each thing.
 
     Needs the container's lock. Goes on after a failure, and raises ScplanError with all of them: the record then still
     says what has to be given back.
     """
     if not record.is_over(facts, host.boot_id):
-        return
+        return []
     problems: list[Diagnostic] = []
+    returned = left_on_host(record.lost(facts, host.boot_id), host, "came home")
     for address, resource in record.lost(facts, host.boot_id).items():
         try:
             KINDS[address.kind].reclaim(host, resource)
@@ -30,6 +34,44 @@ def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -
     if problems:
         raise ScplanError.of(problems)
     state.write([record.at_next_start()])
+    return returned
+
+
+def left_on_host(
+    lost: Mapping[Address, Resource], host: Host, what: str = "comes home by the next apply for it, or `scplan recover`"
+) -> list[Diagnostic]:
+    """A warning about each thing of the host that a container left somewhere when it ended."""
+    found = []
+    for address, resource in lost.items():
+        words = KINDS[address.kind].left_behind(host, resource)
+        if words is not None:
+            thing, place = words
+            summary = f"{thing} {what}: container {address.container}, which has ended, left it {place}"
+            found.append(Diagnostic(summary=summary, detail=str(address), severity=Severity.WARNING))
+    return found
+
+
+def bring_home(state: State, host: Host, timeout_s: float) -> list[str]:
+    """Gives the host back what containers that have ended had of it; a line about each thing.
+
+    Where an apply awaits confirmation, nothing is touched.
+    """
+    lines = []
+    for runtime, name in state.names():
+        record = state.read(runtime, name)
+        if record is None or not _has_of_host(record, host):
+            continue
+        with state.locked([gone(record)], host=True, timeout_s=timeout_s):
+            record = state.read(runtime, name)
+            if record is not None and _has_of_host(record, host) and not state.has_open_journals():
+                lines += [one.summary for one in give_back(record, gone(record), state, host)]
+    return lines
+
+
+def _has_of_host(record: Record, host: Host) -> bool:
+    """Whether its container has ended, at this boot, and had things of the host."""
+    ended = record.boot_id == host.boot_id and bool(record.start_time) and not is_plugged_in(record, host.boot_id)
+    return ended and any(KINDS[address.kind].of_host for address in record.resources)
 
 
 def facts_after_return(facts: HostFacts, lost: Mapping[Address, Resource], host: Host) -> HostFacts:
@@ -47,3 +89,30 @@ def wanted_again(record: Record) -> dict[Address, Resource]:
         if again is not None:
             wanted[address] = again
     return wanted
+
+
+def without_hook(made: Plan, resources: Iterable[Address]) -> list[Diagnostic]:
+    """One warning about all containers that do not run, are to have any of these, and are started without the hook."""
+    concerned = {address.container for address in resources}
+    names = [
+        name
+        for name, facts in made.containers.items()
+        if facts.status is Status.STOPPED and name in concerned and not _has_hook(facts)
+    ]
+    if not names:
+        return []
+    who = f"container {names[0]} is" if len(names) == 1 else f"containers {', '.join(names)} are"
+    return [
+        Diagnostic(
+            summary=f"{who} started without scplan's hook",
+            hint="what waits for the start is plugged in by the next `scplan apply` after it, or its timer;"
+            " `scplan hook spec` prints the hook",
+            severity=Severity.WARNING,
+        )
+    ]
+
+
+def _has_hook(facts: ContainerFacts) -> bool:
+    """Also true of a container that is gone: nobody knows yet how it will be made again."""
+    runtime = RUNTIMES[facts.runtime]
+    return not runtime.find_recorded(facts.name, facts.id) or runtime.has_hook(facts)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scplan import observe, plan
-from scplan.errors import ContainerNotFound, ScplanError
+from scplan.errors import ContainerNotFound, Diagnostic, ScplanError
 from scplan.kinds import KINDS
 from scplan.kinds.kind import Claim
 from scplan.linux.host import Host
@@ -17,11 +17,11 @@ from scplan.linux.namespaces import Child, results
 from scplan.linux.netlink import Link
 from scplan.model.address import Address
 from scplan.model.change import Plan
-from scplan.model.live import ContainerFacts, HostFacts, Live
+from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
-from scplan.state import State
+from scplan.state import Record, State
 from scplan.workflow.confirming import notices
-from scplan.workflow.lifecycle import facts_after_return
+from scplan.workflow.lifecycle import facts_after_return, left_on_host, without_hook
 from scplan.workflow.scene import (
     Records,
     Request,
@@ -103,7 +103,15 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host, outline
         unchanged, found = _look_shared_out(scene, request, host, outline)
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
-    return plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
+    made = plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
+    return made._replace(diagnostics=(*made.diagnostics, *_unhooked(made, scene)))
+
+
+def _unhooked(made: Plan, scene: Scene) -> list[Diagnostic]:
+    stopped = [name for name, facts in scene.containers.items() if facts.status is Status.STOPPED]
+    if not stopped:
+        return []
+    return without_hook(made, (*scene.only(stopped).desired, *(change.address for change in made.changes)))
 
 
 def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
@@ -113,9 +121,12 @@ def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
 
 def _gather(scene: Scene, request: Request, host: Host, found: Mapping[Address, Resource] | None = None) -> plan.Inputs:
     """Resolves on the host and reads live state, unless `found` holds that already."""
+    scene.refuse_stale()
     facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned))
     facts = facts_after_return(facts, scene.lost, host)
     resolution = _resolve(scene, facts)
+    left = left_on_host(scene.lost, host)
+    resolution = resolution._replace(diagnostics=(*resolution.diagnostics, *left))
     if found is None:
         wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
         found = observe.observe(scene.containers, wanted, KINDS, host)
@@ -181,7 +192,7 @@ def _collide(claims: Iterable[Claim]) -> bool:
 def _look_at(scene: Scene, request: Request, host: Host) -> tuple[frozenset[str], dict[Address, Resource]]:
     """(containers without changes, live resources of the others)"""
     inputs = _gather(scene, request, host)
-    unchanged = plan.unchanged_containers(inputs, KINDS)
+    unchanged = plan.unchanged_containers(inputs, KINDS) - {address.container for address in scene.lost}
     live = inputs.live.resources
     return unchanged, {address: one for address, one in live.items() if address.container not in unchanged}
 
@@ -242,7 +253,14 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
         if not request.destroy:
             desired[matches[0]] = named(config.resources, reference, matches[0])
     own = {address: one for address, one in captured.owned.items() if address.container in containers}
-    scene = Scene(containers, desired, lambda _: Records(own), configuration.source_of, configuration.diagnostics)
+    stale = tuple(
+        Record(name, containers[name].runtime, recorded_id, {})
+        for name, recorded_id in captured.stale.items()
+        if name in containers
+    )
+    records = Records(own, stale=stale)
+    scene = Scene(containers, desired, lambda _: records, configuration.source_of, configuration.diagnostics)
+    scene.refuse_stale()
     resolution = _resolve(scene, captured.live.host)
     inputs = inputs_of(scene, resolution, captured.live, request)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}

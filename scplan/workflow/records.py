@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
-from scplan.errors import UsageError
+from scplan.errors import Diagnostic, UsageError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address, Selection
+from scplan.model.live import ContainerFacts
 from scplan.state import Record, State
+from scplan.workflow.lifecycle import give_back
+from scplan.workflow.recorded import gone, is_plugged_in
 from scplan.workflow.reporting import show_owned
-from scplan.workflow.scene import Request, gone
+from scplan.workflow.scene import Request
 
 if TYPE_CHECKING:
     from scplan.model.report import Owned
@@ -31,25 +36,55 @@ def state_show(request: Request, address: Address) -> Owned:
     raise UsageError(f"{address} is not in the records", hint="`scplan state list` shows what is")
 
 
-def state_rm(request: Request, glob: str) -> None:
-    """Forgets a resource, or all that a glob matches (a container's name: all of it); nothing in the kernel changes."""
-    from scplan.recovery import refuse_if_needed
+def state_rm(request: Request, glob: str) -> list[Diagnostic]:
+    """Forgets a resource, or all that a glob matches (a container's name: all of it); it stays in its container.
 
+    What a container that has ended had of the host goes back to it before; returns a warning about each thing.
+    """
     state = State(request.state_dir, KINDS)
     chosen = Selection((glob,))
+    returned: list[Diagnostic] = []
     found = False
     for record in list(state.all()):
         if not any(owned in chosen for owned in record.resources):
             continue
         found = True
-        with Host() as host, state.locked([gone(record)], host=False, timeout_s=request.lock_timeout_s):
-            refuse_if_needed(state, KINDS, host)
-            now = state.read(record.runtime, record.name)
-            resources = now.resources if now else {}
-            kept = {owned: resource for owned, resource in resources.items() if owned not in chosen}
-            state.write([record._replace(resources=kept)])
+        with Host() as host, unchanging(record, state, host, request.lock_timeout_s) as held:
+            returned += held.returned
+            kept = {owned: one for owned, one in held.record.resources.items() if owned not in chosen}
+            state.write([held.record._replace(resources=kept)])
     if not found:
         raise UsageError(f"{glob} matches nothing in the records", hint="`scplan state list` shows what is there")
+    return returned
+
+
+class Held(NamedTuple):
+    """A record that nobody else changes, as it is now, and warnings about what the host has back of its container."""
+
+    record: Record
+    returned: list[Diagnostic]
+
+
+@contextmanager
+def unchanging(
+    record: Record, state: State, host: Host, timeout_s: float, also: tuple[ContainerFacts, ...] = ()
+) -> Iterator[Held]:
+    """Locks a record, and those of the containers in `also`; gives back what its container had of the host if it ended.
+
+    Raises RecoveryNeeded when a crash left something half done.
+    """
+    from scplan.recovery import refuse_if_needed
+
+    has_ended = bool(record.start_time) and not is_plugged_in(record, host.boot_id)
+    of_host = has_ended and any(KINDS[address.kind].of_host for address in record.resources)
+    with state.locked([gone(record), *also], host=of_host, timeout_s=timeout_s):
+        refuse_if_needed(state, KINDS, host)
+        now = state.read(record.runtime, record.name) or record._replace(resources={})
+        returned = []
+        if of_host and not is_plugged_in(now, host.boot_id):
+            returned = give_back(now, gone(now), state, host)
+            now = now.at_next_start()
+        yield Held(now, returned)
 
 
 def _owned_of(record: Record, address: Address) -> Owned:

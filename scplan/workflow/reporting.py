@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from scplan import observe, plan
-from scplan.errors import Diagnostic, ScplanError, Severity
+from scplan.errors import ContainerReplaced, Diagnostic, KernelError, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
@@ -13,8 +14,9 @@ from scplan.model.change import Plan
 from scplan.model.live import Live, Status
 from scplan.model.resource import Resource, as_recorded, differences
 from scplan.runtimes import RUNTIMES
-from scplan.state import State
+from scplan.state import Record, State
 from scplan.workflow.confirming import notices
+from scplan.workflow.lifecycle import left_on_host
 from scplan.workflow.planning import paths_of, plan_scene, wanted_of
 from scplan.workflow.scene import (
     Request,
@@ -43,20 +45,53 @@ def _drift_now(request: Request, state: State) -> DriftReport:
     with Host() as host:
         if request.files or has_default_files():
             scene = set_scene(request, state)
+            stale, problems = scene.stale, list[Diagnostic]()
+            scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
             made = plan_scene(scene, request, state, host)
         else:
-            scene = scene_of_all_records(state)
-            made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={})
-        drifted, problems = drifted_in(scene, host)
+            scene, stale, problems = _known(state)
+            left = tuple(left_on_host(scene.lost, host))
+            made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={}, diagnostics=left)
+        drifted, unread = drifted_in(scene, host)
+    drifted = (*drifted, *_left_alone(record for record, _ in stale))
     known = {one.address for one in drifted}
     pending = tuple(change for change in made.changes if change.address not in known or change.managed != change.owned)
+    problems += (_warning(error) for _, error in stale)
     return DriftReport(
         containers=scene.containers,
         checked=len(scene.owned),
         drifted=drifted,
         pending=made._replace(changes=pending, operations=()),
-        diagnostics=(*made.diagnostics, *problems.values(), *notices(state)),
+        diagnostics=(*made.diagnostics, *problems, *unread.values(), *notices(state)),
+        waiting=tuple(address for address in scene.owned if does_wait(scene, address)),
     )
+
+
+def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]], list[Diagnostic]]:
+    """(containers with records, records whose containers were made again, warnings about those that are gone)"""
+    scene, problems = scene_of_all_records(state)
+    again = {name: error for name, error in problems.items() if isinstance(error, ContainerReplaced)}
+    stale = [(record, again[record.name]) for record in state.all() if record.name in again] if again else []
+    rest = scene.only(scene.containers.keys() - problems.keys())
+    return rest, stale, [_warning(error) for name, error in problems.items() if name not in again]
+
+
+def _left_alone(records: Iterable[Record]) -> Iterator[Drifted]:
+    """What is owned in containers that were made again: nothing of it is in the new ones."""
+    from scplan.model.report import Drifted
+
+    for record in records:
+        for address, recorded in record.resources.items():
+            yield Drifted(address=address, changed=(), recorded=recorded, live=None)
+
+
+def _warning(error: ScplanError) -> Diagnostic:
+    return error.diagnostics[0]._replace(severity=Severity.WARNING)
+
+
+def does_wait(scene: Scene, address: Address) -> bool:
+    """Whether the resource waits for the next start of its container."""
+    return scene.containers[address.container].status is Status.STOPPED
 
 
 def drifted_in(scene: Scene, host: Host) -> tuple[tuple[Drifted, ...], dict[str, Diagnostic]]:
@@ -67,7 +102,7 @@ def drifted_in(scene: Scene, host: Host) -> tuple[tuple[Drifted, ...], dict[str,
     drifted = []
     for address, recorded in scene.owned.items():
         there = live.get(address)
-        if there is None and address.container in problems:
+        if does_wait(scene, address) or (there is None and address.container in problems):
             continue
         changed = () if there is None else differences(recorded, there)
         if there is None or changed:
@@ -96,9 +131,11 @@ def show_owned(request: Request) -> list[Owned]:
     from scplan.model.report import Owned
 
     state = State(request.state_dir, KINDS)
-    scene = scene_of_all_records(state)
+    scene, unfound = scene_of_all_records(state)
     with Host() as host:
-        live, problems = _live_of(scene, host)
+        live, unread = _live_of(scene, host)
+    problems = {name: one.summary for name, one in unread.items()}
+    problems |= {name: error.diagnostics[0].summary for name, error in unfound.items()}
     return [
         Owned(
             address=address,
@@ -106,7 +143,8 @@ def show_owned(request: Request) -> list[Owned]:
             container_id=scene.containers[address.container].id,
             recorded=recorded,
             live=as_recorded(live[address], recorded) if address in live else None,
-            problem=problems[address.container].summary if address.container in problems else "",
+            problem=problems.get(address.container, ""),
+            at_next_start=does_wait(scene, address) and address.container not in unfound,
         )
         for address, recorded in scene.owned.items()
     ]
@@ -117,7 +155,7 @@ def snapshot(request: Request) -> str:
     from scplan import snapshot as snapshots
 
     state = State(request.state_dir, KINDS)
-    scene = scene_of_all_records(state)
+    scene, _ = scene_of_all_records(state)
     if request.files or has_default_files():
         scene = scene_of_configuration(validate(request), request, state).joined_by(scene.containers)
     running = scene.only({name for name, facts in scene.containers.items() if facts.status is not Status.STOPPED})
@@ -129,7 +167,18 @@ def snapshot(request: Request) -> str:
         resources = observe.observe(running.containers, everything, KINDS, host)
         resources |= observe.observe(running.containers, wanted, KINDS, host)
         live = Live(host=facts._replace(machine=host.machine), containers=scene.containers, resources=resources)
-        return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned))
+        stale = {record.name: record.id for record, _ in scene.stale}
+        return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned, stale=stale))
+
+
+def record_notices(request: Request) -> list[Diagnostic]:
+    """Warnings about containers that are gone or were made again, and about what they have left of the host."""
+    try:
+        scene, problems = scene_of_all_records(State(request.state_dir, KINDS))
+    except KernelError as error:
+        return [_warning(error)]  # a runtime can't be asked: nothing is known of its containers
+    with Host() as host:
+        return [*map(_warning, problems.values()), *left_on_host(scene.lost, host)]
 
 
 def doctor() -> list[Finding]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scplan.errors import ContainerNotFound, Diagnostic
+from scplan.errors import ContainerGone, ContainerNotFound, ContainerReplaced, Diagnostic, NoSuchContainer
 from scplan.kinds import KINDS
 from scplan.linux.host import boot_id
 from scplan.model.address import Address, Selection
@@ -16,11 +16,13 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource
 from scplan.plan import SourceOf
 from scplan.runtimes import RUNTIMES
-from scplan.runtimes.runtime import locate
+from scplan.runtimes.runtime import AUTO, locate
 from scplan.state import Record, State
+from scplan.workflow.recorded import find_again, gone, is_about, locate_recorded, located_again, replaced
 
 if TYPE_CHECKING:
     from scplan.config import Configuration, Outline
+    from scplan.config.configuration import ContainerConfig
     from scplan.model.probe import Probe
 
 
@@ -60,11 +62,12 @@ class Records(NamedTuple):
     """What the records of some containers hold.
 
     `owned` is what is true of containers that were started again since: what was remembered of their former life, and
-    what they had of the host in it, is `lost`.
+    what they had of the host in it, is `lost`. `stale` are records of others that had the containers' names before.
     """
 
     owned: Mapping[Address, Resource]
     lost: Mapping[Address, Resource] = MappingProxyType({})
+    stale: tuple[Record, ...] = ()
 
 
 class Scene:
@@ -107,6 +110,17 @@ class Scene:
         """What containers had of the host that have ended since; it has not been given back yet."""
         return self._records.lost
 
+    @property
+    def stale(self) -> list[tuple[Record, ContainerReplaced]]:
+        """Records of containers that had the names of these before, and what to say about each."""
+        return [(record, replaced(record, self.containers[record.name])) for record in self._records.stale]
+
+    def refuse_stale(self) -> None:
+        """Raises ContainerReplaced when any of the containers is not the one that its records are about."""
+        found = [diagnostic for _, error in self.stale for diagnostic in error.diagnostics]
+        if found:
+            raise ContainerReplaced.of(found)
+
     def joined_by(self, containers: Mapping[str, ContainerFacts]) -> Scene:
         """The same with more containers, of which only the records count."""
         return self._with({**containers, **self.containers})
@@ -114,6 +128,15 @@ class Scene:
     def only(self, names: Collection[str]) -> Scene:
         """The same with some of the containers; their records are read anew."""
         return self._with({name: facts for name, facts in self.containers.items() if name in names})
+
+    def saying(self, diagnostics: Iterable[Diagnostic]) -> Scene:
+        """The same with more to say about it."""
+        told = (*self.diagnostics, *diagnostics)
+        return Scene(self.containers, self._desired, self._read_records, self.source_of, told, self.configuration)
+
+    def located_again(self) -> Scene:
+        """The same with the containers as they are by now; their records are read anew."""
+        return self._with({name: located_again(facts) for name, facts in self.containers.items()})
 
     def _with(self, containers: Mapping[str, ContainerFacts]) -> Scene:
         return Scene(
@@ -146,7 +169,7 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
     containers: dict[str, ContainerFacts] = {}
     written_as: dict[str, str] = {}
     for reference, config in configuration.containers.items():
-        facts = locate(reference, config.runtime, RUNTIMES, pid=config.pid, pid_file=config.pid_file)
+        facts = _locate(reference, config, state)
         if facts.name in containers:
             raise ContainerNotFound(f"{written_as[facts.name]!r} and {reference!r} are the same container {facts.name}")
         containers[facts.name] = facts
@@ -159,6 +182,22 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
     records = partial(read_records, state)
     desired = _Desired(configuration, {} if request.destroy else written_as)
     return Scene(containers, desired, records, source_of, configuration.diagnostics, configuration)
+
+
+def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerFacts:
+    try:
+        facts = locate(reference, config.runtime, RUNTIMES, pid=config.pid, pid_file=config.pid_file)
+    except NoSuchContainer:
+        recorded = [pair for pair in state.names() if pair[1] == reference and config.runtime in (AUTO, pair[0])]
+        record = state.read(*recorded[0]) if len(recorded) == 1 else None
+        if record is None:
+            raise
+        return find_again(record)
+    if facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid:
+        raise ContainerGone(
+            f"container {reference} is not running", hint="a plain process is planned for only while it runs"
+        )
+    return facts
 
 
 class _Desired(Mapping[str, Mapping[Address, Resource]]):
@@ -189,14 +228,17 @@ def _scene_of_records(request: Request, state: State) -> Scene:
     """The containers that `destroy` names, as their records know them."""
     containers = {}
     for reference in request.containers:
-        facts = locate_recorded(_record_of(reference, state))
-        containers[facts.name] = facts
+        record = record_of(reference, state)
+        try:
+            containers[record.name] = locate_recorded(record)
+        except ContainerNotFound:
+            containers[record.name] = gone(record)  # also one that was made again: nothing of it is touched
     return Scene(containers, {}, partial(read_records, state))
 
 
-def _record_of(reference: str, state: State) -> Record:
+def record_of(reference: str, state: State, runtime: str = AUTO) -> Record:
     """The record of a container by its name, or the beginning of it."""
-    names = state.names()
+    names = [pair for pair in state.names() if runtime in (AUTO, pair[0])]
     found = [pair for pair in names if pair[1] == reference] or [
         pair for pair in names if pair[1].startswith(reference)
     ]
@@ -211,43 +253,35 @@ def _record_of(reference: str, state: State) -> Record:
     return record
 
 
-def scene_of_all_records(state: State) -> Scene:
-    containers = {}
+def scene_of_all_records(state: State) -> tuple[Scene, dict[str, ContainerNotFound]]:
+    """All containers with records, and by name why one can't be found again: it is gone, or was made again."""
+    containers: dict[str, ContainerFacts] = {}
+    problems: dict[str, ContainerNotFound] = {}
     for record in state.all():
         try:
-            containers[record.name] = locate_recorded(record)
-        except ContainerNotFound:
+            containers[record.name] = find_again(record)
+        except ContainerNotFound as error:
             containers[record.name] = gone(record)
-    return Scene(containers, {}, partial(read_records, state))
-
-
-def locate_recorded(record: Record) -> ContainerFacts:
-    found = RUNTIMES[record.runtime].find_recorded(record.name, record.id) if record.runtime in RUNTIMES else []
-    for facts in found:
-        if facts.name == record.name:
-            return facts
-    raise ContainerNotFound(
-        f"container {record.name} is gone from {record.runtime}",
-        hint=f"what was plugged into it went with it; `scplan state rm {record.name}` forgets it",
-    )
-
-
-def gone(record: Record) -> ContainerFacts:
-    return ContainerFacts(name=record.name, runtime=record.runtime, id=record.id, status=Status.STOPPED)
+            problems[record.name] = error
+    return Scene(containers, {}, partial(read_records, state)), problems
 
 
 def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Records:
     owned: dict[Address, Resource] = {}
     lost: dict[Address, Resource] = {}
+    stale: list[Record] = []
     for facts in containers.values():
         record = state.read(facts.runtime, facts.name)
         if record is None:
+            continue
+        if not is_about(record, facts):
+            stale.append(record)
             continue
         if record.is_over(facts, boot_id()):
             lost.update(record.lost(facts, boot_id()))
             record = record.at_next_start()
         owned.update(record.resources)
-    return Records(owned, lost)
+    return Records(owned, lost, tuple(stale))
 
 
 def has_default_files() -> bool:

@@ -20,7 +20,8 @@ from scplan.state import Record, State
 from scplan.workflow.applying import Run, locked_scene
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.planning import foreign_to, inputs_of, paths_of, wanted_of
-from scplan.workflow.scene import Request, Scene, locate_recorded, read_records
+from scplan.workflow.recorded import find_again
+from scplan.workflow.scene import Request, Scene, read_records
 
 if TYPE_CHECKING:
     from scplan.history import Kept
@@ -86,7 +87,7 @@ def _scene_of(kept: Kept, state: State) -> Scene:
     assert kept.entries is not None
     containers: dict[str, ContainerFacts] = {}
     for name, facts in kept.entries.begin.containers.items():
-        containers[name] = locate_recorded(Record(name=name, runtime=facts.runtime, id=facts.id, resources={}))
+        containers[name] = find_again(Record(name=name, runtime=facts.runtime, id=facts.id, resources={}))
     past = _reversals(kept)
 
     desired: dict[str, dict[Address, Resource]] = {name: {} for name in containers}

@@ -561,7 +561,10 @@ def test_a_nic_comes_home_from_the_namespace_that_is_kept_for_it(session: Sessio
     assert not ip("link", "show", "dev", name)
     stranded = lost.stranded(host, lent)
     assert stranded is not None
-    assert stranded.name == lent.name
+    assert (stranded.link.name, stranded.place) == (
+        lent.name,
+        f"as {lent.name} in its network namespace, kept at {lent.pinned}",
+    )
     reclaim(host, lent)
     assert lost.stranded(host, lent) is None
     assert pins.open_pin(str(lent.pinned)) is None

@@ -45,6 +45,7 @@ def test_plan_document_has_the_documented_keys() -> None:
                     "permissions": "rwm",
                     "io": {"read_bps": 10485760},
                 },
+                "at_next_start": False,
             }
         ],
         "summary": {"create": 1, "update": 0, "replace": 0, "delete": 0, "adopt": 0},
@@ -87,6 +88,7 @@ def test_step_document() -> None:
         "action": "update",
         "seconds": 0.5,
         "error": "EBUSY",
+        "at_next_start": False,
     }
 
 
@@ -102,6 +104,7 @@ def test_apply_ends_with_a_summary() -> None:
         "exit_code": 0,
         "apply_id": "7",
         "summary": {"create": 1},
+        "at_next_start": 0,
         "seconds": 0.1,
         "diagnostics": [],
     }
@@ -165,6 +168,7 @@ def test_owned_document_has_both_sides() -> None:
         "live": {"name": "eth1", "mtu": 9000},
         "changed": ["mtu"],
         "problem": "",
+        "at_next_start": False,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scplan.model.address import Address
 from scplan.model.report import Drifted, DriftReport
 from scplan.render.metrics import drift_metrics
 from tests.unit.render_samples import ADD, CHANGE, NIC, WEB, plan
@@ -11,6 +12,7 @@ def test_metrics_of_drift_and_pending_changes() -> None:
     drifted = Drifted(address=CHANGE.address, changed=("mtu",), recorded=NIC, live=None)
     idle = WEB._replace(name="idle")
     report = DriftReport(containers={"web": WEB, "idle": idle}, checked=3, drifted=(drifted,), pending=plan(ADD))
+    report = report._replace(waiting=(Address("idle", "nic", "eth1"),))
     assert drift_metrics(report, 1700000000.5) == (
         "# HELP scplan_drift_resources Owned resources that are not as scplan left them.\n"
         "# TYPE scplan_drift_resources gauge\n"
@@ -20,6 +22,10 @@ def test_metrics_of_drift_and_pending_changes() -> None:
         "# TYPE scplan_pending_changes gauge\n"
         'scplan_pending_changes{container="idle"} 0\n'
         'scplan_pending_changes{container="web"} 1\n'
+        "# HELP scplan_waiting_resources Owned resources that wait for the next start of their container.\n"
+        "# TYPE scplan_waiting_resources gauge\n"
+        'scplan_waiting_resources{container="idle"} 1\n'
+        'scplan_waiting_resources{container="web"} 0\n'
         "# HELP scplan_owned_resources Owned resources that were checked.\n"
         "# TYPE scplan_owned_resources gauge\n"
         "scplan_owned_resources 3\n"

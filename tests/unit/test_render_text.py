@@ -101,8 +101,9 @@ def test_long_names_push_the_columns_of_all_rows() -> None:
 
 def test_stopped_container_says_when_its_changes_come() -> None:
     stopped = WEB._replace(status=Status.STOPPED, pid=0)
-    text = plain(plan_lines(plan(ADD, containers={"web": stopped})))
-    assert text.startswith("web  (runc, stopped, changes at next start)\n")
+    text = plain(plan_lines(plan(ADD._replace(at_next_start=True), containers={"web": stopped})))
+    assert text.startswith("web  (runc, stopped)\n")
+    assert text.splitlines()[1].endswith("  at next start")
 
 
 def test_container_that_no_runtime_knows_has_its_name_alone() -> None:

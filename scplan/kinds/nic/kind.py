@@ -138,11 +138,21 @@ class NicKind(Kind[Nic]):
     def reclaim(self, host: Host, lost: Nic) -> None:
         lost_nics.reclaim(host, lost)
 
+    def left_behind(self, host: Host, lost: Nic) -> tuple[str, str] | None:
+        found = lost_nics.stranded(host, lost) if lost.is_physical else None
+        return None if found is None else (f"NIC {lost.host_name}", found.place)
+
     def after_reclaim(self, facts: HostFacts, host: Host, lost: Nic) -> HostFacts:
-        link = lost_nics.stranded(host, lost) if lost.is_physical else None
-        if link is None or lost.host_name is None:
+        if not lost.is_physical:
+            left = lost_nics.left_end(host, lost)
+            if left is None:
+                return facts
+            return facts._replace(links={name: link for name, link in facts.links.items() if name != left.name})
+        found = lost_nics.stranded(host, lost)
+        if found is None or lost.host_name is None:
             return facts
-        home = LinkFact(name=lost.host_name, kind=link.kind, mac=lost.former_mac or link.mac, mtu=link.mtu)
+        mac, mtu = lost.former_mac or found.link.mac, lost.former_mtu or found.link.mtu
+        home = LinkFact(name=lost.host_name, kind=found.link.kind, mac=mac, mtu=mtu)
         return facts._replace(links=ChainMap({home.name: home}, dict(facts.links)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from typing import NamedTuple
 
 from scplan.kinds.nic.kernel import is_like, restore_on_host
 from scplan.kinds.nic.record import Nic
@@ -30,20 +31,40 @@ def reclaim(host: Host, nic: Nic) -> None:
     host.forget()
 
 
-def stranded(host: Host, nic: Nic) -> Link | None:
-    """A physical NIC that a container left, and that does not have its name on the host; None when there is none."""
+class Stranded(NamedTuple):
+    """A physical NIC that a container left, and where that is, in words."""
+
+    link: Link
+    place: str
+
+
+def stranded(host: Host, nic: Nic) -> Stranded | None:
+    """A physical NIC that is not home, or not as it was; None when there is none."""
     pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
     if pinned is None:
         found = _returned(host, nic)
-        return found if found is not None and found.name != nic.host_name else None
+        return None if found is None or _is_home(found, nic) else Stranded(found, f"on the host as {found.name}")
     with opened(pinned), Rtnl(socket_in(pinned, host.netns_fd, open_socket)) as rtnl:
-        return _kept(rtnl, nic)
+        kept = _kept(rtnl, nic)
+    return None if kept is None else Stranded(kept, f"as {kept.name} in its network namespace, kept at {nic.pinned}")
 
 
-def _delete_left_end(host: Host, nic: Nic) -> None:
+def _is_home(link: Link, nic: Nic) -> bool:
+    """Whether a NIC on the host looks as it did before a container had it."""
+    return (link.name, link.mac, link.mtu) == (nic.host_name, nic.former_mac or link.mac, nic.former_mtu or link.mtu)
+
+
+def left_end(host: Host, nic: Nic) -> Link | None:
     """The host end of a veth whose namespace has not ended yet: the kernel takes its time."""
     outer = host.rtnl.link(nic.host_name) if nic.host_name is not None else None
     if outer is None or outer.kind != "veth" or nic.host_mac is None or outer.mac != nic.host_mac:
+        return None
+    return outer
+
+
+def _delete_left_end(host: Host, nic: Nic) -> None:
+    outer = left_end(host, nic)
+    if outer is None:
         return
     bridge = links.bridge_now(host, outer)
     if host.ovs is not None and bridge in host.ovs.bridges():

@@ -1,0 +1,75 @@
+"""What containers that do not run get at their next start: desired compared with the records alone. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scplan.kinds.kind import Kind
+from scplan.model.address import Address
+from scplan.model.change import Action
+from scplan.model.live import HostFacts
+from scplan.model.resource import Resource, Role, at_next_start, keep_former
+from scplan.plan_world import Draft
+
+# What the host makes of it is looked up anew at the start: it is no change when a disk has another number by now.
+_WRITTEN = frozenset({Role.MANAGED, Role.FIXED, Role.REFERENCE})
+
+
+def waiting(
+    kind: Kind[Any], address: Address, desired: Resource, owned: Resource | None, host: HostFacts
+) -> Draft | None:
+    """The change of what the container is started with; None when the record says that already."""
+    if owned is None:
+        return Draft(
+            address=address,
+            action=Action.CREATE,
+            reason="in the configuration; the container does not run",
+            before=None,
+            after=kind.completed(address, desired, host),
+            managed=at_next_start(desired),
+            owned=None,
+            at_next_start=True,
+        )
+    changed = _rewritten(desired, owned)
+    if not changed:
+        return None
+    managed = keep_former(desired, owned)
+    return Draft(
+        address=address,
+        action=Action.UPDATE,
+        reason="changed in the configuration; the container does not run",
+        before=owned,
+        after=managed,
+        managed=managed,
+        owned=owned,
+        changed=changed,
+        at_next_start=True,
+    )
+
+
+def removal_at_next_start(address: Address, owned: Resource, reason: str) -> Draft:
+    """The container is started without it: all else went when it ended."""
+    return Draft(
+        address=address,
+        action=Action.DELETE,
+        reason=reason,
+        before=owned,
+        after=None,
+        managed=None,
+        owned=owned,
+        at_next_start=True,
+    )
+
+
+def _rewritten(desired: Resource, owned: Resource) -> tuple[str, ...]:
+    """Dotted paths of what users write and wrote otherwise before, nested records and their absence included."""
+    paths = dict.fromkeys(
+        path for one in (desired, owned) for path, attribute, _ in one.leaves() if attribute.role in _WRITTEN
+    )
+    return tuple(path for path in paths if not _is_same(desired.get(path), owned.get(path)))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) or isinstance(other, tuple):
+        return set(one or ()) == set(other or ())
+    return bool(one == other)

@@ -1,0 +1,94 @@
+"""Which container a record is about: found again, gone, or not the one that has its name by now."""
+
+from __future__ import annotations
+
+from scplan.errors import ContainerNotFound, ContainerReplaced
+from scplan.model.live import ContainerFacts, Status
+from scplan.runtimes import RUNTIMES
+from scplan.runtimes.state_files import process_start
+from scplan.state import Record
+
+_SHOWN_OF_ID = 12
+
+
+def is_about(record: Record, facts: ContainerFacts) -> bool:
+    """Whether the record's container is this one: they have the same ID. A plain process has none."""
+    return record.id in ("", facts.id) or RUNTIMES[facts.runtime].needs_pid
+
+
+def locate_recorded(record: Record) -> ContainerFacts:
+    """The container that a record is about, running or not.
+
+    Raises ContainerReplaced when another one has its name, ContainerNotFound when there is none.
+    """
+    known = RUNTIMES.get(record.runtime)
+    for facts in known.find_recorded(record.name, record.id) if known else ():
+        if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
+            continue  # a process that has ended is nobody's any more
+        if not is_about(record, facts):
+            raise replaced(record, facts)
+        return facts
+    raise ContainerNotFound(
+        f"container {record.name} is gone from {record.runtime}",
+        hint=_ways_out(record, "NEW"),
+    )
+
+
+def find_again(record: Record) -> ContainerFacts:
+    """The same, but a container that its name alone makes out is taken for one that does not run when it is gone.
+
+    Many runtimes remove a container that has ended, and make it again to start it.
+    """
+    try:
+        return locate_recorded(record)
+    except ContainerReplaced:
+        raise
+    except ContainerNotFound:
+        if record.id != record.name:
+            raise
+        return gone(record)
+
+
+def located_again(facts: ContainerFacts) -> ContainerFacts:
+    """The same container as it is by now: it may have ended, or have been started, since it was located.
+
+    Raises ContainerNotFound when one that ran was removed.
+    """
+    if facts.start_time and process_start(facts.pid) == facts.start_time:
+        return facts
+    try:
+        return find_again(Record(facts.name, facts.runtime, facts.id, {}))
+    except ContainerNotFound:
+        if facts.status is Status.STOPPED:
+            return facts
+        raise
+
+
+def gone(record: Record) -> ContainerFacts:
+    """The record's container as one that does not run."""
+    return ContainerFacts(name=record.name, runtime=record.runtime, id=record.id, status=Status.STOPPED)
+
+
+def is_plugged_in(record: Record, boot_id: str) -> bool:
+    """Whether the process into which the resources were plugged still runs; asks no runtime."""
+    alive = record.boot_id == boot_id and process_start(record.pid) == record.start_time
+    return bool(record.start_time) and alive
+
+
+def replaced(record: Record, facts: ContainerFacts) -> ContainerReplaced:
+    """What to say when another container has the name: nothing that a record holds is applied to it unasked."""
+    return ContainerReplaced(
+        f"container {record.name} is not the one that scplan's records are about: it was made again",
+        detail=f"{facts.runtime} has {_short(facts.id)} under this name, the records are about {_short(record.id)}",
+        hint=_ways_out(record, record.name),
+    )
+
+
+def _ways_out(record: Record, name: str) -> str:
+    to = "this one" if name == record.name else "another container"
+    old = record.name
+    return f"`scplan state mv {old} {name}` carries the records over to {to}, `scplan state rm {old}` forgets them"
+
+
+def _short(container_id: str) -> str:
+    return container_id[:_SHOWN_OF_ID] if len(container_id) == 64 else container_id
