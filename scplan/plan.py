@@ -154,7 +154,7 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     diagnostics = []
     live = inputs.live.resources
     desired = inputs.resolution.desired
-    for address, record in inputs.owned.items():
+    for address in inputs.owned:
         if address not in desired and address not in inputs.resolution.skipped:
             drafts[address] = removal(inputs, address, "no longer in the configuration")
     given_up = [claim for address in drafts for claim in kinds[address.kind].claims(address, inputs.owned[address])]
