@@ -11,19 +11,19 @@ import time
 from functools import partial
 
 from scplan import observe, plan, recovery
-from scplan.errors import ContainerNotFound, Locked, RecoveryNeeded
+from scplan.errors import Locked, RecoveryNeeded
 from scplan.kinds import KINDS
 from scplan.linux import udev
 from scplan.linux.host import Host
 from scplan.linux.programs import hook_command, start_detached, start_service
 from scplan.model.address import Address
-from scplan.model.live import ContainerFacts
+from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource, Role, brought_by
 from scplan.state import Record, State
 from scplan.workflow.applying import Run
 from scplan.workflow.lifecycle import give_back
 from scplan.workflow.planning import paths_of, plan_alone
-from scplan.workflow.recorded import gone, locate_recorded
+from scplan.workflow.recorded import gone, is_plugged_in
 from scplan.workflow.scene import Records, Request, Scene, read_records
 
 _PATIENCE_S = 1.0
@@ -64,22 +64,17 @@ def _hand_over_to_systemd(runtime: str, name: str, state_dir: str) -> bool:
 
 
 def _follow(runtime: str, name: str, state: State, host: Host) -> list[str]:
-    record = state.read(runtime, name)
-    if record is None:
-        return []
-    try:
-        facts = locate_recorded(record)
-    except ContainerNotFound:
-        facts = gone(record)
+    facts = ContainerFacts(name, runtime, "", Status.RUNNING)
     request = Request(state_dir=state.directory, lock_timeout_s=0.0, command=("hook", "udev"))
     with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
         recovery.refuse_if_needed(state, KINDS, host)
         record = state.read(runtime, name)
-        if record is None or not record.start_time:
+        if record is None or not record.pid:
             return []
-        if record.is_over(facts, host.boot_id):
-            give_back(record, facts, state, host)
+        if not is_plugged_in(record, host.boot_id):
+            give_back(record, gone(record), state, host)
             return [f"container {name} has ended: its disks are not followed any more"]
+        facts = facts._replace(id=record.id, pid=record.pid, start_time=record.start_time)
         return _follow_locked(record, facts, state, host, request)
 
 
