@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
 class Severity(StrEnum):
     ERROR = "error"
     WARNING = "warning"
+    NOTICE = "notice"
 
 
 class SourceRange(NamedTuple):
@@ -50,7 +51,7 @@ class Diagnostic(NamedTuple):
 
     def __str__(self) -> str:
         place = f"{self.source}: " if self.source else ""
-        label = "warning: " if self.severity is Severity.WARNING else ""
+        label = "" if self.severity is Severity.ERROR else f"{self.severity}: "
         lines = [f"{place}{label}{self.summary}", self.detail, self.hint]
         return "\n  ".join(line for part in lines if part for line in part.splitlines())
 

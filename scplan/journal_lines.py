@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from scplan.errors import RecordDamaged
@@ -25,7 +26,8 @@ class Begin(NamedTuple):
     `time` is in seconds since the epoch; the journal's own clock sets it. `files` are paths as they were given,
     `configuration` is a digest of what they say. `undoes` is the ID of the apply that this one takes back.
     `confirm_within_s` is set for an apply that is undone unless it is confirmed in time. `operations` are all that are
-    to be made, as they were planned. What a journal of format 1.0 does not say is empty or None.
+    to be made, as they were planned. `modules` are kernel modules that a container's record will name. What a journal
+    of format 1.0 does not say is empty or None.
     """
 
     apply_id: str
@@ -40,6 +42,7 @@ class Begin(NamedTuple):
     undoes: str = ""
     confirm_within_s: float | None = None
     operations: tuple[Operation, ...] = ()
+    modules: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class Deadline(NamedTuple):
@@ -255,6 +258,7 @@ def begin_to_json(begin: Begin, refreshed: Mapping[Address, Refreshed]) -> dict[
         "undoes": begin.undoes,
         "confirm_within_s": begin.confirm_within_s,
         "containers": {name: facts_to_json(facts) for name, facts in begin.containers.items()},
+        "modules": {name: list(modules) for name, modules in begin.modules.items()},
         "operations": [operation_to_json(operation) for operation in begin.operations],
         "refreshed": {str(address): to_json(one.after) for address, one in refreshed.items()},
         "refreshed_before": {str(address): to_json(one.before) for address, one in refreshed.items() if one.before},
@@ -282,7 +286,14 @@ def _begin(document: dict[str, Any], kinds: Kinds, where: str) -> Begin:
         undoes=str(document.get("undoes", "")),
         confirm_within_s=None if within is None else _seconds(document, "confirm_within_s", where),
         operations=tuple(operation_from_json(one, kinds, where) for one in operations),
+        modules=_modules(document.get("modules", {}), where),
     )
+
+
+def _modules(document: object, where: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(document, dict):
+        raise RecordDamaged(f"{where}: modules are not an object")
+    return {str(name): _texts(modules) for name, modules in document.items()}
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from scplan.model.report import OnEvent
 from scplan.model.resource import Resource
 from scplan.observe import OpenContainers
 from scplan.rollback import undo
-from scplan.state import State, records_of
+from scplan.state import Record, State, records_of
 
 Direction = Literal["auto", "forward", "back"]
 
@@ -103,7 +103,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
 def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
     """What is left where all operations had been made."""
     owned = _owned(entries, recovery.state, entries.started, _refreshed(entries))
-    recovery.state.write(records_of(entries.begin.containers, owned, entries.begin.boot_id))
+    recovery.state.write(_records(entries, owned))
     journal.close("committed")
     return f"{name}: {len(entries.started)} operations kept, records written"
 
@@ -129,7 +129,7 @@ def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -
             operations,
             executor,
             journal,
-            lambda owned: recovery.state.prepare(records_of(containers, owned, entries.begin.boot_id)),
+            lambda owned: recovery.state.prepare(_records(entries, owned)),
             recovery.on_event,
             begun=begun,
         )
@@ -195,8 +195,13 @@ def _refreshed(entries: Entries) -> dict[Address, Resource]:
     return {address: one.after for address, one in entries.refreshed.items()}
 
 
+def _records(entries: Entries, owned: Mapping[Address, Resource]) -> list[Record]:
+    return records_of(entries.begin.containers, owned, entries.begin.boot_id, entries.begin.modules)
+
+
 def _put_records_back(entries: Entries, state: State) -> None:
     """Where "applied" had been written, some records may be the new ones already."""
     if entries.applied:
         before = {address: one.before for address, one in entries.refreshed.items() if one.before is not None}
-        state.write(records_of(entries.begin.containers, _owned(entries, state, (), before), entries.begin.boot_id))
+        owned = _owned(entries, state, (), before)
+        state.write(records_of(entries.begin.containers, owned, entries.begin.boot_id, {}))

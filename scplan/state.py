@@ -36,7 +36,7 @@ class Record(NamedTuple):
     """What scplan owns in one container. `id` is the container's as its runtime knew it when the record was written.
 
     `boot_id`, `start_time` and `pid` say in which of its lives the resources were plugged in; "" and 0: in none, they
-    wait for its next start.
+    wait for its next start. `modules` are kernel modules that must be loaded first; None: those of the record so far.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Record(NamedTuple):
     boot_id: str = ""
     start_time: int = 0
     pid: int = 0
+    modules: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
@@ -123,6 +124,9 @@ class State:
         update = Update()
         try:
             for record in records:
+                if record.modules is None:
+                    known = self.read(record.runtime, record.name)
+                    record = record._replace(modules=known.modules if known else ())
                 content = encode_line(_document(record)) if record.resources else None
                 path = self._path(record.runtime, record.name)
                 if content is not None and content == read_bytes(path):
@@ -196,7 +200,8 @@ class State:
         boot_id, started, pid = container.get("boot_id", ""), container.get("start_time", 0), container.get("pid", 0)
         if type(started) is not int or type(pid) is not int:
             raise RecordDamaged(f"{path}: start_time or pid is not a number")
-        return Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
+        record = Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
+        return record._replace(modules=_modules(document.get("modules", []), path))
 
     # locks
 
@@ -244,14 +249,29 @@ class State:
 
 
 def records_of(
-    containers: Mapping[str, ContainerFacts], owned: Mapping[Address, Resource], boot_id: str
+    containers: Mapping[str, ContainerFacts],
+    owned: Mapping[Address, Resource],
+    boot_id: str,
+    modules: Mapping[str, tuple[str, ...]],
 ) -> list[Record]:
-    """A record for each of the containers, with what of `owned` is in it; `boot_id` is that of their facts."""
+    """A record for each of the containers, with what of `owned` is in it; `boot_id` is that of their facts.
+
+    `modules` are the kernel modules of those containers of which they are known anew.
+    """
     by_container: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
     for address, resource in owned.items():
         if address.container in by_container:
             by_container[address.container][address] = resource
-    return [Record.of(facts, boot_id, by_container[name]) for name, facts in containers.items()]
+    return [
+        Record.of(facts, boot_id, by_container[name])._replace(modules=modules.get(name))
+        for name, facts in containers.items()
+    ]
+
+
+def _modules(document: object, path: str) -> tuple[str, ...]:
+    if not isinstance(document, list) or not all(type(name) is str for name in document):
+        raise RecordDamaged(f"{path}: modules are not an array of names")
+    return tuple(document)
 
 
 def _document(record: Record) -> dict[str, object]:
@@ -265,6 +285,7 @@ def _document(record: Record) -> dict[str, object]:
             "start_time": record.start_time,
             "pid": record.pid,
         },
+        "modules": list(record.modules or ()),
         "resources": {
             f"{address.kind}/{address.identity}": to_json(resource) for address, resource in record.resources.items()
         },

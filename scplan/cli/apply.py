@@ -106,7 +106,7 @@ def carry_out(opened: AbstractContextManager[Run], *, approved: bool, as_json: b
             if not approved:
                 approve("Apply these changes?")
             _print_outcome(_execute_with_progress(run))
-        elif run.plan.refreshed:
+        elif run.changes_records:
             _execute(run, lambda _: None)
     return ExitCode.OK
 
@@ -147,7 +147,7 @@ def _carry_out_for_machines(opened: AbstractContextManager[Run], *, approved: bo
     try:
         with opened as run:
             emit(machine.plan_event(run.plan))
-            if not run.plan.changes and not run.plan.refreshed:
+            if not run.plan.changes and not run.changes_records:
                 emit(machine.unchanged_event(run.plan))
                 return ExitCode.OK
             if run.plan.changes and not approved:

@@ -227,8 +227,6 @@ class FileReader:
                 fragment.profiles.append(name)
 
     def _read_modules(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
-        detail = f"container {quoted(fragment.name)} names kernel modules; this version of scplan only checks the names"
-        self.report.warning("modules are not loaded", detail, hint="load them with modules-load.d(5)", mark=mark)
         for name in self._texts(node, MODULES):
             if _MODULE.fullmatch(name.value):
                 fragment.modules.append(name.value)

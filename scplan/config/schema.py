@@ -87,7 +87,11 @@ def _container() -> dict[str, Any]:
 
 def _sections(kinds: Kinds) -> dict[str, Any]:
     module = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
-    sections = {"modules": _list_of(module, "kernel modules that the container needs loaded", or_one=True)}
+    sections = {
+        "modules": _list_of(
+            module, "kernel modules that its resources need: loaded before they are made, never unloaded", or_one=True
+        )
+    }
     for kind in kinds.values():
         sections[kind.section] = _section(kind)
     return sections

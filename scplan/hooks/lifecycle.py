@@ -9,6 +9,7 @@ from scplan.errors import ContainerGone, ContainerNotFound, Diagnostic, ScplanEr
 from scplan.hooks.find import Found
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
+from scplan.linux import modules
 from scplan.linux.host import Host
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes.state_files import process_start
@@ -47,9 +48,11 @@ def _start(told: Told, found: Found, state: State, host: Host, request: Request)
         if record is None:
             return lines
         give_back(record, facts, state, host)
+        loaded = modules.load(record.modules or ())
         scene = Scene({found.name: facts}, {found.name: wanted_again(record)}, partial(read_records, state))
         made = plan_alone(scene, request, host)
         outcome = Run(made, scene, state, host, request, is_start=True).execute(lambda _: None)
+    lines += (f"container {found.name}: kernel module {name} loaded" for name in loaded)
     count = sum(outcome.summary.values())
     lines += (f"container {found.name}: {_words(one)}" for one in made.diagnostics)
     return [*lines, f"container {found.name}: {count} resources plugged in"] if count else lines

@@ -24,5 +24,7 @@ def _paragraph(diagnostic: Diagnostic) -> list[Line]:
 def _label(diagnostic: Diagnostic) -> tuple[str, Style]:
     if diagnostic.severity is Severity.WARNING:
         return "warning: ", "warning"
+    if diagnostic.severity is Severity.NOTICE:
+        return "notice: ", "plain"
     # A place at the start of the line says already that this is an error of a file.
     return ("", "plain") if diagnostic.source else ("error: ", "error")

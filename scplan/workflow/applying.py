@@ -18,6 +18,7 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
 from scplan.workflow.lifecycle import bring_home, give_back
+from scplan.workflow.modules import load_modules, new_modules
 from scplan.workflow.planning import plan_scene
 from scplan.workflow.recorded import located_again
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
@@ -121,9 +122,9 @@ class Run:
 
         begun = time.monotonic()
         apply_id = _new_apply_id() + (OF_A_START if self._is_start else "")
-        if self.plan.operations or self.plan.refreshed:
+        if self.plan.operations or self.changes_records:
             self._refuse_started()
-            self._execute(apply_id, on_event)
+            self._execute(apply_id, on_event, new_modules(self._scene, self._state, self.plan))
         return Outcome(
             apply_id=apply_id,
             summary=self.plan.summary(),
@@ -131,6 +132,11 @@ class Run:
             confirm_within_s=self._confirm_within_s,
             at_next_start=sum(change.at_next_start for change in self.plan.changes),
         )
+
+    @property
+    def changes_records(self) -> bool:
+        """Whether there is something to record even if nothing changes in the kernel."""
+        return bool(self.plan.refreshed or new_modules(self._scene, self._state, self.plan))
 
     @property
     def _confirm_within_s(self) -> float | None:
@@ -147,12 +153,13 @@ class Run:
             if located_again(self._scene.containers[name]).status is not Status.STOPPED:
                 raise ScplanError(f"container {name} was started meanwhile; nothing was changed", hint="apply again")
 
-    def _execute(self, apply_id: str, on_event: OnEvent) -> None:
+    def _execute(self, apply_id: str, on_event: OnEvent, modules: Mapping[str, tuple[str, ...]]) -> None:
         from scplan.apply import Assurance, apply
         from scplan.execute import Executor
         from scplan.journal import Journal, Refreshed
 
-        names = {address.container for address in self.plan.refreshed}
+        load_modules(self._scene, self.plan, modules)
+        names = {address.container for address in self.plan.refreshed} | modules.keys()
         names |= {operation.address.container for operation in self.plan.operations}
         touched = {name: facts for name, facts in self._scene.containers.items() if name in names}
         before = self._scene.owned
@@ -166,19 +173,23 @@ class Run:
                 owned={**before, **self.plan.refreshed},
                 state_dir=self._state.directory,
             )
-            journal = stack.enter_context(Journal(self._state.directory, self._begin(apply_id, touched), refreshed))
+            journal = stack.enter_context(
+                Journal(self._state.directory, self._begin(apply_id, touched, modules), refreshed)
+            )
             if self._confirm_within_s is not None:
                 self._arm(journal, apply_id)
             apply(
                 self.plan.operations,
                 executor,
                 journal,
-                lambda owned: self._state.prepare(records_of(touched, owned, self._host.boot_id)),
+                lambda owned: self._state.prepare(records_of(touched, owned, self._host.boot_id, modules)),
                 on_event,
                 Assurance(lambda: self._probe(apply_id, on_event), self._confirm_within_s),
             )
 
-    def _begin(self, apply_id: str, touched: Mapping[str, ContainerFacts]) -> Begin:
+    def _begin(
+        self, apply_id: str, touched: Mapping[str, ContainerFacts], modules: Mapping[str, tuple[str, ...]]
+    ) -> Begin:
         from scplan.journal import Begin
 
         request, configuration = self._request, self._scene.configuration
@@ -194,6 +205,7 @@ class Run:
             undoes=self._undoes,
             confirm_within_s=self._confirm_within_s,
             operations=self.plan.operations,
+            modules=modules,
         )
 
     def _arm(self, journal: Journal, apply_id: str) -> None:

@@ -22,6 +22,8 @@ from scplan.model.resource import Resource
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, without_hook
+from scplan.workflow.modules import missing_said
+from scplan.workflow.modules import notices as module_notices
 from scplan.workflow.scene import (
     Records,
     Request,
@@ -103,8 +105,9 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host, outline
         unchanged, found = _look_shared_out(scene, request, host, outline)
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
-    made = plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
-    return made._replace(diagnostics=(*made.diagnostics, *_unhooked(made, scene)))
+    with missing_said(scene):
+        made = plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
+    return made._replace(diagnostics=(*made.diagnostics, *_unhooked(made, scene), *module_notices(scene, made)))
 
 
 def _unhooked(made: Plan, scene: Scene) -> list[Diagnostic]:

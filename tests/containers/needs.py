@@ -84,4 +84,5 @@ _PROGRAMS = (
     "systemd-nspawn",
     "partx",
     "udevadm",
+    "modprobe",
 )

@@ -1,0 +1,76 @@
+"""Kernel modules that containers need: said by plans, loaded before anything is applied, kept for the next start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from scplan.errors import Diagnostic, PlanError, Severity
+from scplan.linux import modules as kernel_modules
+from scplan.model.change import Plan
+from scplan.state import State
+from scplan.workflow.scene import Scene
+
+
+def asked_modules(scene: Scene) -> dict[str, tuple[str, ...]]:
+    """The modules that the files name, by the name of the container as its runtime knows it; not where no files are."""
+    asked = {}
+    for reference, config in scene.configuration.containers.items() if scene.configuration else ():
+        by_id = (facts for facts in scene.containers.values() if facts.id.startswith(reference))
+        facts = scene.containers.get(reference) or next(by_id, None)
+        if facts is not None:
+            asked[facts.name] = config.modules
+    return asked
+
+
+def new_modules(scene: Scene, state: State, made: Plan) -> dict[str, tuple[str, ...]]:
+    """What the records of containers will name that they don't name yet."""
+    changing = {operation.address.container for operation in made.operations}
+    new = {}
+    for name, modules in asked_modules(scene).items():
+        facts = scene.containers[name]
+        record = state.read(facts.runtime, name) if modules or name in changing else None
+        if (modules and name in changing) or (record is not None and record.modules != modules):
+            new[name] = modules
+    return new
+
+
+def load_modules(scene: Scene, made: Plan, new: Mapping[str, tuple[str, ...]]) -> None:
+    """Loads what is missing for the containers that change. Raises ScplanError; nothing was changed then."""
+    growing = _growing(made) | new.keys()
+    asked = asked_modules(scene)
+    kernel_modules.load(name for container in asked if container in growing for name in asked[container])
+
+
+def notices(scene: Scene, made: Plan) -> list[Diagnostic]:
+    """What an apply of the plan would load first."""
+    growing = _growing(made)
+    return [
+        Diagnostic(summary=f"loads kernel module {name} first", detail=container, severity=Severity.NOTICE)
+        for container, names in asked_modules(scene).items()
+        if container in growing
+        for name in kernel_modules.missing(names)
+    ]
+
+
+def _growing(made: Plan) -> set[str]:
+    """The containers in which something is made, or is to be as the files say."""
+    return {operation.address.container for operation in made.operations if operation.after is not None}
+
+
+@contextmanager
+def missing_said(scene: Scene) -> Iterator[None]:
+    """Adds to a PlanError which modules are not loaded yet: what is absent on the host may come with them."""
+    try:
+        yield
+    except PlanError as error:
+        absent = kernel_modules.missing(name for names in asked_modules(scene).values() for name in names)
+        if absent:
+            said = Diagnostic(
+                summary=f"not loaded yet: {', '.join(absent)}",
+                detail="kernel modules that the configuration names; an apply loads them once it can be planned",
+                hint=f"what is missing may come with them: modprobe -a {' '.join(absent)}, then plan again",
+                severity=Severity.NOTICE,
+            )
+            error.diagnostics = (*error.diagnostics, said)
+        raise
