@@ -203,6 +203,7 @@ class RootCommands(Commands):
         "validate": "scplan.cli.validate:validate",
         "schema": "scplan.cli.validate:schema",
         "state": "scplan.cli.state:state",
+        "hook": "scplan.cli.hook:hook",
         "doctor": "scplan.cli.doctor:doctor",
     }
 
@@ -217,7 +218,18 @@ class StateCommands(Commands):
     }
 
 
-_GROUPS: Mapping[str, type[Commands]] = {"scplan.cli.state:state": StateCommands}
+class HookCommands(Commands):
+    entries: ClassVar = {
+        "spec": "scplan.cli.hook:spec",
+        "install": "scplan.cli.hook:install",
+        "uninstall": "scplan.cli.hook:uninstall",
+    }
+
+
+_GROUPS: Mapping[str, type[Commands]] = {
+    "scplan.cli.state:state": StateCommands,
+    "scplan.cli.hook:hook": HookCommands,
+}
 
 
 def _root() -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from scplan.hooks.state import OF_UDEV, STAGES
+from scplan.hooks.state import OF_LXC, OF_UDEV, STAGES
 
 _OPTIONS = ("--state-dir", "--runtime", "--lock-timeout")
 _TIMEOUT_S = 30.0
@@ -38,6 +38,8 @@ def called_by_runtime(arguments: list[str]) -> _Called | None:
             called.is_hook = True
         elif called.is_hook and called.stage is None and word in (*STAGES, OF_UDEV):
             called.stage = word
+            if word in OF_LXC:
+                waiting.clear()  # what older versions of LXC's hooks add is in the environment as well
         elif called.stage == OF_UDEV and called.container is None:
             called.container = word
         else:
@@ -67,7 +69,8 @@ def run(called: _Called) -> int:
 
             traceback.print_exc()
     tell(lines, failed=True)
-    return code
+    # The container's own process runs already: some runtimes would kill it.
+    return 0 if called.stage == "poststart" else code
 
 
 def _run(called: _Called) -> int:
@@ -83,9 +86,12 @@ def _run(called: _Called) -> int:
 
 def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
     from scplan.hooks.find import find_records
-    from scplan.hooks.state import parse_state, read_state
+    from scplan.hooks.state import parse_state, read_state, told_by_lxc
 
-    told = parse_state(read_state(0), called.stage)
+    if called.stage in OF_LXC:
+        told = told_by_lxc(os.environ, called.stage, called.runtime)
+    else:
+        told = parse_state(read_state(0), called.stage)
     found = find_records(state_dir, told.id, called.runtime)
     if not found:
         return 0

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import select
 from functools import partial
 
 from scplan import confirmation, recovery
-from scplan.errors import ContainerGone, ContainerNotFound, Diagnostic, ScplanError
+from scplan.errors import ContainerGone, Diagnostic, KernelError, ScplanError
 from scplan.hooks.find import Found
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
 from scplan.linux import modules
+from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes.state_files import process_start
-from scplan.state import State
+from scplan.state import Record, State
 from scplan.workflow.applying import Run
 from scplan.workflow.lifecycle import give_back, wanted_again
 from scplan.workflow.planning import plan_alone
-from scplan.workflow.recorded import gone, locate_recorded
+from scplan.workflow.recorded import gone, is_plugged_in
 from scplan.workflow.scene import Request, Scene, read_records
+
+_ENDING_S = 5
 
 
 def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> list[str]:
@@ -42,6 +47,9 @@ def _start(told: Told, found: Found, state: State, host: Host, request: Request)
     if not started:
         raise ContainerGone(f"container {found.name}: its process {told.pid} is gone")
     facts = ContainerFacts(found.name, found.runtime, told.id, Status.RUNNING, told.pid, started, told.root)
+    with Container(found.name, told.pid, started, host, told.root) as container:
+        # Before anything else: what the runtime says may be wrong, and the process one of the host.
+        container.refuse_host_mounts()
     lines = _settle(facts, state, host, request)
     with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
         record = state.read(found.runtime, found.name)
@@ -77,19 +85,38 @@ def _settle(facts: ContainerFacts, state: State, host: Host, request: Request) -
 
 
 def _stop(told: Told, found: Found, state: State, host: Host, request: Request) -> list[str]:
+    """Gives back what is the host's. Asks no runtime: the one that called may answer to nobody until this has ended."""
     ended = ContainerFacts(found.name, found.runtime, told.id, Status.STOPPED)
     with state.locked([ended], host=True, timeout_s=request.lock_timeout_s):
         record = state.read(found.runtime, found.name)
         if record is None or not record.start_time:
             return []
-        try:
-            now = locate_recorded(record)
-        except ContainerNotFound:
-            now = gone(record)
-        if not record.is_over(now, host.boot_id):
+        if is_plugged_in(record, host.boot_id) and not _ends(record):
             return [f"container {found.name} runs: nothing of it is given back"]
-        give_back(record, now, state, host)
+        give_back(record, gone(record), state, host)
     return [f"container {found.name}: the host has its things back"]
+
+
+def _ends(record: Record) -> bool:
+    """Whether the process of a container that its runtime says is stopped ends soon: crun only sends a signal.
+
+    Source: pidfd_open(2).
+    """
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if process_start(record.pid) != record.start_time:
+            return True
+        # Readable as soon as the process ends, be it a zombie.
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        return bool(waiting.poll(_ENDING_S * 1000))
+    except OSError as error:
+        raise KernelError.from_os(f"poll(pidfd of {record.pid})", error) from None
+    finally:
+        os.close(pidfd)
 
 
 def _words(diagnostic: Diagnostic) -> str:

@@ -1,9 +1,13 @@
-"""What a runtime tells its hooks of a container. OCI runtime specification, "State" and "POSIX-platform Hooks"."""
+"""What a runtime tells its hooks of a container.
+
+OCI runtime specification, "State" and "POSIX-platform Hooks"; lxc.container.conf(5), "Container hooks".
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from scplan.errors import ScplanError
@@ -18,7 +22,12 @@ STAGES = {
     "prestart": "start",
     "poststart": "started",
     "poststop": "stop",
+    "start-host": "start",
+    "post-stop": "stop",
 }
+"""What each of the runtimes' words means."""
+OF_LXC = ("start-host", "post-stop")
+"""The words of LXC, which tells its hooks about the container in their environment."""
 OF_UDEV = "udev"
 """What the rules of linux/udev.py call: no runtime, and about a container by its name."""
 _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running": "poststart", "stopped": "poststop"}
@@ -38,15 +47,24 @@ class BadState(ScplanError):
 
 
 def read_state(fd: int) -> bytes:
-    """The runtime's text; raises BadState when it is longer than any state can be."""
+    """The runtime's text; raises BadState when there is none, or it is longer than any state can be."""
     chunks: list[bytes] = []
     size = 0
-    while chunk := os.read(fd, 1 << 16):
+    while chunk := _read(fd):
         chunks.append(chunk)
         size += len(chunk)
         if size > MAX_STATE_BYTES:
             raise _bad(f"it has more than {MAX_STATE_BYTES} bytes")
+    if not chunks:
+        raise _bad("standard input is empty")
     return b"".join(chunks)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError as error:
+        raise _bad(f"standard input: {error.strerror}") from None
 
 
 def parse_state(text: bytes, stage: str | None) -> Told:
@@ -66,12 +84,41 @@ def parse_state(text: bytes, stage: str | None) -> Told:
     return Told(container_id, stage, pid, _root(state) if STAGES[stage] == "start" else "")
 
 
+def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None) -> Told:
+    """The container that LXC's hook is about, which is in its own root already; `runtime` is incus for Incus and LXD.
+
+    Only names are looked at: to ask LXC about the container now would wait for ever, since it waits for the hook.
+    """
+    name, pid = environment.get("LXC_NAME", ""), environment.get("LXC_PID", "")
+    if not 0 < len(name) <= _MAX_ID or "/" in name:
+        raise _not_of_lxc("there is no usable LXC_NAME")
+    container_id = name if runtime == "incus" else _lxc_id(name, environment.get("LXC_CONFIG_FILE", ""))
+    if STAGES[stage] == "stop":
+        return Told(container_id, stage)
+    if not pid.isascii() or not pid.isdigit() or not 0 < int(pid[:20]) <= _MAX_PID:
+        raise _not_of_lxc("there is no usable LXC_PID")
+    return Told(container_id, stage, int(pid))
+
+
+def _lxc_id(name: str, configuration: str) -> str:
+    """LXCPATH/NAME. A configuration that is not in the container's directory was named by hand (`lxc-start -f`)."""
+    directory, _, file = configuration.rpartition("/")
+    if file == "config" and directory.rpartition("/")[2] == name:
+        return directory
+    from scplan.runtimes.lxc import default_path
+
+    return f"{default_path()}/{name}"
+
+
 def _root(state: dict[str, Any]) -> str:
     """The root directory that the container will have, as its mount namespace knows it.
 
     Without it everything would be made on the host: its process is still in the host's root.
     """
     root = state.get("root")
+    if isinstance(root, str) and not os.path.isabs(root):
+        # crun repeats what is in the bundle's configuration.
+        root = os.path.join(_absolute(state.get("bundle"), "bundle"), root)
     if root is None:
         bundle = _absolute(state.get("bundle"), "bundle")
         path = os.path.join(bundle, "config.json")
@@ -112,4 +159,11 @@ def _bad(why: str) -> BadState:
     return BadState(
         f"not the state of a container: {why}",
         hint="a hook gets the state on standard input from its runtime; `scplan hook spec` prints how to configure it",
+    )
+
+
+def _not_of_lxc(why: str) -> BadState:
+    return BadState(
+        f"not the environment of a hook of LXC: {why}",
+        hint="`scplan hook spec --runtime lxc` prints the lines of the container's configuration",
     )

@@ -163,7 +163,23 @@ class Container(Closing):
             except OSError as error:
                 raise KernelError.from_os(f"openat2({self._root})", error) from None
             self._fds["own root"] = fd
+            self._refuse_unmounted_root()
         return self._fds["own root"]
+
+    def _refuse_unmounted_root(self) -> None:
+        """Raises ScplanError for a directory that the container merely sees: its runtime mounts its root for it alone.
+
+        What is made in any other one would be made on the host.
+        """
+        point = escape(self._root)
+        there = parse_mountinfo(self.read_proc("mountinfo"), frozenset([point]))
+        on_host = parse_mountinfo(self.host.mountinfo(), frozenset([point]))
+        if len(there) <= len(on_host):
+            raise ScplanError(
+                f"container {self.name}: {self._root} is not its root directory",
+                detail="nothing is mounted there in its mount namespace that the host has not mounted there too",
+                hint="the runtime, or whoever called the hook for it, told another container's root, or the host's",
+            )
 
     @property
     def shares_host_mounts(self) -> bool:

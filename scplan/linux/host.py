@@ -191,10 +191,14 @@ class Host(Closing):
         """Nodes of the host's disks and partitions."""
         return [f"/dev/{name.replace('!', '/')}" for name in os.listdir("/sys/class/block")]
 
+    def mountinfo(self) -> bytes:
+        """The host's mounts as they are now, for parse_mountinfo."""
+        with open("/proc/self/mountinfo", "rb") as file:
+            return file.read()
+
     @cached_property
     def _mounts(self) -> dict[str, Mount]:
-        with open("/proc/self/mountinfo", "rb") as file:
-            return {mount.point: mount for mount in parse_mountinfo(file.read())}
+        return {mount.point: mount for mount in parse_mountinfo(self.mountinfo())}
 
     def look_up(self, path: str) -> HostPath | None:
         """What is at a path of the host, symlinks followed; None when nothing is."""
@@ -224,8 +228,7 @@ class Host(Closing):
 
     def has_mounts_of(self, trees: Iterable[tuple[str, str]]) -> bool:
         """Whether each of these (device, root of the file system) is mounted on the host now."""
-        with open("/proc/self/mountinfo", "rb") as file:
-            there = {(mount.device, mount.root) for mount in parse_mountinfo(file.read())}
+        there = {(mount.device, mount.root) for mount in parse_mountinfo(self.mountinfo())}
         return all(tree in there for tree in trees)
 
     @cached_property

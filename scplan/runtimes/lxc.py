@@ -20,7 +20,7 @@ class Lxc(Runtime):
     name = "lxc"
 
     def places(self) -> list[str]:
-        return [_default_path()]
+        return [default_path()]
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         (path,) = self.places()
@@ -51,7 +51,7 @@ class Lxc(Runtime):
         return text is not None and is_in_lxc_configuration(text.decode(errors="replace"))
 
 
-def _default_path() -> str:
+def default_path() -> str:
     """lxc.lxcpath of this user's lxc.conf(5), else where LXC looks without it."""
     own = os.geteuid() != 0
     home = os.path.expanduser("~")

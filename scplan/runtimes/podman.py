@@ -21,6 +21,7 @@ from scplan.runtimes.state_files import (
     plain,
     read_file,
     read_state,
+    toml_list,
     toml_value,
     user_directory,
 )
@@ -28,7 +29,8 @@ from scplan.runtimes.state_files import (
 # Containers of `podman run --rm` may be in a list of their own.
 _LISTS = ("containers.json", "volatile-containers.json")
 _OCI_RUNTIMES = (Runc(), Crun())
-_HOOK_DIRECTORIES = ("/etc/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d")
+_HOOK_DIRECTORIES = ("/usr/share/containers/oci/hooks.d",)
+_CONFIGURATIONS = ("/usr/share/containers/containers.conf", "/etc/containers/containers.conf")
 
 
 class Podman(Runtime):
@@ -55,10 +57,16 @@ class Podman(Runtime):
         """Whether its bundle has the hook, or a directory of hooks that podman puts into every bundle."""
         return super().has_hook(facts) or any(
             _is_scplan_hook(f"{directory}/{name}")
-            for directory in _HOOK_DIRECTORIES
+            for directory in hook_directories()
             for name in (os.listdir(directory) if os.path.isdir(directory) else ())
             if name.endswith(".json")
         )
+
+
+def hook_directories() -> list[str]:
+    """Where podman looks for hooks, the most important last. containers.conf(5): hooks_dir; the last file has it."""
+    found = (toml_list(path, "engine", "hooks_dir") for path in reversed(_CONFIGURATIONS))
+    return next((directories for directories in found if directories), list(_HOOK_DIRECTORIES))
 
 
 def _is_scplan_hook(path: str) -> bool:

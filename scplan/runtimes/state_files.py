@@ -144,6 +144,17 @@ def user_directory() -> str | None:
 
 def toml_value(path: str, *keys: str) -> str | None:
     """A text in a TOML file: `toml_value(path, "storage", "graphroot")`; None when either is not there."""
+    value = _in_toml(path, keys)
+    return value if isinstance(value, str) and value else None
+
+
+def toml_list(path: str, *keys: str) -> list[str]:
+    """The texts of a list in a TOML file; none when either is not there."""
+    value = _in_toml(path, keys)
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _in_toml(path: str, keys: tuple[str, ...]) -> Any:
     text = read_file(path)
     if text is None:
         return None

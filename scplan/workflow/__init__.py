@@ -10,6 +10,7 @@ from __future__ import annotations
 from scplan.records import write_document
 from scplan.workflow.applying import Run, open_apply, open_saved, recover
 from scplan.workflow.confirming import confirm, state_notices, wait_for_confirmation
+from scplan.workflow.hooking import carry_out, hook_install, hook_spec, hook_uninstall
 from scplan.workflow.moving import state_mv
 from scplan.workflow.planning import load_plan_view, make_plan, save_plan, schema
 from scplan.workflow.records import state_list, state_rm, state_show
@@ -21,12 +22,16 @@ __all__ = [
     "Request",
     "Run",
     "awaiting",
+    "carry_out",
     "confirm",
     "default_state_dir",
     "doctor",
     "drift",
     "give_up",
     "history",
+    "hook_install",
+    "hook_spec",
+    "hook_uninstall",
     "load_plan_view",
     "make_plan",
     "open_apply",

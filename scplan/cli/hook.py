@@ -1,0 +1,118 @@
+"""`scplan hook`: how runtimes come to call it. The calls themselves do not come here: scplan/hooks/entry.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scplan.cli.options import request
+from scplan.cli.output import message, raw
+from scplan.errors import ExitCode
+from scplan.render.lines import visible
+
+if TYPE_CHECKING:
+    from scplan.model.edit import Edit
+
+_RUNTIMES = "runc, crun, podman, isulad, lxc, docker, containerd or incus."
+_Runtime = Annotated[str, typer.Option("--runtime", metavar="NAME", show_default=False, help=_RUNTIMES)]
+_Installable = Annotated[
+    str, typer.Option("--runtime", metavar="NAME", show_default=False, help="podman, docker or lxc.")
+]
+_Config = Annotated[
+    str | None, typer.Option("--config", metavar="PATH", help="The file to change, if it is not the usual one.")
+]
+_Container = Annotated[
+    str | None, typer.Option("--container", metavar="NAME", help="lxc: in this container's own configuration.")
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the change to the file, and don't make it.")]
+
+
+def hook() -> None:
+    """Have containers get what scplan owns in them whenever they start, before their own process runs.
+
+    Runtimes call 'scplan hook STAGE' with the state of the container on standard input (LXC: in the environment);
+    STAGE is createRuntime, prestart, poststart or poststop (LXC: start-host, post-stop). At a start the records are
+    applied; if that fails, all is undone and the start is aborted. At a stop the host gets back what is the host's,
+    such as a physical NIC. Options of the call: --runtime NAME, --lock-timeout DURATION, --state-dir DIR.
+
+    Examples:
+      scplan hook spec --runtime runc
+      scplan hook install --runtime podman
+    """
+
+
+def spec(context: typer.Context, runtime: _Runtime) -> ExitCode:
+    """Print what to hand to a runtime.
+
+    The paths in it are those of this scplan and of the state directory in effect: the hook gets no environment.
+
+    Examples:
+      scplan hook spec --runtime runc
+      scplan hook spec --runtime isulad > /etc/isulad/scplan-hooks.json
+    """
+    from scplan import workflow
+
+    found = workflow.hook_spec(request(context), runtime)
+    raw(found.text)
+    message(f"# {visible(found.where)}")
+    return ExitCode.OK
+
+
+def install(
+    context: typer.Context,
+    runtime: _Installable,
+    config: _Config = None,
+    container: _Container = None,
+    dry_run: _DryRun = False,
+) -> ExitCode:
+    """Put the hook in place in a runtime's configuration.
+
+    What others wrote there stays as it is. Doing it twice changes nothing.
+
+    Examples:
+      scplan hook install --runtime podman
+      scplan hook install --runtime docker --dry-run
+      scplan hook install --runtime lxc --container web
+    """
+    from scplan import workflow
+
+    return _make(workflow.hook_install(request(context), runtime, config, container), dry_run, "has the hook already")
+
+
+def uninstall(
+    runtime: _Installable, config: _Config = None, container: _Container = None, dry_run: _DryRun = False
+) -> ExitCode:
+    """Take out just what install put in.
+
+    Examples:
+      scplan hook uninstall --runtime podman
+      scplan hook uninstall --runtime lxc --container web
+    """
+    from scplan import workflow
+
+    return _make(workflow.hook_uninstall(runtime, config, container), dry_run, "has no hook of scplan")
+
+
+def _make(edit: Edit, dry_run: bool, unchanged: str) -> ExitCode:
+    from scplan import workflow
+
+    path = visible(edit.path)
+    if not edit.changes:
+        message(f"{path} {unchanged}")
+    elif dry_run:
+        raw("".join(_difference(edit)))
+    else:
+        workflow.carry_out(edit)
+        message(f"{path}: {'removed' if edit.after is None else 'written'}" + (f"; {edit.then}" if edit.then else ""))
+    return ExitCode.OK
+
+
+def _difference(edit: Edit) -> Iterator[str]:
+    import difflib
+
+    before, after = ((text or "").splitlines() for text in (edit.before, edit.after))
+    old, new = ("/dev/null" if text is None else edit.path for text in (edit.before, edit.after))
+    for line in difflib.unified_diff(before, after, old, new, lineterm=""):
+        yield f"{visible(line)}\n"

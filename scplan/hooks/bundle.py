@@ -1,0 +1,60 @@
+"""Adds scplan's hook to the config.json of a bundle. OCI runtime specification, "Bundle" and "POSIX-platform Hooks"."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import Any
+
+from scplan.errors import ScplanError
+from scplan.hooks.spec import oci_hooks
+from scplan.hooks.state import MAX_BUNDLE_BYTES
+from scplan.records import write_document
+from scplan.runtimes.configured_hooks import runs_scplan
+
+
+def add_hooks(bundle: str, state_dir: str, runtime: str | None) -> str | None:
+    """Puts scplan's hook after all others; once, however often it is called. Returns what went wrong, else None."""
+    path = os.path.join(os.path.abspath(bundle), "config.json")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_BUNDLE_BYTES + 1)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if len(text) > MAX_BUNDLE_BYTES:
+            return f"{path} has more than {MAX_BUNDLE_BYTES} bytes"
+        changed = with_hooks(json.loads(text), oci_hooks(state_dir, runtime))
+        if changed is not None:
+            write_document(path, json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass"), mode=mode)
+    except (ValueError, RecursionError, TypeError) as error:
+        return f"{path} is not the configuration of a container: {error}"
+    except ScplanError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return None
+
+
+def with_hooks(config: Any, ours: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """The configuration with these hooks in the place of those that scplan had put in; None when it has them already.
+
+    Raises TypeError for what is no configuration.
+    """
+    if not isinstance(config, dict):
+        raise TypeError("it is not a JSON object")
+    hooks = config.get("hooks") or {}
+    if not isinstance(hooks, dict):
+        raise TypeError("hooks is not an object")
+    merged = {stage: [one for one in _entries(hooks, stage) if not runs_scplan(one)] for stage in hooks}
+    for stage, entries in ours.items():
+        merged[stage] = [*merged.get(stage, []), *entries]
+    if merged == hooks:
+        return None
+    return {**config, "hooks": {stage: entries for stage, entries in merged.items() if entries}}
+
+
+def _entries(hooks: dict[str, Any], stage: str) -> list[dict[str, Any]]:
+    entries = hooks[stage] or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise TypeError(f"hooks.{stage} is not a list of objects")
+    return entries
