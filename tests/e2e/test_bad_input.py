@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -296,13 +295,6 @@ def test_pid_of_a_dead_process(scplan: Scplan) -> None:
         pass
     config = {"version": 1, "containers": {"web": {"runtime": "process", "pid": ended.pid, "cgroup": {"pids.max": 5}}}}
     refused(scplan("apply", "--auto-approve", config=config), "web is not running")
-
-
-def test_container_that_was_killed(make_container: MakeContainer, scplan: Scplan) -> None:
-    container = make_container("runc")
-    os.kill(container.pid, signal.SIGKILL)
-    subprocess.run(["tail", "--pid", str(container.pid), "-f", "/dev/null"], timeout=10)
-    refused(scplan("plan", config=of(container, cgroup={"pids.max": 5})), container.name, "not running")
 
 
 @pytest.mark.parametrize("content", [None, "", "abc", "0", "-5", "99999999999", "4194304\n"])
