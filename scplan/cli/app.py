@@ -195,6 +195,7 @@ class RootCommands(Commands):
         "apply": "scplan.cli.apply:apply",
         "destroy": "scplan.cli.apply:destroy",
         "drift": "scplan.cli.drift:drift",
+        "watch": "scplan.cli.watch:watch",
         "confirm": "scplan.cli.confirm:confirm",
         "undo": "scplan.cli.undo:undo",
         "recover": "scplan.cli.recover:recover",

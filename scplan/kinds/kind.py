@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from scplan.linux.container import Container
@@ -18,6 +19,13 @@ from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, as_configured, brought_by
 
 R = TypeVar("R", bound=Resource)
+
+
+class Hears(Enum):
+    """What of a container the kernel tells about when it changes."""
+
+    NETWORK = "network"
+    MOUNTS = "mounts"
 
 
 class Target(NamedTuple, Generic[R]):
@@ -71,6 +79,9 @@ class Kind(ABC, Generic[R]):
     of_host: ClassVar[bool] = False
     """Whether changes touch what the whole host shares, so that only one apply may make them at a time."""
 
+    hears: ClassVar[Hears | None] = None
+    """What the kernel tells about when live resources change; None: they have to be looked at from time to time."""
+
     # configuration
 
     def parse_short(self, text: str) -> dict[str, str]:
@@ -94,6 +105,10 @@ class Kind(ABC, Generic[R]):
 
     def claims(self, address: Address, resource: R) -> Iterable[Claim]:
         """What the resource takes for itself on the whole host; must not be claimed by another one."""
+        return ()
+
+    def host_links(self, address: Address, resource: R) -> Iterable[str]:
+        """Names of links of the host that are part of the resource while it is plugged in."""
         return ()
 
     def wanted_again(self, record: R) -> R | None:

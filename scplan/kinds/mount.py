@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 
 from scplan.errors import KernelError, ScplanError
-from scplan.kinds.kind import Kind, Target, Unsuitable
+from scplan.kinds.kind import Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import below, check_target, covering, identity_of, merged_paths
 from scplan.linux import bind
 from scplan.linux.container import Container
@@ -62,6 +62,7 @@ class MountKind(Kind[BindMount]):
     name = "mount"
     section = "mounts"
     record = BindMount
+    hears = Hears.MOUNTS
 
     # configuration
 

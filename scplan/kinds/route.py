@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from socket import AF_INET, AF_INET6
 
 from scplan.errors import KernelError, ScplanError
-from scplan.kinds.kind import Kind, Target
+from scplan.kinds.kind import Hears, Kind, Target
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -56,6 +56,7 @@ class RouteKind(Kind[Route]):
     name = "route"
     section = "routes"
     record = Route
+    hears = Hears.NETWORK
 
     # configuration
 

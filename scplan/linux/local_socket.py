@@ -42,13 +42,33 @@ def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> byt
 
 def http_get(address: str, target: str) -> tuple[int, bytes]:
     """Status and body of what a web server at a socket answers; the errors are those of `ask`. RFC 9112."""
-    # HTTP/1.0: the answer comes in one piece, and ends with the connection.
-    answer = ask(address, f"GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n".encode())
+    answer = ask(address, _get(target))
     head, found, body = answer.partition(b"\r\n\r\n")
     words = head[:_MAX_HEAD_BYTES].split(None, 2)
     if not found or not head.startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
         raise ScplanError(f"{address}: the answer to GET {target} is not HTTP")
     return int(words[1][:3]), body
+
+
+def open_stream(address: str, target: str) -> socket.socket:
+    """A connection over which a web server at a socket goes on answering one request; it does not block.
+
+    Raises OSError when nobody listens there, KernelError when it is neither root nor this user who does.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        connection.connect(address)
+        _check_owner(connection, address)
+        connection.send(_get(target))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _get(target: str) -> bytes:
+    # HTTP/1.0: what is answered has no chunks, and ends with the connection.
+    return f"GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n".encode()
 
 
 def _check_owner(connection: socket.socket, name: str) -> None:

@@ -45,6 +45,20 @@ class Child(Generic[T]):
             _run_child(work, self._reader, writer)
         os.close(writer)
 
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
+    def fd(self) -> int:
+        """Readable when `result` has not to be waited for any more."""
+        return self._reader
+
+    @property
+    def deadline_s(self) -> float:
+        """When its time is up, by time.monotonic()."""
+        return self._deadline
+
     def result(self) -> T:
         """What the child returned; to be called once, and always.
 

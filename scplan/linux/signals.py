@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _ASK_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,6 +28,35 @@ def stop_requests_raise() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+class Woken:
+    """Signals of a process that waits for fds: `fd` becomes readable with each, and `take` tells which they were."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.fd, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._taken: set[int] = set()
+        for number in numbers:
+            signal.signal(number, lambda came, _: self._taken.add(came))
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def take(self) -> set[int]:
+        """Those that came since the last time."""
+        with suppress(BlockingIOError):
+            os.read(self.fd, 1 << 12)
+        taken, self._taken = self._taken, set()
+        return taken
+
+    @property
+    def fds(self) -> list[int]:
+        return [self.fd, self._writer]
+
+
+def ask_to_stop_ends() -> None:
+    """For a child of a process that is woken: SIGTERM ends it at once, other requests are for the parent."""
+    signal.set_wakeup_fd(-1)
+    for number in _ASK_TO_STOP:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
 
 
 @contextmanager

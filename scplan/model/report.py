@@ -151,6 +151,49 @@ class Moved(NamedTuple):
     returned: tuple[Diagnostic, ...] = ()
 
 
+class Occasion(StrEnum):
+    """What a supervisor tells about."""
+
+    WATCHING = "watching"
+    STARTED = "started"
+    STOPPED = "stopped"
+    DRIFTED = "drifted"
+    HEALED = "healed"
+    RESTORED = "restored"
+    PROBLEM = "problem"
+    SOLVED = "solved"
+    DEGRADED = "degraded"
+    RECOVERED = "recovered"
+    ENDING = "ending"
+
+
+class Notice(NamedTuple):
+    """Something that a supervisor has done or seen, in a container or (with an empty name) in all.
+
+    `resources` counts what was plugged in, `seconds` is how long after the first hint it was done. `drifted` is all
+    that differs now, `diagnostics` are problems, `lines` say more.
+    """
+
+    occasion: Occasion
+    container: str = ""
+    runtime: str = ""
+    resources: int = 0
+    seconds: float = 0.0
+    drifted: tuple[Drifted, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+class Tally(NamedTuple):
+    """What a supervisor knows of its containers, by runtime and name, and how often it did something since it began."""
+
+    drifted: Mapping[tuple[str, str], int]
+    problems: Mapping[tuple[str, str], int]
+    owned: int
+    starts: int
+    heals: int
+
+
 class Support(StrEnum):
     YES = "yes"
     NO = "no"

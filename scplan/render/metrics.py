@@ -1,11 +1,34 @@
-"""Drift as Prometheus metrics, for the textfile collector of the node exporter."""
+"""Drift, and what is watched, as Prometheus metrics for the textfile collector of the node exporter."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 
-from scplan.model.report import DriftReport
+from scplan.model.report import DriftReport, Tally
+
+
+def watch_metrics(tally: Tally, written_at_s: float) -> str:
+    """What `watch` keeps: drift and problems of each container now, and what it has done since it began."""
+    return "".join(
+        [
+            _head("scplan_watch_drift_resources", "Owned resources that are not as scplan left them."),
+            *_watched("scplan_watch_drift_resources", tally.drifted),
+            _head("scplan_watch_problems", "Reasons why a container could not be looked at or plugged in again."),
+            *_watched("scplan_watch_problems", tally.problems),
+            _single("scplan_watch_owned_resources", "Owned resources that are watched.", str(tally.owned)),
+            _single("scplan_watch_starts_total", "Starts that were seen to.", str(tally.starts), "counter"),
+            _single("scplan_watch_heals_total", "Times that drift was mended.", str(tally.heals), "counter"),
+            _single("scplan_watch_timestamp_seconds", "When this was written (Unix time).", f"{written_at_s:.3f}"),
+        ]
+    )
+
+
+def _watched(name: str, samples: Mapping[tuple[str, str], int]) -> list[str]:
+    return [
+        f'{name}{{runtime="{_escaped(runtime)}",container="{_escaped(container)}"}} {value}\n'
+        for (runtime, container), value in sorted(samples.items())
+    ]
 
 
 def drift_metrics(report: DriftReport, checked_at_s: float) -> str:
@@ -47,12 +70,12 @@ def _family(name: str, text: str, samples: Mapping[str, int]) -> str:
     return _head(name, text) + "".join(lines)
 
 
-def _single(name: str, text: str, value: str) -> str:
-    return f"{_head(name, text)}{name} {value}\n"
+def _single(name: str, text: str, value: str, kind: str = "gauge") -> str:
+    return f"{_head(name, text, kind)}{name} {value}\n"
 
 
-def _head(name: str, text: str) -> str:
-    return f"# HELP {name} {text}\n# TYPE {name} gauge\n"
+def _head(name: str, text: str, kind: str = "gauge") -> str:
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
 
 
 def _escaped(label: str) -> str:

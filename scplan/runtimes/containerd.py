@@ -7,7 +7,7 @@ import os
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
-from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
 from scplan.runtimes.state_files import facts_of, list_directories, pid_in_file
 
 # Its own, and the one inside k3s and rke2.
@@ -38,6 +38,13 @@ class Containerd(Runtime):
     def all(self) -> list[ContainerName]:
         return _all_in(_namespaces(self.places()))
 
+    def signs(self, name: str, container_id: str) -> Signs:
+        spaces = [space for space in _namespaces(self.places()) if os.path.isdir(f"{space}/{container_id}")]
+        states = [f"{_OCI_STATES}/{os.path.basename(space)}" for space in spaces]
+        files = [file for state in states for file in _files_in(state, container_id)]
+        # One that is not there is made in a namespace that nobody knows yet.
+        return Signs(files=(*files, *(f"{space}/{container_id}/init.pid" for space in spaces)), is_polled=not spaces)
+
     def bundle(self, facts: ContainerFacts) -> str | None:
         for space in _namespaces(self.places()):
             if os.path.isdir(f"{space}/{facts.id}"):
@@ -58,6 +65,10 @@ def _namespaces(places: list[str]) -> list[str]:
 
 def _all_in(spaces: list[str]) -> list[ContainerName]:
     return [ContainerName(name, name, space) for space in spaces for name in list_directories(space)]
+
+
+def _files_in(state: str, container_id: str) -> list[str]:
+    return [f"{state}/{container_id}/{runtime.file}" for runtime in _OCI_RUNTIMES]
 
 
 def _facts(one: ContainerName) -> ContainerFacts:

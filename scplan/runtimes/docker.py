@@ -8,11 +8,13 @@ from typing import Any
 from scplan.errors import ScplanError
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.local_api import NOT_FOUND, existing, get, get_one, is_plain, said
-from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id
 from scplan.runtimes.state_files import damaged, facts_of, field, list_directories, plain, read_state, user_directory
 
 WRAPPERS = ("scplan-runc", "scplan-crun")
 """OCI runtimes that add scplan's hook to each container; docker has no hooks of its own."""
+# Filters are JSON in a query: {"type":["container"],"event":["start"]}.
+_STARTS = "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%5D%7D"
 _CONTAINERD = ("/run/containerd", "/run/docker/containerd/daemon")
 
 
@@ -37,6 +39,9 @@ class Docker(Runtime):
                 # The daemon refuses the beginning of several IDs, with another status in each version.
                 found += _all_of(socket, reference, said(answer))
         return found
+
+    def signs(self, name: str, container_id: str) -> Signs:
+        return Signs(streams=tuple(Stream(socket, _STARTS) for socket in self.places()))
 
     def all(self) -> list[ContainerName]:
         return [one for socket in existing(self.places()) for one in _names(socket)]

@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 
 from scplan.model.live import ContainerFacts
-from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
 from scplan.runtimes.state_files import facts_of, field, list_directories, plain, read_state
 
 _CONFIGURATION = "/etc/isulad/daemon.json"
@@ -29,6 +29,11 @@ class Isulad(Runtime):
         directories = [f"{engines}/{engine}" for engine in list_directories(engines)]
         read = (_name(place, one) for place in directories for one in list_directories(place))
         return [one for one in read if one is not None]
+
+    def signs(self, name: str, container_id: str) -> Signs:
+        (engines,) = self.places()
+        files = tuple(f"{engines}/{one}/{container_id}/{_FILE}" for one in list_directories(engines))
+        return Signs(files=files, is_polled=not files)
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         (engines,) = self.places()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from scplan.model.live import ContainerFacts
-from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, read_file
 
 # A directory for each running container; there also without systemd-machined (--register=no).
@@ -32,6 +32,9 @@ class Nspawn(Runtime):
         if os.path.isdir(f"{_RUNNING}/{reference}"):
             return [_facts(reference)]
         return [_facts(name) for name in by_reference(reference, _names())]
+
+    def signs(self, name: str, container_id: str) -> Signs:
+        return Signs(files=(f"{_RUNNING}/{name}",), is_polled=True)  # the directory may have stayed
 
     def all(self) -> list[ContainerName]:
         return [ContainerName(name, name) for name in _names()]

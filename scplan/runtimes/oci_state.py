@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 from scplan.model.live import ContainerFacts
-from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
 from scplan.runtimes.state_files import facts_of, field, list_directories, read_state, user_directory
 
 
@@ -31,6 +31,9 @@ class StateDirectoryRuntime(Runtime):
     def all(self) -> list[ContainerName]:
         root = self.places()[0]
         return [ContainerName(name, name, root) for name in list_directories(root)]
+
+    def signs(self, name: str, container_id: str) -> Signs:
+        return Signs(files=(f"{self.places()[0]}/{container_id}/{self.file}",))
 
     def read(self, root: str, container_id: str) -> ContainerFacts | None:
         """A container whose state is below another root than the usual one; None when it is not there."""

@@ -10,7 +10,7 @@ from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import runs_scplan
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
-from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
 from scplan.runtimes.state_files import (
     damaged,
     facts_of,
@@ -46,6 +46,12 @@ class Podman(Runtime):
         storage = _storage()
         drivers = [name for name in list_directories(storage) if name.endswith("-containers")]
         return [one for driver in drivers for file in _LISTS for one in _names(f"{storage}/{driver}/{file}")]
+
+    def signs(self, name: str, container_id: str) -> Signs:
+        """By the files of what runs it: its own socket is there only where its service is, which costs memory."""
+        states = [file for runtime in _OCI_RUNTIMES for file in runtime.signs(name, container_id).files]
+        storage = f"{_run_directory()}/overlay-containers"
+        return Signs(files=(*states, f"{storage}/{container_id}/userdata/pidfile"))
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         for one in self.all():
@@ -120,7 +126,10 @@ def _facts(one: ContainerName) -> ContainerFacts:
         if found is not None:
             return found._replace(name=one.name, runtime=Podman.name)
     # Another OCI runtime: what is left is the PID file that conmon wrote.
-    own = user_directory()
-    run = f"{own}/containers" if own else "/run/containers/storage"
-    pid = pid_in_file(f"{run}/{os.path.basename(one.place)}/{one.id}/userdata/pidfile", one.id)
+    pid = pid_in_file(f"{_run_directory()}/{os.path.basename(one.place)}/{one.id}/userdata/pidfile", one.id)
     return facts_of(one.name, Podman.name, pid, 0, id=one.id)
+
+
+def _run_directory() -> str:
+    own = user_directory()
+    return f"{own}/containers" if own else "/run/containers/storage"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 
 from scplan.errors import ContainerNotFound, KernelError
 from scplan.model.live import ContainerFacts
-from scplan.runtimes.runtime import ContainerName, Runtime
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs
 from scplan.runtimes.state_files import facts_of
 
 _MAX_PID_FILE_BYTES = 64
+# Of the wall clock, in which files have their times, against the ticks in which processes have theirs.
+_CLOCK_SLACK_S = 2.0
 
 
 class Process(Runtime):
@@ -26,6 +29,24 @@ class Process(Runtime):
         number = pid if pid is not None else _read_pid(reference, pid_file)
         found_by = f"pid:{pid}" if pid is not None else f"pid_file:{pid_file}"
         return [facts_of(reference, self.name, number, 0, id=found_by)]
+
+    def signs(self, name: str, container_id: str) -> Signs:
+        key, _, value = container_id.partition(":")
+        # A process that is named by its number does not start again.
+        return Signs(files=(value,)) if key == "pid_file" else Signs()
+
+    def doubts(self, facts: ContainerFacts, container_id: str) -> str:
+        key, _, path = container_id.partition(":")
+        if key != "pid_file":
+            return "its pid was taken again: a process that is named by its number does not start again"
+        try:
+            written = os.stat(path).st_mtime
+        except OSError:
+            return f"{path} is gone"
+        began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + facts.start_time / os.sysconf("SC_CLK_TCK")
+        if written < began - _CLOCK_SLACK_S:
+            return f"{path} was written before its process began: the pid was taken again"
+        return ""
 
     def find_recorded(self, name: str, container_id: str) -> list[ContainerFacts]:
         key, _, value = container_id.partition(":")

@@ -28,6 +28,25 @@ class ContainerName(NamedTuple):
     place: str = ""
 
 
+class Stream(NamedTuple):
+    """A daemon's socket and what to ask there for an answer that never ends: a line of it for each event."""
+
+    socket: str
+    target: str
+
+
+class Signs(NamedTuple):
+    """Where it shows that a container starts. What shows is only a hint: the runtime has to be asked.
+
+    `files` are written then. `streams` name the container's ID in a line. `is_polled`: nothing of that is sure, so that
+    the runtime has to be asked again and again.
+    """
+
+    files: tuple[str, ...] = ()
+    streams: tuple[Stream, ...] = ()
+    is_polled: bool = False
+
+
 class Runtime(ABC):
     """One runtime. `find` takes what a user wrote and returns every container that it can mean."""
 
@@ -46,6 +65,14 @@ class Runtime(ABC):
     def find_recorded(self, name: str, container_id: str) -> list[ContainerFacts]:
         """The container that a record is about, by the name and ID that `find` had given it."""
         return self.find(name, None, None)
+
+    def signs(self, name: str, container_id: str) -> Signs:
+        """Where it shows that the container that a record is about starts."""
+        return Signs(is_polled=True)
+
+    def doubts(self, facts: ContainerFacts, container_id: str) -> str:
+        """Why the process may be another one than the container's, which only the user can tell then; "" if sure."""
+        return ""
 
     @abstractmethod
     def all(self) -> list[ContainerName]:

@@ -17,6 +17,7 @@ from scplan.workflow.records import state_list, state_rm, state_show
 from scplan.workflow.reporting import doctor, drift, record_notices, show_owned, snapshot
 from scplan.workflow.scene import Request, default_state_dir, validate
 from scplan.workflow.undoing import awaiting, give_up, history, open_undo
+from scplan.workflow.watching import watch, writes_to_journal
 
 __all__ = [
     "Request",
@@ -50,6 +51,8 @@ __all__ = [
     "state_show",
     "validate",
     "wait_for_confirmation",
+    "watch",
     "write_document",
+    "writes_to_journal",
     "writes_to_journal",
 ]

@@ -20,6 +20,7 @@ COMMANDS = [
     "apply",
     "destroy",
     "drift",
+    "watch",
     "confirm",
     "undo",
     "recover",

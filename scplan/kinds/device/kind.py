@@ -21,7 +21,7 @@ from scplan.kinds.device.node import (
     with_former,
 )
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits
-from scplan.kinds.kind import Kind, Target, Unsuitable
+from scplan.kinds.kind import Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import check_target, covering, identity_of
 from scplan.linux.blockdev import device_path
 from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
@@ -37,6 +37,7 @@ class DeviceKind(Kind[Device]):
     name = "device"
     section = "devices"
     record = Device
+    hears = Hears.MOUNTS  # in a user namespace nodes are bound; others are looked at from time to time
 
     # configuration
 

@@ -6,7 +6,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scplan.kinds.kind import Claim, Kind, Target, Unsuitable
+from scplan.kinds.kind import Claim, Hears, Kind, Target, Unsuitable
 from scplan.kinds.nic import kernel
 from scplan.kinds.nic import lost as lost_nics
 from scplan.kinds.nic.record import (
@@ -31,6 +31,7 @@ class NicKind(Kind[Nic]):
     section = "nics"
     record = Nic
     of_host = True
+    hears = Hears.NETWORK
 
     # configuration
 
@@ -70,6 +71,10 @@ class NicKind(Kind[Nic]):
             host = address_text.partition("/")[0]
             if not _is_link_local(host):
                 yield Claim(thing=f"IP address {host}", scope=resource.bridge or "")
+
+    def host_links(self, address: Address, resource: Nic) -> Iterable[str]:
+        if not resource.is_physical:
+            yield resource.host_name or derived_host_name(address.container, resource.name)
 
     # planning
 

@@ -1,0 +1,142 @@
+"""`scplan watch`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scplan.cli.options import parse_duration, request
+from scplan.cli.output import raw, silence
+from scplan.errors import ExitCode
+
+if TYPE_CHECKING:
+    from scplan.model.report import Notice, Tally
+
+_SHORTEST_CHECK_S, _LONGEST_CHECK_S = 1.0, 24 * 3600.0
+_LOCK_TIMEOUT_S = 1.0
+
+
+def parse_check(text: str | float) -> float:
+    """Seconds between two looks at a container."""
+    seconds = parse_duration(text)
+    if not _SHORTEST_CHECK_S <= seconds <= _LONGEST_CHECK_S:
+        raise typer.BadParameter(f"{text} is not between 1s and 24h")
+    return seconds
+
+
+def watch(
+    context: typer.Context,
+    heal: Annotated[bool, typer.Option("--heal", help="Also mend what drifted.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Attend to each container one time, then end.")] = False,
+    every: Annotated[
+        float,
+        typer.Option(
+            parser=parse_check,
+            metavar="DURATION",
+            show_default=False,
+            help="How often to look for what nothing tells about. Default: 60s.",
+        ),
+    ] = 60.0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Keep Prometheus metrics there, for the textfile collector."),
+    ] = None,
+    syslog: Annotated[bool, typer.Option("--syslog", help="Write to the system's log, not to standard error.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line on standard output.")] = False,
+) -> ExitCode:
+    """Plug in again what starting containers had, and tell drift as it happens.
+
+    For containers whose runtime has no hook of scplan, and to hear at once when somebody changes one by hand.
+    It acts on what the records say and only there; what others own is not even looked at. Physical NICs of a
+    container that ended are brought home. SIGTERM ends it, SIGHUP has it read everything again.
+
+    Examples:
+      scplan watch
+      scplan watch --heal --metrics /var/lib/node_exporter/scplan-watch.prom
+      scplan watch --once
+    """
+    from scplan import workflow
+
+    tell = _as_json if as_json else _to_syslog if syslog else _to_stderr()
+    went_well = workflow.watch(
+        request(context, lock_timeout_s=_LOCK_TIMEOUT_S),
+        _unfailing(tell),
+        _counter(metrics, tell),
+        heal=heal,
+        check_s=every,
+        is_once=once,
+    )
+    return ExitCode.OK if went_well else ExitCode.ERROR
+
+
+def _as_json(notice: Notice) -> None:
+    from scplan.render.machine import to_line
+    from scplan.render.notices import notice_to_json
+
+    raw(to_line(notice_to_json(notice, time.time())))
+
+
+def _to_syslog(notice: Notice) -> None:
+    import syslog
+
+    from scplan.render.notices import notice_lines, priority
+
+    syslog.openlog("scplan", syslog.LOG_PID, syslog.LOG_DAEMON)
+    for text in notice_lines(notice):
+        syslog.syslog(priority(notice), text)
+
+
+def _to_stderr() -> Callable[[Notice], None]:
+    from scplan.workflow import writes_to_journal
+
+    has_priorities = writes_to_journal(sys.stderr.fileno())
+
+    def tell(notice: Notice) -> None:
+        from scplan.render.notices import notice_lines, priority
+
+        prefix = f"<{priority(notice)}>" if has_priorities else ""
+        sys.stderr.write("".join(f"{prefix}{text}\n" for text in notice_lines(notice)))
+        sys.stderr.flush()
+
+    return tell
+
+
+def _unfailing(tell: Callable[[Notice], None]) -> Callable[[Notice], None]:
+    """`tell`, which goes quiet when its reader is gone: supervision goes on."""
+
+    def told(notice: Notice) -> None:
+        try:
+            tell(notice)
+        except BrokenPipeError:
+            silence()
+
+    return told
+
+
+def _counter(path: str | None, tell: Callable[[Notice], None]) -> Callable[[Tally], None]:
+    """Writes the metrics. Where that fails it is told once, until it works again: supervision goes on."""
+    failed: list[str] = []
+
+    def count(tally: Tally) -> None:
+        if path is None:
+            return
+        from scplan import workflow
+        from scplan.errors import ScplanError
+        from scplan.model.report import Notice, Occasion
+        from scplan.render.metrics import watch_metrics
+
+        text = watch_metrics(tally, time.time())
+        try:
+            # Readable by the exporter, which runs as another user; counts are no secret.
+            workflow.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)
+            failed.clear()
+        except ScplanError as error:
+            if not failed:
+                tell(Notice(Occasion.PROBLEM, diagnostics=error.diagnostics))
+            failed[:] = [str(error)]
+
+    return count

@@ -1,0 +1,94 @@
+"""Which entries of directories appear, go or are written, as it happens. inotify(7)."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+import struct
+from typing import NamedTuple
+
+from scplan.errors import KernelError
+from scplan.linux.closing import Closing
+
+# struct inotify_event without its name: wd, mask, cookie, length of the name.
+_EVENT = struct.Struct("@iIII")
+_BUFFER_BYTES = 1 << 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Mask(enum.IntFlag):
+    """IN_* of inotify(7)."""
+
+    CLOSE_WRITE = 0x8
+    MOVED_FROM = 0x40
+    MOVED_TO = 0x80
+    CREATE = 0x100
+    DELETE = 0x200
+    DELETE_SELF = 0x400
+    MOVE_SELF = 0x800
+    Q_OVERFLOW = 0x4000
+    IGNORED = 0x8000
+    ONLYDIR = 0x1000000
+
+
+ENTRIES = Mask.CLOSE_WRITE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.CREATE | Mask.DELETE
+"""All that can happen to the entries of a directory, except that their attributes change."""
+
+
+class Happened(NamedTuple):
+    """One event. `name` is "" when it is about the directory itself; `watch` is -1 when events were lost."""
+
+    watch: int
+    mask: Mask
+    name: str
+
+
+class Inotify(Closing):
+    """An inotify instance; `fd` is readable when something happened."""
+
+    def __init__(self) -> None:
+        self.fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self.fd < 0:
+            raise KernelError(
+                "inotify_init1()", ctypes.get_errno(), hint="fs.inotify.max_user_instances is how many a user may have"
+            )
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def add(self, directory: str, mask: Mask) -> int:
+        """The number of a watch of a directory; the same one when it has one already.
+
+        Raises OSError, since callers tell ENOENT, ENOTDIR and ENOSPC (fs.inotify.max_user_watches) apart.
+        """
+        number: int = _libc.inotify_add_watch(self.fd, os.fsencode(directory), int(mask | Mask.ONLYDIR))
+        if number < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), directory)
+        return number
+
+    def remove(self, watch: int) -> None:
+        """Ends a watch; does nothing when the kernel did, because its directory has gone."""
+        if _libc.inotify_rm_watch(self.fd, watch) < 0 and ctypes.get_errno() != errno.EINVAL:
+            raise KernelError(f"inotify_rm_watch({watch})", ctypes.get_errno())
+
+    def read(self) -> list[Happened]:
+        """What happened since the last time, at most 64 KiB of it; the fd stays readable while there is more."""
+        try:
+            data = os.read(self.fd, _BUFFER_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise KernelError.from_os("read(inotify)", error) from None
+        found = []
+        start = 0
+        while start < len(data):
+            watch, mask, _, length = _EVENT.unpack_from(data, start)
+            start += _EVENT.size
+            name = data[start : start + length].rstrip(b"\0")
+            found.append(Happened(watch, Mask(mask), os.fsdecode(name)))
+            start += length
+        return found

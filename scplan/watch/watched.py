@@ -1,0 +1,128 @@
+"""What a supervisor remembers of each container: what it has told about it, and how it hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scplan.errors import Diagnostic
+from scplan.kinds.kind import Hears
+from scplan.linux.life import Life
+from scplan.model.live import ContainerFacts
+from scplan.model.report import Drifted, Notice, Occasion, Tally
+from scplan.runtimes.runtime import Signs
+from scplan.watch.attend import Deed, Key, Seen
+
+
+class Watched:
+    """One container. Bounded: what is told is remembered by its hash, what differs by its number.
+
+    `heard_of` says which life `life` listens to, and to what of it. `hinted_s` is when the first hint came that is not
+    looked into yet, `looked_for_s` that of the look just now; `is_unheard` that not everything can be listened to.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.id = ""
+        self.facts: ContainerFacts | None = None
+        self.life: Life | None = None
+        self.signs = Signs()
+        self.hears: frozenset[Hears] = frozenset()
+        self.host_links: frozenset[str] = frozenset()
+        self.owned = 0
+        self.drifted = 0
+        self.problems = 0
+        self.had_problems = False
+        self.heard_of: tuple[int, int, frozenset[Hears], frozenset[str]] | None = None
+        self.hinted_s: float | None = None
+        self.looked_for_s: float | None = None
+        self.busy_times = 0
+        self.pause_s = 0.0
+        self.is_unheard = False
+        self._drift_told = 0
+        self._problems_told = 0
+
+    def learn(self, seen: Seen) -> None:
+        """What it is, as far as that was found out."""
+        if seen.owned:
+            self.signs, self.hears, self.host_links = seen.signs, seen.hears, seen.host_links
+            self.owned = seen.owned
+        if seen.facts is not None:
+            self.id = seen.facts.id
+        if not seen.failed and not seen.busy:
+            self.facts = seen.facts
+
+    def notices(self, seen: Seen, seconds: float) -> list[Notice]:
+        """What is new since the last time."""
+        found: list[Notice] = []
+        if seen.gave_back:
+            found.append(self._notice(Occasion.STOPPED))
+        for occasion, deed in ((Occasion.STARTED, seen.started), (Occasion.HEALED, seen.healed)):
+            if deed is not None and (deed.changed or deed.lines):
+                found.append(self._done(occasion, deed, seconds))
+        if not seen.failed and not seen.busy:
+            found += self._drift(seen.drifted)
+        if not seen.busy:
+            found += self._trouble(seen.problems)
+        return found
+
+    def _done(self, occasion: Occasion, deed: Deed, seconds: float) -> Notice:
+        return self._notice(occasion)._replace(resources=deed.changed, seconds=seconds, lines=deed.lines)
+
+    def _drift(self, drifted: tuple[Drifted, ...]) -> list[Notice]:
+        self.drifted = len(drifted)
+        told = hash(tuple((str(one.address), one.changed, repr(one.live)) for one in drifted)) if drifted else 0
+        if told == self._drift_told:
+            return []
+        self._drift_told = told
+        if not drifted:
+            return [self._notice(Occasion.RESTORED)]
+        return [self._notice(Occasion.DRIFTED)._replace(drifted=drifted)]
+
+    def _trouble(self, problems: tuple[Diagnostic, ...]) -> list[Notice]:
+        self.problems = len(problems)
+        told = hash(problems) if problems else 0
+        if told == self._problems_told:
+            return []
+        if problems and not self.had_problems:
+            return []  # it may be just starting or ending; the next look, which comes soon, tells
+        self._problems_told = told
+        if not problems:
+            return [self._notice(Occasion.SOLVED)]
+        return [self._notice(Occasion.PROBLEM)._replace(diagnostics=problems)]
+
+    def _notice(self, occasion: Occasion) -> Notice:
+        runtime, name = self.key
+        return Notice(occasion, name, runtime)
+
+
+class Roll:
+    """All containers that are watched, and the counts that are kept of them."""
+
+    def __init__(self, tell: Callable[[Notice], None], *, is_patient: bool) -> None:
+        """`is_patient`: a problem is told when it is still there at the next look."""
+        self._is_patient = is_patient
+        self.containers: dict[Key, Watched] = {}
+        self.tell = tell
+        self._starts = 0
+        self._heals = 0
+
+    def take(self, seen: Seen, seconds: float) -> Watched:
+        """Tells what is new."""
+        one = self.containers.setdefault(seen.key, Watched(seen.key))
+        one.had_problems = one.problems > 0 or not self._is_patient
+        one.learn(seen)
+        self._starts += seen.started is not None
+        self._heals += seen.healed is not None and seen.healed.changed > 0
+        for notice in one.notices(seen, seconds):
+            self.tell(notice)
+        return one
+
+    def tally(self) -> Tally:
+        containers = self.containers.values()
+        return Tally(
+            drifted={one.key: one.drifted for one in containers},
+            problems={one.key: one.problems for one in containers},
+            owned=sum(one.owned for one in containers),
+            starts=self._starts,
+            heals=self._heals,
+        )

@@ -1,0 +1,113 @@
+"""What the records of one container ask for, plugged in again: when it starts, and when somebody changed it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+from scplan import confirmation, recovery
+from scplan.errors import Diagnostic
+from scplan.journal import OF_A_START, left_behind
+from scplan.kinds import KINDS
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.model.live import ContainerFacts
+from scplan.state import Record, State
+from scplan.workflow.applying import Run
+from scplan.workflow.lifecycle import give_back, wanted_again
+from scplan.workflow.planning import plan_alone
+from scplan.workflow.recorded import gone, is_plugged_in
+from scplan.workflow.scene import Request, Scene, read_records
+
+
+class Plugged(NamedTuple):
+    """How many resources were plugged in, or changed, and what else is to be told."""
+
+    changed: int
+    lines: list[str]
+
+
+def start(facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
+    """Plugs in what the records ask for, into a container that starts, or has just been started.
+
+    Whatever was begun in it before is ended first. Raises ScplanError.
+    """
+    with Container(facts.name, facts.pid, facts.start_time, host, facts.root) as container:
+        # Before anything else: what the runtime says may be wrong, and the process one of the host.
+        container.refuse_host_mounts()
+    lines = _settle(facts, state, host, request)
+    with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
+        record = state.read(facts.runtime, facts.name)
+        if record is None:
+            return Plugged(0, lines)
+        lines += [words(one) for one in give_back(record, facts, state, host)]
+        changed, said = _plug_in(record, facts, state, host, request)
+    return Plugged(changed, [*lines, *said])
+
+
+def mend(facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
+    """The same for a container that goes on running.
+
+    Raises AwaitingConfirmation or RecoveryNeeded when an apply that people asked for did not end: that is for them.
+    """
+    end_starts(state, host, request)
+    with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
+        recovery.refuse_if_needed(state, KINDS, host)
+        record = state.read(facts.runtime, facts.name)
+        if record is None or not is_plugged_in(record, host.boot_id):
+            return Plugged(0, [])
+        return _plug_in(record, facts, state, host, request)
+
+
+def end(record: Record, state: State, host: Host, request: Request) -> bool:
+    """Gives the host back what a container had of it, if it has ended; whether it has. Asks no runtime."""
+    with state.locked([gone(record)], host=True, timeout_s=request.lock_timeout_s):
+        now = state.read(record.runtime, record.name)
+        if now is None or not now.start_time or is_plugged_in(now, host.boot_id):
+            return False
+        give_back(now, gone(now), state, host)
+    return True
+
+
+def end_starts(state: State, host: Host, request: Request) -> list[str]:
+    """Undoes what died while it plugged something in again, which nobody asked for; returns a line about each."""
+    if not state.has_open_journals():
+        return []
+    asked = recovery.Recovery(state, KINDS, host, request.lock_timeout_s, lambda _: None)
+    left = [path for path in left_behind(state.directory) if path.endswith(f"{OF_A_START}.jsonl")]
+    return [recovery.recover_one(path, asked, "auto") for path in left]
+
+
+def _plug_in(record: Record, facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
+    """Needs the locks."""
+    scene = Scene({facts.name: facts}, {facts.name: wanted_again(record)}, partial(read_records, state))
+    made = plan_alone(scene, request, host)
+    outcome = Run(made, scene, state, host, request, is_start=True).execute(lambda _: None)
+    now = state.read(facts.runtime, facts.name)
+    if now is not None and not is_plugged_in(now, host.boot_id):
+        # Everything was there already: nothing was journaled, but from now on it belongs to this life.
+        state.write([Record.of(facts, host.boot_id, now.resources)])
+    return Plugged(sum(outcome.summary.values()), [words(one) for one in made.diagnostics])
+
+
+def _settle(facts: ContainerFacts, state: State, host: Host, request: Request) -> list[str]:
+    """Ends what a crash left half done in it, and undoes what is not confirmed: a container starts from the records."""
+    if not state.has_open_journals():
+        return []
+    asked = recovery.Recovery(state, KINDS, host, request.lock_timeout_s, lambda _: None)
+    lines = []
+    for left in confirmation.all_left_behind(state.directory, KINDS, host.boot_id):
+        then = left.entries.begin.containers.get(facts.name) if left.entries else None
+        if then is None or then.runtime != facts.runtime:
+            continue
+        if left.left_s:
+            reason = f"container {facts.name} was started again before it was confirmed"
+            lines.append(recovery.give_up(left.path, asked, reason))
+        else:
+            lines.append(recovery.recover_one(left.path, asked, "auto"))
+    return lines
+
+
+def words(diagnostic: Diagnostic) -> str:
+    """A diagnostic in one line."""
+    return "; ".join(part for part in (diagnostic.summary, diagnostic.detail, diagnostic.hint) if part)

@@ -1,0 +1,78 @@
+"""`scplan watch` with real engines: starts are heard of from daemons and from state directories."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.containers.engines import ENGINES, Engine
+from tests.containers.room import Room
+from tests.containers.session import Session
+from tests.e2e.test_runtimes import RoomScplan, engine_of
+from tests.e2e.watching import watching
+
+pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "veth")
+
+
+@pytest.fixture(scope="module")
+def room(session: Session) -> Iterator[Room]:
+    with Room(session) as made:
+        yield made
+
+
+@pytest.fixture
+def scplan(tmp_path: Path, tmp_state_dir: Path, room: Room) -> RoomScplan:
+    made = RoomScplan(tmp_path, tmp_state_dir)
+    made.room = room
+    return made
+
+
+def owned_by(engine: Engine, name: str, scplan: RoomScplan) -> None:
+    """A container with a NIC and a mount."""
+    engine.run(name)
+    sections = {"nics": [{"name": "eth1"}], "mounts": ["/usr:/srv:ro"]}
+    config = {"version": 1, "containers": {name: {"runtime": engine.name, **sections}}}
+    scplan("apply", "--auto-approve", config=config).ok()
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name in ("docker", "podman", "containerd", "lxc")])
+def test_containers_of_engines_are_plugged_in_when_they_start_again(
+    name: str, room: Room, scplan: RoomScplan, session: Session
+) -> None:
+    engine = engine_of(name, room)
+    container = session.name()
+    owned_by(engine, container, scplan)
+    try:
+        with watching(scplan) as watch:
+            engine.stop(container)
+            watch.until("stopped", container=container)
+            time.sleep(0.5)
+            engine.start(container)
+            begun = time.monotonic()
+            watch.until("started", container=container)
+            print(f"{name}: plugged in {(time.monotonic() - begun) * 1000:.0f} ms after the engine said that it runs")
+            assert scplan("drift", "--json").ok().json["drifted"] == []
+    finally:
+        engine.remove(container)
+
+
+def test_a_daemon_that_goes_and_comes_back_is_heard_again(room: Room, scplan: RoomScplan, session: Session) -> None:
+    engine = engine_of("docker", room)
+    container = session.name()
+    owned_by(engine, container, scplan)
+    try:
+        with watching(scplan) as watch:
+            room.sh("kill $(cat /run/docker.pid); while test -e /run/docker.pid; do sleep 0.05; done")
+            watch.until("stopped", container=container)
+            engine.up()
+            at = len(watch.told)
+            engine.start(container)
+            begun = time.monotonic()
+            watch.until("started", container=container, after=at)
+            print(f"after the daemon's return plugged in after {(time.monotonic() - begun) * 1000:.0f} ms")
+            assert scplan("drift", "--json").ok().json["drifted"] == []
+    finally:
+        engine.remove(container)
