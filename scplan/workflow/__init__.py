@@ -54,5 +54,4 @@ __all__ = [
     "watch",
     "write_document",
     "writes_to_journal",
-    "writes_to_journal",
 ]
