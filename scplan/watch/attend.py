@@ -143,7 +143,7 @@ def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) 
         )
     host.forget()
     done = plugging.start(facts, state, host, order.request)
-    return seen._replace(facts=facts, started=Deed(done.changed, tuple(done.lines)))
+    return seen._replace(facts=facts, started=Deed(done.changed, (*done.settled, *done.said)))
 
 
 def _found_again(record: Record) -> ContainerFacts:
@@ -170,4 +170,4 @@ def _compare(seen: Seen, record: Record, facts: ContainerFacts, order: Order, st
     done = plugging.mend(facts, state, host, order.request)
     host.forget()
     still, problems = drifted_in(scene.only({record.name}), host)
-    return seen._replace(healed=Deed(done.changed, tuple(done.lines)), drifted=still, problems=tuple(problems.values()))
+    return seen._replace(healed=Deed(done.changed, tuple(done.said)), drifted=still, problems=tuple(problems.values()))

@@ -9,6 +9,7 @@ from scplan import confirmation, recovery
 from scplan.errors import Diagnostic
 from scplan.journal import OF_A_START, left_behind
 from scplan.kinds import KINDS
+from scplan.linux import modules
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.live import ContainerFacts
@@ -21,10 +22,11 @@ from scplan.workflow.scene import Request, Scene, read_records
 
 
 class Plugged(NamedTuple):
-    """How many resources were plugged in, or changed, and what else is to be told."""
+    """How many resources were plugged in, or changed, what is to be told of that, and what was ended before it."""
 
     changed: int
-    lines: list[str]
+    said: list[str]
+    settled: list[str]
 
 
 def start(facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
@@ -35,14 +37,15 @@ def start(facts: ContainerFacts, state: State, host: Host, request: Request) -> 
     with Container(facts.name, facts.pid, facts.start_time, host, facts.root) as container:
         # Before anything else: what the runtime says may be wrong, and the process one of the host.
         container.refuse_host_mounts()
-    lines = _settle(facts, state, host, request)
+    settled = _settle(facts, state, host, request)
     with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
         record = state.read(facts.runtime, facts.name)
         if record is None:
-            return Plugged(0, lines)
-        lines += [words(one) for one in give_back(record, facts, state, host)]
-        changed, said = _plug_in(record, facts, state, host, request)
-    return Plugged(changed, [*lines, *said])
+            return Plugged(0, [], settled)
+        returned = [words(one) for one in give_back(record, facts, state, host)]
+        loaded = [f"kernel module {name} loaded" for name in modules.load(record.modules or ())]
+        done = _plug_in(record, facts, state, host, request)
+    return Plugged(done.changed, [*returned, *loaded, *done.said], settled)
 
 
 def mend(facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
@@ -55,7 +58,7 @@ def mend(facts: ContainerFacts, state: State, host: Host, request: Request) -> P
         recovery.refuse_if_needed(state, KINDS, host)
         record = state.read(facts.runtime, facts.name)
         if record is None or not is_plugged_in(record, host.boot_id):
-            return Plugged(0, [])
+            return Plugged(0, [], [])
         return _plug_in(record, facts, state, host, request)
 
 
@@ -87,7 +90,7 @@ def _plug_in(record: Record, facts: ContainerFacts, state: State, host: Host, re
     if now is not None and not is_plugged_in(now, host.boot_id):
         # Everything was there already: nothing was journaled, but from now on it belongs to this life.
         state.write([Record.of(facts, host.boot_id, now.resources)])
-    return Plugged(sum(outcome.summary.values()), [words(one) for one in made.diagnostics])
+    return Plugged(sum(outcome.summary.values()), [words(one) for one in made.diagnostics], [])
 
 
 def _settle(facts: ContainerFacts, state: State, host: Host, request: Request) -> list[str]:
