@@ -15,7 +15,7 @@ ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist load
 	--tx $(WORKERS)*popen//python=$(CURDIR)/tests/containers/isolated-python
 endif
 
-.PHONY: help demo test test-unit test-crash failures fuzz hostile docs bench lint clean prepare engines
+.PHONY: help demo test test-unit test-crash test-watch failures fuzz hostile docs bench lint clean prepare engines
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-crash: prepare ## kills scplan at every system call, and fails every one of
 failures: prepare ## strikes at every place of a plan, and checks properties of more configurations; EXAMPLES=100
 	@SCPLAN_ALL_PLACES=1 SCPLAN_PROPERTY_EXAMPLES=$(or $(EXAMPLES),100) $(PYTHON) -m pytest --timeout 3600 \
 	  tests/e2e/test_failures.py tests/e2e/test_undo_fails.py tests/property $(ARGS)
+
+test-watch: prepare ## has `scplan watch` see containers of all engines start
+	@SCPLAN_ALL_ENGINES=1 $(PYTHON) -m pytest tests/e2e/test_watch.py tests/e2e/test_watch_engines.py -rP $(ARGS)
 
 fuzz: prepare ## feeds damaged input to everything that reads, guided by coverage; FUZZ_SECONDS=30 for each reader
 	@$(PYTHON) -m pip install --quiet 'atheris>=2.3' || echo "no atheris here: mutating blindly"
