@@ -91,28 +91,33 @@ def wanted_again(record: Record) -> dict[Address, Resource]:
     return wanted
 
 
-def without_hook(made: Plan, resources: Iterable[Address]) -> list[Diagnostic]:
-    """One warning about all containers that do not run, are to have any of these, and are started without the hook."""
+def start_warnings(made: Plan, resources: Iterable[Address]) -> list[Diagnostic]:
+    """What to know of the next start of containers that do not run and are to have any of these resources.
+
+    One warning about all that are started without the hook, and one about all that nobody knows any more.
+    """
     concerned = {address.container for address in resources}
-    names = [
-        name
-        for name, facts in made.containers.items()
-        if facts.status is Status.STOPPED and name in concerned and not _has_hook(facts)
-    ]
-    if not names:
-        return []
-    who = f"container {names[0]} is" if len(names) == 1 else f"containers {', '.join(names)} are"
+    waiting = [one for name, one in made.containers.items() if one.status is Status.STOPPED and name in concerned]
+    absent = [one for one in waiting if not RUNTIMES[one.runtime].find_recorded(one.name, one.id)]
+    hookless = [one for one in waiting if one not in absent and not RUNTIMES[one.runtime].has_hook(one)]
     return [
-        Diagnostic(
-            summary=f"{who} started without scplan's hook",
-            hint="what waits for the start is plugged in by the next `scplan apply` after it, or its timer;"
+        *_about(
+            hookless,
+            "started without scplan's hook",
+            "what waits for the start is plugged in by the next `scplan apply` after it, or its timer;"
             " `scplan hook spec` prints the hook",
-            severity=Severity.WARNING,
-        )
+        ),
+        *_about(
+            absent,
+            f"gone from {', '.join(dict.fromkeys(one.runtime for one in absent))}",
+            "what is recorded is for the container that is made next under the name; `scplan destroy NAME` forgets it",
+        ),
     ]
 
 
-def _has_hook(facts: ContainerFacts) -> bool:
-    """Also true of a container that is gone: nobody knows yet how it will be made again."""
-    runtime = RUNTIMES[facts.runtime]
-    return not runtime.find_recorded(facts.name, facts.id) or runtime.has_hook(facts)
+def _about(containers: list[ContainerFacts], what: str, hint: str) -> list[Diagnostic]:
+    if not containers:
+        return []
+    names = ", ".join(one.name for one in containers)
+    who = f"container {names} is" if len(containers) == 1 else f"containers {names} are"
+    return [Diagnostic(summary=f"{who} {what}", hint=hint, severity=Severity.WARNING)]

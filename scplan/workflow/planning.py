@@ -21,7 +21,7 @@ from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
-from scplan.workflow.lifecycle import facts_after_return, left_on_host, without_hook
+from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings
 from scplan.workflow.modules import missing_said
 from scplan.workflow.modules import notices as module_notices
 from scplan.workflow.scene import (
@@ -107,14 +107,14 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host, outline
     inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
     with missing_said(scene):
         made = plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
-    return made._replace(diagnostics=(*made.diagnostics, *_unhooked(made, scene), *module_notices(scene, made)))
+    return made._replace(diagnostics=(*made.diagnostics, *_start_warnings(made, scene), *module_notices(scene, made)))
 
 
-def _unhooked(made: Plan, scene: Scene) -> list[Diagnostic]:
+def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:
     stopped = [name for name, facts in scene.containers.items() if facts.status is Status.STOPPED]
     if not stopped:
         return []
-    return without_hook(made, (*scene.only(stopped).desired, *(change.address for change in made.changes)))
+    return start_warnings(made, (*scene.only(stopped).desired, *(change.address for change in made.changes)))
 
 
 def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:

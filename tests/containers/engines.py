@@ -6,6 +6,7 @@ The containers hold nothing but busybox, and nothing is fetched from a network.
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -61,7 +62,9 @@ class Engine(ABC):
         return name
 
     def root(self, place: Path) -> Path:
-        """A root file system at `place`."""
+        """A new root file system at `place`, instead of that of a container that was removed."""
+        if place.exists():
+            shutil.rmtree(place)
         rootfs.build(place)
         (place / "usr/bin").mkdir(parents=True)
         (place / "sbin").mkdir()
@@ -342,6 +345,7 @@ class Isulad(Engine):
     def remove(self, name: str) -> None:
         self.room.run("runc", "--root", self._ROOT, "delete", "--force", self._ids[name])
         self.room.sh('rm -rf "$1"', f"{self.engines}/{self._ids[name]}")
+        shutil.rmtree(self.directory / name)
 
     def pid(self, name: str) -> int:
         return int((self.directory / name / "pid").read_text())

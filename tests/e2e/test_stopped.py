@@ -126,7 +126,9 @@ def test_container_that_its_runtime_forgot_is_planned_for_by_its_record(
     asked = parts(loop_disk, bridge, host_directory)
     scplan("apply", "--auto-approve", config=of(web, **asked)).ok()
     web.stop()
-    assert "No changes." in scplan("plan").ok().stdout
+    plan = scplan("plan").ok()
+    assert "No changes." in plan.stdout
+    assert f"container {web.name} is gone from runc" in plan.stderr
     assert "5 of them at next start" in scplan("drift", "--detailed-exitcode").ok().stdout
     scplan("apply", "--auto-approve", config=of(web, **{**asked, "cgroup": {"pids.max": 300}})).ok()
     web.start()
