@@ -200,6 +200,7 @@ class RootCommands(Commands):
         "undo": "scplan.cli.undo:undo",
         "recover": "scplan.cli.recover:recover",
         "show": "scplan.cli.show:show",
+        "import": "scplan.cli.importing:import_container",
         "snapshot": "scplan.cli.snapshot:snapshot",
         "validate": "scplan.cli.validate:validate",
         "schema": "scplan.cli.validate:schema",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from scplan.errors import ScplanError
-from scplan.kinds.kind import Kind, Target
+from scplan.kinds.kind import Described, Kind, Target
 from scplan.linux.cgroup_v1 import Cgroup
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -49,6 +49,8 @@ class Setting(NamedTuple):
     write: Callable[[Cgroup, str], None]
     read_former: Callable[[Cgroup], str | None] | None = None
     value_of: Callable[[str], str] = str
+    usual: str | None = None
+    """What the kernel gives a new cgroup; None: what the one above it has."""
 
     def former(self, cgroup: Cgroup) -> str | None:
         """What is there now, as `write` gives it back exactly; None when this kernel has no such file."""
@@ -94,6 +96,19 @@ class CgroupKind(Kind[CgroupSetting]):
                 found[name] = CgroupSetting(name=name, value=value)
         return found
 
+    def describe(self, container: Container, host: Host) -> Described[CgroupSetting]:
+        entries, left_out = {}, {}
+        for name, setting in SETTINGS.items():
+            if setting.controller not in host.cgroup_mounts:
+                continue
+            cgroup = Cgroup(container, host, setting.controller)
+            value = setting.read(cgroup)
+            if not cgroup.is_its_own:
+                left_out[setting.controller] = f"the container has no cgroup of its own there, it is in {cgroup.path}"
+            elif value not in (None, "", setting.usual, _inherited(cgroup, setting)):
+                entries[name] = CgroupSetting(name=name, value=str(value))
+        return Described(entries, tuple(left_out.items()))
+
     def capture(
         self, target: Target[CgroupSetting], before: CgroupSetting | None, after: CgroupSetting | None
     ) -> tuple[CgroupSetting | None, CgroupSetting | None]:
@@ -125,6 +140,11 @@ class CgroupKind(Kind[CgroupSetting]):
         if setting.read(cgroup) is None:
             raise ScplanError(f"this kernel has no cgroup v1 equivalent of {name}")
         setting.write(cgroup, value)
+
+
+def _inherited(cgroup: Cgroup, setting: Setting) -> str | None:
+    """What a new cgroup there gets from the one above it; None where the kernel has a value of its own for it."""
+    return setting.read(cgroup.above()) if setting.usual is None else None
 
 
 def _setting(name: str) -> Setting:
@@ -296,17 +316,27 @@ def _plain(file: str) -> tuple[Callable[[Cgroup], str | None], Callable[[Cgroup,
 
 SETTINGS: Mapping[str, Setting] = {
     "memory.max": Setting(
-        "memory", _memory, _read_memory("memory.limit_in_bytes"), _write_memory("memory.limit_in_bytes")
+        "memory", _memory, _read_memory("memory.limit_in_bytes"), _write_memory("memory.limit_in_bytes"), usual="max"
     ),
     "memory.low": Setting(
-        "memory", _memory, _read_memory("memory.soft_limit_in_bytes"), _write_memory("memory.soft_limit_in_bytes")
+        "memory",
+        _memory,
+        _read_memory("memory.soft_limit_in_bytes"),
+        _write_memory("memory.soft_limit_in_bytes"),
+        usual="max",
     ),
-    "cpu.max": Setting("cpu", _cpu_max, _read_cpu_max, _write_cpu_max),
+    "cpu.max": Setting("cpu", _cpu_max, _read_cpu_max, _write_cpu_max, usual=f"max {_PERIOD_US}"),
     "cpu.weight": Setting(
-        "cpu", _number(1, 10000), _read_weight, _write_weight, _read_former_weight, _weight_of_former
+        "cpu",
+        _number(1, 10000),
+        _read_weight,
+        _write_weight,
+        _read_former_weight,
+        _weight_of_former,
+        usual=_weight_of("1024"),
     ),
-    "cpu.idle": Setting("cpu", _number(0, 1), *_plain("cpu.idle")),
+    "cpu.idle": Setting("cpu", _number(0, 1), *_plain("cpu.idle"), usual="0"),
     "cpuset.cpus": Setting("cpuset", _cpu_list, _plain("cpuset.cpus")[0], _write_cpuset("cpuset.cpus")),
     "cpuset.mems": Setting("cpuset", _cpu_list, _plain("cpuset.mems")[0], _write_cpuset("cpuset.mems")),
-    "pids.max": Setting("pids", _number(0, _PID_MAX, "max"), *_plain("pids.max")),
+    "pids.max": Setting("pids", _number(0, _PID_MAX, "max"), *_plain("pids.max"), usual="max"),
 }

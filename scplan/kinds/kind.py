@@ -54,6 +54,16 @@ class Claim(NamedTuple):
         return self.thing == other.thing and (not self.scope or not other.scope or self.scope == other.scope)
 
 
+class Described(NamedTuple, Generic[R]):
+    """What a container has of one kind, as files would say it: resources by identity.
+
+    `left_out` is (what, why) of the rest: it is the runtime's own, or can't be written.
+    """
+
+    resources: Mapping[str, R]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
 class Unsuitable(ValueError):
     """The configuration asks for what this host or container can't give; `args[0]` says what, `hint` the way out.
 
@@ -182,6 +192,10 @@ class Kind(ABC, Generic[R]):
         `wanted` limits it to these identities, and gives the desired or recorded resource of each (what a name such as
         a source stands for can't always be read back); None reads everything there is. Absent ones are left out.
         """
+
+    def describe(self, container: Container, host: Host) -> Described[R]:
+        """What the container has now, as a file would ask for it: for `scplan import`."""
+        return Described(self.read(container, host, None))
 
     def capture(self, target: Target[R], before: R | None, after: R | None) -> tuple[R | None, R | None]:
         """Both sides of an operation with FORMER attributes filled from live state, just before it is journaled.

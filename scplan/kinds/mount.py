@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 
 from scplan.errors import KernelError, ScplanError
-from scplan.kinds.kind import Hears, Kind, Target, Unsuitable
+from scplan.kinds.bind_sources import BindSources, is_of_runtime
+from scplan.kinds.kind import Described, Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import below, check_target, covering, identity_of, merged_paths
 from scplan.linux import bind
 from scplan.linux.container import Container
@@ -139,6 +140,27 @@ class MountKind(Kind[BindMount]):
                 found[identity] = _as_found(container, host, mount, top)
         return found
 
+    def describe(self, container: Container, host: Host) -> Described[BindMount]:
+        if container.shares_host_mounts:
+            return Described({}, (("all mounts", "they are the host's own"),))
+        sources, entries = BindSources(host), dict[str, BindMount]()
+        left_out: list[tuple[str, str]] = []
+        tops = {mount.point: mount for mount in container.mounts() if mount.point != "/"}
+        for point, top in sorted(tops.items()):
+            there = container.status(point)
+            if there is None or not there.is_mount_root or stat.S_ISCHR(there.st_mode) or stat.S_ISBLK(there.st_mode):
+                continue  # out of sight, or a node, which is a device
+            source = None if is_of_runtime(point) else sources.of(top, there)
+            if source is None:
+                why = "the runtime's own" if is_of_runtime(point) else f"{top.filesystem}, not from the host's files"
+                left_out.append((point, why))
+            elif _comes_along(source, point, entries):
+                left_out.append((point, "comes along with the mount that it lies in"))
+            else:
+                entry = BindMount(source=source, target=point, read_only=top.read_only)
+                entries[identity_of(point)] = entry.but(propagation=_visible_propagation(host, entry, top))
+        return Described(entries, tuple(left_out))
+
     # kernel: changing
 
     def capture(
@@ -192,6 +214,14 @@ class MountKind(Kind[BindMount]):
         if not container.shares_host_mounts:
             bind.detach(container, before.target, lambda fd: _is_ours(container, fd, before), made=before.made or ())
         _remove_source(before)
+
+
+def _comes_along(source: str, point: str, entries: Mapping[str, BindMount]) -> bool:
+    """Whether a mount is below another one at the same place as on the host: that was mounted with all below it."""
+    return any(
+        point.startswith(f"{outer.target}/") and source == outer.source.rstrip("/") + point[len(outer.target) :]
+        for outer in entries.values()
+    )
 
 
 def _option(option: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from socket import AF_INET, AF_INET6
 
 from scplan.errors import KernelError, ScplanError
-from scplan.kinds.kind import Hears, Kind, Target
+from scplan.kinds.kind import Described, Hears, Kind, Target
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -131,6 +131,16 @@ class RouteKind(Kind[Route]):
             if identity not in found or (goal is not None and _fits(goal, route) and not _fits(goal, found[identity])):
                 found[identity] = route
         return found
+
+    def describe(self, container: Container, host: Host) -> Described[Route]:
+        if container.shares_host_network:
+            return Described({}, (("all routes", "they are the host's own"),))
+        split = [live for live in _routes(container.rtnl, None) if live.nexthops and live.table != _LOCAL_TABLE]
+        found = {
+            identity: route.but(onlink=route.onlink or None)
+            for identity, route in self.read(container, host, None).items()
+        }
+        return Described(found, tuple((self.identity(_key_of(live)), "it has several next hops") for live in split))
 
     def capture(
         self, target: Target[Route], before: Route | None, after: Route | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from copy import copy
 from functools import lru_cache
 
 from scplan.errors import KernelError, ScplanError
@@ -47,6 +48,12 @@ class Cgroup:
             raise self._refused("read", file, error) from None
         finally:
             os.close(fd)
+
+    def above(self) -> Cgroup:
+        """The cgroup that this one lies in, to be read."""
+        parent = copy(self)
+        parent.path, parent._directory = os.path.dirname(self.path), os.path.dirname(self._directory)
+        return parent
 
     def has(self, file: str) -> bool:
         """Whether this kernel has the file; asked once, since all containers have the same ones."""

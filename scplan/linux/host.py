@@ -196,6 +196,10 @@ class Host(Closing):
         with open("/proc/self/mountinfo", "rb") as file:
             return file.read()
 
+    def mounts(self) -> list[Mount]:
+        """The host's mounts as they are now, in kernel order."""
+        return parse_mountinfo(self.mountinfo())
+
     @cached_property
     def _mounts(self) -> dict[str, Mount]:
         return {mount.point: mount for mount in parse_mountinfo(self.mountinfo())}

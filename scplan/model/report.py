@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
@@ -62,6 +62,14 @@ class Outcome(NamedTuple):
     seconds: float
     confirm_within_s: float | None = None
     at_next_start: int = 0
+
+
+class Imported(NamedTuple):
+    """A container as a configuration: `document` is valid as one; `left_out` is (section, what, why) of the rest."""
+
+    facts: ContainerFacts
+    document: Mapping[str, Any]
+    left_out: tuple[tuple[str, str, str], ...]
 
 
 class Ended(StrEnum):

@@ -11,6 +11,7 @@ from scplan.records import write_document
 from scplan.workflow.applying import Run, open_apply, open_saved, recover
 from scplan.workflow.confirming import confirm, state_notices, wait_for_confirmation
 from scplan.workflow.hooking import carry_out, hook_install, hook_spec, hook_uninstall
+from scplan.workflow.importing import Meant, import_container, open_adoption
 from scplan.workflow.moving import state_mv
 from scplan.workflow.planning import load_plan_view, make_plan, save_plan, schema
 from scplan.workflow.records import state_list, state_rm, state_show
@@ -20,6 +21,7 @@ from scplan.workflow.undoing import awaiting, give_up, history, open_undo
 from scplan.workflow.watching import watch, writes_to_journal
 
 __all__ = [
+    "Meant",
     "Request",
     "Run",
     "awaiting",
@@ -33,8 +35,10 @@ __all__ = [
     "hook_install",
     "hook_spec",
     "hook_uninstall",
+    "import_container",
     "load_plan_view",
     "make_plan",
+    "open_adoption",
     "open_apply",
     "open_saved",
     "open_undo",

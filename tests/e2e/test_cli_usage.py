@@ -25,6 +25,7 @@ COMMANDS = [
     "undo",
     "recover",
     "show",
+    "import",
     "snapshot",
     "validate",
     "schema",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from scplan.errors import ScplanError
 from scplan.kinds.device import followed, rules
+from scplan.kinds.device.described import described
 from scplan.kinds.device.node import (
     file_type,
     make_node,
@@ -21,7 +22,7 @@ from scplan.kinds.device.node import (
     with_former,
 )
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits
-from scplan.kinds.kind import Hears, Kind, Target, Unsuitable
+from scplan.kinds.kind import Described, Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import check_target, covering, identity_of
 from scplan.linux.blockdev import device_path
 from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
@@ -178,6 +179,11 @@ class DeviceKind(Kind[Device]):
         cgroup.refuse_shared()
         for identity in limited:
             found[identity] = found[identity].but(io=IoLimits(**rules.limits_now(cgroup, found[identity])))
+
+    def describe(self, container: Container, host: Host) -> Described[Device]:
+        if container.shares_host_mounts:
+            return Described({}, (("/dev", "it is the host's own"),))
+        return described(container, host, self.read(container, host, None))
 
     # kernel: changing
 

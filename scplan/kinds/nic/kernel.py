@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from scplan.errors import KernelError, ScplanError
-from scplan.kinds.kind import Target
+from scplan.kinds.kind import Described, Target
 from scplan.kinds.nic.record import DEFAULT_MTU, DEFAULT_TXQUEUELEN, PHYSICAL, VETH, Nic, derived_host_name
 from scplan.linux import links, pins
 from scplan.linux.container import Container
@@ -40,6 +40,26 @@ def read(container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> 
         if nic is not None:
             found[link.name] = nic
     return found
+
+
+def describe(container: Container, host: Host) -> Described[Nic]:
+    """NICs as entries of a file; links that are none which scplan could make are left out."""
+    if container.shares_host_network:
+        return Described({}, (("all NICs", "they are the host's own"),))
+    found = {name: _entry(nic) for name, nic in read(container, host, None).items()}
+    taken = {name for name, nic in found.items() if nic.is_physical and nic.host_name in host.links_by_name}
+    left_out = [
+        (link.name, f"a {link.kind or 'physical'} link that no entry could make")
+        for link in container.rtnl.nics()
+        if link.name not in found
+    ]
+    left_out += ((name, "what it was called on the host is not known, and another NIC has this name") for name in taken)
+    return Described({name: nic for name, nic in found.items() if name not in taken}, tuple(left_out))
+
+
+def _entry(nic: Nic) -> Nic:
+    is_usual = not nic.is_physical and nic.txqueuelen == DEFAULT_TXQUEUELEN
+    return nic.but(bridge=nic.bridge or None, txqueuelen=None if is_usual else nic.txqueuelen)
 
 
 def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple[Nic | None, Nic | None]:

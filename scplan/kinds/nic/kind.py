@@ -6,7 +6,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scplan.kinds.kind import Claim, Hears, Kind, Target, Unsuitable
+from scplan.kinds.kind import Claim, Described, Hears, Kind, Target, Unsuitable
 from scplan.kinds.nic import kernel
 from scplan.kinds.nic import lost as lost_nics
 from scplan.kinds.nic.record import (
@@ -127,6 +127,9 @@ class NicKind(Kind[Nic]):
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
         return kernel.read(container, host, wanted)
+
+    def describe(self, container: Container, host: Host) -> Described[Nic]:
+        return kernel.describe(container, host)
 
     def capture(self, target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple[Nic | None, Nic | None]:
         return kernel.capture(target, before, after)

@@ -1,0 +1,65 @@
+"""`scplan import`: a container as a configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scplan.cli.options import Json, LockTimeout, request
+from scplan.cli.output import complain, message, raw
+from scplan.errors import ExitCode, UsageError
+
+
+def import_container(
+    context: typer.Context,
+    container: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its name, or the beginning of its ID.")],
+    adopt: Annotated[bool, typer.Option("--adopt", help="Also take ownership of what is imported.")] = False,
+    runtime: Annotated[
+        str,
+        typer.Option(metavar="NAME", show_default=False, help="The runtime that has it. Default: every one is asked."),
+    ] = "auto",
+    pid: Annotated[
+        int | None, typer.Option(min=1, metavar="PID", help="Its first process, for '--runtime process'.")
+    ] = None,
+    pid_file: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A file with that PID, for '--runtime process'.")
+    ] = None,
+    as_json: Json = False,
+    lock_timeout: LockTimeout = 30.0,
+) -> ExitCode:
+    """Print what a container has now as a configuration.
+
+    Of devices, NICs, routes, mounts and cgroup settings those are printed that did not come with the runtime and that
+    an entry can say; the others are comments, each with the reason. A plan of it changes nothing: it only adopts.
+
+    Examples:
+      scplan import web > web.yaml
+      scplan import web --adopt > web.yaml
+      scplan import app --runtime process --pid 4242
+    """
+    from scplan import workflow
+
+    if (pid is not None or pid_file is not None) != (runtime == "process"):
+        raise UsageError(
+            "--runtime process takes one of --pid and --pid-file, and no other runtime does",
+            hint="scplan import app --runtime process --pid 4242",
+        )
+    asked = request(context, lock_timeout_s=lock_timeout)
+    imported = workflow.import_container(workflow.Meant(container, runtime, pid, pid_file), asked)
+    complain(workflow.state_notices(asked))
+    if as_json:
+        from scplan.render.configuration import configuration_document
+        from scplan.render.machine import to_text
+
+        raw(to_text(configuration_document(imported)))
+    else:
+        from scplan.render.configuration import configuration_text
+
+        raw(configuration_text(imported))
+    if adopt:
+        with workflow.open_adoption(imported, asked) as run:
+            adopted = len(run.plan.changes)
+            run.execute(lambda _: None)
+        message(f"{adopted} adopted" if adopted else "nothing to adopt: scplan owns all of it already")
+    return ExitCode.OK

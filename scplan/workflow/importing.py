@@ -1,0 +1,184 @@
+"""What a container has now as a configuration: entries that a plan only adopts, and why the rest is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scplan.errors import PlanError, ScplanError
+from scplan.kinds import KINDS
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Action, Plan
+from scplan.model.live import ContainerFacts, Status
+from scplan.model.resource import CONFIGURABLE, Resource, brought_by
+from scplan.observe import open_container
+from scplan.runtimes import RUNTIMES
+from scplan.runtimes.runtime import AUTO, locate
+from scplan.state import State
+from scplan.workflow.applying import Run, locked_scene
+from scplan.workflow.confirming import undo_overdue
+from scplan.workflow.planning import plan_scene
+from scplan.workflow.scene import Request, scene_of_configuration
+
+if TYPE_CHECKING:
+    from scplan.kinds.kind import Kind
+    from scplan.model.report import Imported
+
+_DIFFERS = "a plan would not leave it as it is"
+
+
+class Meant(NamedTuple):
+    """Which container: its name or the beginning of its ID; `pid` or `pid_file` for runtime process."""
+
+    reference: str
+    runtime: str = AUTO
+    pid: int | None = None
+    pid_file: str | None = None
+
+
+def import_container(meant: Meant, request: Request) -> Imported:
+    """The container as a configuration. Raises ScplanError when it does not run, or can't be read."""
+    from scplan.model.report import Imported
+
+    facts = locate(meant.reference, meant.runtime, RUNTIMES, pid=meant.pid, pid_file=meant.pid_file)
+    if facts.status is Status.STOPPED:
+        raise ScplanError(
+            f"container {facts.name} is not running",
+            hint=f"start it with {facts.runtime}: what it has is gone while it does not run",
+        )
+    state = State(request.state_dir, KINDS)
+    with Host() as host:
+        found, left_out = _described(facts, host)
+        found = _with_owned(found, facts, state)
+        while True:
+            document = _document(meant, facts, found, state)
+            refused = _refused(document, found, request, state, host)
+            if not refused:
+                return Imported(facts, document, tuple(left_out))
+            for address, why in refused.items():
+                del found[address]
+                left_out.append((KINDS[address.kind].section, address.identity, why))
+
+
+@contextmanager
+def open_adoption(imported: Imported, request: Request) -> Iterator[Run]:
+    """The plan that takes over what was imported, under its locks. Raises ScplanError when it would change anything."""
+    from scplan.config import configuration_from_json
+
+    state = State(request.state_dir, KINDS)
+    with Host() as host:
+        undo_overdue(state, host, request.lock_timeout_s)
+        scene = scene_of_configuration(configuration_from_json(imported.document, KINDS), request, state)
+        with locked_scene(scene, request, state, host) as locked:
+            made = plan_scene(locked, request, state, host)
+            others = [str(change.address) for change in made.changes if change.action is not Action.ADOPT]
+            if others:
+                raise ScplanError(
+                    f"to adopt container {imported.facts.name} would change {', '.join(others)}",
+                    detail="they are in scplan's records, and not as these say",
+                    hint="`scplan drift` shows how; apply your files, or forget them with `scplan state rm`",
+                )
+            yield Run(made, locked, state, host, request)
+
+
+def _described(facts: ContainerFacts, host: Host) -> tuple[dict[Address, Resource], list[tuple[str, str, str]]]:
+    """(entries, (section, what, why) of what is left out)"""
+    found: dict[Address, Resource] = {}
+    left_out: list[tuple[str, str, str]] = []
+    with open_container(facts, host) as container:
+        for kind in KINDS.values():
+            described = kind.describe(container, host)
+            left_out += ((kind.section, what, why) for what, why in described.left_out)
+            for identity, resource in described.resources.items():
+                try:
+                    found[Address(facts.name, kind.name, identity)] = _compact(kind, resource)
+                except ValueError as error:
+                    left_out.append((kind.section, identity, str(error)))
+    return found, left_out
+
+
+def _compact(kind: Kind[Any], resource: Resource) -> Resource:
+    """The entry without what goes without saying. Raises ValueError for a resource that can't be written."""
+    values = {one.name: getattr(resource, one.name) for one in resource.attributes() if one.role in CONFIGURABLE}
+    if not all(text.isprintable() for text in _texts(values.values())):
+        raise ValueError("it has a name that is no text, or holds control characters")
+    entry = type(resource)(**values)
+    meaning = kind.normalise(entry)
+    for name in values:
+        default = entry.layout.defaults.get(name)
+        if name in entry.layout.defaults and values[name] != default:
+            shorter = entry.but(**{name: default})
+            try:
+                entry = shorter if kind.normalise(shorter) == meaning else entry
+            except ValueError:
+                continue  # it takes this attribute to make sense
+    return entry
+
+
+def _texts(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, tuple):
+            yield from _texts(value)
+
+
+def _with_owned(found: dict[Address, Resource], facts: ContainerFacts, state: State) -> dict[Address, Resource]:
+    """What scplan owns already stays as its records have it: a file without it would take it away."""
+    record = state.read(facts.runtime, facts.name)
+    for address, owned in record.resources.items() if record else ():
+        kind = KINDS[address.kind]
+        again = kind.wanted_again(owned)
+        if again is not None:
+            found[address] = _compact(kind, again)
+        elif brought_by(owned) is not None:
+            found.pop(address, None)
+    order = list(KINDS)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0].kind)))
+
+
+def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resource], state: State) -> dict[str, Any]:
+    from scplan.model.codec import to_json
+
+    container: dict[str, Any] = {"runtime": facts.runtime}
+    if meant.pid is not None:
+        container["pid"] = meant.pid
+    if meant.pid_file is not None:
+        container["pid_file"] = meant.pid_file
+    record = state.read(facts.runtime, facts.name)
+    if record is not None and record.modules:
+        container["modules"] = list(record.modules)
+    for address, resource in found.items():
+        kind = KINDS[address.kind]
+        entry = to_json(resource, CONFIGURABLE)
+        if kind.section_form == "mapping":
+            container.setdefault(kind.section, {})[entry["name"]] = entry["value"]
+        else:
+            defaults = resource.layout.defaults
+            written = {name: value for name, value in entry.items() if name not in defaults or value != defaults[name]}
+            container.setdefault(kind.section, []).append(written)
+    return {"version": 1, "containers": {facts.name: container}}
+
+
+def _refused(
+    document: dict[str, Any], found: Mapping[Address, Resource], request: Request, state: State, host: Host
+) -> dict[Address, str]:
+    """Why entries can't be adopted as they are; nothing about those that scplan owns. Raises PlanError for the rest."""
+    from scplan.config import configuration_from_json
+
+    scene = scene_of_configuration(configuration_from_json(document, KINDS), request, state)
+    try:
+        made: Plan = plan_scene(scene, request, state, host)
+    except PlanError as error:
+        by_address = {str(address): address for address in found if address not in scene.owned}
+        refused = {by_address[one.detail]: one.summary for one in error.diagnostics if one.detail in by_address}
+        if not refused:
+            raise
+        return refused
+    return {
+        change.address: _DIFFERS
+        for change in made.changes
+        if change.action is not Action.ADOPT and change.address in found and change.address not in scene.owned
+    }
