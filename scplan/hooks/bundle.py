@@ -9,21 +9,17 @@ from typing import Any
 
 from scplan.errors import ScplanError
 from scplan.hooks.spec import oci_hooks
-from scplan.hooks.state import MAX_BUNDLE_BYTES
 from scplan.records import write_document
 from scplan.runtimes.configured_hooks import runs_scplan
+from scplan.runtimes.state_files import read_file
 
 
 def add_hooks(bundle: str, state_dir: str, runtime: str | None) -> str | None:
     """Puts scplan's hook after all others; once, however often it is called. Returns what went wrong, else None."""
     path = os.path.join(os.path.abspath(bundle), "config.json")
     try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_BUNDLE_BYTES + 1)
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if len(text) > MAX_BUNDLE_BYTES:
-            return f"{path} has more than {MAX_BUNDLE_BYTES} bytes"
-        changed = with_hooks(json.loads(text), oci_hooks(state_dir, runtime))
+        text, mode = read_file(path), stat.S_IMODE(os.stat(path).st_mode)
+        changed = with_hooks(json.loads(text or b""), oci_hooks(state_dir, runtime))
         if changed is not None:
             write_document(path, json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass"), mode=mode)
     except (ValueError, RecursionError, TypeError) as error:
@@ -42,7 +38,8 @@ def with_hooks(config: Any, ours: dict[str, list[dict[str, Any]]]) -> dict[str, 
     """
     if not isinstance(config, dict):
         raise TypeError("it is not a JSON object")
-    hooks = config.get("hooks") or {}
+    hooks = config.get("hooks")
+    hooks = {} if hooks is None else hooks
     if not isinstance(hooks, dict):
         raise TypeError("hooks is not an object")
     merged = {stage: [one for one in _entries(hooks, stage) if not runs_scplan(one)] for stage in hooks}
@@ -54,7 +51,7 @@ def with_hooks(config: Any, ours: dict[str, list[dict[str, Any]]]) -> dict[str, 
 
 
 def _entries(hooks: dict[str, Any], stage: str) -> list[dict[str, Any]]:
-    entries = hooks[stage] or []
+    entries = [] if hooks[stage] is None else hooks[stage]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise TypeError(f"hooks.{stage} is not a list of objects")
     return entries

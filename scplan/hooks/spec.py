@@ -107,9 +107,9 @@ def _containerd(state_dir: str) -> str:
 
 
 def lxc_lines(state_dir: str, runtime: str) -> list[str]:
-    """Lines of lxc.container.conf(5). LXC runs them by a shell, and shows what they print, in its log, if at all."""
+    """Lines of lxc.container.conf(5). LXC runs them by a shell, and has what they print in its log alone."""
     return [
-        f"lxc.hook.{stage} = exec {shlex.join(hook_command(state_dir, ['--runtime', runtime, stage]))} 2>&1"
+        f"lxc.hook.{stage} = {shlex.join(hook_command(state_dir, ['--runtime', runtime, stage]))} 2>&1"
         for stage in _STAGES[runtime]
     ]
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from scplan.errors import ScplanError
 
 MAX_STATE_BYTES = 1 << 20
-MAX_BUNDLE_BYTES = 8 << 20
 _MAX_ID = 1024
 _MAX_PID = 1 << 22
 _MAX_PATH = 4096
@@ -120,15 +119,13 @@ def _root(state: dict[str, Any]) -> str:
         # crun repeats what is in the bundle's configuration.
         root = os.path.join(_absolute(state.get("bundle"), "bundle"), root)
     if root is None:
+        from scplan.runtimes.state_files import read_file
+
         bundle = _absolute(state.get("bundle"), "bundle")
         path = os.path.join(bundle, "config.json")
-        try:
-            with open(path, "rb") as file:
-                text = file.read(MAX_BUNDLE_BYTES + 1)
-        except OSError as error:
-            raise _bad(f"{path}: {error.strerror}") from None
-        if len(text) > MAX_BUNDLE_BYTES:
-            raise _bad(f"{path} has more than {MAX_BUNDLE_BYTES} bytes")
+        text = read_file(path)
+        if text is None:
+            raise _bad(f"there is no {path}")
         section = _object(text, path).get("root")
         root = section.get("path") if isinstance(section, dict) else None
         if isinstance(root, str) and not os.path.isabs(root):

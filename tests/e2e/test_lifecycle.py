@@ -25,7 +25,7 @@ from tests.containers.oci import RUNTIMES
 from tests.containers.session import Session
 from tests.e2e.scene import Config, of
 
-RESTARTS = int(os.environ.get("SCPLAN_RESTARTS", "4"))
+RESTARTS = int(os.environ.get("SCPLAN_RESTARTS", "3"))
 
 
 def hooks(scplan: Scplan, runtime: str) -> dict[str, object]:
