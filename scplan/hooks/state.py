@@ -33,12 +33,23 @@ _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running"
 
 
 class Told(NamedTuple):
-    """A container as its runtime described it. `pid` is 0 once it has ended; `root` is "" where it is in its root."""
+    """A container as its runtime described it. `pid` is 0 once it has ended.
+
+    `about` is all that was told of one that is started and has not entered its root yet, else None.
+    """
 
     id: str
     stage: str
     pid: int = 0
-    root: str = ""
+    about: dict[str, Any] | None = None
+
+    @property
+    def root(self) -> str:
+        """The root directory that it will have, as its mount namespace knows it; "" when it is in it.
+
+        Raises BadState. Looked up only for containers with records: most have none.
+        """
+        return "" if self.about is None else _root(self.about)
 
 
 class BadState(ScplanError):
@@ -80,7 +91,7 @@ def parse_state(text: bytes, stage: str | None) -> Told:
         return Told(container_id, stage)
     if type(pid) is not int or not 0 < pid <= _MAX_PID:
         raise _bad("it has no pid, but the container is to start")
-    return Told(container_id, stage, pid, _root(state) if STAGES[stage] == "start" else "")
+    return Told(container_id, stage, pid, state if STAGES[stage] == "start" else None)
 
 
 def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None) -> Told:
@@ -110,10 +121,7 @@ def _lxc_id(name: str, configuration: str) -> str:
 
 
 def _root(state: dict[str, Any]) -> str:
-    """The root directory that the container will have, as its mount namespace knows it.
-
-    Without it everything would be made on the host: its process is still in the host's root.
-    """
+    """Without it everything would be made on the host: the process is still in the host's root."""
     root = state.get("root")
     if isinstance(root, str) and not os.path.isabs(root):
         # crun repeats what is in the bundle's configuration.

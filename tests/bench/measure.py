@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scplan.linux.programs import hook_command
 from tests.containers.session import CHECKOUT
 
 
@@ -61,6 +62,11 @@ def medians(times: int, *measured: Callable[[], Cost]) -> list[Cost]:
         Cost(*(statistics.median(getattr(cost, part) for cost in costs) for part in ("wall_s", "cpu_s", "peak_mib")))
         for costs in zip(*turns, strict=True)
     ]
+
+
+def hook(stage: str, state: Path, state_dir: Path) -> Cost:
+    """The hook as runtimes call it, with the container's state from a file."""
+    return run(hook_command(str(state_dir), [stage]), stdin=state)
 
 
 def python() -> Cost:
