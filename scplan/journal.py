@@ -224,6 +224,11 @@ def _open_journals(directory: str) -> list[str]:
 
 
 def _is_abandoned(path: str) -> bool:
+    return not is_held(path) and os.path.exists(path)
+
+
+def is_held(path: str) -> bool:
+    """Whether a process has the file locked for itself."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -233,10 +238,10 @@ def _is_abandoned(path: str) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return True
     finally:
         os.close(fd)
-    return os.path.exists(path)
+    return False
 
 
 def retire(path: str) -> None:

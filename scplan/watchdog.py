@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from scplan.confirmation import seconds_left
 from scplan.errors import KernelError, Locked, RecordDamaged, RollbackIncomplete, ScplanError
-from scplan.journal import open_again, read_journal
+from scplan.journal import is_held, open_again, read_journal
 from scplan.records import FILE_MODE, make_directory
 from scplan.recovery import Recovery, recover_one
 
@@ -46,19 +46,7 @@ def arm(directory: str, apply_id: str, start: Callable[[], None]) -> None:
 
 def is_watched(directory: str) -> bool:
     """Whether a watchdog is at work."""
-    try:
-        fd = os.open(_lock_path(directory), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise KernelError.from_os(f"open({_lock_path(directory)})", error) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_held(_lock_path(directory))
 
 
 def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 from scplan import __version__
 from scplan.errors import Diagnostic
 from scplan.model.change import Change, Plan
-from scplan.model.codec import to_json
-from scplan.model.live import ContainerFacts
+from scplan.model.codec import facts_to_json, to_json
 
 FORMAT_VERSION = "1.0"
 """Within a major version keys are only added."""
@@ -19,21 +18,10 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "scplan_version": __version__,
-        "containers": {name: container_to_json(facts) for name, facts in plan.containers.items()},
+        "containers": {name: facts_to_json(facts) for name, facts in plan.containers.items()},
         "changes": [change_to_json(change) for change in plan.changes],
         "summary": {str(action): count for action, count in plan.summary().items()},
         "diagnostics": [diagnostic_to_json(diagnostic) for diagnostic in plan.diagnostics],
-    }
-
-
-def container_to_json(facts: ContainerFacts) -> dict[str, Any]:
-    """Which container it is; `pid` and `start_time` (clock ticks after boot) are 0 while it is stopped."""
-    return {
-        "runtime": facts.runtime,
-        "id": facts.id,
-        "status": str(facts.status),
-        "pid": facts.pid,
-        "start_time": facts.start_time,
     }
 
 

@@ -10,11 +10,10 @@ from scplan import __version__
 from scplan.errors import Diagnostic, ExitCode
 from scplan.model.address import Address
 from scplan.model.change import Plan
-from scplan.model.codec import to_json
+from scplan.model.codec import facts_to_json, to_json
 from scplan.model.plan_json import (
     FORMAT_VERSION,
     change_to_json,
-    container_to_json,
     diagnostic_to_json,
     plan_to_json,
 )
@@ -141,7 +140,7 @@ def drift_document(report: DriftReport) -> dict[str, Any]:
     `waiting` are those of containers that do not run.
     """
     return _document(
-        containers={name: container_to_json(facts) for name, facts in report.containers.items()},
+        containers={name: facts_to_json(facts) for name, facts in report.containers.items()},
         checked=report.checked,
         drifted=[drifted_to_json(drifted) for drifted in report.drifted],
         waiting=[str(address) for address in report.waiting],
@@ -177,7 +176,7 @@ def moved_document(moved: Moved) -> dict[str, Any]:
     runtime, _, name = moved.source.partition("/")
     return _document(
         **{"from": {"runtime": runtime, "name": name, "id": moved.source_id}},
-        to={"name": moved.target.name, **container_to_json(moved.target)},
+        to={"name": moved.target.name, **facts_to_json(moved.target)},
         resources=[{"from": str(old), "to": str(new)} for old, new in moved.addresses],
         diagnostics=_diagnostics(moved.returned),
     )
