@@ -17,7 +17,7 @@ from scplan.workflow import plugging
 from scplan.workflow.recorded import is_plugged_in
 from scplan.workflow.scene import Request
 
-_ENDING_S = 5
+_ENDING_S = 2
 
 
 def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> list[str]:

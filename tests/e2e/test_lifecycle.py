@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeContainer, Scplan
+from tests.containers import host_parts
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
 from tests.containers.host_parts import LoopDisk, Nic
@@ -184,6 +185,33 @@ def test_start_after_a_boot_plugs_in_again(runc_web: Container, scplan: Scplan, 
     state.write([record._replace(boot_id="00000000-0000-0000-0000-000000000000")])
     runc_web.start()
     plan_is_empty(scplan)
+
+
+def test_disk_that_has_another_number_now_is_found_by_its_lasting_name(
+    runc_web: Container, scplan: Scplan, session: Session, tmp_path: Path
+) -> None:
+    """Its old number is another disk's by then."""
+    with host_parts.loop_disk(session) as first, host_parts.loop_disk(session) as second:
+        by_id = tmp_path / "by-id"
+        by_id.symlink_to(first.path)
+        Path(first.path).write_bytes(b"right" * 200)
+        Path(second.path).write_bytes(b"wrong" * 200)
+        entry = {"source": str(by_id), "target": "/dev/data", "permissions": "r", "io": {"read_bps": "10m"}}
+        scplan("apply", "--auto-approve", config=of(runc_web, devices=[entry])).ok()
+        runc_web.stop()
+        files = [_run("losetup", "--noheadings", "--output", "BACK-FILE", one.path).strip() for one in (first, second)]
+        for disk in (first, second):
+            _run("losetup", "--detach", disk.path)
+        for disk, file in zip((second, first), files, strict=True):
+            _run("losetup", disk.path, file)
+        by_id.unlink()
+        by_id.symlink_to(second.path)
+        runc_web.start()
+        assert runc_web.exec(["head", "-c", "5", "/dev/data"]).stdout == "right"
+        throttled = runc_web.cgroup_file("blkio.throttle.read_bps_device").split()
+        assert throttled == [second.numbers, "10485760"]
+        plan_is_empty(scplan)
+        runc_web.stop()
 
 
 # what may be missing
