@@ -9,15 +9,16 @@ from scplan.linux.host import Host, file_identity
 from scplan.linux.mountinfo import Mount
 from scplan.linux.syscalls import FileStatus
 
-_OF_KERNEL = ("/proc", "/sys")
+_TREES = ("/proc", "/sys", "/run/host")
 _OF_RUNTIMES = ("/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/dev/console", "/run/secrets", "/run/.containerenv")
+_OF_INCUS = ("/dev/incus", "/dev/.incus-mounts", "/dev/lxd", "/dev/.lxd-mounts")
 _FILES_OF_ENGINES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 
 
 def is_of_runtime(point: str) -> bool:
     """Whether runtimes and engines mount something there in every container."""
-    below_kernel = any(point == top or point.startswith(f"{top}/") for top in _OF_KERNEL)
-    return below_kernel or point in _OF_RUNTIMES or point in _FILES_OF_ENGINES
+    is_in_tree = any(point == top or point.startswith(f"{top}/") for top in _TREES)
+    return is_in_tree or point in (*_OF_RUNTIMES, *_OF_INCUS, *_FILES_OF_ENGINES)
 
 
 class BindSources:

@@ -145,20 +145,25 @@ class MountKind(Kind[BindMount]):
             return Described({}, (("all mounts", "they are the host's own"),))
         sources, entries = BindSources(host), dict[str, BindMount]()
         left_out: list[tuple[str, str]] = []
+        usual: list[str] = []
         tops = {mount.point: mount for mount in container.mounts() if mount.point != "/"}
         for point, top in sorted(tops.items()):
             there = container.status(point)
             if there is None or not there.is_mount_root or stat.S_ISCHR(there.st_mode) or stat.S_ISBLK(there.st_mode):
                 continue  # out of sight, or a node, which is a device
-            source = None if is_of_runtime(point) else sources.of(top, there)
+            if is_of_runtime(point):
+                usual.append(point)
+                continue
+            source = sources.of(top, there)
             if source is None:
-                why = "the runtime's own" if is_of_runtime(point) else f"{top.filesystem}, not from the host's files"
-                left_out.append((point, why))
+                left_out.append((point, f"{top.filesystem}, not from the host's files"))
             elif _comes_along(source, point, entries):
                 left_out.append((point, "comes along with the mount that it lies in"))
             else:
                 entry = BindMount(source=source, target=point, read_only=top.read_only)
                 entries[identity_of(point)] = entry.but(propagation=_visible_propagation(host, entry, top))
+        if usual:
+            left_out.append((", ".join(usual), "the runtime's own"))
         return Described(entries, tuple(left_out))
 
     # kernel: changing

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from scplan.linux.netlink import Rtnl
 
 T = TypeVar("T")
-_OVERFLOW_ID = 65534
+OVERFLOW_ID = 65534
+"""What the kernel shows for an id that is not mapped. user_namespaces(7)."""
 
 
 def start_time(stat: bytes) -> int:
@@ -296,7 +297,7 @@ class Container(Closing):
         for first, start, count in self._id_map(kind):
             if start <= outside < start + count:
                 return first + outside - start
-        return _OVERFLOW_ID
+        return OVERFLOW_ID
 
     def maps(self, found: FileStatus) -> bool:
         """Whether the container's root may change a file's owner and mode: both ids of it are the container's."""

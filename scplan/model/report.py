@@ -65,11 +65,15 @@ class Outcome(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """A container as a configuration: `document` is valid as one; `left_out` is (section, what, why) of the rest."""
+    """A container as a configuration: `document` is valid as one; `left_out` is (section, what, why) of the rest.
+
+    `sections` are the names of all there can be, in order.
+    """
 
     facts: ContainerFacts
     document: Mapping[str, Any]
     left_out: tuple[tuple[str, str, str], ...]
+    sections: tuple[str, ...]
 
 
 class Ended(StrEnum):

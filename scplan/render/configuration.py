@@ -31,8 +31,8 @@ def _lines(imported: Imported) -> Iterator[str]:
     yield "containers:"
     for name, container in imported.document["containers"].items():
         yield f"  {_scalar(name)}:"
-        sections = dict.fromkeys((*container, *(section for section, _, _ in imported.left_out)))
-        for section in sections:
+        about_it = [key for key in container if key not in imported.sections]
+        for section in (*about_it, *imported.sections):
             yield from _section(section, container.get(section), imported)
 
 

@@ -56,7 +56,8 @@ def import_container(meant: Meant, request: Request) -> Imported:
             document = _document(meant, facts, found, state)
             refused = _refused(document, found, request, state, host)
             if not refused:
-                return Imported(facts, document, tuple(left_out))
+                sections = tuple(kind.section for kind in KINDS.values())
+                return Imported(facts, document, tuple(left_out), sections)
             for address, why in refused.items():
                 del found[address]
                 left_out.append((KINDS[address.kind].section, address.identity, why))

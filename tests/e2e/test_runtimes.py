@@ -134,6 +134,19 @@ def look_inside(engine: Engine, name: str) -> str:
     return engine.room.sh(script, str(engine.pid(name)), check=False)
 
 
+def test_container_is_imported_as_it_is(engine: Engine, scplan: RoomScplan, host_directory: Path) -> None:
+    runtime = "lxc" if isinstance(engine, Lxc) else engine.name
+    with container(engine) as name:
+        asked = {"runtime": runtime, "mounts": [f"{host_directory}:/srv/data:ro"], "cgroup": {"pids.max": 77}}
+        scplan("apply", "--auto-approve", config={"version": 1, "containers": {name: asked}}).ok()
+        scplan("state", "rm", name).ok()
+        text = scplan("import", name, "--runtime", runtime, "--adopt").ok().stdout
+        assert f"source: {host_directory}, target: /srv/data" in text
+        # The busybox template of LXC, and nspawn, mount more of the host.
+        assert isinstance(engine, Lxc) or engine.name == "nspawn" or text.count("source: ") == 1
+        scplan("plan", "--detailed-exitcode", config=text).ok()
+
+
 def test_container_has_what_was_planned_until_it_is_destroyed(
     engine: Engine, scplan: RoomScplan, loop_disk: LoopDisk, host_directory: Path
 ) -> None:

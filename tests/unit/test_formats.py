@@ -22,7 +22,7 @@ from scplan.kinds.route import Route
 from scplan.model.address import Address
 from scplan.model.change import Action
 from scplan.model.live import Status
-from scplan.model.resource import Resource
+from scplan.model.resource import Resource, brought_by
 from scplan.records import encode_line
 from scplan.state import Record, State
 
@@ -128,6 +128,15 @@ def test_record_of_1_0_loads(tmp_path: Path) -> None:
         ),
         address("web/cgroup/memory.max"): LIMIT,
     }
+
+
+def test_record_of_1_1_says_what_a_start_needs(tmp_path: Path) -> None:
+    record = record_at(tmp_path, (V1_1 / "record.json").read_bytes()).read("process", "web")
+    assert isinstance(record, Record)
+    assert (record.modules, record.pid, record.start_time) == (("kernel",), 14099, 1779947)
+    assert record.boot_id
+    brought = {str(one): brought_by(resource) for one, resource in record.resources.items()}
+    assert brought == {"web/device/dev/data": None, "web/device/dev/data1": "dev/data", "web/cgroup/pids.max": None}
 
 
 def nic(*addresses: str, **more: object) -> Nic:

@@ -8,7 +8,7 @@ from scplan.kinds.device import rules
 from scplan.kinds.device.record import Device, IoLimits
 from scplan.kinds.kind import Described
 from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
-from scplan.linux.container import Container
+from scplan.linux.container import OVERFLOW_ID, Container
 from scplan.linux.host import Host
 
 _OF_RUNTIMES = frozenset(
@@ -51,6 +51,8 @@ def _reason(host: Host, device: Device) -> str:
     source = host.look_up(device.source)
     if source is None or (source.file_type, source.numbers) != (device.file_type, device.numbers):
         return f"the host has no node of this {device.file_type} device {device.numbers}"
+    if OVERFLOW_ID in (device.uid, device.gid):
+        return "the host's own node, which the runtime mounted there: its owner is nobody in the container"
     return "" if device.permissions else f"the container may not use this {device.file_type} device {device.numbers}"
 
 
