@@ -166,4 +166,4 @@ def _in_toml(path: str, keys: tuple[str, ...]) -> Any:
         raise RecordDamaged(f"{path} is not TOML", detail=str(error)) from None
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, str) and value else None
+    return value

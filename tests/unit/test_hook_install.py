@@ -20,6 +20,7 @@ from scplan.hooks.json_text import with_member, without_member
 from scplan.hooks.spec import oci_hooks, spec
 from scplan.hooks.wrapper import _command_at
 from scplan.runtimes.configured_hooks import is_in_bundle, is_in_lxc_configuration
+from scplan.runtimes.state_files import toml_list, toml_value
 
 STATE_DIR = "/srv/scplan records"
 LXC = "lxc.uts.name = web\n# mine\nlxc.hook.start-host = /usr/bin/other hook\nlxc.hook.post-stop = 'unclosed\n"
@@ -120,6 +121,14 @@ def test_symlink_stays_and_its_file_is_changed(tmp_path: Path) -> None:
     carry_out(install("docker", STATE_DIR, path=str(link)))
     assert link.is_symlink()
     assert "scplan-runc" in real.read_text()
+
+
+def test_directories_that_podman_is_told_to_look_in_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "containers.conf"
+    path.write_text('[engine]\nhooks_dir = ["/usr/share/hooks", 7, "/etc/hooks"]\n')
+    assert toml_list(str(path), "engine", "hooks_dir") == ["/usr/share/hooks", "/etc/hooks"]
+    assert toml_list(str(path), "engine", "absent") == []
+    assert toml_value(str(path), "engine", "hooks_dir") is None, "it is no text"
 
 
 # JSON text
