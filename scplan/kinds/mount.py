@@ -172,6 +172,10 @@ class MountKind(Kind[BindMount]):
         self, target: Target[BindMount], before: BindMount | None, after: BindMount | None
     ) -> tuple[BindMount | None, BindMount | None]:
         target.container.refuse_host_mounts()
+        record = target.peers.get(self.identity(before)) if before is not None else None
+        if before is not None and record is not None and record.source == before.source:
+            # The container can swap what is at the target's path while it is looked at: the record can't be bent.
+            before = before.but(source_identity=record.source_identity)
         if before is not None and before.source in (before.made_source or ()):
             # An undo makes the directory again, and then it is another inode.
             before = before.but(source_identity=None)
@@ -193,7 +197,9 @@ class MountKind(Kind[BindMount]):
             if after.source_identity is None and file_identity(os.lstat(after.source)) != file_identity(found):
                 raise ScplanError(f"{after.source} was absent when it was planned, and is a symlink now")
             _set_attributes(tree, after)
-            bind.make_target(container, after.target, after.made or (), is_directory=stat.S_ISDIR(found.st_mode))
+            # Also what went since it was captured: an undo must not fail because of a directory.
+            made = merged_paths(after.made, bind.missing(container, after.target))
+            bind.make_target(container, after.target, made, is_directory=stat.S_ISDIR(found.st_mode))
             bind.attach(
                 container,
                 lambda: tree,
