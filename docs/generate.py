@@ -5,7 +5,6 @@ tests/unit/test_docs.py fails when a committed page is not what this writes.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,7 +76,6 @@ def _section(kind: Kind[Any]) -> str:
 
 
 def _rows(record: type[Attributes], prefix: str) -> Iterator[str]:
-    defaults = {member.name: member.default for member in dataclasses.fields(record)}
     for attribute in record.attributes():
         if attribute.role not in CONFIGURABLE:
             continue
@@ -86,7 +84,7 @@ def _rows(record: type[Attributes], prefix: str) -> Iterator[str]:
             yield f"| {name} | mapping | | | {_cell(attribute.doc)} |\n"
             yield from _rows(attribute.record, f"{prefix}{attribute.name}.")
             continue
-        cells = [name, _value_words(attribute), _default_words(defaults[attribute.name]), _CHANGES[attribute.role]]
+        cells = [name, _value_words(attribute), _default_words(attribute), _CHANGES[attribute.role]]
         yield f"| {' | '.join([*cells, _cell(attribute.doc)])} |\n"
 
 
@@ -117,9 +115,10 @@ def _type_words(schema: Mapping[str, Any]) -> str:
     return words
 
 
-def _default_words(default: object) -> str:
-    if default is dataclasses.MISSING:
+def _default_words(attribute: Attribute) -> str:
+    if attribute.required:
         return "required"
+    default = attribute.default
     if default is None or default == "":
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
@@ -248,7 +247,7 @@ def _resources() -> dict[str, Any]:
 
 
 def _stored(record: type[Attributes]) -> dict[str, Any]:
-    required = [member.name for member in dataclasses.fields(record) if member.default is dataclasses.MISSING]
+    required = record.layout.required
     properties = {attribute.name: _stored_value(attribute) for attribute in record.attributes()}
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     return {**schema, "required": required} if required else schema

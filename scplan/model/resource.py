@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import itemgetter
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, dataclass_transform
 
 R = TypeVar("R", bound="Attributes")
 Stored = str | int | bool
@@ -66,6 +64,8 @@ class Attribute:
         *,
         type: ValueType | None,
         role: Role,
+        default: Any = None,
+        required: bool = False,
         many: bool = False,
         on_unset: Stored | tuple[Stored, ...] | None = None,
         aliases: tuple[str, ...] = (),
@@ -77,6 +77,8 @@ class Attribute:
         self.doc = doc
         self.type = type
         self.role = role
+        self.default = default
+        self.required = required
         self.many = many
         self.on_unset = on_unset
         self.aliases = aliases
@@ -108,32 +110,30 @@ def attr(
     examples: tuple[object, ...] = (),
     lasting: bool = False,
 ) -> Any:
-    """A field of a record.
+    """An attribute of a record.
 
     `many` makes it a tuple whose elements are managed one by one: what others added to it stays. `on_unset` is the
     value that it goes back to when it leaves the files after scplan had set it; without one, the value that a creation
     would give it, and where that gives none, its live value. A `required` attribute must be written by the user. A
     FORMER one that is `lasting` stays true when the container starts again.
     """
-    attribute = Attribute(
+    return Attribute(
         doc,
         type=type,
         role=role,
+        default=default,
+        required=required,
         many=many,
         on_unset=on_unset,
         aliases=aliases,
         examples=examples,
         lasting=lasting,
     )
-    if required:
-        return field(metadata={"attribute": attribute})
-    return field(default=default, metadata={"attribute": attribute})
 
 
 def nested(doc: str, record: type[Attributes]) -> Any:
-    """A field that holds a record of its own (`io:` of a device); None when it is not written."""
-    attribute = Attribute(doc, type=None, role=Role.MANAGED, record=record)
-    return field(default=None, metadata={"attribute": attribute})
+    """An attribute that is a record of its own (`io:` of a device); None when it is not written."""
+    return Attribute(doc, type=None, role=Role.MANAGED, record=record)
 
 
 class Layout:
@@ -147,14 +147,14 @@ class Layout:
     __slots__ = ("attributes", "by_name", "compared", "defaults", "known_forms", "plain", "recorded", "required")
 
     def __init__(self, cls: type) -> None:
-        members = dataclasses.fields(cls)
-        for member in members:
-            member.metadata["attribute"].name = member.name
-        self.attributes: tuple[Attribute, ...] = tuple(member.metadata["attribute"] for member in members)
-        self.by_name = {one.name: one for one in self.attributes}
-        missing = dataclasses.MISSING
-        self.defaults = {member.name: member.default for member in members if member.default is not missing}
-        self.required = [one.name for one in self.attributes if one.name not in self.defaults]
+        self.by_name = {name: one for name, one in vars(cls).items() if isinstance(one, Attribute)}
+        for name, one in self.by_name.items():
+            one.name = name
+            # A record's own values are all there is: one that it lacks is an error, and no description of it.
+            delattr(cls, name)
+        self.attributes = tuple(self.by_name.values())
+        self.defaults = {one.name: one.default for one in self.attributes if not one.required}
+        self.required = [one.name for one in self.attributes if one.required]
         self.plain = {one.name: one.type.stored for one in self.attributes if one.type is not None and not one.many}
         self.compared = tuple(one for one in self.attributes if one.role in COMPARED)
         recorded = [one.name for one in self.attributes if one.role not in (Role.FORMER, Role.CARRIED)]
@@ -166,14 +166,13 @@ class Layout:
 class Attributes:
     """A frozen record made of attributes; nested ones and resources alike.
 
-    Its subclasses are frozen dataclasses with the methods of this class: generating them for each takes longer than
-    most plans do.
+    Its subclasses read as dataclasses do. They have the methods of this class: to import what would generate some for
+    each takes longer than the start of a container's hook may.
     """
 
     layout: ClassVar[Layout]
 
     def __init_subclass__(cls) -> None:
-        dataclass(init=False, frozen=True, kw_only=True, eq=False, repr=False)(cls)
         cls.layout = Layout(cls)
 
     def __init__(self, **values: Any) -> None:
@@ -187,6 +186,9 @@ class Attributes:
         if len(mine) != len(layout.attributes):
             wrong = mine.keys() ^ layout.by_name.keys()
             raise TypeError(f"{type(self).__name__}: unknown or missing attributes: {', '.join(sorted(wrong))}")
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__}.{name} can't be set: records don't change")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from scplan.config import Configuration, configuration_from_json, load
 from scplan.config.fragments import FileReader
-from scplan.config.loading import _joined
+from scplan.config.loading import Outline
 from scplan.config.report import Report
 from scplan.errors import ConfigurationError, Diagnostic
 from scplan.kinds import KINDS
@@ -48,7 +47,7 @@ def check_text(data: bytes) -> None:
     if document.root is not None:
         files.read(document.root)
     try:
-        configuration = _joined(files, KINDS, report)
+        configuration = Outline(files, KINDS, report).checked()
     except ConfigurationError as error:
         TRIED["refused"] += 1
         check_diagnostics(error.diagnostics, with_source=True)
@@ -240,7 +239,7 @@ def _parses(attribute: Attribute, text: str) -> bool:
 
 
 def _defaults(record: type[Attributes]) -> set[str]:
-    return {member.name for member in dataclasses.fields(record) if member.default is not dataclasses.MISSING}
+    return set(record.layout.defaults)
 
 
 def _valid_record(record: type[Attributes]) -> st.SearchStrategy[Any]:
