@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 ARGS ?=
-# Test files are shared out to processes that don't see each other's mounts and links.
-WORKERS ?= $(shell nproc)
+# Test files are shared out to processes that don't see each other's mounts and links; one more than CPUs, since tests wait.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 ifeq ($(WORKERS),0)
 ALL_TESTS := $(PYTHON) -m pytest
 else

@@ -30,12 +30,13 @@ _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the change to the
 
 
 def hook() -> None:
-    """Have containers get what scplan owns in them whenever they start, before their own process runs.
+    """Have containers that start get what scplan owns in them.
 
-    Runtimes call 'scplan hook STAGE' with the state of the container on standard input (LXC: in the environment);
-    STAGE is createRuntime, prestart, poststart or poststop (LXC: start-host, post-stop). At a start the records are
-    applied; if that fails, all is undone and the start is aborted. At a stop the host gets back what is the host's,
-    such as a physical NIC. Options of the call: --runtime NAME, --lock-timeout DURATION, --state-dir DIR.
+    They get it before their own process runs. Runtimes call 'scplan hook STAGE' with the state of the container on
+    standard input (LXC: in the environment); STAGE is createRuntime, prestart, poststart or poststop (LXC:
+    start-host, post-stop). At a start the records are applied; if that fails, all is undone and the start is aborted.
+    At a stop the host gets back what is the host's, such as a physical NIC. Options of the call: --runtime NAME,
+    --lock-timeout DURATION, --state-dir DIR.
 
     Examples:
       scplan hook spec --runtime runc

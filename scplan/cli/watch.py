@@ -48,7 +48,7 @@ def watch(
     syslog: Annotated[bool, typer.Option("--syslog", help="Write to the system's log, not to standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line on standard output.")] = False,
 ) -> ExitCode:
-    """Plug in again what starting containers had, and tell drift as it happens.
+    """Plug in what starting containers had; tell drift as it happens.
 
     For containers whose runtime has no hook of scplan, and to hear at once when somebody changes one by hand.
     It acts on what the records say and only there; what others own is not even looked at. Physical NICs of a

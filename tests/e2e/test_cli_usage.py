@@ -33,7 +33,12 @@ COMMANDS = [
     "state list",
     "state show",
     "state rm",
+    "state mv",
     "state history",
+    "hook",
+    "hook spec",
+    "hook install",
+    "hook uninstall",
     "doctor",
 ]
 

@@ -477,11 +477,21 @@ def test_step_inside_that_hangs_is_ended_in_time() -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_container_that_ends_during_the_apply_is_told(make_container: MakeContainer, scplan: Scplan) -> None:
+def test_container_that_ended_is_told_and_what_it_should_have_is_kept(
+    make_container: MakeContainer, scplan: Scplan
+) -> None:
     container = make_container("runc")
     scplan("apply", "--auto-approve", config=of(container, cgroup={"pids.max": 77}, nics=[{"name": "eth1"}])).ok()
     os.kill(container.pid, signal.SIGKILL)
+    scplan.write(of(container, cgroup={"pids.max": 78}, nics=[{"name": "eth1"}]))
     deadline = time.monotonic() + 5
-    while (ran := scplan("apply", "--auto-approve")).code == 0 and time.monotonic() < deadline:
+    while "at next start" not in (ran := scplan("plan")).ok().stdout and time.monotonic() < deadline:
         time.sleep(0.05)
-    refused(ran, container.name, "start it")
+    assert "stopped" in ran.stdout
+    scplan("apply", "--auto-approve").ok()
+    assert {
+        resource["address"].partition("/")[2] for resource in scplan("state", "list", "--json").ok().json["resources"]
+    } == {
+        "cgroup/pids.max",
+        "nic/eth1",
+    }
