@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("name", "count"), [("apply", 14), ("destroy", 5), ("recover", 3), ("recover --forward", 3)])
+@pytest.mark.parametrize(("name", "count"), [("apply", 30), ("destroy", 12), ("recover", 8), ("recover --forward", 8)])
 def test_an_error_of_any_call_is_undone_or_harmless(session: Session, name: str, count: int) -> None:
     trial = Trial(name, session)
     try:
