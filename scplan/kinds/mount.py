@@ -199,12 +199,12 @@ class MountKind(Kind[BindMount]):
             _set_attributes(tree, after)
             # Also what went since it was captured: an undo must not fail because of a directory.
             made = merged_paths(after.made, bind.missing(container, after.target))
-            bind.make_target(container, after.target, made, is_directory=stat.S_ISDIR(found.st_mode))
             bind.attach(
                 container,
                 lambda: tree,
                 after.target,
                 source=after.source,
+                missing=bind.Missing(made, stat.S_ISDIR(found.st_mode)),
                 finish=lambda locked: _set_propagation(locked, after),
             )
 

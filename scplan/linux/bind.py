@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from typing import NamedTuple
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.container import Container
@@ -35,28 +36,27 @@ def missing(container: Container, target: str) -> tuple[str, ...]:
     return above if container.status(target) is not None else (*above, target)
 
 
-def make_target(container: Container, target: str, paths: tuple[str, ...], *, is_directory: bool) -> None:
-    """Makes `paths`, which are missing directories above the target and maybe itself, as the container's root."""
+class Missing(NamedTuple):
+    """Paths to be made before something is mounted: directories above a target, and maybe itself, outermost first."""
 
-    def make(root_fd: int) -> None:
-        for path in paths:
-            if path != target or is_directory:
-                make_directory(root_fd, path)
-            else:
-                make_file(root_fd, path)
+    paths: tuple[str, ...]
+    is_directory: bool
 
-    container.refuse_host_mounts()
-    if not paths:
-        return
-    try:
-        container.as_its_root(make, what=f"make {target} in container {container.name}")
-    except OSError as error:
-        hint = (
-            "the container's file system is read-only; choose a target that is there"
-            if error.errno == errno.EROFS
-            else ""
-        )
-        raise KernelError.from_os(f"mkdir({target})", error, hint=hint) from None
+    def make(self, root_fd: int, target: str) -> None:
+        """Makes them with the ids of this process. Raises KernelError."""
+        try:
+            for path in self.paths:
+                if path != target or self.is_directory:
+                    make_directory(root_fd, path)
+                else:
+                    make_file(root_fd, path)
+        except OSError as error:
+            hint = (
+                "the container's file system is read-only; choose a target that is there"
+                if error.errno == errno.EROFS
+                else ""
+            )
+            raise KernelError.from_os(f"mkdir({target})", error, hint=hint) from None
 
 
 def attach(
@@ -65,18 +65,29 @@ def attach(
     target: str,
     *,
     source: str,
+    missing: Missing,
     finish: Callable[[int], None] | None = None,
 ) -> None:
     """Mounts a detached tree on the target, unless it is there already; `source` says in errors what it is.
 
-    `open_tree()` gives the tree. It is called in a child, before that enters the container. With `finish` the tree is
-    locked where the container's root could change mounts: it can neither lift its flags nor unmount parts of it.
-    `finish(tree)` then sets what locking and mounting lose.
+    What is `missing` is made before, as the container's root. `open_tree()` gives the tree. It is called in a child,
+    before that enters the container. With `finish` the tree is locked where the container's root could change mounts:
+    it can neither lift its flags nor unmount parts of it. `finish(tree)` then sets what locking and mounting lose.
     """
+    container.refuse_host_mounts()
+    made_apart = bool(missing.paths) and container.has_user_namespace
+    if made_apart:
+        container.as_its_root(
+            lambda root_fd: missing.make(root_fd, target), what=f"make {target} in container {container.name}"
+        )
     owner_fd = container.mount_owner_fd if finish is not None else None
 
     def work(enter: Callable[[], int]) -> None:
         tree = open_tree()
+        if not made_apart:
+            # The ids of its root are this process's: a process less.
+            os.umask(0)
+            missing.make(container.root_fd, target)
         with opened(_open_target(container, target)) as fd:
             if not _is_needed(container, statx(fd), os.fstat(tree), target, source):
                 return

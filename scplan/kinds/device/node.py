@@ -128,12 +128,12 @@ def _mount_node(container: Container, device: Device) -> None:
     uid, gid = _owner_of(container, device)
     mode = int(device.mode or "0600", 8)
     name = os.path.basename(device.source)
-    bind.make_target(container, device.target, device.made or (), is_directory=False)
     bind.attach(
         container,
         lambda: make_loose_node(name, _type_of(device) | mode, _number_of(device), uid, gid),
         device.target,
         source=device.source,
+        missing=bind.Missing(device.made or (), is_directory=False),
     )
 
 
