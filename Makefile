@@ -11,7 +11,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 ifeq ($(WORKERS),0)
 ALL_TESTS := $(PYTHON) -m pytest
 else
-ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist loadfile \
+ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist loadfile --no-loadscope-reorder \
 	--tx $(WORKERS)*popen//python=$(CURDIR)/tests/containers/isolated-python
 endif
 
