@@ -424,7 +424,10 @@ def test_the_privileges_that_its_unit_leaves_are_enough(
         assert scplan("drift", "--json").ok().json["drifted"] == []
         runc_container.exec(["umount", "/srv/data"], check=True)
         watch.until("healed")
-    assert not [one for one in watch.told if one["type"] in ("degraded", "problem")]
+    assert not [one for one in watch.told if one["type"] == "problem"]
+    # What else runs on this machine may use up inotify's instances, say; that is no privilege.
+    degraded = " ".join(str(one) for one in watch.told if one["type"] == "degraded")
+    assert not [word for word in ("CAP_", "EPERM", "EACCES", "ermission", "permitted") if word in degraded]
 
 
 def test_without_privileges_it_says_what_it_lacks(scplan: Scplan) -> None:
