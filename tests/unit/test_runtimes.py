@@ -311,6 +311,7 @@ def storage_of(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory / "graph/overlay-containers/containers.json"
 
 
+@pytest.mark.needs("root")
 def test_podman_sees_a_list_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = storage_of(tmp_path, monkeypatch)
     listed.write_text(json.dumps([{"id": ID, "names": ["web"]}]))
@@ -321,6 +322,7 @@ def test_podman_sees_a_list_that_changed(tmp_path: Path, monkeypatch: pytest.Mon
     assert [one.name for one in Podman().all()] == ["renamed", "ab"]
 
 
+@pytest.mark.needs("root")
 def test_pid_file_is_believed_only_with_the_cgroup_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
