@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import random
 import subprocess
 import sys
@@ -42,7 +43,10 @@ def main(arguments: list[str]) -> int:
 def _run_guided(name: str, seconds: float) -> bool:
     """In a process of its own: libFuzzer never returns."""
     command = [sys.executable, "-m", "tests.fuzz", "--guided", name, str(seconds)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # It ends without cleaning up: what it makes goes with this directory.
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {**os.environ, "TMPDIR": scratch}
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     lines = ended.stdout.splitlines()
     done = next((line for line in reversed(lines) if line.startswith("Done ")), "")
     print(f"{name}: {done.lower() or 'failed'}, guided by coverage", flush=True)
