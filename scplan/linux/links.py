@@ -257,6 +257,13 @@ def linux_bridge(host: Host, name: str) -> int | None:
     return link.index
 
 
+def leave_ovs(host: Host, link: Link) -> None:
+    """Takes a link of the host off its Open vSwitch bridge, which would go on listing it when it is gone."""
+    bridge = bridge_now(host, link)
+    if host.ovs is not None and bridge in host.ovs.bridges():
+        host.ovs.del_port(bridge, link.name)
+
+
 def join_bridge(host: Host, link: Link, name: str) -> None:
     """Makes a link of the host a port of a bridge and of no other; "" takes it off."""
     former = bridge_now(host, link)

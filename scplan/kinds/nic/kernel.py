@@ -296,9 +296,7 @@ class _Side:
             here = self.host.rtnl.nsid(self.container.netns_fd)
             if outer is None or outer.kind != "veth" or outer.peer_nsid < 0 or outer.peer_nsid != here:
                 return
-        bridge = links.bridge_now(self.host, outer)
-        if self.host.ovs is not None and bridge in self.host.ovs.bridges():
-            self.host.ovs.del_port(bridge, outer.name)
+        links.leave_ovs(self.host, outer)
         self.host.rtnl.delete_link(outer.index, label=outer.name)
 
     # physical NICs
@@ -309,9 +307,7 @@ class _Side:
         link = self.host.rtnl.link(name)
         if link is None:
             raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail="the host has no such NIC")
-        bridge = links.bridge_now(self.host, link)
-        if self.host.ovs is not None and bridge in self.host.ovs.bridges():
-            self.host.ovs.del_port(bridge, name)
+        links.leave_ovs(self.host, link)
         return links.move(
             self.host.rtnl,
             link,

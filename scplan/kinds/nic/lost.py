@@ -66,9 +66,7 @@ def _delete_left_end(host: Host, nic: Nic) -> None:
     outer = left_end(host, nic)
     if outer is None:
         return
-    bridge = links.bridge_now(host, outer)
-    if host.ovs is not None and bridge in host.ovs.bridges():
-        host.ovs.del_port(bridge, outer.name)
+    links.leave_ovs(host, outer)
     host.rtnl.delete_link(outer.index, label=outer.name)
 
 
