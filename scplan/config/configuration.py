@@ -136,7 +136,7 @@ class Configuration:
         if container.modules:
             document["modules"] = list(container.modules)
         for address, resource in container.resources.items():
-            _add(document, self.kinds[address.kind], resource)
+            add_entry(document, self.kinds[address.kind], to_json(resource, CONFIGURABLE))
         return document
 
 
@@ -146,8 +146,8 @@ def _probe(probe: Probe) -> str | dict[str, Any]:
     return {"command": probe.command, "timeout": f"{probe.timeout_s:.10g}s"}
 
 
-def _add(document: dict[str, Any], kind: Kind[Any], resource: Resource) -> None:
-    entry = to_json(resource, CONFIGURABLE)
+def add_entry(document: dict[str, Any], kind: Kind[Any], entry: dict[str, Any]) -> None:
+    """Adds what one resource is written as to the section of its kind, in the document of a container."""
     if kind.section_form == "mapping":
         document.setdefault(kind.section, {})[entry["name"]] = entry["value"]
     else:

@@ -141,6 +141,7 @@ def _with_owned(found: dict[Address, Resource], facts: ContainerFacts, state: St
 
 
 def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resource], state: State) -> dict[str, Any]:
+    from scplan.config import add_entry
     from scplan.model.codec import to_json
 
     container: dict[str, Any] = {"runtime": facts.runtime}
@@ -153,13 +154,9 @@ def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resou
         container["modules"] = list(record.modules)
     for address, resource in found.items():
         kind = KINDS[address.kind]
-        entry = to_json(resource, CONFIGURABLE)
-        if kind.section_form == "mapping":
-            container.setdefault(kind.section, {})[entry["name"]] = entry["value"]
-        else:
-            defaults = resource.layout.defaults
-            written = {name: value for name, value in entry.items() if name not in defaults or value != defaults[name]}
-            container.setdefault(kind.section, []).append(written)
+        entry, defaults = to_json(resource, CONFIGURABLE), resource.layout.defaults
+        written = {name: value for name, value in entry.items() if name not in defaults or value != defaults[name]}
+        add_entry(container, kind, written)
     return {"version": 1, "containers": {facts.name: container}}
 
 
