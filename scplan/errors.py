@@ -49,6 +49,11 @@ class Diagnostic(NamedTuple):
     source: SourceRange | None = None
     severity: Severity = Severity.ERROR
 
+    @property
+    def line(self) -> str:
+        """All of it in one line, for logs."""
+        return "; ".join(" ".join(part.split()) for part in (self.summary, self.detail, self.hint) if part)
+
     def __str__(self) -> str:
         place = f"{self.source}: " if self.source else ""
         label = "" if self.severity is Severity.ERROR else f"{self.severity}: "

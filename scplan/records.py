@@ -23,6 +23,13 @@ DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
 
+def default_state_dir() -> str:
+    """/var/lib/scplan for root, $XDG_STATE_HOME/scplan for others."""
+    if os.geteuid() == 0:
+        return "/var/lib/scplan"
+    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "scplan")
+
+
 def encode_line(document: object) -> bytes:
     """One line of a record."""
     text = json.dumps(document, separators=(",", ":")).encode()

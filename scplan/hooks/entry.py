@@ -58,7 +58,7 @@ def run(called: _Called) -> int:
     try:
         return _run(called)
     except ScplanError as error:
-        lines = [_text(one) for one in error.diagnostics]
+        lines = [one.line for one in error.diagnostics]
         code = int(error.exit_code)
     except OSError as error:
         lines, code = [f"{error.filename or 'scplan hook'}: {error.strerror}"], 1
@@ -74,7 +74,9 @@ def run(called: _Called) -> int:
 
 
 def _run(called: _Called) -> int:
-    state_dir = called.state_dir or os.environ.get("SCPLAN_STATE_DIR") or "/var/lib/scplan"
+    from scplan.records import default_state_dir
+
+    state_dir = called.state_dir or os.environ.get("SCPLAN_STATE_DIR") or default_state_dir()
     timeout_s = _seconds(called.lock_timeout) if called.lock_timeout is not None else None
     if called.stage == OF_UDEV:
         from scplan.hooks import partitions
@@ -121,11 +123,3 @@ def tell(lines: list[str], *, failed: bool) -> None:
         sys.stderr.flush()
     except (OSError, AttributeError):
         return  # closed by the runtime; the log has it
-
-
-def _text(diagnostic: object) -> str:
-    from scplan.errors import Diagnostic
-
-    assert isinstance(diagnostic, Diagnostic)
-    parts = [part for part in (diagnostic.summary, diagnostic.detail, diagnostic.hint) if part]
-    return "; ".join(" ".join(part.split()) for part in parts)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from scplan.records import default_state_dir as default_state_dir
     from scplan.records import write_document as write_document
     from scplan.workflow.applying import Run as Run
     from scplan.workflow.applying import open_apply as open_apply
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from scplan.workflow.reporting import show_owned as show_owned
     from scplan.workflow.reporting import snapshot as snapshot
     from scplan.workflow.scene import Request as Request
-    from scplan.workflow.scene import default_state_dir as default_state_dir
     from scplan.workflow.scene import validate as validate
     from scplan.workflow.undoing import awaiting as awaiting
     from scplan.workflow.undoing import give_up as give_up
@@ -57,7 +57,7 @@ _HOMES = {
     "awaiting": "scplan.workflow.undoing",
     "carry_out": "scplan.workflow.hooking",
     "confirm": "scplan.workflow.confirming",
-    "default_state_dir": "scplan.workflow.scene",
+    "default_state_dir": "scplan.records",
     "doctor": "scplan.workflow.reporting",
     "drift": "scplan.workflow.reporting",
     "give_up": "scplan.workflow.undoing",

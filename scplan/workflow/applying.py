@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from scplan import observe
@@ -124,7 +125,7 @@ class Run:
         apply_id = _new_apply_id() + (OF_A_START if self._is_start else "")
         if self.plan.operations or self.changes_records:
             self._refuse_started()
-            self._execute(apply_id, on_event, new_modules(self._scene, self._state, self.plan))
+            self._execute(apply_id, on_event)
         return Outcome(
             apply_id=apply_id,
             summary=self.plan.summary(),
@@ -133,10 +134,14 @@ class Run:
             at_next_start=sum(change.at_next_start for change in self.plan.changes),
         )
 
+    @cached_property
+    def _new_modules(self) -> dict[str, tuple[str, ...]]:
+        return new_modules(self._scene, self._state, self.plan)
+
     @property
     def changes_records(self) -> bool:
         """Whether there is something to record even if nothing changes in the kernel."""
-        return bool(self.plan.refreshed or new_modules(self._scene, self._state, self.plan))
+        return bool(self.plan.refreshed or self._new_modules)
 
     @property
     def _confirm_within_s(self) -> float | None:
@@ -153,11 +158,12 @@ class Run:
             if located_again(self._scene.containers[name]).status is not Status.STOPPED:
                 raise ScplanError(f"container {name} was started meanwhile; nothing was changed", hint="apply again")
 
-    def _execute(self, apply_id: str, on_event: OnEvent, modules: Mapping[str, tuple[str, ...]]) -> None:
+    def _execute(self, apply_id: str, on_event: OnEvent) -> None:
         from scplan.apply import Assurance, apply
         from scplan.execute import Executor
         from scplan.journal import Journal, Refreshed
 
+        modules = self._new_modules
         load_modules(self._scene, self.plan, modules)
         names = {address.container for address in self.plan.refreshed} | modules.keys()
         names |= {operation.address.container for operation in self.plan.operations}
@@ -173,9 +179,7 @@ class Run:
                 owned={**before, **self.plan.refreshed},
                 state_dir=self._state.directory,
             )
-            journal = stack.enter_context(
-                Journal(self._state.directory, self._begin(apply_id, touched, modules), refreshed)
-            )
+            journal = stack.enter_context(Journal(self._state.directory, self._begin(apply_id, touched), refreshed))
             if self._confirm_within_s is not None:
                 self._arm(journal, apply_id)
             apply(
@@ -187,9 +191,7 @@ class Run:
                 Assurance(lambda: self._probe(apply_id, on_event), self._confirm_within_s),
             )
 
-    def _begin(
-        self, apply_id: str, touched: Mapping[str, ContainerFacts], modules: Mapping[str, tuple[str, ...]]
-    ) -> Begin:
+    def _begin(self, apply_id: str, touched: Mapping[str, ContainerFacts]) -> Begin:
         from scplan.journal import Begin
 
         request, configuration = self._request, self._scene.configuration
@@ -205,7 +207,7 @@ class Run:
             undoes=self._undoes,
             confirm_within_s=self._confirm_within_s,
             operations=self.plan.operations,
-            modules=modules,
+            modules=self._new_modules,
         )
 
     def _arm(self, journal: Journal, apply_id: str) -> None:
@@ -240,11 +242,12 @@ def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> It
         now = scene.located_again()  # one may have ended, or have been started, while this waited
         now.refuse_stale()
         returned: list[Diagnostic] = []
-        for facts in now.containers.values():
-            record = state.read(facts.runtime, facts.name)
-            if record is not None:
-                returned += give_back(record, facts, state, host)
-        yield now.only(now.containers.keys()).saying(returned)
+        for name in dict.fromkeys(address.container for address in now.lost):
+            facts = now.containers[name]
+            record = state.read(facts.runtime, name)
+            assert record is not None
+            returned += give_back(record, facts, state, host)
+        yield now.saying(returned) if now.lost else now
 
 
 def _new_apply_id() -> str:

@@ -14,13 +14,10 @@ from scplan.workflow.scene import Scene
 
 def asked_modules(scene: Scene) -> dict[str, tuple[str, ...]]:
     """The modules that the files name, by the name of the container as its runtime knows it; not where no files are."""
-    asked = {}
-    for reference, config in scene.configuration.containers.items() if scene.configuration else ():
-        by_id = (facts for facts in scene.containers.values() if facts.id.startswith(reference))
-        facts = scene.containers.get(reference) or next(by_id, None)
-        if facts is not None:
-            asked[facts.name] = config.modules
-    return asked
+    if scene.configuration is None:
+        return {}
+    configs = scene.configuration.containers
+    return {name: configs[scene.written_as[name]].modules for name in scene.containers if name in scene.written_as}
 
 
 def new_modules(scene: Scene, state: State, made: Plan) -> dict[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,9 +59,11 @@ def _plan_now(request: Request, state: State) -> Plan:
     with Host() as host:
         if request.containers:
             return plan_scene(set_scene(request, state), request, state, host)
-        with _links_read_ahead(state, host):
+        with _links_read_ahead(state, host) as want_links:
             outline = read_outline(request)
-            if not _is_worth_sharing_out(outline.configuration.containers):
+            if _is_worth_sharing_out(outline.configuration.containers):
+                want_links()
+            else:
                 outline.checked()
             try:
                 scene = scene_of_configuration(outline.configuration, request, state)
@@ -73,16 +75,31 @@ def _plan_now(request: Request, state: State) -> Plan:
 
 
 @contextmanager
-def _links_read_ahead(state: State, host: Host) -> Iterator[None]:
-    """Meanwhile another process reads the host's links, of which there are thousands when many containers have NICs."""
+def _links_read_ahead(state: State, host: Host) -> Iterator[Callable[[], None]]:
+    """Meanwhile another process reads the host's links, of which there are thousands when many containers have NICs.
+
+    They are waited for, at the end, when the function that this yields was called: few containers need few of them.
+    """
+    wanted = False
+
+    def want() -> None:
+        nonlocal wanted
+        wanted = True
+
     if len(state.names()) < _WORTH_SHARING_OUT or _cpus() == 1:
-        yield
+        yield want
         return
     child = Child(partial(_read_links, host), what="read the host's links", timeout_s=_READING_TIMEOUT_S)
     try:
-        yield
+        yield want
+    except BaseException:
+        wanted = False
+        raise
     finally:
-        host.know_links(child.result())
+        if wanted:
+            host.know_links(child.result())
+        else:
+            child.abandon()
 
 
 def _read_links(host: Host) -> dict[int, Link]:
@@ -156,10 +173,9 @@ def _look_shared_out(
 ) -> tuple[frozenset[str], dict[Address, Resource]]:
     """(containers without changes, live resources of the others), read by a process for each CPU."""
     links = _read_links(host)
-    written_as = dict(zip(scene.containers, outline.configuration.containers, strict=True)) if outline else {}
 
     def look(share: list[str]) -> _Seen:
-        claims = outline.part(written_as[name] for name in share) if outline else []
+        claims = outline.part(scene.written_as[name] for name in share) if outline else []
         unchanged, changing = frozenset[str](), dict[Address, Resource]()
         # A process of its own needs sockets of its own.
         with Host() as own:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import NamedTuple
 
 from scplan import confirmation, recovery
-from scplan.errors import Diagnostic
 from scplan.journal import OF_A_START, left_behind
 from scplan.kinds import KINDS
 from scplan.linux import modules
@@ -42,7 +41,7 @@ def start(facts: ContainerFacts, state: State, host: Host, request: Request) -> 
         record = state.read(facts.runtime, facts.name)
         if record is None:
             return Plugged(0, [], settled)
-        returned = [words(one) for one in give_back(record, facts, state, host)]
+        returned = [one.line for one in give_back(record, facts, state, host)]
         loaded = [f"kernel module {name} loaded" for name in modules.load(record.modules or ())]
         done = _plug_in(record, facts, state, host, request)
     return Plugged(done.changed, [*returned, *loaded, *done.said], settled)
@@ -90,7 +89,7 @@ def _plug_in(record: Record, facts: ContainerFacts, state: State, host: Host, re
     if now is not None and not is_plugged_in(now, host.boot_id):
         # Everything was there already: nothing was journaled, but from now on it belongs to this life.
         state.write([Record.of(facts, host.boot_id, now.resources)])
-    return Plugged(sum(outcome.summary.values()), [words(one) for one in made.diagnostics], [])
+    return Plugged(sum(outcome.summary.values()), [one.line for one in made.diagnostics], [])
 
 
 def _settle(facts: ContainerFacts, state: State, host: Host, request: Request) -> list[str]:
@@ -109,8 +108,3 @@ def _settle(facts: ContainerFacts, state: State, host: Host, request: Request) -
         else:
             lines.append(recovery.recover_one(left.path, asked, "auto"))
     return lines
-
-
-def words(diagnostic: Diagnostic) -> str:
-    """A diagnostic in one line."""
-    return "; ".join(part for part in (diagnostic.summary, diagnostic.detail, diagnostic.hint) if part)

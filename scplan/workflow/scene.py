@@ -51,13 +51,6 @@ class Request(NamedTuple):
         return Selection(self.targets, self.excludes)
 
 
-def default_state_dir() -> str:
-    """/var/lib/scplan for root, $XDG_STATE_HOME/scplan for others."""
-    if os.geteuid() == 0:
-        return "/var/lib/scplan"
-    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "scplan")
-
-
 class Records(NamedTuple):
     """What the records of some containers hold.
 
@@ -74,7 +67,8 @@ class Scene:
     """Everything that a plan needs except live state: who is meant, what is desired, what is owned.
 
     `desired` holds the addresses of each container by its name. Records are read when they are asked for first.
-    `configuration` is None where no files say what is desired.
+    `configuration` is None where no files say what is desired; `written_as` tells by which name or ID prefix they mean
+    a container.
     """
 
     def __init__(
@@ -85,6 +79,7 @@ class Scene:
         source_of: SourceOf = lambda _: None,
         diagnostics: tuple[Diagnostic, ...] = (),
         configuration: Configuration | None = None,
+        written_as: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.containers = containers
         self._desired = desired
@@ -92,6 +87,7 @@ class Scene:
         self.source_of = source_of
         self.diagnostics = diagnostics
         self.configuration = configuration
+        self.written_as = written_as
 
     @cached_property
     def desired(self) -> dict[Address, Resource]:
@@ -131,16 +127,23 @@ class Scene:
 
     def saying(self, diagnostics: Iterable[Diagnostic]) -> Scene:
         """The same with more to say about it."""
-        told = (*self.diagnostics, *diagnostics)
-        return Scene(self.containers, self._desired, self._read_records, self.source_of, told, self.configuration)
+        return self._with(self.containers, (*self.diagnostics, *diagnostics))
 
     def located_again(self) -> Scene:
         """The same with the containers as they are by now; their records are read anew."""
         return self._with({name: located_again(facts) for name, facts in self.containers.items()})
 
-    def _with(self, containers: Mapping[str, ContainerFacts]) -> Scene:
+    def _with(
+        self, containers: Mapping[str, ContainerFacts], diagnostics: tuple[Diagnostic, ...] | None = None
+    ) -> Scene:
         return Scene(
-            containers, self._desired, self._read_records, self.source_of, self.diagnostics, self.configuration
+            containers,
+            self._desired,
+            self._read_records,
+            self.source_of,
+            self.diagnostics if diagnostics is None else diagnostics,
+            self.configuration,
+            self.written_as,
         )
 
 
@@ -181,7 +184,7 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
 
     records = partial(read_records, state)
     desired = _Desired(configuration, {} if request.destroy else written_as)
-    return Scene(containers, desired, records, source_of, configuration.diagnostics, configuration)
+    return Scene(containers, desired, records, source_of, configuration.diagnostics, configuration, written_as)
 
 
 def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerFacts:

@@ -138,22 +138,24 @@ class DeviceKind(Kind[Device]):
         for identity, device in wanted.items():
             there = container.status(device.target)
             if there is not None:
-                live = self._as_found(container, device, there, allowed, wanted)
-                found[identity] = live.but(partitions=followed.is_followed(host, device))
+                found[identity] = self._as_found(container, host, device, there, allowed, wanted)
         self._add_limits(container, host, found, wanted)
         return found
 
     def _as_found(
         self,
         container: Container,
+        host: Host,
         device: Device,
         there: FileStatus,
         allowed: DeviceRules,
         peers: Mapping[str, Device],
     ) -> Device:
         kind = file_type(there.st_mode)
+        is_followed = followed.is_followed(host, device)
         if kind not in NODE_TYPES:
-            return device.but(file_type=kind, numbers="", io=None, permissions="", mode=None, uid=None, gid=None)
+            other = {"permissions": "", "mode": None, "uid": None, "gid": None, "numbers": "", "io": None}
+            return device.but(file_type=kind, partitions=is_followed, **other)
         numbers = device_numbers(there.st_rdev)
         source = device.source if device.numbers == numbers else device_path(kind, numbers) or device.source
         return Device(
@@ -165,6 +167,7 @@ class DeviceKind(Kind[Device]):
             gid=container.inside_id("gid", there.st_gid),
             file_type=kind,
             numbers=numbers,
+            partitions=is_followed,
         )
 
     def _add_limits(
