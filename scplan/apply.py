@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from scplan.confirmation import deadline_in
 from scplan.errors import ApplyFailed, Diagnostic, KernelError, RollbackIncomplete, ScplanError
@@ -17,6 +17,7 @@ from scplan.model.address import Address
 from scplan.model.change import Operation
 from scplan.model.report import Event, OnEvent, Step
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 from scplan.rollback import undo
 from scplan.state import Update
 

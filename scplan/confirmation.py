@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
 
 from scplan.errors import AwaitingConfirmation, Diagnostic, Locked, RecordDamaged, RecoveryNeeded, ScplanError, Severity
 from scplan.journal import Deadline, Entries, Journal, left_behind, open_again, read_journal
 from scplan.kinds.kind import Kinds
+from scplan.named_tuple import NamedTuple
 
 _LOCK_WAIT_S = 2.0
 _LOCK_POLL_S = 0.02

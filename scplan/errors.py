@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+
+from scplan.named_tuple import NamedTuple
 
 
 class ExitCode(IntEnum):

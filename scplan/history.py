@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from scplan.confirmation import seconds_left
 from scplan.errors import KernelError, RecordDamaged, ScplanError
 from scplan.journal import Entries, left_behind, read_journal
 from scplan.kinds.kind import Kinds
 from scplan.model.report import Ended, Past
+from scplan.named_tuple import NamedTuple
 
 
 class Kept(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from scplan.errors import RecordDamaged
 from scplan.kinds.kind import Kinds
@@ -14,6 +14,7 @@ from scplan.model.change import Action, Operation
 from scplan.model.codec import facts_from_json, facts_to_json, from_json, to_json
 from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 from scplan.records import check_version, decode_line, read_bytes
 
 FORMAT_VERSION = "1.1"

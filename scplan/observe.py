@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from scplan.errors import ScplanError
 from scplan.kinds.kind import Kinds
@@ -12,6 +11,7 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, PathFact, Status
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 
 _KEPT_OPEN = 16
 

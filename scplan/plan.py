@@ -7,7 +7,7 @@ operations of all drafts are put in order (plan_order.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
 from scplan.kinds.kind import Claim, Kind, Kinds, Unsuitable
@@ -27,6 +27,7 @@ from scplan.model.resource import (
     with_values,
     withdrawn,
 )
+from scplan.named_tuple import NamedTuple
 from scplan.plan_order import put_in_order
 from scplan.plan_waiting import removal_at_next_start, waiting
 from scplan.plan_world import Draft, World

@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
-from typing import NamedTuple
 
 from scplan.errors import PlanError
 from scplan.kinds.kind import Claim, Kinds
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Operation
+from scplan.named_tuple import NamedTuple
 from scplan.plan_world import Draft, World
 
 

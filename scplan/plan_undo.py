@@ -6,7 +6,7 @@ It is planned against live state like any change, so that what was done by other
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan import plan
 from scplan.errors import Diagnostic, Severity
@@ -28,6 +28,7 @@ from scplan.model.resource import (
     withdrawn,
     without_former,
 )
+from scplan.named_tuple import NamedTuple
 from scplan.plan_waiting import waiting
 from scplan.plan_world import Draft
 

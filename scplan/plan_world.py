@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from scplan.kinds.kind import Claim, Kinds
 from scplan.model.address import Address, Selection
 from scplan.model.change import Action, Disruption
 from scplan.model.live import Live
 from scplan.model.resource import Resource, as_recorded
+from scplan.named_tuple import NamedTuple
 
 
 class Draft(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from scplan.apply import Begun, apply
 from scplan.confirmation import all_left_behind, refusal, seconds_left
@@ -19,6 +19,7 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.report import OnEvent
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 from scplan.observe import OpenContainers
 from scplan.rollback import undo
 from scplan.state import Record, State, records_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from scplan import __version__
 from scplan.errors import RecordDamaged
@@ -15,6 +15,7 @@ from scplan.model.codec import facts_from_json, facts_to_json, from_json, to_jso
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, Live, PathFact
 from scplan.model.resource import Resource
 from scplan.model.values import DESTINATION, INTERFACE_ADDRESS, IP
+from scplan.named_tuple import NamedTuple
 from scplan.records import check_version, read_bytes
 
 FORMAT_VERSION = "1.0"
@@ -115,7 +116,7 @@ def _fact(kind: type[F], document: object, where: str) -> F:
     values: dict[str, Any] = {}
     for name, annotation in kind.__annotations__.items():
         value = document.get(name)
-        wanted = _STORED_AS.get(str(annotation.__forward_arg__), list)
+        wanted = _STORED_AS.get(annotation, list)
         if type(value) is not wanted:
             raise RecordDamaged(f"{where}: {name} is missing or not of type {wanted.__name__}")
         values[name] = _partitions(value, where) if wanted is list else value

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
 
 from scplan.errors import KernelError, Locked, RecordDamaged
 from scplan.kinds.kind import Kinds
@@ -16,6 +15,7 @@ from scplan.model.address import Address
 from scplan.model.codec import from_json, to_json
 from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource, at_next_start
+from scplan.named_tuple import NamedTuple
 from scplan.records import (
     FILE_MODE,
     Prepared,

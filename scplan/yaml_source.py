@@ -9,9 +9,10 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scplan.errors import Diagnostic, SourceRange
+from scplan.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     import yaml

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
 from scplan.model.codec import to_json
 from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe
 from scplan.model.resource import CONFIGURABLE, Resource
+from scplan.named_tuple import NamedTuple
 from scplan.yaml_source import Mark, source_range
 
 if TYPE_CHECKING:

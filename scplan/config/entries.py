@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan.config.report import Report, quoted
 from scplan.kinds.kind import Kind
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes, Resource, Role
+from scplan.named_tuple import NamedTuple
 from scplan.yaml_source import Mapping as MappingNode
 from scplan.yaml_source import Mark, Node, Scalar, Sequence
 

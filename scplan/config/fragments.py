@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan.config.configuration import RUNTIMES, VERSION
 from scplan.config.entries import MAX_LISTED, Entry, Owner, SectionReader
@@ -12,6 +12,7 @@ from scplan.config.report import Report, quoted
 from scplan.kinds.kind import Kinds
 from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe, parse_duration, probe
 from scplan.model.values import ABSOLUTE_PATH, integer
+from scplan.named_tuple import NamedTuple
 from scplan.yaml_source import Mapping, Mark, Node, Scalar, Sequence
 
 TOP_LEVEL = ("version", "runtime", "profiles", "containers", "probes")

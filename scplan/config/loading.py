@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from scplan.config.configuration import Configuration, ContainerConfig, Wishes
 from scplan.config.entries import Entry
@@ -16,6 +16,7 @@ from scplan.errors import ConfigurationError
 from scplan.kinds.kind import Claim, Kinds
 from scplan.model.address import Address
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 from scplan.yaml_source import STDIN, Mapping, Mark, Node, Scalar, collector_paused, read_file, shown
 from scplan.yaml_source import Sequence as SequenceNode
 

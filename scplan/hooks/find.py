@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
+
+from scplan.named_tuple import NamedTuple
 
 _HEAD_BYTES = 8192
 

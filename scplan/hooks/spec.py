@@ -7,11 +7,12 @@ import os
 import shlex
 import shutil
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan.errors import ScplanError
 from scplan.hooks.wrapper import DEFAULT_STATE_DIR, STATE_DIR_OPTION
 from scplan.linux.programs import hook_command
+from scplan.named_tuple import NamedTuple
 
 WRAPPER = "scplan-runc"
 """The console script that adds the hook to bundles; for engines whose OCI runtime can be chosen, but not its hooks."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan.errors import ScplanError
+from scplan.named_tuple import NamedTuple
 
 MAX_STATE_BYTES = 1 << 20
 _MAX_ID = 1024

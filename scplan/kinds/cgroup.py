@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from scplan.errors import ScplanError
 from scplan.kinds.kind import Described, Kind, Target
@@ -14,6 +13,7 @@ from scplan.linux.host import Host
 from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import TEXT, parse_size, show_size
+from scplan.named_tuple import NamedTuple
 
 _UNLIMITED_MEMORY = 1 << 62
 _PERIOD_US = 100_000

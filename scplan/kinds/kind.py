@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -17,6 +17,7 @@ from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, as_configured, brought_by
+from scplan.named_tuple import NamedTuple
 
 R = TypeVar("R", bound=Resource)
 

@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import NamedTuple
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.container import Container
@@ -26,6 +25,7 @@ from scplan.linux.rooted_path import (
     remove_made,
 )
 from scplan.linux.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, FileStatus, move_mount, openat2, statx, umount2
+from scplan.named_tuple import NamedTuple
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux import udev
@@ -15,6 +15,7 @@ from scplan.linux.closing import Closing
 from scplan.linux.lookup import Lookup
 from scplan.linux.mountinfo import Mount, parse_mountinfo
 from scplan.linux.syscalls import FileStatus
+from scplan.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from scplan.linux.netlink import Link, Rtnl

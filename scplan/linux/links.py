@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Sequence
 from socket import AF_INET
-from typing import NamedTuple
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.host import Host
 from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT, Addr, Link, Route, Rtnl
+from scplan.named_tuple import NamedTuple
 
 LookUp = Callable[[int], Link | None]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+
+from scplan.named_tuple import NamedTuple
 
 # The kernel ends an answer before a line that would not fit into its 4 KiB; lines without paths are much shorter.
 _SURELY_WHOLE = 1024

@@ -8,9 +8,9 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from scplan.errors import KernelError
+from scplan.named_tuple import NamedTuple
 
 _SERVICE_START_S = 20.0
 _ENTRY = "import sys; sys.path.append(sys.argv.pop(1)); from scplan.__main__ import run; run()"

@@ -11,9 +11,10 @@ import enum
 import fcntl
 import os
 import struct
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from scplan.errors import KernelError
+from scplan.named_tuple import NamedTuple
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000

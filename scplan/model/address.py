@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from scplan.errors import UsageError
+from scplan.named_tuple import NamedTuple
 
 
 class Address(NamedTuple):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import NamedTuple
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 
 
 class Action(StrEnum):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan.model.address import Address
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

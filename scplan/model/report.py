@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
@@ -13,6 +13,7 @@ from scplan.model.change import Action, Operation, Plan
 from scplan.model.live import ContainerFacts
 from scplan.model.probe import Probe
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 
 
 class Step(StrEnum):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from scplan.errors import ContainerNotFound, KernelError, NoSuchContainer
 from scplan.model.live import ContainerFacts
+from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_bundle
 
 AUTO = "auto"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 # What an apply needs is imported here, once: each child would import it anew.
 from scplan import apply, execute, journal, recovery, rollback  # noqa: F401
@@ -26,6 +25,7 @@ from scplan.kinds.kind import Hears
 from scplan.linux.host import Host
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.report import Drifted
+from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import Signs
 from scplan.state import Record, State

@@ -6,11 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from scplan.errors import Diagnostic, KernelError, ScplanError
 from scplan.linux.namespaces import Child
 from scplan.linux.signals import ask_to_stop_ends
+from scplan.named_tuple import NamedTuple
 from scplan.watch.attend import Key, Order, Seen, attend
 
 _TIME_S = 120.0

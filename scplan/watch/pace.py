@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+from scplan.named_tuple import NamedTuple
 
 K = TypeVar("K", bound=Hashable)
 

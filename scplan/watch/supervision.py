@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from scplan.errors import Diagnostic, KernelError, ScplanError, Severity
 from scplan.kinds import KINDS
@@ -22,6 +21,7 @@ from scplan.linux.privileges import missing_capabilities, raise_open_files
 from scplan.linux.signals import Woken
 from scplan.model.live import Status
 from scplan.model.report import Notice, Occasion, Tally
+from scplan.named_tuple import NamedTuple
 from scplan.state import State
 from scplan.watch.attend import Key, Order, Seen, attend
 from scplan.watch.hearing import Hearing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from scplan.errors import PlanError, ScplanError
 from scplan.kinds import KINDS
@@ -13,6 +13,7 @@ from scplan.model.address import Address
 from scplan.model.change import Action, Plan
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import CONFIGURABLE, Resource, brought_by
+from scplan.named_tuple import NamedTuple
 from scplan.observe import open_container
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate

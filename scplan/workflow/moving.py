@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from scplan.errors import ScplanError, UsageError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
 from scplan.model.report import Moved
+from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate
 from scplan.state import Record, State

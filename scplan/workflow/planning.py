@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from scplan import observe, plan
 from scplan.errors import ContainerNotFound, Diagnostic, ScplanError
@@ -19,6 +19,7 @@ from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 from scplan import confirmation, recovery
 from scplan.journal import OF_A_START, left_behind
@@ -12,6 +11,7 @@ from scplan.linux import modules
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.live import ContainerFacts
+from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
 from scplan.workflow.applying import Run
 from scplan.workflow.lifecycle import give_back, wanted_again

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from scplan.errors import Diagnostic, UsageError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address, Selection
 from scplan.model.live import ContainerFacts
+from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
 from scplan.workflow.lifecycle import give_back
 from scplan.workflow.recorded import gone, is_plugged_in

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from scplan.errors import ContainerGone, ContainerNotFound, ContainerReplaced, Diagnostic, NoSuchContainer
 from scplan.kinds import KINDS
@@ -14,6 +14,7 @@ from scplan.linux.host import boot_id
 from scplan.model.address import Address, Selection
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 from scplan.plan import SourceOf
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from typing import NamedTuple
 
 from scplan.kinds.nic.kernel import is_like, restore_on_host
 from scplan.kinds.nic.record import Nic
@@ -13,6 +12,7 @@ from scplan.linux.host import Host
 from scplan.linux.namespaces import socket_in
 from scplan.linux.netlink import Link, Rtnl, open_socket
 from scplan.linux.rooted_path import opened
+from scplan.named_tuple import NamedTuple
 
 # What the kernel names a NIC that comes back to a host which has its name already.
 _FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)

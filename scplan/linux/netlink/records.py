@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from socket import AF_INET, AF_INET6
-from typing import NamedTuple
+
+from scplan.named_tuple import NamedTuple
 
 IFF_UP = 0x1
 IFA_F_SECONDARY, IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_PERMANENT = 0x01, 0x02, 0x20, 0x80

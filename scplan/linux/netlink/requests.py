@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from scplan.linux.netlink import wire
 from scplan.linux.netlink.records import IFA_F_NODAD, IFF_UP, RT_SCOPE_LINK, RTNH_F_ONLINK, Addr, Route
 from scplan.linux.netlink.wire import IFADDR, IFINFO, RTMSG, address_bytes, attribute, text, u32
+from scplan.named_tuple import NamedTuple
 
 _ADD = wire.NLM_F_CREATE | wire.NLM_F_EXCL
 _NOTHING: frozenset[int] = frozenset()
