@@ -87,6 +87,8 @@ class Executor:
                 raise ScplanError("a replacement is a deletion and a creation; this is a bug in scplan")
         self.host.forget()
         self._verify(kind, target, operation)
+        # They hold the locks and the journal as this process does, and must not outlive it.
+        self.host.leaving.close()
         self.note(operation.address, operation.owned_after)
 
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:

@@ -32,8 +32,9 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 def missing(container: Container, target: str) -> tuple[str, ...]:
     """Of a target and the directories above it, those that are not there, outermost first."""
-    above = missing_directories(container.status, target)
-    return above if container.status(target) is not None else (*above, target)
+    if container.status(target) is not None:
+        return ()
+    return (*missing_directories(container.status, target), target)
 
 
 class Missing(NamedTuple):

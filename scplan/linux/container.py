@@ -212,7 +212,7 @@ class Container(Closing):
     def bounded(self, work: Callable[[int], T], *, what: str) -> T:
         """Runs `work(root_fd)` in a child with a time limit: a file system of the container can make it hang."""
         root_fd = self.root_fd
-        return in_child(lambda: work(root_fd), what=what)
+        return in_child(lambda: work(root_fd), what=what, leaving=self.host.leaving)
 
     def in_mount_namespace(self, work: Callable[[int], T], *, what: str) -> T:
         """Runs `work(root_fd)` in a child inside the container's mount namespace, and returns what it returns.
@@ -236,7 +236,7 @@ class Container(Closing):
             return root_fd
 
         self.check_alive()
-        return in_child(lambda: work(enter), what=what)
+        return in_child(lambda: work(enter), what=what, leaving=self.host.leaving)
 
     def refuse_host_mounts(self) -> None:
         """Raises ScplanError when the container has no mount namespace or no root of its own."""
@@ -270,7 +270,7 @@ class Container(Closing):
                 os.setresuid(0, 0, 0)
             return work(root_fd)
 
-        return in_child(inside, what=what)
+        return in_child(inside, what=what, leaving=self.host.leaving)
 
     # ids
 

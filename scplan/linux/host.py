@@ -14,6 +14,7 @@ from scplan.linux.blockdev import is_whole_disk, partitions
 from scplan.linux.closing import Closing
 from scplan.linux.lookup import Lookup
 from scplan.linux.mountinfo import Mount, parse_mountinfo
+from scplan.linux.namespaces import Leaving
 from scplan.linux.syscalls import FileStatus
 from scplan.named_tuple import NamedTuple
 
@@ -64,11 +65,13 @@ class Host(Closing):
 
     def __init__(self) -> None:
         self._namespace_ids: dict[str, int] = {}
+        self.leaving = Leaving()
         self.cgroup_files: dict[tuple[str, str], bool] = {}
         """Whether this kernel has a file, by controller and name, as far as that was asked for."""
 
     def close(self) -> None:
         """Closes everything that was opened."""
+        self.leaving.close()
         if "rtnl" in self.__dict__:
             self.rtnl.close()
         if "netns_fd" in self.__dict__:
@@ -109,9 +112,9 @@ class Host(Closing):
                 machine_id = file.read(64).strip()
         except OSError:
             return ""
-        import hashlib
+        from scplan.digest import sha256_hex
 
-        return hashlib.sha256(b"scplan host " + machine_id).hexdigest()[:32] if machine_id else ""
+        return sha256_hex(b"scplan host " + machine_id)[:32] if machine_id else ""
 
     def identity(self) -> dict[str, str]:
         """Which host this is, and which run of it."""

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from scplan.errors import KernelError, ScplanError
+from scplan.linux.closing import Closing
 from scplan.linux.syscalls import CLONE_NEWNET, setns
 
 T = TypeVar("T")
 CHILD_TIMEOUT_S = 10.0
 _KILL_WAIT_S = 1.0
+_LENGTH_BYTES = 8
+_PIPE_BYTES = 1 << 16
 
 
 def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket.socket]) -> socket.socket:
@@ -29,12 +32,41 @@ def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket
         setns(own_netns_fd, CLONE_NEWNET, name="scplan's own network namespace")
 
 
+class Leaving(Closing):
+    """Children that have answered, and only have to end: a millisecond each, which nobody needs to wait for."""
+
+    def __init__(self) -> None:
+        self._pids: list[int] = []
+
+    def add(self, pid: int) -> None:
+        """Takes over a child; reaps those that have ended meanwhile."""
+        self._pids = [*(one for one in self._pids if os.waitpid(one, os.WNOHANG)[0] == 0), pid]
+
+    def close(self) -> None:
+        """Waits until all of them have ended."""
+        while self._pids:
+            end_child(self._pids.pop(), time.monotonic() + _KILL_WAIT_S)
+
+
 class Child(Generic[T]):
     """Work in a forked child, which may enter namespaces; `result` waits for what it returns (picklable)."""
 
-    def __init__(self, work: Callable[[], T], *, what: str, timeout_s: float = CHILD_TIMEOUT_S) -> None:
-        """Starts it. `what` names the work in errors; the time counts from now."""
+    def __init__(
+        self,
+        work: Callable[[], T],
+        *,
+        what: str,
+        timeout_s: float = CHILD_TIMEOUT_S,
+        leaving: Leaving | None = None,
+    ) -> None:
+        """Starts it. `what` names the work in errors; the time counts from now.
+
+        With `leaving`, `result` does not wait for the end of a child that has answered.
+        """
+        import pickle  # noqa: F401  # for the child, which can't import what it answers with from inside a container
+
         self._what = what
+        self._leaving = leaving
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -67,12 +99,16 @@ class Child(Generic[T]):
         """
         import pickle
 
+        answer = None
         try:
-            answer = _read_until(self._reader, self._deadline)
+            answer = _read_answer(self._reader, self._deadline)
         finally:
             os.close(self._reader)
-            end_child(self._pid, self._deadline)
-        if not answer:
+            if answer is None or self._leaving is None:
+                end_child(self._pid, self._deadline)
+            else:
+                self._leaving.add(self._pid)
+        if answer is None:
             detail = f"the step inside the container died or took over {self._timeout_s:g} s"
             raise KernelError(self._what, errno.ETIMEDOUT, detail=detail)
         succeeded, value = pickle.loads(answer)
@@ -101,9 +137,9 @@ def results(children: Sequence[Child[T]]) -> list[T]:
     return found
 
 
-def in_child(work: Callable[[], T], *, what: str) -> T:
-    """Runs `work` in a forked child and waits for it; see Child."""
-    return Child(work, what=what).result()
+def in_child(work: Callable[[], T], *, what: str, leaving: Leaving) -> T:
+    """Runs `work` in a forked child and waits for what it returns; see Child."""
+    return Child(work, what=what, leaving=leaving).result()
 
 
 def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
@@ -113,7 +149,8 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
     try:
         os.close(reader)
         close_stdio()
-        view = memoryview(pickle.dumps(_answer_of(work)))
+        answer = pickle.dumps(_answer_of(work))
+        view = memoryview(len(answer).to_bytes(_LENGTH_BYTES, "little") + answer)
         while view:
             view = view[os.write(writer, view) :]
     except BaseException:
@@ -161,16 +198,21 @@ def forbid_imports() -> None:
     sys.meta_path.clear()
 
 
-def _read_until(fd: int, deadline: float) -> bytes:
-    """What the child wrote until it closed its end; empty when the time was up first."""
+def _read_answer(fd: int, deadline: float) -> bytes | None:
+    """What the child answers; None when it ended before that was whole, or the time was up."""
+    length = _read_exactly(fd, _LENGTH_BYTES, deadline)
+    return None if length is None else _read_exactly(fd, int.from_bytes(length, "little"), deadline)
+
+
+def _read_exactly(fd: int, count: int, deadline: float) -> bytes | None:
     chunks: list[bytes] = []
-    while True:
-        if not is_ready(fd, deadline - time.monotonic()):
-            return b""
-        chunk = os.read(fd, 1 << 16)
+    while count:
+        chunk = os.read(fd, min(count, _PIPE_BYTES)) if is_ready(fd, deadline - time.monotonic()) else b""
         if not chunk:
-            return b"".join(chunks)
+            return None
         chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
 
 
 def is_ready(fd: int, timeout_s: float) -> bool:

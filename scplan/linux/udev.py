@@ -41,9 +41,9 @@ def is_parent() -> bool:
 
 def rule_path(*subject: str) -> str:
     """The file of the rule about a subject, the same for the same words."""
-    import hashlib
+    from scplan.digest import sha256_hex
 
-    digest = hashlib.sha256("\0".join(subject).encode(errors="surrogateescape")).hexdigest()
+    digest = sha256_hex("\0".join(subject).encode(errors="surrogateescape"))
     return f"{_RULES}/90-scplan-{digest[:16]}.rules"
 
 

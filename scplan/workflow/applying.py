@@ -267,11 +267,12 @@ def _user() -> str:
 
 def _digest(configuration: Configuration) -> str:
     """The same for all files that say the same."""
-    import hashlib
     import json
 
+    from scplan.digest import sha256_hex
+
     text = json.dumps(configuration.to_json(), sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"sha256:{sha256_hex(text.encode())}"
 
 
 def recover(request: Request, direction: Direction, on_event: OnEvent) -> list[str]:

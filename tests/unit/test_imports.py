@@ -18,6 +18,7 @@ STAGES = {"observe", "apply", "rollback"}
 # The table, row by row. Area → what it may import besides itself; an entry covers everything below it.
 TABLE: dict[str, set[str]] = {
     "named_tuple": set(),
+    "digest": set(),
     "errors": set(),
     "model": {"errors"},
     "linux": {"errors"},
@@ -55,7 +56,7 @@ BEYOND_THE_TABLE: dict[str, set[str]] = {
     "runtimes": {"model.live", "linux.local_socket"},  # ContainerFacts; and how an engine's daemon is asked
     "cli": {"model"},  # the types of what workflow returns and render takes
 }
-EVERYWHERE = {"named_tuple"}  # what values are made of
+EVERYWHERE = {"named_tuple", "digest"}  # in place of what would take too long to import
 MAY_IMPORT = {
     area: TABLE.get(area, set()) | SPLIT_OFF.get(area, set()) | BEYOND_THE_TABLE.get(area, set())
     for area in TABLE.keys() | SPLIT_OFF.keys()
@@ -79,7 +80,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "pty": (),
 }
 # Too heavy for start-up: imported in the function that needs them, never at the top of a module.
-LAZY = ("deepdiff", "pyroute2", "rich", "tempfile", "argparse", "asyncio", "jsonschema")
+LAZY = ("hashlib", "deepdiff", "pyroute2", "rich", "tempfile", "argparse", "asyncio", "jsonschema")
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def with_former(container: Container, device: Device) -> Device:
     """`device` with what making its node will replace and make."""
     there = container.status(device.target)
     taken = _is_in_the_way(container, there, device)
-    made = missing_directories(container.status, device.target)
+    made = missing_directories(container.status, device.target) if there is None else ()
     if container.has_user_namespace and (there is None or taken):
         made = (*made, device.target)
     saved = f".{os.path.basename(device.target)}.scplan-saved" if taken else None
