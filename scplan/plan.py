@@ -40,12 +40,13 @@ class Resolution(NamedTuple):
     """What the host makes of the desired resources.
 
     `skipped` are addresses that it can't provide; for those that need not be provided there is a warning, for the
-    others an error in `diagnostics`.
+    others an error in `diagnostics`. Of those that are `remarked` a warning says what the host does not do for them.
     """
 
     desired: Resources
     skipped: frozenset[Address]
     diagnostics: tuple[Diagnostic, ...]
+    remarked: frozenset[Address] = frozenset()
 
 
 class Inputs(NamedTuple):
@@ -68,6 +69,7 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
     """Looks up on the host what the files only name: device numbers, partitions, the files behind paths."""
     resolved: dict[Address, Resource] = {}
     skipped: set[Address] = set()
+    remarked: set[Address] = set()
     diagnostics: list[Diagnostic] = []
     for address, resource in desired.items():
         kind = kinds[address.kind]
@@ -77,29 +79,35 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
                 # An entry of its own wins over one that another entry stands for, such as a partition.
                 if place == address or place not in desired:
                     resolved[place] = one
-            diagnostics += (_remark(source_of(address), address, *words) for words in kind.remarks(resource, host))
+            for words in kind.remarks(resource, host):
+                remarked.add(address)
+                diagnostics.append(_remark(source_of(address), address, *words))
         except Unsuitable as error:
             diagnostics.append(unsuitable(source_of(address), address, error, _severity(resource, error)))
             skipped.add(address)
-    return Resolution(desired=resolved, skipped=frozenset(skipped), diagnostics=tuple(diagnostics))
+    return Resolution(resolved, frozenset(skipped), tuple(diagnostics), frozenset(remarked))
 
 
 def _remark(source: SourceRange | None, address: Address, summary: str, hint: str) -> Diagnostic:
     return Diagnostic(summary=summary, detail=str(address), hint=hint, source=source, severity=Severity.WARNING)
 
 
-def unchanged_containers(inputs: Inputs, kinds: Kinds) -> frozenset[str]:
-    """Containers in which there is nothing to do and nothing to say; none, when something stands against the plan.
+def recorded_containers(inputs: Inputs) -> frozenset[str]:
+    """Containers whose records say all that is desired and no more, and of which there is nothing else to say.
 
-    Those that the selection speaks of are kept: else nobody could tell whether it means anything.
+    There is nothing to do in them when live state is as recorded. Those that the selection speaks of are left out: else
+    nobody could tell whether it means anything.
     """
-    drafts, refreshed, problems = _draft_all(inputs, kinds)
-    if problems:
-        return frozenset()
-    spoken_of = {address.container for address in (*drafts, *refreshed, *inputs.resolution.skipped)}
+    resolution, owned = inputs.resolution, inputs.owned
+    others = {address.container for address in (*resolution.skipped, *resolution.remarked)}
+    others |= {address.container for address in owned if address not in resolution.desired}
+    for address, wanted in resolution.desired.items():
+        record = owned.get(address)
+        if record is None or not is_recorded_as(wanted, record):
+            others.add(address.container)
     for _, glob in _globs(inputs.selection):
-        spoken_of |= {address.container for address in _named_by(glob, inputs)}
-    return frozenset(inputs.containers) - spoken_of
+        others |= {address.container for address in _named_by(glob, inputs)}
+    return frozenset(inputs.containers) - others
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:

@@ -57,11 +57,6 @@ def load(paths: Sequence[str], kinds: Kinds) -> Configuration:
 
     Raises ConfigurationError with everything that is wrong, in file order.
     """
-    return outline(paths, kinds).checked()
-
-
-def outline(paths: Sequence[str], kinds: Kinds) -> Outline:
-    """The same, with nothing read yet of what the containers should have."""
     report = Report()
     with collector_paused():
         files = FileReader(kinds, report)
@@ -71,7 +66,7 @@ def outline(paths: Sequence[str], kinds: Kinds) -> Outline:
             report.errors.extend(document.problems)
             if document.root is not None:
                 files.read(document.root)
-        return Outline(files, kinds, report)
+        return checked(files, kinds, report)
 
 
 def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
@@ -83,69 +78,27 @@ def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
     with collector_paused():
         files = FileReader(kinds, report)
         files.read(_node(document, 0))
-        return Outline(files, kinds, report).checked()
+        return checked(files, kinds, report)
 
 
-class Outline:
-    """Files that were read as far as it takes to know which containers they have.
-
-    What each container should have can be read in parts, by several processes; who finds that anything is wrong leaves
-    it to `checked` to say all that is wrong.
-    """
-
-    def __init__(self, files: FileReader, kinds: Kinds, report: Report) -> None:
-        self._files = files
-        self._kinds = kinds
-        self._report = report
-        self.configuration = Configuration(
-            containers=_Joiner(files, kinds, report).containers(),
-            probes=tuple(files.probes),
-            kinds=kinds,
-            diagnostics=tuple(report.sorted(report.warnings)),
-        )
-
-    def checked(self) -> Configuration:
-        """The configuration, when nothing is wrong with it. Raises ConfigurationError with all that is."""
-        for profile in self._files.profiles.values():
-            for kind in profile.kinds:
-                profile.entries(kind)
-        count = 0
-        with collector_paused():
-            for container in self.configuration.containers.values():
-                count += len(container.resources)
-                if count > MAX_RESOURCES:
-                    detail = (
-                        f"a configuration has at most {MAX_RESOURCES}, counting those of profiles at each container"
-                    )
-                    self._report.error("too many resources", detail)
-                    break
-            else:
-                _check_claims(self.configuration.containers.values(), self._kinds, self._report)
-        self._report.raise_errors()
-        return self.configuration
-
-    def part(self, names: Iterable[str]) -> list[Claim]:
-        """Reads what these containers should have; returns what they claim.
-
-        Raises ConfigurationError when anything is wrong with it; not all that is wrong with the files is said then.
-        """
-        claims: list[Claim] = []
-        for name in names:
-            for address, resource in self.configuration.containers[name].resources.items():
-                claims += self._kinds[address.kind].claims(address, resource)
-        self._report.raise_errors()
-        return claims
-
-
-def collide(claims: Iterable[Claim]) -> bool:
-    """Whether two of them are of the same thing."""
-    scopes: dict[str, dict[str, bool]] = {}
-    for claim in claims:
-        known = scopes.setdefault(claim.thing, {})
-        if _holder(known, claim):
-            return True
-        known[claim.scope] = True
-    return False
+def checked(files: FileReader, kinds: Kinds, report: Report) -> Configuration:
+    """What was read, as a configuration. Raises ConfigurationError with all that is wrong."""
+    containers = _Joiner(files, kinds, report).containers()
+    for profile in files.profiles.values():
+        for kind in profile.kinds:
+            profile.entries(kind)
+    count = 0
+    for container in containers.values():
+        count += len(container.resources)
+        if count > MAX_RESOURCES:
+            detail = f"a configuration has at most {MAX_RESOURCES}, counting those of profiles at each container"
+            report.error("too many resources", detail)
+            break
+    else:
+        _check_claims(containers.values(), kinds, report)
+    report.raise_errors()
+    warnings = tuple(report.sorted(report.warnings))
+    return Configuration(containers=containers, probes=tuple(files.probes), kinds=kinds, diagnostics=warnings)
 
 
 def _files(paths: Sequence[str], report: Report) -> Iterable[str]:

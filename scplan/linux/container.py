@@ -59,7 +59,7 @@ class Container(Closing):
             self._fds["proc"] = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             raise self._gone() from None
-        found = start_time(self.read_proc("stat"))
+        found = start_time(self.read_proc("stat", has_paths=False))
         if expected_start_time and found != expected_start_time:
             self.close()
             raise ContainerGone(
@@ -91,11 +91,11 @@ class Container(Closing):
         except OSError as error:
             raise self._unreadable("open", path, error) from None
 
-    def read_proc(self, path: str) -> bytes:
-        """The whole of a file below /proc/PID."""
+    def read_proc(self, path: str, *, has_paths: bool = True) -> bytes:
+        """The whole of a file below /proc/PID; `has_paths` as in read_all."""
         fd = self.open_proc(path)
         try:
-            return read_all(fd)
+            return read_all(fd, has_paths=has_paths)
         except OSError as error:
             raise self._unreadable("read", path, error) from None
         finally:
@@ -111,7 +111,7 @@ class Container(Closing):
 
     def check_alive(self) -> None:
         """Raises ContainerGone when the process has ended; a zombie counts as ended."""
-        state = self.read_proc("stat").rpartition(b")")[2].split()[0]
+        state = self.read_proc("stat", has_paths=False).rpartition(b")")[2].split()[0]
         if state in (b"Z", b"X"):
             raise self._gone()
 

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scplan import observe, plan
-from scplan.errors import ContainerNotFound, Diagnostic, ScplanError
+from scplan.errors import ContainerNotFound, Diagnostic
 from scplan.kinds import KINDS
-from scplan.kinds.kind import Claim
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
-from scplan.linux.netlink import Link
 from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
+from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, cpus, in_shares, is_worth_sharing_out
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings
 from scplan.workflow.modules import missing_said
 from scplan.workflow.modules import notices as module_notices
-from scplan.workflow.scene import (
-    Records,
-    Request,
-    Scene,
-    named,
-    read_outline,
-    scene_of_configuration,
-    set_scene,
-    validate,
-)
+from scplan.workflow.scene import Records, Request, Scene, named, set_scene, validate
 from scplan.workflow.settled import settled
-
-if TYPE_CHECKING:
-    from scplan.config import Outline
-
-_WORTH_SHARING_OUT = 50
-"""From so many containers on, reading them in several processes is quicker than starting these takes."""
-_AT_A_TIME = 20
-"""Containers that a process compares together: few, so that it uses the same memory again and again."""
-_READING_TIMEOUT_S = 300.0
 
 
 def make_plan(request: Request) -> Plan:
@@ -57,75 +36,48 @@ def make_plan(request: Request) -> Plan:
 
 
 def _plan_now(request: Request, state: State) -> Plan:
-    with Host() as host:
-        if request.containers:
-            return plan_scene(set_scene(request, state), request, state, host)
-        with _links_read_ahead(state, host) as want_links:
-            outline = read_outline(request)
-            if _is_worth_sharing_out(outline.configuration.containers):
-                want_links()
-            else:
-                outline.checked()
-            try:
-                scene = scene_of_configuration(outline.configuration, request, state)
-            except ScplanError:
-                # What is wrong in the files comes first.
-                outline.checked()
-                raise
-        return plan_scene(scene, request, state, host, outline)
+    with ahead_of_files(request, state) as ahead, Host() as host:
+        return plan_scene(set_scene(request, state), request, state, host, ahead)
 
 
 @contextmanager
-def _links_read_ahead(state: State, host: Host) -> Iterator[Callable[[], None]]:
-    """Meanwhile another process reads the host's links, of which there are thousands when many containers have NICs.
-
-    They are waited for, at the end, when the function that this yields was called: few containers need few of them.
-    """
-    wanted = False
-
-    def want() -> None:
-        nonlocal wanted
-        wanted = True
-
-    if len(state.names()) < _WORTH_SHARING_OUT or _cpus() == 1:
-        yield want
+def ahead_of_files(request: Request, state: State) -> Iterator[LookAhead | None]:
+    """Looks ahead at all containers with records, where they are many, while the files are read."""
+    names = [] if request.containers else state.names()
+    if not is_worth_sharing_out(names):
+        yield None
         return
-    child = Child(partial(_read_links, host), what="read the host's links", timeout_s=_READING_TIMEOUT_S)
-    try:
-        yield want
-    except BaseException:
-        wanted = False
-        raise
-    finally:
-        if wanted:
-            host.know_links(child.result())
-        else:
-            child.abandon()
+    with LookAhead(state, names) as ahead:
+        yield ahead
 
 
-def _read_links(host: Host) -> dict[int, Link]:
-    return dict(host.links())
-
-
-def _cpus() -> int:
-    return os.cpu_count() or 1
-
-
-def _is_worth_sharing_out(containers: Collection[str]) -> bool:
-    return len(containers) >= _WORTH_SHARING_OUT and _cpus() > 1
-
-
-def plan_scene(scene: Scene, request: Request, state: State, host: Host, outline: Outline | None = None) -> Plan:
-    """The plan for a scene. With an outline its files are not checked yet; raises ConfigurationError as `checked`."""
+def plan_scene(scene: Scene, request: Request, state: State, host: Host, ahead: LookAhead | None = None) -> Plan:
+    """The plan for a scene; what was found out ahead is used where the containers are many."""
     unchanged: frozenset[str] = frozenset()
-    found: Mapping[Address, Resource] | None = None
-    if _is_worth_sharing_out(scene.containers):
-        unchanged, found = _look_shared_out(scene, request, host, outline)
+    if is_worth_sharing_out(scene.containers):
+        if ahead is not None:
+            unchanged = _unchanged(scene, request, host, ahead)
+        else:
+            with LookAhead(state, [(facts.runtime, name) for name, facts in scene.containers.items()]) as beside:
+                unchanged = _unchanged(scene, request, host, beside)
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
-    inputs = _gather(rest, request, host, found)._replace(containers=scene.containers)
+    inputs = _gather(rest, request, host)._replace(containers=scene.containers)
     with missing_said(scene):
         made = plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
     return made._replace(diagnostics=(*made.diagnostics, *_start_warnings(made, scene), *module_notices(scene, made)))
+
+
+def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> frozenset[str]:
+    """Containers with nothing to do: what is desired is recorded, and live state is as recorded."""
+    facts = observe.host_facts(host, paths_of(scene.desired))
+    recorded: frozenset[str] = frozenset()
+    for names in in_shares(scene.containers):
+        part = scene.only(frozenset(names))
+        live = Live(host=facts, containers=part.containers, resources={})
+        inputs = inputs_of(part, _resolve(part, facts), live, request)
+        apart = {record.name for record, _ in part.stale} | {address.container for address in part.lost}
+        recorded |= plan.recorded_containers(inputs) - apart
+    return recorded & ahead.as_recorded({name: scene.containers[name] for name in recorded})
 
 
 def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:
@@ -140,81 +92,41 @@ def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
     return plan.make_plan(_gather(scene, request, host), KINDS)
 
 
-def _gather(scene: Scene, request: Request, host: Host, found: Mapping[Address, Resource] | None = None) -> plan.Inputs:
-    """Resolves on the host and reads live state, unless `found` holds that already."""
+def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:
+    """Resolves on the host and reads live state."""
     scene.refuse_stale()
     facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned))
     facts = facts_after_return(facts, scene.lost, host)
     resolution = _resolve(scene, facts)
     left = left_on_host(scene.lost, host)
     resolution = resolution._replace(diagnostics=(*resolution.diagnostics, *left))
-    if found is None:
-        wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
-        found = observe.observe(scene.containers, wanted, KINDS, host)
-    live = Live(host=facts, containers=scene.containers, resources=found)
+    wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
+    live = Live(host=facts, containers=scene.containers, resources=_observe(scene.containers, wanted, host))
     return inputs_of(scene, resolution, live, request)
+
+
+def _observe(
+    containers: Mapping[str, ContainerFacts], wanted: Mapping[str, observe.Wanted], host: Host
+) -> dict[Address, Resource]:
+    """Live resources, read by a process for each CPU where the containers are many."""
+    if not is_worth_sharing_out(containers):
+        return observe.observe(containers, wanted, KINDS, host)
+
+    def look(share: list[str]) -> dict[Address, Resource]:
+        # A process of its own needs sockets of its own.
+        with Host() as own:
+            return observe.observe({name: containers[name] for name in share}, wanted, KINDS, own)
+
+    names = list(containers)
+    shares = [names[first :: cpus()] for first in range(cpus())]
+    found = results([Child(partial(look, one), what="read live state", timeout_s=LOOKING_TIMEOUT_S) for one in shares])
+    return {address: resource for share in found for address, resource in share.items()}
 
 
 def _resolve(scene: Scene, host: HostFacts) -> plan.Resolution:
     """What the host makes of the scene, with the warnings about its files in front."""
     resolution = plan.resolve(scene.desired, host, KINDS, scene.source_of)
     return resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
-
-
-class _Seen(NamedTuple):
-    """What one process found in its share of the containers."""
-
-    claims: list[Claim]
-    unchanged: frozenset[str]
-    changing: dict[Address, Resource]
-
-
-def _look_shared_out(
-    scene: Scene, request: Request, host: Host, outline: Outline | None
-) -> tuple[frozenset[str], dict[Address, Resource]]:
-    """(containers without changes, live resources of the others), read by a process for each CPU."""
-    links = _read_links(host)
-
-    def look(share: list[str]) -> _Seen:
-        claims = outline.part(scene.written_as[name] for name in share) if outline else []
-        unchanged, changing = frozenset[str](), dict[Address, Resource]()
-        # A process of its own needs sockets of its own.
-        with Host() as own:
-            own.know_links(links)
-            for first in range(0, len(share), _AT_A_TIME):
-                same, live = _look_at(scene.only(frozenset(share[first : first + _AT_A_TIME])), request, own)
-                unchanged |= same
-                changing.update(live)
-        return _Seen(claims, unchanged, changing)
-
-    names, count = list(scene.containers), _cpus()
-    shares = [names[first::count] for first in range(count)]
-    children = [Child(partial(look, share), what="read live state", timeout_s=_READING_TIMEOUT_S) for share in shares]
-    try:
-        seen = results(children)
-    except (ScplanError, OSError):
-        # What is wrong in the files comes first.
-        if outline is not None:
-            outline.checked()
-        raise
-    if outline is not None and _collide(claim for one in seen for claim in one.claims):
-        outline.checked()
-    unchanged = frozenset[str]().union(*(one.unchanged for one in seen))
-    return unchanged, {address: one for share in seen for address, one in share.changing.items()}
-
-
-def _collide(claims: Iterable[Claim]) -> bool:
-    from scplan.config import collide
-
-    return collide(claims)
-
-
-def _look_at(scene: Scene, request: Request, host: Host) -> tuple[frozenset[str], dict[Address, Resource]]:
-    """(containers without changes, live resources of the others)"""
-    inputs = _gather(scene, request, host)
-    unchanged = plan.unchanged_containers(inputs, KINDS) - {address.container for address in scene.lost}
-    live = inputs.live.resources
-    return unchanged, {address: one for address, one in live.items() if address.container not in unchanged}
 
 
 def paths_of(resources: Mapping[Address, Resource]) -> set[str]:

@@ -17,7 +17,7 @@ from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import left_on_host
-from scplan.workflow.planning import paths_of, plan_scene, wanted_of
+from scplan.workflow.planning import ahead_of_files, paths_of, plan_scene, wanted_of
 from scplan.workflow.scene import (
     Request,
     Scene,
@@ -42,17 +42,18 @@ def drift(request: Request) -> DriftReport:
 def _drift_now(request: Request, state: State) -> DriftReport:
     from scplan.model.report import DriftReport
 
-    with Host() as host:
+    with ahead_of_files(request, state) as ahead, Host() as host:
         if request.files or has_default_files():
             scene = set_scene(request, state)
             stale, problems = scene.stale, list[Diagnostic]()
             scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
-            made = plan_scene(scene, request, state, host)
+            made = plan_scene(scene, request, state, host, ahead)
         else:
             scene, stale, problems = _known(state)
             left = tuple(left_on_host(scene.lost, host))
             made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={}, diagnostics=left)
-        drifted, unread = drifted_in(scene, host)
+        as_recorded = ahead.as_recorded(scene.containers) if ahead is not None else frozenset()
+        drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
     drifted = (*drifted, *_left_alone(record for record, _ in stale))
     known = {one.address for one in drifted}
     pending = tuple(change for change in made.changes if change.address not in known or change.managed != change.owned)

@@ -22,7 +22,7 @@ from scplan.state import Record, State
 from scplan.workflow.recorded import find_again, gone, is_about, locate_recorded, located_again, replaced
 
 if TYPE_CHECKING:
-    from scplan.config import Configuration, Outline
+    from scplan.config import Configuration
     from scplan.config.configuration import ContainerConfig
     from scplan.model.probe import Probe
 
@@ -153,13 +153,6 @@ def validate(request: Request) -> Configuration:
     from scplan.config import default_paths, load
 
     return load(request.files or default_paths(), KINDS)
-
-
-def read_outline(request: Request) -> Outline:
-    """The same, with nothing read yet of what the containers should have."""
-    from scplan.config import default_paths, outline
-
-    return outline(request.files or default_paths(), KINDS)
 
 
 def set_scene(request: Request, state: State) -> Scene:

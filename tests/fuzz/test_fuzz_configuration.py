@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scplan.config import Configuration, configuration_from_json, load
 from scplan.config.fragments import FileReader
-from scplan.config.loading import Outline
+from scplan.config.loading import checked
 from scplan.config.report import Report
 from scplan.errors import ConfigurationError, Diagnostic
 from scplan.kinds import KINDS
@@ -47,7 +47,7 @@ def check_text(data: bytes) -> None:
     if document.root is not None:
         files.read(document.root)
     try:
-        configuration = Outline(files, KINDS, report).checked()
+        configuration = checked(files, KINDS, report)
     except ConfigurationError as error:
         TRIED["refused"] += 1
         check_diagnostics(error.diagnostics, with_source=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from scplan.kinds import KINDS
 from scplan.kinds.cgroup import CgroupSetting
 from scplan.model.address import Address, Selection
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
-from scplan.plan import Inputs, Resolution, unchanged_containers
+from scplan.plan import Inputs, Resolution, recorded_containers
 
 SETTING = CgroupSetting(name="pids.max", value="10")
 RESOURCES = {Address(container, "cgroup", "pids.max"): SETTING for container in ("web", "db")}
@@ -37,4 +36,4 @@ def test_containers_that_the_selection_speaks_of_are_kept(selection: Selection, 
         source_of=lambda _: None,
         selection=selection,
     )
-    assert unchanged_containers(inputs, KINDS) == unchanged
+    assert recorded_containers(inputs) == unchanged

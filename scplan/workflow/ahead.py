@@ -1,0 +1,134 @@
+"""Live state compared with the records, by a process for each further CPU, while this one reads the files.
+
+Most containers of a plan are as scplan left them, and most plans change few. Whether a container is as recorded does
+not depend on the files: it can be found out while they are still being read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+from scplan import observe
+from scplan.errors import ScplanError
+from scplan.kinds import KINDS
+from scplan.linux.closing import Closing
+from scplan.linux.host import Host
+from scplan.linux.namespaces import Child, is_ready
+from scplan.model.live import ContainerFacts, Status
+from scplan.model.resource import Resource, differences
+from scplan.state import Record, State
+
+T = TypeVar("T")
+WORTH_SHARING_OUT = 50
+"""From so many containers on, looking at them in several processes is quicker than starting these takes."""
+LOOKING_TIMEOUT_S = 300.0
+_AT_A_TIME = 20
+_INDEX_BYTES = 4
+_PATIENCE_S = 2.0
+_PIPE_BYTES = 1 << 16
+
+Life = tuple[str, str, int, int]
+"""Runtime, name, PID and start time of a container: what was found out counts for the same process only."""
+
+
+def cpus() -> int:
+    return os.cpu_count() or 1
+
+
+def is_worth_sharing_out(containers: Collection[object]) -> bool:
+    return len(containers) >= WORTH_SHARING_OUT and cpus() > 1
+
+
+def in_shares(names: Iterable[T], at_a_time: int = _AT_A_TIME) -> list[list[T]]:
+    """A few at a time, so that the same memory is used again and again."""
+    listed = list(names)
+    return [listed[first : first + at_a_time] for first in range(0, len(listed), at_a_time)]
+
+
+class LookAhead(Closing):
+    """Processes at work on containers with records: whoever has time takes the next few from a queue, which is a pipe.
+
+    Use it in a `with` block, at the end of which those that are still at work are ended.
+    """
+
+    def __init__(self, state: State, names: Sequence[tuple[str, str]]) -> None:
+        """Starts them. `names` are runtime and name of containers, in the order in which they are looked at."""
+        self._state = state
+        at_a_time = max(_AT_A_TIME, -(-len(names) * _INDEX_BYTES // _PIPE_BYTES))
+        self._shares = in_shares(names, at_a_time)
+        self._queue, writer = os.pipe2(os.O_CLOEXEC)
+        os.write(writer, b"".join(index.to_bytes(_INDEX_BYTES, "little") for index in range(len(self._shares))))
+        os.close(writer)
+        look = partial(self._look, lambda _: True)
+        self._children = [
+            Child(look, what="compare live state with the records", timeout_s=LOOKING_TIMEOUT_S)
+            for _ in range(cpus() - 1)
+        ]
+        self._seen: frozenset[Life] | None = None
+
+    def close(self) -> None:
+        os.close(self._queue)
+        while self._children:
+            self._children.pop().abandon()
+
+    def as_recorded(self, containers: Mapping[str, ContainerFacts]) -> frozenset[str]:
+        """Those of the containers of which all that the records hold is there as they say.
+
+        Takes part in looking; shares that no one asks for are left out. What can't be read is not as recorded, nor is
+        what a process had to look at that waits for a container for long.
+        """
+        if self._seen is None:
+            asked = {(facts.runtime, facts.name) for facts in containers.values()}
+            seen = self._look(lambda share: not asked.isdisjoint(share))
+            while self._children:
+                # The queue is empty: what it still looks at is a share, or does not answer.
+                if not is_ready(self._children[-1].fd, _PATIENCE_S):
+                    self._children.pop().abandon()
+                else:
+                    seen |= self._children.pop().result()
+            self._seen = seen
+        return frozenset(name for name, facts in containers.items() if _life(facts) in self._seen)
+
+    def _look(self, is_asked_for: Callable[[Sequence[tuple[str, str]]], bool]) -> frozenset[Life]:
+        seen: set[Life] = set()
+        # A process of its own needs sockets of its own.
+        with Host() as host:
+            for share in self._next_shares():
+                if is_asked_for(share):
+                    seen.update(_as_recorded(self._state, share, host))
+        return frozenset(seen)
+
+    def _next_shares(self) -> Iterator[Sequence[tuple[str, str]]]:
+        while index := os.read(self._queue, _INDEX_BYTES):
+            yield self._shares[int.from_bytes(index, "little")]
+
+
+def _life(facts: ContainerFacts) -> Life:
+    return facts.runtime, facts.name, facts.pid, facts.start_time
+
+
+def _as_recorded(state: State, share: Sequence[tuple[str, str]], host: Host) -> Iterator[Life]:
+    for runtime, name in share:
+        try:
+            record = state.read(runtime, name)
+            if record is None or not record.start_time or record.boot_id != host.boot_id:
+                continue
+            # The process that it was plugged into, by the record alone; no runtime is asked.
+            running = Status.RUNNING
+            facts = ContainerFacts(name, runtime, record.id, running, record.pid, record.start_time)
+            if _is_as_recorded(record, facts, host):
+                yield _life(facts)
+        except (ScplanError, OSError):
+            continue  # whoever plans for it finds the same, and says so
+
+
+def _is_as_recorded(record: Record, facts: ContainerFacts, host: Host) -> bool:
+    wanted: dict[str, dict[str, Resource]] = {}
+    for address, resource in record.resources.items():
+        wanted.setdefault(address.kind, {})[address.identity] = resource
+    with observe.open_container(facts, host) as container:
+        live = observe.read_container(container, observe.Wanted(by_kind=wanted), KINDS, host)
+    return all(address in live and not differences(one, live[address]) for address, one in record.resources.items())
