@@ -29,8 +29,11 @@ test: prepare engines ## all tests; ARGS='-k nic' hands arguments to pytest, WOR
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
 
-test-crash: prepare ## kills scplan at every system call, and fails every one of them; half an hour
-	@CRASH_POINTS=all $(PYTHON) -m pytest tests/crash $(ARGS)
+test-crash: prepare ## kills scplan at every system call, and fails every one of them; an hour
+	@mkdir -p state/run
+	@echo "what fails is kept at once in state/run/crash-failures"
+	@CRASH_POINTS=all CRASH_FAILURES=$(CURDIR)/state/run/crash-failures \
+	  $(subst --dist loadfile,--dist load --maxschedchunk 1,$(ALL_TESTS)) tests/crash $(ARGS)
 
 failures: prepare ## strikes at every place of a plan, and checks properties of more configurations; EXAMPLES=100
 	@SCPLAN_ALL_PLACES=1 SCPLAN_PROPERTY_EXAMPLES=$(or $(EXAMPLES),100) $(PYTHON) -m pytest --timeout 3600 \

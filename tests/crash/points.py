@@ -139,6 +139,7 @@ class Trial:
             TALLY.count(self.name, point.call.name, "failed" if trouble else "survived")
             if trouble:
                 failed.append(f"{self.name}: {point}: {trouble}")
+                _tell(failed[-1])
                 self.close()
                 self._open()
         return failed
@@ -188,13 +189,26 @@ class Trial:
         return _PROMISED.get(ran.code, ())
 
 
-def sample(points: list[Point], count: int) -> list[Point]:
+def _tell(failure: str) -> None:
+    """Keeps it at once in the file CRASH_FAILURES: a run of all points takes long, and may be ended."""
+    if path := os.environ.get("CRASH_FAILURES"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{failure}\n\n")
+
+
+PARTS = 4 if os.environ.get("CRASH_POINTS") == "all" else 1
+"""Tests that all points of a job are shared out to, so that several processes can try them."""
+
+
+def sample(points: list[Point], count: int, part: int = 0) -> list[Point]:
     """An even choice: one of each of `count` equal stretches, always the same ones.
 
-    CRASH_POINTS is another count, or `all`.
+    CRASH_POINTS is another count, or `all`, which gives each part its share of them.
     """
     wanted = os.environ.get("CRASH_POINTS", str(count))
-    count = len(points) if wanted == "all" else int(wanted)
+    if wanted == "all":
+        return points[part::PARTS]
+    count = int(wanted)
     if count >= len(points):
         return points
     chance = random.Random(SEED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.containers.session import Session
-from tests.crash.points import Trial, sample
+from tests.crash.points import PARTS, Trial, sample
 
 pytestmark = [
     pytest.mark.needs("root", "busybox", "cgroup1", "userns", "veth", "bridge", "loop", "x86_64"),
@@ -25,11 +25,12 @@ SAMPLES = {
 """How many points of each job `make test` tries; `make test-crash` tries all."""
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_death_at_any_call_leaves_nothing_half_done(session: Session, name: str) -> None:
+def test_a_death_at_any_call_leaves_nothing_half_done(session: Session, name: str, part: int) -> None:
     trial = Trial(name, session)
     try:
-        failed = trial.try_all(sample(trial.deaths(), SAMPLES[name]))
+        failed = trial.try_all(sample(trial.deaths(), SAMPLES[name], part))
     finally:
         trial.close()
     assert not failed, "\n\n".join(failed)

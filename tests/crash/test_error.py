@@ -8,7 +8,7 @@ import pytest
 
 from tests.containers.fingerprint import difference
 from tests.containers.session import Session
-from tests.crash.points import Trial, sample
+from tests.crash.points import PARTS, Trial, sample
 from tests.crash.scene import open_scene
 from tests.crash.tracer import Call
 
@@ -18,11 +18,12 @@ pytestmark = [
 ]
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize(("name", "count"), [("apply", 30), ("destroy", 12), ("recover", 8), ("recover --forward", 8)])
-def test_an_error_of_any_call_is_undone_or_harmless(session: Session, name: str, count: int) -> None:
+def test_an_error_of_any_call_is_undone_or_harmless(session: Session, name: str, count: int, part: int) -> None:
     trial = Trial(name, session)
     try:
-        failed = trial.try_all(sample(trial.errors(), count))
+        failed = trial.try_all(sample(trial.errors(), count, part))
     finally:
         trial.close()
     assert not failed, "\n\n".join(failed)
