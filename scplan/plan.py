@@ -53,7 +53,8 @@ class Inputs(NamedTuple):
     """All that a plan is made from.
 
     `owned` is what the records of these containers hold, `foreign` those of all other containers. `source_of` finds the
-    place of an address in the files.
+    place of an address in the files. Containers that are `unread` have no live state here, since nothing is to change
+    in them: the selection leaves all of them out.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -63,6 +64,7 @@ class Inputs(NamedTuple):
     foreign: Resources
     source_of: SourceOf
     selection: Selection
+    unread: frozenset[str] = frozenset()
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
@@ -164,10 +166,14 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     live = inputs.live.resources
     desired = inputs.resolution.desired
     for address in inputs.owned:
+        if address.container in inputs.unread:
+            continue
         if address not in desired and address not in inputs.resolution.skipped:
             drafts[address] = removal(inputs, address, "no longer in the configuration")
     given_up = [claim for address in drafts for claim in kinds[address.kind].claims(address, inputs.owned[address])]
     for address, wanted in desired.items():
+        if address.container in inputs.unread:
+            continue
         owned = inputs.owned.get(address)
         kind = kinds[address.kind]
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -100,9 +100,21 @@ def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:
     resolution = _resolve(scene, facts)
     left = left_on_host(scene.lost, host)
     resolution = resolution._replace(diagnostics=(*resolution.diagnostics, *left))
-    wanted = wanted_of(scene.containers, {**resolution.desired, **scene.owned})
-    live = Live(host=facts, containers=scene.containers, resources=_observe(scene.containers, wanted, host))
-    return inputs_of(scene, resolution, live, request)
+    known = {**resolution.desired, **scene.owned}
+    unread = _left_out(scene.containers, known, request)
+    read = {name: one for name, one in scene.containers.items() if name not in unread}
+    live = Live(
+        host=facts, containers=scene.containers, resources=_observe(read, wanted_of(scene.containers, known), host)
+    )
+    return inputs_of(scene, resolution, live, request)._replace(unread=unread)
+
+
+def _left_out(containers: Collection[str], known: Iterable[Address], request: Request) -> frozenset[str]:
+    """Containers that the selection leaves out altogether: who can't be read can be excluded from a plan of many."""
+    selection = request.selection
+    if selection.is_everything:
+        return frozenset()
+    return frozenset(containers) - {address.container for address in known if address in selection}
 
 
 def _observe(

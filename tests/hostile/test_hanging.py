@@ -81,6 +81,10 @@ def test_one_that_hangs_among_many(make_container: MakeContainer, scplan: Scplan
     sections = {"mounts": ["/etc/hostname:/mnt/name"]}
     with hanging(several[1], "/mnt", reads=True), _within(3 * LOOKUP_TIMEOUT_S + 5):
         refused(scplan("plan", config=config(*((one, sections) for one in several))), "did not answer", several[1].name)
+        left_out = scplan("plan", "--exclude", several[1].name).ok()
+        assert several[1].name not in left_out.stdout
+        assert left_out.stdout.count("mount /mnt/name") == 2
+        assert scplan("apply", "--auto-approve", "--target", several[0].name).ok().stderr.count("done") == 1
 
 
 @pytest.mark.needs("fuse")
