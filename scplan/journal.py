@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -52,6 +53,41 @@ HISTORY_KEPT = 100
 OF_A_START = "-start"
 """How the ID ends of an apply that only plugs in again what was there: it is no change that could be undone."""
 _LOOK_S = 1.0
+_ID = re.compile(r"(\d{8}T\d{6}\.\d{9})-", re.ASCII)
+_ID_TIME = "%Y%m%dT%H%M%S"
+
+
+def new_apply_id(directory: str) -> str:
+    """Unique on the host; sorts after all that the state directory has, also where the clock was set back meanwhile.
+
+    The order of the IDs is that of the history: it tells which apply is the last, to be undone.
+    """
+    known = (_ID.match(name) for part in ("journal", "history") for name in _names(os.path.join(directory, part)))
+    newest = max((found[1] for found in known if found), default="")
+    stamp = _stamp(time.time_ns())
+    return f"{stamp if stamp > newest else _stamp(_time_ns(newest) + 1)}-{os.getpid()}"
+
+
+def _stamp(time_ns: int) -> str:
+    # One reading of the clock for both parts: time.gmtime() alone takes a coarser one, which lags by milliseconds.
+    seconds, rest_ns = divmod(time_ns, 10**9)
+    return f"{time.strftime(_ID_TIME, time.gmtime(seconds))}.{rest_ns:09d}"
+
+
+def _time_ns(stamp: str) -> int:
+    import calendar
+
+    seconds, _, rest_ns = stamp.partition(".")
+    return calendar.timegm(time.strptime(seconds, _ID_TIME)) * 10**9 + int(rest_ns)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise KernelError.from_os(f"listdir({directory})", error) from None
 
 
 class Journal:
@@ -214,13 +250,7 @@ def is_at_work(directory: str) -> bool:
 def _open_journals(directory: str) -> list[str]:
     """Paths, oldest first."""
     top = os.path.join(directory, "journal")
-    try:
-        names = sorted(name for name in os.listdir(top) if name.endswith(".jsonl"))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise KernelError.from_os(f"listdir({top})", error) from None
-    return [os.path.join(top, name) for name in names]
+    return [os.path.join(top, name) for name in sorted(_names(top)) if name.endswith(".jsonl")]
 
 
 def _is_abandoned(path: str) -> bool:

@@ -141,22 +141,26 @@ def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal
     reason = entries.giving_up or reason
     if not entries.giving_up:
         _give_up(entries, journal, reason)
-    started = {number: operation for number, operation in entries.started.items() if number not in entries.undone}
+    started = entries.started
     if entries.begin.boot_id != recovery.host.boot_id:
         # Nothing that was plugged in lives across a boot.
-        started.clear()
+        started = {}
+    left = started.keys() - entries.undone
+    started = {number: operation for number, operation in started.items() if number <= max(left, default=-1)}
     with OpenContainers(entries.begin.containers, recovery.host) as opened:
         owned = _owned(entries, recovery.state, started, {})
         executor = Executor(
             host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned, state_dir=recovery.state.directory
         )
-        failures = undo(started, len(entries.started), executor, journal, recovery.on_event)
+        failures = undo(
+            started, len(entries.started), executor, journal, recovery.on_event, undone=entries.undone & started.keys()
+        )
     if failures:
         raise RollbackIncomplete.of(failures)
     _put_records_back(entries, recovery.state)
     journal.close("rolled_back", reason)
     because = f" ({reason})" if entries.must_be_confirmed else ""
-    return f"{name}: {len(started)} operations undone{because}"
+    return f"{name}: {len(left)} operations undone{because}"
 
 
 def _give_up(entries: Entries, journal: Journal, reason: str) -> None:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from scplan.errors import ContainerGone, Diagnostic, KernelError, ScplanError
 from scplan.execute import Executor
 from scplan.journal import Journal
+from scplan.model.address import Address
 from scplan.model.change import Action, Operation
 from scplan.model.report import Event, OnEvent, Step
+from scplan.model.resource import Resource
 
 
 def undo(
-    made: Mapping[int, Operation], total: int, executor: Executor, journal: Journal, on_event: OnEvent
+    made: Mapping[int, Operation],
+    total: int,
+    executor: Executor,
+    journal: Journal,
+    on_event: OnEvent,
+    *,
+    undone: Collection[int] = (),
 ) -> list[Diagnostic]:
     """Takes back what was made, or was begun, by number; goes on after a failure and returns all failures.
 
     What was plugged into a container that is gone went with it, and counts as undone; a NIC of the host is given back.
+    `undone` are those of them that were taken back once: they are again where a newer one was not.
     """
-    waiting = sorted(made.items(), reverse=True)
-    while True:
-        failed = _undo_once(waiting, total, executor, journal, on_event)
-        if len(failed) in (0, len(waiting)):
-            break
+    told = set(undone)
+    left = set(made) - told
+    failed: dict[int, ScplanError] = {}
+    while left:
+        # Whatever is older than a failure was taken back in the wrong order: again, which is harmless, and complete.
+        waiting = [(number, made[number]) for number in sorted(made, reverse=True) if number <= max(left)]
+        failed = _undo_once(waiting, total, executor, journal, on_event, told)
         # What stood in the way of one may have been put back by the undo of an older one: an address, for its route.
-        waiting = [(number, operation) for number, operation in waiting if number in failed]
-    for number, operation in waiting if failed else ():
-        inverse, why = operation.inverse(), failed[number].diagnostics[0].summary
+        if len(failed) >= len(left):
+            break
+        left = set(failed)
+    for number in sorted(failed, reverse=True):
+        inverse, why = made[number].inverse(), failed[number].diagnostics[0].summary
         on_event(Event(step=Step.UNDO_FAILED, operation=inverse, number=number, total=total, error=why))
     return [
         Diagnostic(summary=f"{made[number].address} could not be undone", detail=str(error))
@@ -36,29 +49,58 @@ def undo(
 
 
 def _undo_once(
-    waiting: Sequence[tuple[int, Operation]], total: int, executor: Executor, journal: Journal, on_event: OnEvent
+    waiting: Sequence[tuple[int, Operation]],
+    total: int,
+    executor: Executor,
+    journal: Journal,
+    on_event: OnEvent,
+    told: set[int],
 ) -> dict[int, ScplanError]:
-    """Tries to take back each operation; returns why those that are still to be undone are, by number."""
+    """Tries to take back each operation; returns why those that are still to be undone are, by number.
+
+    Those that are `told` were taken back before: nothing is said of them again, and the others join them.
+    """
     failed: dict[int, ScplanError] = {}
-    stuck = set()
+    stuck: dict[Address, Resource] = {}
     for number, operation in waiting:
         inverse = operation.inverse()
-        if operation.address in stuck:
-            # What was replaced would be put back on top of what is in its place.
-            failed[number] = ScplanError(f"{operation.address}: what is in its place could not be taken away")
+        if in_the_way := _what_is_in_the_way(inverse, stuck, executor):
+            # It would be put back on top of, or into, what should not be there.
+            failed[number] = ScplanError(f"{in_the_way}: what is in its place could not be taken away")
+            _be_stuck(stuck, inverse)
             continue
-        on_event(Event(step=Step.UNDOING, operation=inverse, number=number, total=total))
+        if number not in told:
+            on_event(Event(step=Step.UNDOING, operation=inverse, number=number, total=total))
         begun = time.monotonic()
         try:
             _take_back(inverse, executor)
-            _note_undone(journal, number)
+            if number not in told:
+                _note_undone(journal, number)
         except (ScplanError, OSError) as error:
             failed[number] = error if isinstance(error, ScplanError) else ScplanError(str(error))
-            stuck.add(operation.address)
+            _be_stuck(stuck, inverse)
             continue
-        seconds = time.monotonic() - begun
-        on_event(Event(step=Step.UNDONE, operation=inverse, number=number, total=total, seconds=seconds))
+        if number not in told:
+            told.add(number)
+            seconds = time.monotonic() - begun
+            on_event(Event(step=Step.UNDONE, operation=inverse, number=number, total=total, seconds=seconds))
     return failed
+
+
+def _what_is_in_the_way(inverse: Operation, stuck: Mapping[Address, Resource], executor: Executor) -> Address | None:
+    """The address of which something newer could not be taken back, where that is this one's, or one that it is in."""
+    if inverse.address in stuck:
+        return inverse.address
+    if inverse.after is None:
+        return None
+    others = {address: one for address, one in stuck.items() if address.container == inverse.address.container}
+    return next(iter(executor.kinds[inverse.address.kind].requires(inverse.after, others, inverse.address)), None)
+
+
+def _be_stuck(stuck: dict[Address, Resource], inverse: Operation) -> None:
+    there = inverse.before if inverse.before is not None else inverse.after
+    if there is not None:
+        stuck[inverse.address] = there
 
 
 def _take_back(inverse: Operation, executor: Executor) -> None:

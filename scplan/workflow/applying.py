@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from scplan import observe
 from scplan.errors import Diagnostic, ScplanError, UsageError
-from scplan.journal import OF_A_START
+from scplan.journal import OF_A_START, new_apply_id
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.change import Plan
@@ -122,7 +122,7 @@ class Run:
         from scplan.model.report import Outcome
 
         begun = time.monotonic()
-        apply_id = _new_apply_id() + (OF_A_START if self._is_start else "")
+        apply_id = new_apply_id(self._state.directory) + (OF_A_START if self._is_start else "")
         if self.plan.operations or self.changes_records:
             self._refuse_started()
             self._execute(apply_id, on_event)
@@ -248,11 +248,6 @@ def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> It
             assert record is not None
             returned += give_back(record, facts, state, host)
         yield now.saying(returned) if now.lost else now
-
-
-def _new_apply_id() -> str:
-    """Sorts by time; unique on the host."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.{time.time_ns() % 10**9:09d}-{os.getpid()}"
 
 
 def _user() -> str:

@@ -253,3 +253,43 @@ def test_physical_nic_is_given_back_when_its_container_ends_in_the_middle(
         gate = Gate(lambda text: '"step":"started"' in text and "/mount/m" in text, end)
         run_with_gates(scplan, ["apply", "--auto-approve", "--json"], [gate]).ok(3)
         assert difference(before, fingerprint()) == []
+
+
+def test_nothing_is_put_into_what_could_not_be_taken_away(
+    process_container: Container, scplan: Scplan, session: Session
+) -> None:
+    """The mount that lay in the former one would land in the new one, which then could not be taken away any more."""
+    web = process_container
+    with ExitStack() as stack:
+        former, inner, new = (stack.enter_context(host_parts.scratch_directory(session)) for _ in range(3))
+        nested = of(web, mounts=[f"{former}:/srv/out", f"{inner}:/srv/out/in"])
+        scplan("apply", "--auto-approve", config=nested).ok()
+        before = fingerprint([web])
+        scplan.write(of(web, mounts=[f"{new}:/srv/out"]))
+        with ExitStack() as busy:
+            gate = Gate(at_step("done", 3), lambda: busy.enter_context(process_in(web, "/srv/out")) and None)
+            run_with_gates(scplan, ["apply", "--auto-approve", "--probe", "false", "--json"], [gate]).ok(4)
+            assert os.listdir(new) == []
+            scplan("recover").ok(4)
+            assert os.listdir(new) == []
+        scplan("recover").ok()
+        assert difference(before, fingerprint([web])) == []
+        scplan("plan", "--detailed-exitcode", config=nested).ok()
+
+
+def test_what_was_undone_before_something_newer_is_undone_again(
+    process_container: Container, scplan: Scplan, host_directory: Path
+) -> None:
+    """The first mount made the directory of both, and could not remove it while the second one was still there."""
+    web = process_container
+    before = fingerprint([web])
+    mounts = [f"{host_directory}:/srv/made/first", f"{host_directory}:/srv/made/second"]
+    scplan.write(of(web, mounts=mounts, cgroup=IMPOSSIBLE))
+    with ExitStack() as busy:
+        gate = Gate(at_step("failed"), lambda: busy.enter_context(process_in(web, "/srv/made/second")) and None)
+        run_with_gates(scplan, ["apply", "--auto-approve", "--json"], [gate]).ok(4)
+        assert web.stat("/srv/made/first") is None
+    ran = scplan("recover").ok()
+    assert "1 operations undone" in ran.stdout
+    assert web.stat("/srv/made") is None
+    assert difference(before, fingerprint([web])) == []

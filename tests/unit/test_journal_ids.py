@@ -1,0 +1,31 @@
+"""IDs of applies: their order is that of the history, whatever the clock says."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from scplan.journal import new_apply_id
+
+
+def test_they_sort_as_they_were_made(tmp_path: Path) -> None:
+    """Also around the full second, at which the coarse clock lags behind the fine one."""
+    until = time.time() + 1.2
+    last = ""
+    while time.time() < until:
+        made = new_apply_id(str(tmp_path))
+        assert made > last
+        last = made
+
+
+def test_they_sort_after_the_history_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    history = tmp_path / "history"
+    history.mkdir()
+    (history / "29991231T235959.999999999-17.jsonl").touch()
+    (history / "notes.txt").touch()
+    made = new_apply_id(str(tmp_path))
+    assert made == f"30000101T000000.000000000-{os.getpid()}"
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / f"{made}-start.jsonl").touch()
+    assert new_apply_id(str(tmp_path)) == f"30000101T000000.000000001-{os.getpid()}"
