@@ -1,4 +1,4 @@
-"""Live state compared with the records, by a process for each further CPU, while this one reads the files.
+"""Live state compared with the records, by a process for each other CPU, while this one reads the files.
 
 Most containers of a plan are as scplan left them, and most plans change few. Whether a container is as recorded does
 not depend on the files: it can be found out while they are still being read.
@@ -34,12 +34,13 @@ Life = tuple[str, str, int, int]
 """Runtime, name, PID and start time of a container: what was found out counts for the same process only."""
 
 
-def cpus() -> int:
-    return os.cpu_count() or 1
+def processes(containers: Collection[object]) -> int:
+    """How many should look at so many containers: each needs enough to do, and a CPU."""
+    return max(1, min(len(os.sched_getaffinity(0)), len(containers) // (WORTH_SHARING_OUT // 2)))
 
 
 def is_worth_sharing_out(containers: Collection[object]) -> bool:
-    return len(containers) >= WORTH_SHARING_OUT and cpus() > 1
+    return len(containers) >= WORTH_SHARING_OUT and processes(containers) > 1
 
 
 def in_shares(names: Iterable[T], at_a_time: int = _AT_A_TIME) -> list[list[T]]:
@@ -65,7 +66,7 @@ class LookAhead(Closing):
         look = partial(self._look, lambda _: True)
         self._children = [
             Child(look, what="compare live state with the records", timeout_s=LOOKING_TIMEOUT_S)
-            for _ in range(cpus() - 1)
+            for _ in range(processes(names) - 1)
         ]
         self._seen: frozenset[Life] | None = None
 

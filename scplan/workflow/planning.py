@@ -17,7 +17,7 @@ from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
 from scplan.state import Record, State
-from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, cpus, in_shares, is_worth_sharing_out
+from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, in_shares, is_worth_sharing_out, processes
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings
 from scplan.workflow.modules import missing_said
@@ -129,8 +129,8 @@ def _observe(
         with Host() as own:
             return observe.observe({name: containers[name] for name in share}, wanted, KINDS, own)
 
-    names = list(containers)
-    shares = [names[first :: cpus()] for first in range(cpus())]
+    names, count = list(containers), processes(containers)
+    shares = [names[first::count] for first in range(count)]
     found = results([Child(partial(look, one), what="read live state", timeout_s=LOOKING_TIMEOUT_S) for one in shares])
     return {address: resource for share in found for address, resource in share.items()}
 
