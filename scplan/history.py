@@ -11,6 +11,7 @@ from scplan.journal import Entries, left_behind, read_journal
 from scplan.kinds.kind import Kinds
 from scplan.model.report import Ended, Past
 from scplan.named_tuple import NamedTuple
+from scplan.records import listed
 
 
 class Kept(NamedTuple):
@@ -78,13 +79,7 @@ def _all_kept(directory: str, kinds: Kinds) -> Iterator[Kept]:
 
 
 def _names(directory: str, part: str) -> list[str]:
-    path = os.path.join(directory, part)
-    try:
-        return [name for name in os.listdir(path) if name.endswith(".jsonl")]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise KernelError.from_os(f"listdir({path})", error) from None
+    return [name for name in listed(os.path.join(directory, part)) if name.endswith(".jsonl")]
 
 
 def _outcome(kept: Kept, undone: set[str]) -> Ended:

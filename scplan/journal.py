@@ -31,7 +31,7 @@ from scplan.journal_lines import (
 )
 from scplan.model.address import Address
 from scplan.model.change import Operation
-from scplan.records import FILE_MODE, encode_line, make_directory, sync_directory
+from scplan.records import FILE_MODE, encode_line, listed, make_directory, sync_directory
 
 __all__ = [
     "FORMAT_VERSION",
@@ -43,6 +43,7 @@ __all__ = [
     "Refreshed",
     "is_at_work",
     "left_behind",
+    "new_apply_id",
     "open_again",
     "operation_from_json",
     "operation_to_json",
@@ -62,7 +63,7 @@ def new_apply_id(directory: str) -> str:
 
     The order of the IDs is that of the history: it tells which apply is the last, to be undone.
     """
-    known = (_ID.match(name) for part in ("journal", "history") for name in _names(os.path.join(directory, part)))
+    known = (_ID.match(name) for part in ("journal", "history") for name in listed(os.path.join(directory, part)))
     newest = max((found[1] for found in known if found), default="")
     stamp = _stamp(time.time_ns())
     return f"{stamp if stamp > newest else _stamp(_time_ns(newest) + 1)}-{os.getpid()}"
@@ -79,15 +80,6 @@ def _time_ns(stamp: str) -> int:
 
     seconds, _, rest_ns = stamp.partition(".")
     return calendar.timegm(time.strptime(seconds, _ID_TIME)) * 10**9 + int(rest_ns)
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise KernelError.from_os(f"listdir({directory})", error) from None
 
 
 class Journal:
@@ -250,7 +242,7 @@ def is_at_work(directory: str) -> bool:
 def _open_journals(directory: str) -> list[str]:
     """Paths, oldest first."""
     top = os.path.join(directory, "journal")
-    return [os.path.join(top, name) for name in sorted(_names(top)) if name.endswith(".jsonl")]
+    return [os.path.join(top, name) for name in sorted(listed(top)) if name.endswith(".jsonl")]
 
 
 def _is_abandoned(path: str) -> bool:

@@ -30,6 +30,16 @@ def default_state_dir() -> str:
     return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "scplan")
 
 
+def listed(directory: str) -> list[str]:
+    """What is in a directory of records; nothing where there is none. Raises KernelError."""
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise KernelError.from_os(f"listdir({directory})", error) from None
+
+
 def encode_line(document: object) -> bytes:
     """One line of a record."""
     text = json.dumps(document, separators=(",", ":")).encode()

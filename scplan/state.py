@@ -22,6 +22,7 @@ from scplan.records import (
     check_version,
     decode_line,
     encode_line,
+    listed,
     make_directory,
     read_bytes,
     refuse_foreign_directory,
@@ -162,14 +163,14 @@ class State:
         top = os.path.join(self.directory, "containers")
         return sorted(
             (runtime, entry.removesuffix(".json"))
-            for runtime in _listed(top)
-            for entry in _listed(os.path.join(top, runtime))
+            for runtime in listed(top)
+            for entry in listed(os.path.join(top, runtime))
             if entry.endswith(".json")
         )
 
     def has_open_journals(self) -> bool:
         """Whether any apply is at work, or did not end."""
-        return bool(_listed(os.path.join(self.directory, "journal")))
+        return bool(listed(os.path.join(self.directory, "journal")))
 
     def last_begun_or_ended(self) -> int:
         """When an apply last began or ended, in ns since the epoch; 0 where none ever did."""
@@ -332,12 +333,3 @@ def _way_out(path: str) -> str:
     if os.path.exists(previous):
         return f"the copy before it is {previous}: look at it, and put it in its place"
     return "restore it from a backup; nothing is changed while it can't be read"
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise KernelError.from_os(f"listdir({directory})", error) from None

@@ -39,7 +39,7 @@ SPLIT_OFF: dict[str, set[str]] = {
     "recovery": TABLE["rollback"] | {"linux.host", "execute", "observe", "rollback", "confirmation"},
     "confirmation": {"model", "errors", "kinds.kind", "journal"},  # which journals await one
     "watchdog": TABLE["rollback"] | {"confirmation", "recovery", "records"},  # undoes what was not confirmed
-    "history": {"model", "errors", "kinds.kind", "journal", "confirmation"},
+    "history": {"model", "errors", "kinds.kind", "journal", "confirmation", "records"},
     "probes": {"model", "errors", "linux.programs"},
     "doctor": {"model", "errors", "linux"},
 }
