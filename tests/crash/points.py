@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from tests.containers.session import Session
 from tests.crash.jobs import Job, jobs
 from tests.crash.scene import Scene, open_scene
 from tests.crash.tracer import Call, Death, Ran, Verdict
+from tests.tried import TRIED
 
 SEED = 20261123
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EPERM, errno.ENOMEM)
@@ -41,19 +41,6 @@ class Point(NamedTuple):
         what = f"death of {self.verdict.value}" if isinstance(self.verdict, Death) else os.strerror(self.verdict or 0)
         call, recover = self.call, " ".join(self.recover)
         return f"{what} at call {call.number}, {call.name} of process {call.process}, then {recover}"
-
-
-class Tally:
-    """How many points were tried, by job and system call, and what became of them."""
-
-    def __init__(self) -> None:
-        self.counts: dict[tuple[str, str], Counter[str]] = {}
-
-    def count(self, job: str, call: str, outcome: str) -> None:
-        self.counts.setdefault((job, call), Counter())[outcome] += 1
-
-
-TALLY = Tally()
 
 
 class Trial:
@@ -134,15 +121,20 @@ class Trial:
         for point in points:
             trouble = self._try(point)
             if trouble is None:
-                TALLY.count(self.name, point.call.name, "not reached")
+                self._count(point, "not reached")
                 continue
-            TALLY.count(self.name, point.call.name, "failed" if trouble else "survived")
+            self._count(point, "failed" if trouble else "survived")
             if trouble:
                 failed.append(f"{self.name}: {point}: {trouble}")
                 _tell(failed[-1])
                 self.close()
                 self._open()
         return failed
+
+    def _count(self, point: Point, outcome: str) -> None:
+        """By command and system call, for the end of the run."""
+        what = "deaths" if isinstance(point.verdict, Death) else "errors"
+        TRIED[f"{what} in `{self.name}`"][f"{point.call.name} {outcome}"] += 1
 
     def _try(self, point: Point) -> str | None:
         """What is wrong after this point; empty when nothing is, None when it was not reached."""
