@@ -51,11 +51,13 @@ def jobs(scene: Scene) -> dict[str, Job]:
 
 def _before_applied(calls: Sequence[Call]) -> int:
     """All operations are made, and the journal does not say so yet: the longest undo."""
-    return next(call.number for call in reversed(calls) if call.name == "fdatasync") - 3
+    before = [call for call in calls if call.number < _among_records(calls)]
+    said = max(call.number for call in before if call.name == "fdatasync")
+    return max(call.number for call in before if call.name == "write" and call.number < said)
 
 
 def _among_records(calls: Sequence[Call]) -> int:
-    """One of the two records is in place."""
+    """The first of the two records is in place, and the second one is about to be; the last rename is the journal's."""
     renames = [call.number for call in calls if call.name == "rename"]
     return renames[-2]
 
