@@ -21,7 +21,7 @@ from scplan.model.report import OnEvent
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.observe import OpenContainers
-from scplan.rollback import undo
+from scplan.rollback import to_take_back, undo
 from scplan.state import Record, State, records_of
 
 Direction = Literal["auto", "forward", "back"]
@@ -141,12 +141,10 @@ def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal
     reason = entries.giving_up or reason
     if not entries.giving_up:
         _give_up(entries, journal, reason)
-    started = entries.started
-    if entries.begin.boot_id != recovery.host.boot_id:
-        # Nothing that was plugged in lives across a boot.
-        started = {}
+    # Nothing that was plugged in lives across a boot.
+    started = entries.started if entries.begin.boot_id == recovery.host.boot_id else {}
     left = started.keys() - entries.undone
-    started = {number: operation for number, operation in started.items() if number <= max(left, default=-1)}
+    started = to_take_back(started, entries.undone)
     with OpenContainers(entries.begin.containers, recovery.host) as opened:
         owned = _owned(entries, recovery.state, started, {})
         executor = Executor(

@@ -26,14 +26,13 @@ def undo(
     """Takes back what was made, or was begun, by number; goes on after a failure and returns all failures.
 
     What was plugged into a container that is gone went with it, and counts as undone; a NIC of the host is given back.
-    `undone` are those of them that were taken back once: they are again where a newer one was not.
+    `undone` are those of them that were taken back before.
     """
     told = set(undone)
     left = set(made) - told
     failed: dict[int, ScplanError] = {}
     while left:
-        # Whatever is older than a failure was taken back in the wrong order: again, which is harmless, and complete.
-        waiting = [(number, made[number]) for number in sorted(made, reverse=True) if number <= max(left)]
+        waiting = sorted(to_take_back(made, made.keys() - left).items(), reverse=True)
         failed = _undo_once(waiting, total, executor, journal, on_event, told)
         # What stood in the way of one may have been put back by the undo of an older one: an address, for its route.
         if len(failed) >= len(left):
@@ -46,6 +45,23 @@ def undo(
         Diagnostic(summary=f"{made[number].address} could not be undone", detail=str(error))
         for number, error in failed.items()
     ]
+
+
+def to_take_back(made: Mapping[int, Operation], undone: Collection[int]) -> dict[int, Operation]:
+    """Of what was made, what was not taken back yet, and what must be once more: what was added before any of that.
+
+    It was taken back in the wrong order then, and may have left a directory in which the newer thing still was. What
+    was replaced is not: that would take away what has been put back.
+    """
+    left = made.keys() - set(undone)
+    newest = max(left, default=-1)
+    addresses = [operation.address for operation in made.values()]
+
+    def is_repeated(number: int, operation: Operation) -> bool:
+        is_added = operation.inverse().after is None and addresses.count(operation.address) == 1
+        return is_added and number < newest
+
+    return {number: one for number, one in made.items() if number in left or is_repeated(number, one)}
 
 
 def _undo_once(
