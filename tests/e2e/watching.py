@@ -77,9 +77,9 @@ class Watch:
         return sum(map(int, fields[11:15])) / _TICKS
 
     def memory_kib(self) -> int:
-        """Resident memory of its own, without what it shares."""
+        """Resident memory of its own, without files; what a child has not copied yet counts, too."""
         with open(f"/proc/{self.pid}/smaps_rollup") as file:
-            return sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
+            return sum(int(line.split()[1]) for line in file if line.startswith("Anonymous:"))
 
     def files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
