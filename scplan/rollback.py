@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from scplan.errors import ContainerGone, Diagnostic, KernelError, ScplanError
@@ -55,10 +56,10 @@ def to_take_back(made: Mapping[int, Operation], undone: Collection[int]) -> dict
     """
     left = made.keys() - set(undone)
     newest = max(left, default=-1)
-    addresses = [operation.address for operation in made.values()]
+    times = Counter(operation.address for operation in made.values())
 
     def is_repeated(number: int, operation: Operation) -> bool:
-        is_added = operation.inverse().after is None and addresses.count(operation.address) == 1
+        is_added = operation.inverse().after is None and times[operation.address] == 1
         return is_added and number < newest
 
     return {number: one for number, one in made.items() if number in left or is_repeated(number, one)}
