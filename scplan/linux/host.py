@@ -19,7 +19,7 @@ from scplan.linux.syscalls import FileStatus
 from scplan.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
-    from scplan.linux.netlink import Link, Rtnl
+    from scplan.linux.netlink import Link, LinkTable, Rtnl
     from scplan.linux.ovsdb import Ovsdb
 
 _RTN_UNICAST = 1
@@ -138,28 +138,23 @@ class Host(Closing):
         return Rtnl(open_socket())
 
     @cached_property
-    def _links(self) -> Mapping[int, Link]:
+    def _links(self) -> LinkTable:
         from scplan.linux.netlink import LinkTable
 
         return LinkTable(self.rtnl)
 
     def links(self) -> Mapping[int, Link]:
-        """Links of the host by index, read on demand and once until `forget`."""
+        """Links of the host by index, each read on demand and once until `forget`."""
         return self._links
 
-    def know_links(self, links: Mapping[int, Link]) -> None:
-        """Takes all links of the host as another process has just read them."""
-        self.forget()
-        self.__dict__["_links"] = links
-
-    @cached_property
+    @property
     def links_by_name(self) -> Mapping[str, Link]:
-        """The same by name; all of them are read."""
-        return {link.name: link for link in self._links.values()}
+        """The same by name."""
+        return self._links.by_name
 
     def forget(self) -> None:
         """Makes the next reader see the host's links and bridges as they are then."""
-        for known in ("_links", "links_by_name", "uplinks"):
+        for known in ("_links", "uplinks"):
             self.__dict__.pop(known, None)
         self.cgroup_files.clear()
         ovs = self.__dict__.get("ovs")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from scplan.errors import KernelError, RecordDamaged
 from scplan.linux.container import start_time
+from scplan.linux.mountinfo import read_all
 from scplan.model.live import ContainerFacts, Status
 
 MAX_STATE_BYTES = 16 << 20
@@ -111,8 +112,12 @@ def process_start(pid: int) -> int:
     if pid <= 0:
         return 0
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
+        # Not by open(): a plan asks it of every container, and a buffered file takes three times as long.
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stat = read_all(fd, has_paths=False)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if stat.rpartition(b")")[2].split()[0] in (b"Z", b"X") else start_time(stat)

@@ -281,16 +281,20 @@ def test_a_table_of_links_reads_no_more_than_is_asked_for(
     populate(container)
     expected = {link.index: link for link in rtnl.links()}
     dumps = []
-    dump = Rtnl.links
-    monkeypatch.setattr(Rtnl, "links", lambda self: dumps.append(self) or dump(self))
+    dump = Rtnl.link_messages
+    monkeypatch.setattr(Rtnl, "link_messages", lambda self: dumps.append(self) or dump(self))
     table = LinkTable(rtnl)
     assert table.get(1) == expected[1]
     assert table.get(1) is table.get(1)
     assert table.get(9999) is None
+    assert table.by_name["lo"] == expected[1]
+    assert all(name not in table.by_name for name in ("", "none", "a-name-too-long-for-a-link", "\udc80"))
     assert not dumps
-    for index in (*expected, *range(100, 120)):
+    for index in (*expected, *range(100, 150)):
         assert table.get(index) == expected.get(index)
     assert len(dumps) == 1
     assert dict(table) == expected
-    assert len(table) == len(expected)
+    assert dict(table.by_name) == {link.name: link for link in expected.values()}
+    assert "none" not in table.by_name
+    assert len(table) == len(table.by_name) == len(expected)
     assert len(dumps) == 1

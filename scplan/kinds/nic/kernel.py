@@ -126,7 +126,7 @@ def _is_lent(link: Link, host: Host, wanted: Nic) -> bool:
         return False
     if wanted.origin_kind is not None:
         return link.kind == wanted.origin_kind
-    return all(there.name != wanted.host_name for there in host.links().values())
+    return wanted.host_name not in host.links_by_name
 
 
 def _with_carried(target: Target[Nic], before: Nic) -> Nic:

@@ -91,6 +91,15 @@ class Rtnl(Requests, Closing):
         """All links of the namespace, in the order of their index."""
         return self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.parse_link, "RTM_GETLINK(dump)")
 
+    def link_messages(self) -> dict[int, bytes]:
+        """The same by index, as the bodies of the kernel's messages; `parsed_link` makes a link of one."""
+        operation = "RTM_GETLINK(dump)"
+        return dict(self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.link_message, operation))
+
+    def parsed_link(self, message: bytes) -> Link:
+        """The link of one of `link_messages`."""
+        return _parsed("RTM_GETLINK(dump)", wire.parse_link, message, 0, len(message))
+
     def nics(self) -> list[Link]:
         """All links but the loopback interface, which is not even parsed: most containers have few others."""
         return self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.parse_nic, "RTM_GETLINK(dump)")

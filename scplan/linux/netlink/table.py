@@ -1,4 +1,4 @@
-"""The links of a namespace by index, read no sooner and no further than they are asked for."""
+"""The links of a namespace by index and by name, read no sooner and no further than they are asked for."""
 
 from __future__ import annotations
 
@@ -8,32 +8,79 @@ from scplan.linux.netlink.records import Link
 from scplan.linux.netlink.rtnl import Rtnl
 
 # So many links are asked for one by one; whoever wants more gets all of them in one dump.
-_ALONE = 8
+_ALONE = 32
+_MAX_NAME_BYTES = 15
 
 
 class LinkTable(Mapping[int, Link]):
-    """As they were when first asked for. A few look-ups after a change don't pay for reading a thousand links."""
+    """As they were when first asked for. A few look-ups after a change don't pay for reading a thousand links.
+
+    Of a dump only what is asked for is parsed: most links of a host belong to containers that nobody means.
+    """
 
     def __init__(self, rtnl: Rtnl) -> None:
         self._rtnl = rtnl
-        self._asked: dict[int, Link | None] = {}
-        self._all: dict[int, Link] | None = None
+        self._known: dict[int | str, Link | None] = {}
+        self._messages: dict[int, bytes] | None = None
+        self.by_name = LinkNames(self)
 
     def __getitem__(self, index: int) -> Link:
-        if self._all is None and index not in self._asked and len(self._asked) < _ALONE:
-            self._asked[index] = self._rtnl.link(index)
-        link = self._asked[index] if self._all is None and index in self._asked else self._whole().get(index)
-        if link is None:
-            raise KeyError(index)
-        return link
+        return self.known(index)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._whole())
+        return iter(self._dumped())
 
     def __len__(self) -> int:
-        return len(self._whole())
+        return len(self._dumped())
 
-    def _whole(self) -> dict[int, Link]:
-        if self._all is None:
-            self._all = {link.index: link for link in self._rtnl.links()}
-        return self._all
+    def known(self, which: int | str) -> Link:
+        """A link by index or name; raises KeyError."""
+        if which not in self._known:
+            self._known[which] = self._look_up(which)
+        link = self._known[which]
+        if link is None:
+            raise KeyError(which)
+        return link
+
+    def _look_up(self, which: int | str) -> Link | None:
+        if not _is_possible(which):
+            return None
+        if self._messages is None and len(self._known) < _ALONE:
+            return self._rtnl.link(which)
+        if isinstance(which, str):
+            self._known.update((link.name, link) for link in self.values())
+            return self._known.get(which)
+        message = self._dumped().get(which)
+        return None if message is None else self._rtnl.parsed_link(message)
+
+    def _dumped(self) -> dict[int, bytes]:
+        if self._messages is None:
+            self._messages = self._rtnl.link_messages()
+        return self._messages
+
+
+class LinkNames(Mapping[str, Link]):
+    """The same by name. A link is not there under its alternative names, which the kernel looks up too."""
+
+    def __init__(self, table: LinkTable) -> None:
+        self._table = table
+
+    def __getitem__(self, name: str) -> Link:
+        link = self._table.known(name)
+        if link.name != name:
+            raise KeyError(name)
+        return link
+
+    def __iter__(self) -> Iterator[str]:
+        return (link.name for link in self._table.values())
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def _is_possible(which: int | str) -> bool:
+    """Whether a link can have the index or name; the kernel answers others with all kinds of errors."""
+    if isinstance(which, int):
+        return which > 0
+    raw = which.encode(errors="replace")
+    return 0 < len(raw) <= _MAX_NAME_BYTES and raw.decode() == which

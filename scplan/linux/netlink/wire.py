@@ -203,6 +203,14 @@ def parse_link(data: bytes, start: int, end: int) -> Link:
     )
 
 
+def link_message(data: bytes, start: int, end: int) -> tuple[int, bytes]:
+    """(index, body) of an RTM_NEWLINK whose body lies between two offsets, as parse_link wants it."""
+    if end - start < IFINFO.size:
+        raise Malformed("a short link message")
+    index: int = IFINFO.unpack_from(data, start)[2]
+    return index, data[start:end]
+
+
 def parse_nic(data: bytes, start: int, end: int) -> Link | None:
     """The same; None for the loopback interface, which every namespace has."""
     if end - start >= IFINFO.size and IFINFO.unpack_from(data, start)[3] & _IFF_LOOPBACK:
