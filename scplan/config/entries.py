@@ -41,6 +41,13 @@ class Owner(NamedTuple):
         return f"{self.what} {quoted(self.name)}"
 
 
+class _Finished(NamedTuple):
+    """What an entry gave, wherever it stands."""
+
+    identity: str
+    resource: Resource
+
+
 class _Invalid(Exception):
     """An attribute was reported; its record can't be made."""
 
@@ -229,6 +236,8 @@ class SectionReader:
         self.records = RecordReader(kind.record, kind.name, report)
         naming = [attribute.name for attribute in self.records.attributes if attribute.role is Role.IDENTITY]
         self.naming = [*naming, *(name for name in self.records.required if name not in naming)]
+        # The same line stands at many containers: what it gave before is taken again.
+        self.seen: dict[tuple[str, str | bool], _Finished] = {}
 
     def read(self, node: Node, owner: Owner) -> dict[str, Entry]:
         """Entries by identity; what is wrong with the others is reported. `owner` is the container or profile."""
@@ -253,15 +262,24 @@ class SectionReader:
             return
         for item in node.items:
             try:
-                if isinstance(item, MappingNode):
-                    self._add(self.records.read(item, partial(self._label, item)), item.mark, owner, entries)
-                elif isinstance(item, Scalar):
-                    self._add(self._short(item), item.mark, owner, entries)
-                else:
-                    detail, hint = f"an entry of {quoted(self.kind.section)} is not a list", "take the inner dash away"
-                    self.report.error(f"invalid {self.kind.name}", detail, hint=hint, mark=item.mark)
+                found = self._read_item(item)
             except _Invalid:
                 continue
+            self._add(found, item.mark, owner, entries)
+
+    def _read_item(self, item: Node) -> _Finished:
+        """One entry of a list. Raises _Invalid after reporting what is wrong with it."""
+        if isinstance(item, Scalar):
+            written = item.text, item.plain
+            found = self.seen.get(written)
+            if found is None:
+                found = self.seen[written] = self._finished(self._short(item), item.mark)
+            return found
+        if isinstance(item, MappingNode):
+            return self._finished(self.records.read(item, partial(self._label, item)), item.mark)
+        detail, hint = f"an entry of {quoted(self.kind.section)} is not a list", "take the inner dash away"
+        self.report.error(f"invalid {self.kind.name}", detail, hint=hint, mark=item.mark)
+        raise _Invalid
 
     def _short(self, item: Scalar) -> Any:
         name = self.kind.name
@@ -291,27 +309,39 @@ class SectionReader:
                 detail = f"{section} {quoted(key)}: one value is expected"
                 self.report.error("invalid value", detail, hint="put it on one line, in quotes", mark=value.mark)
             elif not value.is_null:
-                texts = {"name": key, "value": value.text}
                 try:
-                    label = f"{section} {quoted(key)}"
-                    self._add(self.records.read_texts(texts, mark, partial(str, label)), mark, owner, entries)
+                    found = self._read_setting(key, mark, value.text)
                 except _Invalid:
                     continue
+                self._add(found, mark, owner, entries)
 
-    def _add(self, resource: Any, mark: Mark | None, owner: Owner, entries: dict[str, Entry]) -> None:
+    def _read_setting(self, key: str, mark: Mark | None, text: str) -> _Finished:
+        """One entry of a mapping. Raises _Invalid after reporting what is wrong with it."""
+        found = self.seen.get((key, text))
+        if found is None:
+            label = f"{self.kind.section} {quoted(key)}"
+            record = self.records.read_texts({"name": key, "value": text}, mark, partial(str, label))
+            found = self.seen[key, text] = self._finished(record, mark)
+        return found
+
+    def _finished(self, record: Any, mark: Mark | None) -> _Finished:
+        """The record as the kind wants it. Raises _Invalid after reporting what is wrong with it."""
         kind = self.kind
         try:
-            resource = kind.normalise(resource)
-            identity = kind.identity(resource)
+            resource = kind.normalise(record)
+            return _Finished(kind.identity(resource), resource)
         except ValueError as error:
             self.report.error(f"invalid {kind.name}", str(error), hint=getattr(error, "hint", ""), mark=mark)
-            return
+            raise _Invalid from None
+
+    def _add(self, found: _Finished, mark: Mark | None, owner: Owner, entries: dict[str, Entry]) -> None:
+        identity, resource = found
         first = entries.get(identity)
         if first is None:
             entries[identity] = Entry(resource, mark)
             return
-        detail = f"{kind.name} {quoted(identity)} of {owner} is already in line {_line(first.mark)}"
-        self.report.error(f"duplicate {kind.name}", detail, hint="remove one of them", mark=mark)
+        detail = f"{self.kind.name} {quoted(identity)} of {owner} is already in line {_line(first.mark)}"
+        self.report.error(f"duplicate {self.kind.name}", detail, hint="remove one of them", mark=mark)
 
     def _label(self, node: MappingNode) -> str:
         """`nic "eth0"`, by what the entry says itself, since its identity may not be known yet."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
-from scplan.linux.namespaces import forbid_imports, in_child, socket_in
+from scplan.linux.namespaces import forbid_imports, in_child, namespace_id, socket_in
 from scplan.linux.rooted_path import IN_ROOT
 from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, openat2, owner_of_namespace, setns
 
@@ -124,9 +124,9 @@ class Container(Closing):
         """Whether the process is in scplan's own namespace of a kind; asked once."""
         if kind not in self._shared:
             try:
-                there = os.stat(f"ns/{kind}", dir_fd=self._fds["proc"]).st_ino
+                there = namespace_id(f"ns/{kind}", dir_fd=self._fds["proc"])
             except OSError as error:
-                raise self._unreadable("stat", f"ns/{kind}", error) from None
+                raise self._unreadable("readlink", f"ns/{kind}", error) from None
             self._shared[kind] = there == self.host.namespace_id(kind)
         return self._shared[kind]
 
@@ -333,7 +333,7 @@ class Container(Closing):
                 f"container {self.name}: this host has no cgroup v1 controller {controller!r}",
                 hint="`scplan doctor` lists the controllers of this host",
             ) from None
-        if ".." in path.split("/"):
+        if ".." in path and ".." in path.split("/"):
             # Seen from the root of scplan's cgroup namespace: joined to a mount point it would name something else.
             raise ScplanError(
                 f"container {self.name}: its cgroup {path} is outside of scplan's cgroup namespace",

@@ -14,7 +14,7 @@ from scplan.linux.blockdev import is_whole_disk, partitions
 from scplan.linux.closing import Closing
 from scplan.linux.lookup import Lookup
 from scplan.linux.mountinfo import Mount, parse_mountinfo
-from scplan.linux.namespaces import Leaving
+from scplan.linux.namespaces import Leaving, namespace_id
 from scplan.linux.syscalls import FileStatus
 from scplan.named_tuple import NamedTuple
 
@@ -87,7 +87,7 @@ class Host(Closing):
     def namespace_id(self, kind: str) -> int:
         """Inode of one of scplan's own namespaces: net, mnt, user."""
         if kind not in self._namespace_ids:
-            self._namespace_ids[kind] = os.stat(f"/proc/self/ns/{kind}").st_ino
+            self._namespace_ids[kind] = namespace_id(f"/proc/self/ns/{kind}")
         return self._namespace_ids[kind]
 
     @property

@@ -22,6 +22,7 @@ from scplan.linux.syscalls import FileStatus, Resolve, die_with_parent, openat2,
 
 LOOKUP_TIMEOUT_S = 5.0
 _MAX_PATH_BYTES = 1 << 14
+_CACHED_IN_ROOT = int(IN_ROOT | Resolve.CACHED)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # EINVAL: a kernel before 5.12.
 _NOT_CACHED = (errno.EAGAIN, errno.EINVAL)
@@ -46,7 +47,7 @@ class Lookup(Closing):
         """
         try:
             flags = os.O_PATH | os.O_NOFOLLOW
-            return openat2(root_fd, path, flags, resolve=IN_ROOT | Resolve.CACHED)
+            return openat2(root_fd, path, flags, resolve=_CACHED_IN_ROOT)
         except OSError as error:
             if error.errno not in _NOT_CACHED:
                 raise

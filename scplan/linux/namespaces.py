@@ -23,6 +23,14 @@ _LENGTH_BYTES = 8
 _PIPE_BYTES = 1 << 16
 
 
+def namespace_id(link: str, *, dir_fd: int | None = None) -> int:
+    """Inode of the namespace that a link in /proc/PID/ns stands for. Raises OSError. namespaces(7).
+
+    By its text, `mnt:[4026531841]`: to follow it, as stat(2) does, takes twice as long.
+    """
+    return int(os.readlink(link, dir_fd=dir_fd).rpartition("[")[2].removesuffix("]"))
+
+
 def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket.socket]) -> socket.socket:
     """A socket that belongs to another network namespace; this thread is back in its own afterwards."""
     setns(netns_fd, CLONE_NEWNET, name="the container's network namespace")
