@@ -88,10 +88,10 @@ def read_container(container: Container, wanted: Wanted, kinds: Kinds, host: Hos
     return found
 
 
-def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
-    """What planning needs to know of the host; `paths` are those that the resources name."""
+def host_facts(host: Host, paths: Iterable[str] = ()) -> HostFacts:
+    """What planning needs to know of the host; `paths` are those that whoever keeps the facts wants to have."""
     return HostFacts(
-        paths={path: _path_fact(host, path) for path in sorted(set(paths))},
+        paths=_PathFacts(host, paths),
         links=_LinkFacts(host),
         uplinks=host.uplinks,
         ovs_bridges=frozenset(host.ovs.bridges()) if host.ovs is not None else frozenset(),
@@ -99,6 +99,27 @@ def host_facts(host: Host, paths: Iterable[str]) -> HostFacts:
         boot_id=host.boot_id,
         has_udev=host.has_udev,
     )
+
+
+class _PathFacts(Mapping[str, PathFact | None]):
+    """Paths of the host, each looked up when it is asked for first."""
+
+    def __init__(self, host: Host, named: Iterable[str]) -> None:
+        self._host = host
+        self._named = sorted(set(named))
+        self._known: dict[str, PathFact | None] = {}
+
+    def __getitem__(self, path: str) -> PathFact | None:
+        if path not in self._known:
+            found = self._host.look_up(path)
+            self._known[path] = PathFact(**found._asdict()) if found is not None else None
+        return self._known[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
 
 
 class _LinkFacts(Mapping[str, LinkFact]):
@@ -119,8 +140,3 @@ class _LinkFacts(Mapping[str, LinkFact]):
 
     def __len__(self) -> int:
         return len(self._host.links_by_name)
-
-
-def _path_fact(host: Host, path: str) -> PathFact | None:
-    found = host.look_up(path)
-    return PathFact(**found._asdict()) if found is not None else None

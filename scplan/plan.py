@@ -17,6 +17,7 @@ from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import (
     REPLACING,
     Resource,
+    account_of,
     as_recorded,
     brought_by,
     differences,
@@ -94,22 +95,20 @@ def _remark(source: SourceRange | None, address: Address, summary: str, hint: st
     return Diagnostic(summary=summary, detail=str(address), hint=hint, source=source, severity=Severity.WARNING)
 
 
-def recorded_containers(inputs: Inputs) -> frozenset[str]:
-    """Containers whose records say all that is desired and no more, and of which there is nothing else to say.
+def accounts(resolution: Resolution, containers: Iterable[str], selection: Selection) -> dict[str, str]:
+    """By name, what is desired in the containers of which there is nothing else to say (account_of).
 
-    There is nothing to do in them when live state is as recorded. Those that the selection speaks of are left out: else
-    nobody could tell whether it means anything.
+    There is nothing to do in those whose records say the same when live state is as recorded. Those that the selection
+    speaks of are left out: else nobody could tell whether it means anything.
     """
-    resolution, owned = inputs.resolution, inputs.owned
     others = {address.container for address in (*resolution.skipped, *resolution.remarked)}
-    others |= {address.container for address in owned if address not in resolution.desired}
-    for address, wanted in resolution.desired.items():
-        record = owned.get(address)
-        if record is None or not is_recorded_as(wanted, record):
-            others.add(address.container)
-    for _, glob in _globs(inputs.selection):
-        others |= {address.container for address in _named_by(glob, inputs)}
-    return frozenset(inputs.containers) - others
+    for _, glob in _globs(selection):
+        others |= {address.container for address in _named_by(glob, resolution.desired, resolution.skipped)}
+    found: dict[str, list[tuple[str, str, Resource]]] = {name: [] for name in containers if name not in others}
+    for address, resource in resolution.desired.items():
+        if address.container in found:
+            found[address.container].append((address.kind, address.identity, resource))
+    return {name: account_of(resources) for name, resources in found.items()}
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:
@@ -382,6 +381,7 @@ def _collision(inputs: Inputs, address: Address, claim: Claim, owner: Address) -
 
 def _idle_globs(inputs: Inputs) -> list[Diagnostic]:
     """A warning for each glob of the selection that matches nothing: else a slip of the pen looks like `No changes.`"""
+    known = (inputs.resolution.desired, inputs.owned, inputs.resolution.skipped)
     return [
         Diagnostic(
             summary=f"{option} {glob!r} matches nothing",
@@ -389,7 +389,7 @@ def _idle_globs(inputs: Inputs) -> list[Diagnostic]:
             severity=Severity.WARNING,
         )
         for option, glob in _globs(inputs.selection)
-        if not any(True for _ in _named_by(glob, inputs))
+        if not any(True for _ in _named_by(glob, *known))
     ]
 
 
@@ -398,8 +398,7 @@ def _globs(selection: Selection) -> list[tuple[str, str]]:
     return [("--target", glob) for glob in selection.targets] + [("--exclude", glob) for glob in selection.excludes]
 
 
-def _named_by(glob: str, inputs: Inputs) -> Iterable[Address]:
-    """The addresses, desired or owned, that one glob matches."""
+def _named_by(glob: str, *known: Iterable[Address]) -> Iterable[Address]:
+    """The addresses that one glob matches."""
     alone = Selection((glob,))
-    known = (inputs.resolution.desired, inputs.owned, inputs.resolution.skipped)
     return (address for addresses in known for address in addresses if address in alone)

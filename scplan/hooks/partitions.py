@@ -22,7 +22,7 @@ from scplan.model.resource import Resource, Role, brought_by
 from scplan.state import Record, State
 from scplan.workflow.applying import Run
 from scplan.workflow.lifecycle import give_back
-from scplan.workflow.planning import paths_of, plan_alone
+from scplan.workflow.planning import plan_alone
 from scplan.workflow.recorded import gone, is_plugged_in
 from scplan.workflow.scene import Records, Request, Scene, read_records
 
@@ -96,7 +96,7 @@ def _brought_now(record: Record, host: Host) -> dict[Address, Resource]:
         if again is None:
             continue
         entry = {address: again}
-        now = plan.resolve(entry, observe.host_facts(host, paths_of(entry)), KINDS, lambda _: None).desired
+        now = plan.resolve(entry, observe.host_facts(host), KINDS, lambda _: None).desired
         if address in now and _resolved(now[address]) == _resolved(owned):
             found.update((place, one) for place, one in now.items() if place != address)
     return {

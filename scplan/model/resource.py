@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from enum import StrEnum
 from operator import itemgetter
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, dataclass_transform
@@ -276,6 +276,15 @@ def is_recorded_as(desired: Resource, owned: Resource) -> bool:
     """Whether the record says what is desired, apart from what it remembers of the time before scplan."""
     recorded = desired.layout.recorded
     return bool(recorded(desired.__dict__) == recorded(owned.__dict__))
+
+
+def account_of(resources: Iterable[tuple[str, str, Resource]]) -> str:
+    """What (kind, identity, resource) of a container say, as a text: the same where all of them `is_recorded_as`.
+
+    For processes that compare what they know with one another, each its own.
+    """
+    listed = sorted(resources, key=itemgetter(0, 1))
+    return repr([(kind, identity, one.layout.recorded(one.__dict__)) for kind, identity, one in listed])
 
 
 def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:

@@ -18,20 +18,30 @@ from scplan.linux.closing import Closing
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, is_ready
 from scplan.model.live import ContainerFacts, Status
-from scplan.model.resource import Resource, differences
+from scplan.model.resource import Resource, account_of, differences
+from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
+from scplan.workflow.recorded import is_about
 
 T = TypeVar("T")
 WORTH_SHARING_OUT = 50
 """From so many containers on, looking at them in several processes is quicker than starting these takes."""
 LOOKING_TIMEOUT_S = 300.0
 _AT_A_TIME = 20
+_LOOKED_AT_A_TIME = 5
 _INDEX_BYTES = 4
 _PATIENCE_S = 2.0
 _PIPE_BYTES = 1 << 16
 
 Life = tuple[str, str, int, int]
 """Runtime, name, PID and start time of a container: what was found out counts for the same process only."""
+
+
+class Seen(NamedTuple):
+    """What the record says of a container that is as recorded: its ID, and its resources as account_of has them."""
+
+    id: str
+    account: str
 
 
 def processes(containers: Collection[object]) -> int:
@@ -58,7 +68,7 @@ class LookAhead(Closing):
     def __init__(self, state: State, names: Sequence[tuple[str, str]]) -> None:
         """Starts them. `names` are runtime and name of containers, in the order in which they are looked at."""
         self._state = state
-        at_a_time = max(_AT_A_TIME, -(-len(names) * _INDEX_BYTES // _PIPE_BYTES))
+        at_a_time = max(_LOOKED_AT_A_TIME, -(-len(names) * _INDEX_BYTES // _PIPE_BYTES))
         self._shares = in_shares(names, at_a_time)
         self._queue, writer = os.pipe2(os.O_CLOEXEC)
         os.write(writer, b"".join(index.to_bytes(_INDEX_BYTES, "little") for index in range(len(self._shares))))
@@ -68,15 +78,15 @@ class LookAhead(Closing):
             Child(look, what="compare live state with the records", timeout_s=LOOKING_TIMEOUT_S)
             for _ in range(processes(names) - 1)
         ]
-        self._seen: frozenset[Life] | None = None
+        self._seen: dict[Life, Seen] | None = None
 
     def close(self) -> None:
         os.close(self._queue)
         while self._children:
             self._children.pop().abandon()
 
-    def as_recorded(self, containers: Mapping[str, ContainerFacts]) -> frozenset[str]:
-        """Those of the containers of which all that the records hold is there as they say.
+    def as_recorded(self, containers: Mapping[str, ContainerFacts]) -> dict[str, str]:
+        """Of the containers in which all that the records hold is there as they say, what that is (account_of).
 
         Takes part in looking; shares that no one asks for are left out. What can't be read is not as recorded, nor is
         what a process had to look at that waits for a container for long.
@@ -91,16 +101,17 @@ class LookAhead(Closing):
                 else:
                     seen |= self._children.pop().result()
             self._seen = seen
-        return frozenset(name for name, facts in containers.items() if _life(facts) in self._seen)
+        found = {name: self._seen.get(_life(facts)) for name, facts in containers.items()}
+        return {name: one.account for name, one in found.items() if one and is_about(one.id, containers[name])}
 
-    def _look(self, is_asked_for: Callable[[Sequence[tuple[str, str]]], bool]) -> frozenset[Life]:
-        seen: set[Life] = set()
+    def _look(self, is_asked_for: Callable[[Sequence[tuple[str, str]]], bool]) -> dict[Life, Seen]:
+        seen: dict[Life, Seen] = {}
         # A process of its own needs sockets of its own.
         with Host() as host:
             for share in self._next_shares():
                 if is_asked_for(share):
                     seen.update(_as_recorded(self._state, share, host))
-        return frozenset(seen)
+        return seen
 
     def _next_shares(self) -> Iterator[Sequence[tuple[str, str]]]:
         while index := os.read(self._queue, _INDEX_BYTES):
@@ -111,7 +122,7 @@ def _life(facts: ContainerFacts) -> Life:
     return facts.runtime, facts.name, facts.pid, facts.start_time
 
 
-def _as_recorded(state: State, share: Sequence[tuple[str, str]], host: Host) -> Iterator[Life]:
+def _as_recorded(state: State, share: Sequence[tuple[str, str]], host: Host) -> Iterator[tuple[Life, Seen]]:
     for runtime, name in share:
         try:
             record = state.read(runtime, name)
@@ -121,7 +132,8 @@ def _as_recorded(state: State, share: Sequence[tuple[str, str]], host: Host) -> 
             running = Status.RUNNING
             facts = ContainerFacts(name, runtime, record.id, running, record.pid, record.start_time)
             if _is_as_recorded(record, facts, host):
-                yield _life(facts)
+                told = ((address.kind, address.identity, one) for address, one in record.resources.items())
+                yield _life(facts), Seen(record.id, account_of(told))
         except (ScplanError, OSError):
             continue  # whoever plans for it finds the same, and says so
 

@@ -91,7 +91,7 @@ def _refuse_plugged_in(record: Record, facts: ContainerFacts, host: Host) -> Non
 
 def _check_room(there: Record, facts: ContainerFacts, addresses: list[Address], *, is_whole: bool) -> None:
     """Raises ScplanError where the records of two containers would be mixed up."""
-    if not is_about(there, facts):
+    if not is_about(there.id, facts):
         raise replaced(there, facts)
     arriving = {address._replace(container=facts.name) for address in addresses}
     taken = [str(address) for address in there.resources if address in arriving]

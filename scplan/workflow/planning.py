@@ -68,16 +68,14 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host, ahead: 
 
 
 def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> frozenset[str]:
-    """Containers with nothing to do: what is desired is recorded, and live state is as recorded."""
-    facts = observe.host_facts(host, paths_of(scene.desired))
-    recorded: frozenset[str] = frozenset()
+    """Containers with nothing to do: live state is as recorded, and the records say what is desired."""
+    facts = observe.host_facts(host)
+    wanted: dict[str, str] = {}
     for names in in_shares(scene.containers):
         part = scene.only(frozenset(names))
-        live = Live(host=facts, containers=part.containers, resources={})
-        inputs = inputs_of(part, _resolve(part, facts), live, request)
-        apart = {record.name for record, _ in part.stale} | {address.container for address in part.lost}
-        recorded |= plan.recorded_containers(inputs) - apart
-    return recorded & ahead.as_recorded({name: scene.containers[name] for name in recorded})
+        wanted |= plan.accounts(_resolve(part, facts), part.containers, request.selection)
+    recorded = ahead.as_recorded(scene.containers)
+    return frozenset(name for name, account in wanted.items() if recorded.get(name) == account)
 
 
 def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:
@@ -95,7 +93,7 @@ def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
 def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:
     """Resolves on the host and reads live state."""
     scene.refuse_stale()
-    facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned))
+    facts = observe.host_facts(host)
     facts = facts_after_return(facts, scene.lost, host)
     resolution = _resolve(scene, facts)
     left = left_on_host(scene.lost, host)
@@ -139,10 +137,6 @@ def _resolve(scene: Scene, host: HostFacts) -> plan.Resolution:
     """What the host makes of the scene, with the warnings about its files in front."""
     resolution = plan.resolve(scene.desired, host, KINDS, scene.source_of)
     return resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
-
-
-def paths_of(resources: Mapping[Address, Resource]) -> set[str]:
-    return {path for address, resource in resources.items() for path in KINDS[address.kind].host_paths(resource)}
 
 
 def wanted_of(

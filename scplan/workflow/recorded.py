@@ -11,9 +11,9 @@ from scplan.state import Record
 _SHOWN_OF_ID = 12
 
 
-def is_about(record: Record, facts: ContainerFacts) -> bool:
-    """Whether the record's container is this one: they have the same ID. A plain process has none."""
-    return record.id in ("", facts.id) or RUNTIMES[facts.runtime].needs_pid
+def is_about(recorded_id: str, facts: ContainerFacts) -> bool:
+    """Whether a record with this ID is about the container: it has the same one. A plain process has none."""
+    return recorded_id in ("", facts.id) or RUNTIMES[facts.runtime].needs_pid
 
 
 def locate_recorded(record: Record) -> ContainerFacts:
@@ -25,7 +25,7 @@ def locate_recorded(record: Record) -> ContainerFacts:
     for facts in known.find_recorded(record.name, record.id) if known else ():
         if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
             continue  # a process that has ended is nobody's any more
-        if not is_about(record, facts):
+        if not is_about(record.id, facts):
             raise replaced(record, facts)
         return facts
     raise ContainerNotFound(

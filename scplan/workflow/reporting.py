@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from scplan import observe, plan
@@ -17,7 +17,7 @@ from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import left_on_host
-from scplan.workflow.planning import ahead_of_files, paths_of, plan_scene, wanted_of
+from scplan.workflow.planning import ahead_of_files, plan_scene, wanted_of
 from scplan.workflow.scene import (
     Request,
     Scene,
@@ -52,7 +52,7 @@ def _drift_now(request: Request, state: State) -> DriftReport:
             scene, stale, problems = _known(state)
             left = tuple(left_on_host(scene.lost, host))
             made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={}, diagnostics=left)
-        as_recorded = ahead.as_recorded(scene.containers) if ahead is not None else frozenset()
+        as_recorded = ahead.as_recorded(scene.containers).keys() if ahead is not None else frozenset()
         drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
     drifted = (*drifted, *_left_alone(record for record, _ in stale))
     known = {one.address for one in drifted}
@@ -161,7 +161,7 @@ def snapshot(request: Request) -> str:
         scene = scene_of_configuration(validate(request), request, state).joined_by(scene.containers)
     running = scene.only({name for name, facts in scene.containers.items() if facts.status is not Status.STOPPED})
     with Host() as host:
-        facts = observe.host_facts(host, paths_of(scene.desired) | paths_of(scene.owned) | set(host.disks()))
+        facts = observe.host_facts(host, (*_paths_of(scene.desired), *_paths_of(scene.owned), *host.disks()))
         resolution = plan.resolve(running.desired, facts, KINDS, scene.source_of)
         everything = {name: observe.Wanted(by_kind=None) for name in running.containers}
         wanted = wanted_of(running.containers, {**resolution.desired, **running.owned})
@@ -170,6 +170,10 @@ def snapshot(request: Request) -> str:
         live = Live(host=facts._replace(machine=host.machine), containers=scene.containers, resources=resources)
         stale = {record.name: record.id for record, _ in scene.stale}
         return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned, stale=stale))
+
+
+def _paths_of(resources: Mapping[Address, Resource]) -> Iterator[str]:
+    return (path for address, resource in resources.items() for path in KINDS[address.kind].host_paths(resource))
 
 
 def record_notices(request: Request) -> list[Diagnostic]:

@@ -271,7 +271,7 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
         record = state.read(facts.runtime, facts.name)
         if record is None:
             continue
-        if not is_about(record, facts):
+        if not is_about(record.id, facts):
             stale.append(record)
             continue
         if record.is_over(facts, boot_id()):

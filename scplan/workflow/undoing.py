@@ -19,7 +19,7 @@ from scplan.model.resource import Resource
 from scplan.state import Record, State
 from scplan.workflow.applying import Run, locked_scene
 from scplan.workflow.confirming import undo_overdue
-from scplan.workflow.planning import foreign_to, inputs_of, paths_of, wanted_of
+from scplan.workflow.planning import foreign_to, inputs_of, wanted_of
 from scplan.workflow.recorded import find_again
 from scplan.workflow.scene import Request, Scene, read_records
 
@@ -102,7 +102,7 @@ def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, stat
     past = plan_undo.with_brought(past, scene.owned, KINDS)
     desired = plan_undo.desired_after(scene.owned, past)
     touched = {address: one for address, one in desired.items() if address in past}
-    facts = observe.host_facts(host, paths_of(desired) | paths_of(scene.owned))
+    facts = observe.host_facts(host)
     resolution = plan.resolve(touched, facts, KINDS, scene.source_of)
     kept = {address: one for address, one in desired.items() if address not in past}
     resolved = {address: one for address, one in resolution.desired.items() if address in touched}

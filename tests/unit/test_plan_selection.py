@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from scplan.kinds.cgroup import CgroupSetting
+from scplan.kinds.device.record import Device, IoLimits
 from scplan.model.address import Address, Selection
-from scplan.model.live import ContainerFacts, HostFacts, Live, Status
-from scplan.plan import Inputs, Resolution, recorded_containers
+from scplan.model.resource import Resource
+from scplan.plan import Resolution, accounts
 
 SETTING = CgroupSetting(name="pids.max", value="10")
 RESOURCES = {Address(container, "cgroup", "pids.max"): SETTING for container in ("web", "db")}
@@ -23,17 +24,31 @@ RESOURCES = {Address(container, "cgroup", "pids.max"): SETTING for container in 
     ],
 )
 def test_containers_that_the_selection_speaks_of_are_kept(selection: Selection, unchanged: set[str]) -> None:
-    facts = {
-        name: ContainerFacts(name=name, runtime="runc", id=name, status=Status.RUNNING, pid=1, start_time=1)
-        for name in ("web", "db")
-    }
-    inputs = Inputs(
-        containers=facts,
-        resolution=Resolution(desired=RESOURCES, skipped=frozenset(), diagnostics=()),
-        owned=RESOURCES,
-        live=Live(host=HostFacts(), containers=facts, resources=RESOURCES),
-        foreign={},
-        source_of=lambda _: None,
-        selection=selection,
-    )
-    assert recorded_containers(inputs) == unchanged
+    resolution = Resolution(desired=RESOURCES, skipped=frozenset(), diagnostics=())
+    assert accounts(resolution, ("web", "db"), selection).keys() == unchanged
+
+
+def test_containers_of_which_something_is_said_are_kept() -> None:
+    web, db = RESOURCES
+    skipped = Resolution(desired={web: SETTING}, skipped=frozenset({db}), diagnostics=())
+    assert accounts(skipped, ("web", "db"), Selection()).keys() == {"web"}
+    remarked = Resolution(desired=RESOURCES, skipped=frozenset(), diagnostics=(), remarked=frozenset({db}))
+    assert accounts(remarked, ("web", "db"), Selection()).keys() == {"web"}
+
+
+def test_accounts_differ_where_records_say_something_else() -> None:
+    def of(*resources: Resource) -> str:
+        desired = {Address("web", *_place(one)): one for one in resources}
+        return accounts(Resolution(desired, frozenset(), ()), ("web",), Selection())["web"]
+
+    limited = Device(source="/dev/sda", target="/dev/sda", permissions="rw", io=IoLimits(read_bps=1))
+    same = {of(SETTING, limited), of(limited, SETTING), of(SETTING.but(former="7"), limited)}
+    assert len(same) == 1
+    others = [of(SETTING), of(limited), of(SETTING.but(value="1"), limited)]
+    others += [of(SETTING, limited.but(io=None)), of(SETTING, limited.but(io=IoLimits(write_bps=1)))]
+    others.append(of(SETTING, limited.but(permissions="r")))
+    assert len({*same, *others}) == 1 + len(others)
+
+
+def _place(resource: Resource) -> tuple[str, str]:
+    return ("device", "/dev/sda") if isinstance(resource, Device) else ("cgroup", "pids.max")
