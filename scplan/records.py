@@ -149,8 +149,10 @@ def read_bytes(path: str) -> bytes | None:
 
 
 def _read(fd: int, size: int) -> bytes:
-    """What the file holds, which was `size` bytes long: one read more than that, unless it grew meanwhile."""
+    """What the file holds, which was `size` bytes long, unless it grew meanwhile."""
     chunks = [os.read(fd, size + 1)]
+    if len(chunks[0]) == size:
+        return chunks[0]
     while chunks[-1] and sum(map(len, chunks)) <= MAX_RECORD_BYTES:
         chunks.append(os.read(fd, _CHUNK_BYTES))
     return b"".join(chunks)

@@ -26,6 +26,8 @@ _CACHED_IN_ROOT = int(IN_ROOT | Resolve.CACHED)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # EINVAL: a kernel before 5.12.
 _NOT_CACHED = (errno.EAGAIN, errno.EINVAL)
+# The kernel gives up, too, when somebody mounts or renames something at that moment, anywhere.
+_CACHED_TRIES = 3
 
 
 class Lookup(Closing):
@@ -45,12 +47,12 @@ class Lookup(Closing):
 
         Raises OSError, and KernelError ETIMEDOUT when a file system on the way does not answer.
         """
-        try:
-            flags = os.O_PATH | os.O_NOFOLLOW
-            return openat2(root_fd, path, flags, resolve=_CACHED_IN_ROOT)
-        except OSError as error:
-            if error.errno not in _NOT_CACHED:
-                raise
+        for _ in range(_CACHED_TRIES):
+            try:
+                return openat2(root_fd, path, os.O_PATH | os.O_NOFOLLOW, resolve=_CACHED_IN_ROOT)
+            except OSError as error:
+                if error.errno not in _NOT_CACHED:
+                    raise
         if self._opener is None:
             self._opener = _Opener()
         try:

@@ -36,19 +36,20 @@ def from_json(record: type[R], document: object, where: str) -> R:
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: not a JSON object")
     # A host has tens of thousands of them, in a few forms: one that was checked needs only its lists and records made.
+    layout = record.layout
     form = (*document, *map(type, document.values()))
-    left = record.layout.known_forms.get(form)
-    if left is None:
-        values, left = _checked(record, document, where)
-        if len(values) == len(document) and len(record.layout.known_forms) < _MAX_FORMS:
-            record.layout.known_forms[form] = left
-    else:
-        by_name = record.layout.by_name
-        values = {**document, **{name: _value(by_name[name], document[name], where) for name in left}}
+    left = layout.known_forms.get(form)
+    if left is not None:
+        by_name = layout.by_name
+        return record.of_form(document, {name: _value(by_name[name], document[name], where) for name in left})
+    values, left = _checked(record, document, where)
     try:
-        return record(**values)
+        made = record(**values)
     except TypeError as error:
         raise RecordDamaged(f"{where}: {error}") from None
+    if len(values) == len(document) and len(layout.known_forms) < _MAX_FORMS:
+        layout.known_forms[form] = left
+    return made
 
 
 def _checked(record: type[Attributes], document: dict[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:

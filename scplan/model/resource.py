@@ -187,6 +187,16 @@ class Attributes:
             wrong = mine.keys() ^ layout.by_name.keys()
             raise TypeError(f"{type(self).__name__}: unknown or missing attributes: {', '.join(sorted(wrong))}")
 
+    @classmethod
+    def of_form(cls, values: Mapping[str, Any], others: Mapping[str, Any]) -> Self:
+        """A record of values that are known to be all of those which it needs; `others` win over them."""
+        made = object.__new__(cls)
+        mine = made.__dict__
+        mine.update(cls.layout.defaults)
+        mine.update(values)
+        mine.update(others)
+        return made
+
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__}.{name} can't be set: records don't change")
 
