@@ -13,7 +13,7 @@ from scplan.config.entries import Entry
 from scplan.config.fragments import MAX_CONTAINERS, FileReader, Fragment, Written, at
 from scplan.config.report import Report, quoted
 from scplan.errors import ConfigurationError
-from scplan.kinds.kind import Claim, Kinds
+from scplan.kinds.kind import Claim, Kind, Kinds
 from scplan.model.address import Address
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
@@ -288,9 +288,12 @@ class _Holder(NamedTuple):
 def _check_claims(containers: Iterable[ContainerConfig], kinds: Kinds, report: Report) -> None:
     """What only one resource of the host can have must be asked for once."""
     holders: dict[str, dict[str, _Holder]] = {}
+    claiming = {name: kind for name, kind in kinds.items() if type(kind).claims is not Kind.claims}
     for container in containers:
         for address, resource in container.resources.items():
-            for claim in kinds[address.kind].claims(address, resource):
+            if address.kind not in claiming:
+                continue
+            for claim in claiming[address.kind].claims(address, resource):
                 scopes = holders.setdefault(claim.thing, {})
                 holder = _holder(scopes, claim)
                 if holder is None:
