@@ -322,7 +322,8 @@ class Container(Closing):
         """Path of the container in the hierarchy of a v1 controller; "" names the v2 hierarchy."""
         if self._cgroups is None:
             self._cgroups = {}
-            for line in os.fsdecode(self.read_proc("cgroup")).splitlines():
+            # A cgroup can be called all kinds of things, but no newline is in its name: cgroup_mkdir() refuses it.
+            for line in os.fsdecode(self.read_proc("cgroup")).rstrip("\n").split("\n"):
                 _, names, path = line.split(":", 2)
                 for name in names.split(","):
                     self._cgroups[name] = path

@@ -282,7 +282,7 @@ class Host(Closing):
     def own_cgroups(self) -> dict[str, str]:
         """scplan's own path in each hierarchy, by v1 controller."""
         paths = {}
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             for line in file:
                 _, names, path = line.rstrip("\n").split(":", 2)
                 for name in names.split(","):

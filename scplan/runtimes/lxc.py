@@ -56,7 +56,7 @@ def default_path() -> str:
     own = os.geteuid() != 0
     home = os.path.expanduser("~")
     text = read_file(f"{home}/.config/lxc/lxc.conf" if own else "/etc/lxc/lxc.conf") or b""
-    for line in text.decode(errors="replace").splitlines():
+    for line in text.decode(errors="replace").split("\n"):
         key, _, value = line.partition("=")
         if key.strip() == "lxc.lxcpath" and value.strip():
             return value.strip()

@@ -43,3 +43,16 @@ def test_another_weight_is_not_given_back() -> None:
     removed = CgroupSetting(name="cpu.weight", value="500", former="cpu.shares 1000")
     assert KIND.is_given_back(removed, CgroupSetting(name="cpu.weight", value="39"))
     assert not KIND.is_given_back(removed, CgroupSetting(name="cpu.weight", value="40"))
+
+
+def test_cgroup_of_any_name_is_found(process_container: throwaway.Container, target: Target[CgroupSetting]) -> None:
+    own = process_container.cgroups["pids"]
+    odd = own / "a\rb\x0bc\u2028d:e"
+    odd.mkdir()
+    try:
+        (odd / "cgroup.procs").write_text(str(process_container.pid))
+        assert target.container.cgroup_path("pids") == f"/{own.name}/{odd.name}"
+        assert target.container.cgroup_path("memory") == f"/{own.name}"
+    finally:
+        (own / "cgroup.procs").write_text(str(process_container.pid))
+        odd.rmdir()
