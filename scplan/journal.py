@@ -63,10 +63,14 @@ def new_apply_id(directory: str) -> str:
 
     The order of the IDs is that of the history: it tells which apply is the last, to be undone.
     """
-    known = (_ID.match(name) for part in ("journal", "history") for name in listed(os.path.join(directory, part)))
-    newest = max((found[1] for found in known if found), default="")
     stamp = _stamp(time.time_ns())
-    return f"{stamp if stamp > newest else _stamp(_time_ns(newest) + 1)}-{os.getpid()}"
+    names = (name for part in ("journal", "history") for name in listed(os.path.join(directory, part)))
+    later = sorted(found[1] for found in map(_ID.match, names) if found and found[1] >= stamp)
+    while later:
+        newest_ns = _time_ns(later.pop())
+        if newest_ns is not None:
+            return f"{_stamp(newest_ns + 1)}-{os.getpid()}"
+    return f"{stamp}-{os.getpid()}"
 
 
 def _stamp(time_ns: int) -> str:
@@ -75,11 +79,15 @@ def _stamp(time_ns: int) -> str:
     return f"{time.strftime(_ID_TIME, time.gmtime(seconds))}.{rest_ns:09d}"
 
 
-def _time_ns(stamp: str) -> int:
+def _time_ns(stamp: str) -> int | None:
+    """None for one that is no time: not everything in the directory must have been put there by scplan."""
     import calendar
 
     seconds, _, rest_ns = stamp.partition(".")
-    return calendar.timegm(time.strptime(seconds, _ID_TIME)) * 10**9 + int(rest_ns)
+    try:
+        return calendar.timegm(time.strptime(seconds, _ID_TIME)) * 10**9 + int(rest_ns)
+    except ValueError:
+        return None
 
 
 class Journal:

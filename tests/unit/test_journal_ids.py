@@ -29,3 +29,13 @@ def test_they_sort_after_the_history_when_the_clock_was_set_back(tmp_path: Path)
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal" / f"{made}-start.jsonl").touch()
     assert new_apply_id(str(tmp_path)) == f"30000101T000000.000000001-{os.getpid()}"
+
+
+def test_what_only_looks_like_an_id_does_not_count(tmp_path: Path) -> None:
+    history = tmp_path / "history"
+    history.mkdir()
+    for name in ("29991331T235959.999999999-17", "99999999T999999.999999999-1", "29991231T235959.9-17"):
+        (history / f"{name}.jsonl").touch()
+    assert new_apply_id(str(tmp_path)) < "2999"
+    (history / "29981231T235959.000000000-17.jsonl").touch()
+    assert new_apply_id(str(tmp_path)) == f"29981231T235959.000000001-{os.getpid()}"
