@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scplan.errors import Diagnostic, SourceRange
@@ -45,7 +44,7 @@ class ContainerConfig:
     """What one container should have.
 
     `name` is its name or ID prefix as its runtime knows it. `pid` or `pid_file` is set for runtime process alone.
-    `modules` are kernel modules that its resources need. Resources are read when they are asked for first.
+    `modules` are kernel modules that its resources need.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class ContainerConfig:
         pid_file: str | None = None,
         modules: tuple[str, ...] = (),
         mark: Mark | None = None,
-        read: Callable[[], Wishes],
+        wishes: Wishes,
     ) -> None:
         self.name = name
         self.runtime = runtime
@@ -65,7 +64,7 @@ class ContainerConfig:
         self.pid_file = pid_file
         self.modules = modules
         self._mark = mark
-        self._read = read
+        self._wishes = wishes
 
     def __eq__(self, other: object) -> bool:
         """Whether both ask for the same, wherever it was written."""
@@ -76,11 +75,7 @@ class ContainerConfig:
             and self.resources == other.resources
         )
 
-    __hash__ = None  # type: ignore[assignment]  # what can be equal and is read late has none
-
-    @cached_property
-    def _wishes(self) -> Wishes:
-        return self._read()
+    __hash__ = None  # type: ignore[assignment]  # compared, and never a key
 
     @property
     def resources(self) -> Mapping[Address, Resource]:

@@ -33,7 +33,7 @@ class Written(NamedTuple):
 
 
 class Fragment:
-    """What one place says of a container or profile. Its sections are read when they are asked for first."""
+    """What one place says of a container or profile. A section is read once, for all containers of a profile."""
 
     def __init__(self, owner: Owner, mark: Mark | None) -> None:
         self.owner = owner

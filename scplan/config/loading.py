@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import TypeVar
 
 from scplan.config.configuration import Configuration, ContainerConfig, Wishes
@@ -87,15 +86,7 @@ def checked(files: FileReader, kinds: Kinds, report: Report) -> Configuration:
     for profile in files.profiles.values():
         for kind in profile.kinds:
             profile.entries(kind)
-    count = 0
-    for container in containers.values():
-        count += len(container.resources)
-        if count > MAX_RESOURCES:
-            detail = f"a configuration has at most {MAX_RESOURCES}, counting those of profiles at each container"
-            report.error("too many resources", detail)
-            break
-    else:
-        _check_claims(containers.values(), kinds, report)
+    _check_claims(containers.values(), kinds, report)
     report.raise_errors()
     warnings = tuple(report.sorted(report.warnings))
     return Configuration(containers=containers, probes=tuple(files.probes), kinds=kinds, diagnostics=warnings)
@@ -182,8 +173,14 @@ class _Joiner:
             self.report.error("too many containers", f"a configuration has at most {MAX_CONTAINERS}")
             return {}
         containers = {}
+        count = 0
         for name, fragments in self.files.containers.items():
-            containers[name] = self._container(name, fragments)
+            container = containers[name] = self._container(name, fragments)
+            count += len(container.resources)
+            if count > MAX_RESOURCES:
+                detail = f"a configuration has at most {MAX_RESOURCES}, counting those of profiles at each container"
+                self.report.error("too many resources", detail)
+                return {}
         for name, profile in self.files.profiles.items():
             if name not in self.used:
                 detail = f"no container uses profile {quoted(name)}"
@@ -203,7 +200,7 @@ class _Joiner:
             pid_file=pid_file,
             modules=tuple(dict.fromkeys(modules)),
             mark=fragments[0].mark,
-            read=partial(self._wishes, name, fragments, profiles),
+            wishes=self._wishes(name, fragments, profiles),
         )
 
     def _wishes(self, name: str, fragments: list[Fragment], profiles: list[Fragment]) -> Wishes:
