@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.containers import cgroups
 from tests.containers.oci import RUNTIMES
+
+# The kernel takes namespaces down one after the other.
+_NAMESPACE_GONE_S = 10.0
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -56,8 +63,26 @@ class Container:
 
     def stop(self) -> None:
         """Ends the container as its runtime does, hooks included; the bundle stays."""
-        RUNTIMES[self.runtime].delete(self.name)
+        with self.leaving_no_host_ends():
+            RUNTIMES[self.runtime].delete(self.name)
         self.pid = 0
+
+    @contextmanager
+    def leaving_no_host_ends(self) -> Iterator[None]:
+        """Waits until the host's ends of its veths are gone: the kernel takes a namespace down some time later."""
+        ends = self._host_ends()
+        yield
+        deadline = time.monotonic() + _NAMESPACE_GONE_S
+        while any(map(_is_link, ends)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _host_ends(self) -> list[int]:
+        """Indexes of the other ends of its veths."""
+        try:
+            names = Path(f"/proc/{self.pid}/net/dev").read_text().count(":") if self.pid else 0
+            return [link["link_index"] for link in self.ip("link") if "link_netnsid" in link] if names > 1 else []
+        except (OSError, subprocess.CalledProcessError):  # it has ended already
+            return []
 
     def remove(self) -> None:
         assert self.bundle
@@ -110,3 +135,11 @@ class Container:
         controllers = self.cgroups
         path = controllers.get("") or controllers[name.partition(".")[0]]
         return (path / name).read_text()
+
+
+def _is_link(index: int) -> bool:
+    try:
+        socket.if_indextoname(index)
+    except OSError:
+        return False
+    return True

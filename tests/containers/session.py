@@ -105,10 +105,13 @@ class Session:
         """
         name = name or self.name()
         if runtime == "process":
+            started = Container(name=name, runtime=runtime, pid=0)
             try:
-                yield self.start(name, userns=userns, with_cgroups=with_cgroups)
+                started = self.start(name, userns=userns, with_cgroups=with_cgroups)
+                yield started
             finally:
-                self.stop(name)
+                with started.leaving_no_host_ends():
+                    self.stop(name)
             return
         bundle = self.directory / name
         oci.make_bundle(bundle, name, userns=userns, hooks=hooks, annotations=annotations, read_only=read_only)

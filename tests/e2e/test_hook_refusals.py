@@ -28,7 +28,6 @@ from tests.e2e.test_lifecycle import hooks, plan_is_empty, restart
 
 # SCPLAN_STARTS=20 for more of them at once: `make restarts`.
 STARTS = int(os.environ.get("SCPLAN_STARTS", "8"))
-DELAYS = [0.06 + 0.16 * number / STARTS for number in range(0, STARTS, 3)]
 Ended = subprocess.CompletedProcess[str]
 
 
@@ -268,7 +267,11 @@ def test_hook_that_the_runtime_kills_leaves_nothing_half_done(hooked: Container,
     path = hooked.bundle / "config.json"
     usual = path.read_text()
     outcomes = []
-    for delay_s in DELAYS:
+    began = time.monotonic()
+    hooked.start()
+    took_s = time.monotonic() - began
+    hooked.stop()
+    for delay_s in (took_s * (number + 0.3) / STARTS for number in range(0, STARTS, 3)):
         document = json.loads(usual)
         (entry,) = document["hooks"]["createRuntime"]
         entry |= {"path": "/usr/bin/timeout", "args": ["timeout", "-s", "KILL", str(delay_s), *entry["args"]]}
