@@ -7,6 +7,8 @@ from enum import StrEnum
 from operator import itemgetter
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, dataclass_transform
 
+from scplan.digest import sha256_hex
+
 R = TypeVar("R", bound="Attributes")
 Stored = str | int | bool
 """A normalised value, as records keep it; attributes that are `many` hold a tuple of these."""
@@ -289,12 +291,13 @@ def is_recorded_as(desired: Resource, owned: Resource) -> bool:
 
 
 def account_of(resources: Iterable[tuple[str, str, Resource]]) -> str:
-    """What (kind, identity, resource) of a container say, as a text: the same where all of them `is_recorded_as`.
+    """What (kind, identity, resource) of a container say, as a digest: the same where all of them `is_recorded_as`.
 
-    For processes that compare what they know with one another, each its own.
+    For processes that compare what each of them knows.
     """
     listed = sorted(resources, key=itemgetter(0, 1))
-    return repr([(kind, identity, one.layout.recorded(one.__dict__)) for kind, identity, one in listed])
+    said = [(kind, identity, one.layout.recorded(one.__dict__)) for kind, identity, one in listed]
+    return sha256_hex(repr(said).encode())
 
 
 def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:
