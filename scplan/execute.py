@@ -31,6 +31,8 @@ class Executor:
         self.kinds = kinds
         self._state_dir = os.path.abspath(state_dir)
         self._owned: dict[tuple[str, str], dict[str, Resource]] = {}
+        # One that took steps before does not hold the journal that is to be written now; the next one will.
+        host.stepper.close()
         for address, resource in owned.items():
             self._peers(address)[address.identity] = resource
 
@@ -87,8 +89,6 @@ class Executor:
                 raise ScplanError("a replacement is a deletion and a creation; this is a bug in scplan")
         self.host.forget()
         self._verify(kind, target, operation)
-        # They hold the locks and the journal as this process does, and must not outlive it.
-        self.host.leaving.close()
         self.note(operation.address, operation.owned_after)
 
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:

@@ -31,7 +31,7 @@ from scplan.journal_lines import (
 )
 from scplan.model.address import Address
 from scplan.model.change import Operation
-from scplan.records import FILE_MODE, encode_line, listed, make_directory, sync_directory
+from scplan.records import FILE_MODE, encode_line, has_ended, listed, make_directory, sync_directory
 
 __all__ = [
     "FORMAT_VERSION",
@@ -54,6 +54,8 @@ HISTORY_KEPT = 100
 OF_A_START = "-start"
 """How the ID ends of an apply that only plugs in again what was there: it is no change that could be undone."""
 _LOOK_S = 1.0
+_POLL_S = 0.01
+_MAKER = re.compile(rf"-(\d+)(?:{OF_A_START})?\.jsonl\Z", re.ASCII)
 _ID = re.compile(r"(\d{8}T\d{6}\.\d{9})-", re.ASCII)
 _ID_TIME = "%Y%m%dT%H%M%S"
 
@@ -234,7 +236,7 @@ def _is_locked_soon(fd: int) -> bool:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
-        time.sleep(0.01)
+        time.sleep(_POLL_S)
 
 
 def left_behind(directory: str) -> list[str]:
@@ -254,7 +256,19 @@ def _open_journals(directory: str) -> list[str]:
 
 
 def _is_abandoned(path: str) -> bool:
-    return not is_held(path) and os.path.exists(path)
+    """Whether nobody holds it. What its dead maker had started ends a moment later than its maker."""
+    deadline = time.monotonic() + _LOOK_S
+    while is_held(path):
+        if time.monotonic() > deadline or not has_ended(_maker_of(path)):
+            return False
+        time.sleep(_POLL_S)
+    return os.path.exists(path)
+
+
+def _maker_of(path: str) -> int:
+    """The PID in the ID of the apply; 0, which no process has, when there is none."""
+    found = _MAKER.search(path)
+    return int(found[1]) if found else 0
 
 
 def is_held(path: str) -> bool:

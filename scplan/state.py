@@ -22,6 +22,7 @@ from scplan.records import (
     check_version,
     decode_line,
     encode_line,
+    has_ended,
     listed,
     make_directory,
     read_bytes,
@@ -31,6 +32,7 @@ from scplan.records import (
 
 FORMAT_VERSION = "1.1"
 _LOCK_POLL_S = 0.02
+_KILLED_S = 1.0
 
 
 class Record(NamedTuple):
@@ -310,7 +312,11 @@ def _unlock(fd: int) -> None:
 
 
 def wait_for_lock(fd: int, deadline: float, path: str) -> None:
-    """Takes the exclusive lock of an opened file. Raises Locked, naming the holder, if it is not free by `deadline`."""
+    """Takes the exclusive lock of an opened file. Raises Locked, naming the holder, if it is not free by `deadline`.
+
+    A holder that was killed is waited for a moment longer: what it had started ends a little later.
+    """
+    end_of_killed = time.monotonic() + _KILLED_S
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -320,6 +326,9 @@ def wait_for_lock(fd: int, deadline: float, path: str) -> None:
                 raise KernelError.from_os(f"flock({path})", error) from None
         if time.monotonic() >= deadline:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            if time.monotonic() < end_of_killed and holder.isdecimal() and has_ended(int(holder)):
+                time.sleep(_LOCK_POLL_S)
+                continue
             raise Locked(
                 f"{os.path.basename(path).removesuffix('.lock')} is locked by another apply"
                 + (f" (process {holder})" if holder else ""),

@@ -1,6 +1,6 @@
 """Bind mounts of host files and directories. Kernel: open_tree(2), mount_setattr(2), move_mount(2), umount2(2).
 
-The tree is cloned and given its attributes on the host, detached and invisible; a child inside the container's mount
+The tree is cloned and given its attributes on the host, detached and invisible; a step inside the container's mount
 namespace then attaches it to a target that was opened by fd, so that there is no moment with wrong attributes and no
 path that the container could bend.
 """
@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.bind_sources import BindSources, is_of_runtime
@@ -201,29 +202,27 @@ class MountKind(Kind[BindMount]):
             made = merged_paths(after.made, bind.missing(container, after.target))
             bind.attach(
                 container,
-                lambda: tree,
+                tree,
                 after.target,
                 source=after.source,
                 missing=bind.Missing(made, stat.S_ISDIR(found.st_mode)),
-                finish=lambda locked: _set_propagation(locked, after),
+                finish=partial(_set_propagation, mount=after),
             )
 
     def update(self, target: Target[BindMount], before: BindMount, after: BindMount) -> None:
-        def inside(root_fd: int) -> None:
-            with opened(open_in_root(root_fd, after.target)) as fd:
-                _set_attributes(fd, after)
-
-        if before.read_only != after.read_only and target.container.mount_owner_fd is not None:
+        container = target.container
+        if before.read_only != after.read_only and container.mount_owner_fd is not None:
             # What is locked can't be lifted, and what is set in place would not be locked: it is mounted anew.
-            bind.detach(target.container, after.target, lambda fd: _is_ours(target.container, fd, after))
+            bind.detach(container, after.target, partial(_is_ours, mount=after))
             self.create(target, after)
         else:
-            target.container.in_mount_namespace(inside, what=f"mount_setattr {after.target}")
+            container.check_enterable()
+            container.bounded(partial(_change, mount=after), what=f"mount_setattr {after.target}")
 
     def delete(self, target: Target[BindMount], before: BindMount) -> None:
         container = target.container
         if not container.shares_host_mounts:
-            bind.detach(container, before.target, lambda fd: _is_ours(container, fd, before), made=before.made or ())
+            bind.detach(container, before.target, partial(_is_ours, mount=before), made=before.made or ())
         _remove_source(before)
 
 
@@ -278,6 +277,11 @@ def _behind_symlink(container: Container, target: str) -> Mount | None:
     if there is None or not there.is_mount_root:
         return None
     return next((mount for mount in container.mounts() if mount.id == there.mount_id), None)
+
+
+def _change(container: Container, mount: BindMount) -> None:
+    with opened(open_in_root(container.enter(), mount.target)) as fd:
+        _set_attributes(fd, mount)
 
 
 def _set_attributes(fd: int, mount: BindMount) -> None:

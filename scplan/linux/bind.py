@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.container import Container
@@ -62,7 +63,7 @@ class Missing(NamedTuple):
 
 def attach(
     container: Container,
-    open_tree: Callable[[], int],
+    tree: int | Callable[[], int],
     target: str,
     *,
     source: str,
@@ -71,37 +72,68 @@ def attach(
 ) -> None:
     """Mounts a detached tree on the target, unless it is there already; `source` says in errors what it is.
 
-    What is `missing` is made before, as the container's root. `open_tree()` gives the tree. It is called in a child,
-    before that enters the container. With `finish` the tree is locked where the container's root could change mounts:
-    it can neither lift its flags nor unmount parts of it. `finish(tree)` then sets what locking and mounting lose.
+    What is `missing` is made before, as the container's root. `tree` is an fd, or makes one in the step, before that
+    enters the container. With `finish` the tree is locked where the container's root could change mounts: it can
+    neither lift its flags nor unmount parts of it. `finish(tree)` then sets what locking and mounting lose. What can be
+    called is pickled.
     """
     container.refuse_host_mounts()
     made_apart = bool(missing.paths) and container.has_user_namespace
     if made_apart:
-        container.as_its_root(
-            lambda root_fd: missing.make(root_fd, target), what=f"make {target} in container {container.name}"
-        )
-    owner_fd = container.mount_owner_fd if finish is not None else None
+        making = partial(_make_missing, missing=missing, target=target)
+        container.as_its_root(making, what=f"make {target} in container {container.name}")
+    is_locked = finish is not None and container.mount_owner_fd is not None
+    container.check_enterable()
+    attaching = _Attaching(
+        target, source, None if made_apart else missing, finish, is_locked, tree if callable(tree) else None
+    )
+    # To lock a tree takes the process into the container's user namespace.
+    run = container.apart if is_locked else container.bounded
+    run(attaching.take, *([] if callable(tree) else [tree]), what=f"mount {target} in container {container.name}")
 
-    def work(enter: Callable[[], int]) -> None:
-        tree = open_tree()
-        if not made_apart:
-            # The ids of its root are this process's: a process less.
+
+def _make_missing(container: Container, missing: Missing, target: str) -> None:
+    missing.make(container.root_fd, target)
+
+
+class _Attaching(NamedTuple):
+    """The step that mounts a tree; `missing` is None when nothing has to be made in it."""
+
+    target: str
+    source: str
+    missing: Missing | None
+    finish: Callable[[int], None] | None
+    is_locked: bool
+    open_tree: Callable[[], int] | None
+
+    def take(self, container: Container, *given: int) -> None:
+        """With the tree given, or opened here."""
+        tree = self.open_tree() if self.open_tree is not None else given[0]
+        if self.missing is not None:
+            # The ids of its root are this process's.
             os.umask(0)
-            missing.make(container.root_fd, target)
-        with opened(_open_target(container, target)) as fd:
-            if not _is_needed(container, statx(fd), os.fstat(tree), target, source):
+            self.missing.make(container.root_fd, self.target)
+        with opened(_open_target(container, self.target)) as fd:
+            if not _is_needed(container, statx(fd), os.fstat(tree), self.target, self.source):
                 return
-            if owner_fd is not None and finish is not None:
-                tree = lock_tree(tree, owner_fd, name=source)
-                finish(tree)
-            enter()
-            move_mount(tree, fd, name=target)
-            if finish is not None:
-                # In a mount that is shared, as the root is under systemd and LXC, a tree becomes shared too.
-                finish(tree)
+            if self.is_locked:
+                tree = lock_tree(tree, _owner_of_mounts(container), name=self.source)
+                self._finish(tree)
+            container.enter()
+            move_mount(tree, fd, name=self.target)
+            # In a mount that is shared, as the root is under systemd and LXC, a tree becomes shared too.
+            self._finish(tree)
 
-    container.in_child_that_enters(work, what=f"mount {target} in container {container.name}")
+    def _finish(self, tree: int) -> None:
+        if self.finish is not None:
+            self.finish(tree)
+
+
+def _owner_of_mounts(container: Container) -> int:
+    owner_fd = container.mount_owner_fd
+    if owner_fd is None:
+        raise ScplanError(f"nobody owns the mounts of container {container.name}; this is a bug in scplan")
+    return owner_fd
 
 
 def _open_target(container: Container, target: str) -> int:
@@ -140,34 +172,47 @@ def _refuse_shared_with_host(container: Container, there: FileStatus, target: st
 def detach(
     container: Container,
     target: str,
-    is_ours: Callable[[int], bool],
+    is_ours: Callable[[Container, int], bool],
     *,
     made: tuple[str, ...] = (),
     lazy: bool = False,
 ) -> None:
-    """Unmounts what is mounted on the target, if anything is and `is_ours(fd)` of it; then removes what was `made`.
+    """Unmounts what is mounted on the target, if anything is and `is_ours(container, fd)`; removes what was `made`.
 
     Lazy: who has it open keeps it; else that is a KernelError EBUSY. A tree with mounts in it is always taken lazily:
     they are locked together with it where the container has a user namespace, and can't be unmounted one by one.
+    `is_ours` is pickled.
     """
+    container.check_enterable()
+    detaching = _Detaching(target, is_ours, made, lazy)
+    container.bounded(detaching.take, what=f"unmount {target} in container {container.name}")
 
-    def work(enter: Callable[[], int]) -> None:
-        parent = _parent_of_ours(container, target, is_ours)
+
+class _Detaching(NamedTuple):
+    """The step that unmounts."""
+
+    target: str
+    is_ours: Callable[[Container, int], bool]
+    made: tuple[str, ...]
+    lazy: bool
+
+    def take(self, container: Container) -> None:
+        parent = _parent_of_ours(container, self.target, self.is_ours)
         if parent is None:
-            remove_made(enter(), made)
+            remove_made(container.enter(), self.made)
             return
         with opened(parent[0]) as directory:
-            detached = lazy or _holds_mounts_of_host(container, parent[1])
-            root_fd = enter()
+            detached = self.lazy or _holds_mounts_of_host(container, parent[1])
+            root_fd = container.enter()
             # By name in this directory: what is mounted there can't be renamed in this namespace.
             os.fchdir(directory)
-            _unmount(os.path.basename(target), target, MNT_DETACH if detached else 0)
-        remove_made(root_fd, made)
-
-    container.in_child_that_enters(work, what=f"unmount {target} in container {container.name}")
+            _unmount(os.path.basename(self.target), self.target, MNT_DETACH if detached else 0)
+        remove_made(root_fd, self.made)
 
 
-def _parent_of_ours(container: Container, target: str, is_ours: Callable[[int], bool]) -> tuple[int, FileStatus] | None:
+def _parent_of_ours(
+    container: Container, target: str, is_ours: Callable[[Container, int], bool]
+) -> tuple[int, FileStatus] | None:
     """(fd of the directory that holds the target, status of what is mounted there); None when it is not ours."""
     try:
         with (
@@ -175,7 +220,7 @@ def _parent_of_ours(container: Container, target: str, is_ours: Callable[[int], 
             opened(openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=BENEATH)) as fd,
         ):
             there = statx(fd)
-            return (os.dup(parent), there) if there.is_mount_root and is_ours(fd) else None
+            return (os.dup(parent), there) if there.is_mount_root and is_ours(container, fd) else None
     except OSError as error:
         if error.errno in _ABSENT:
             return None

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
-from scplan.linux.namespaces import forbid_imports, in_child, namespace_id, socket_in
+from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_in
 from scplan.linux.rooted_path import IN_ROOT
 from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, openat2, owner_of_namespace, setns
+from scplan.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from scplan.linux.host import Host
@@ -209,34 +211,45 @@ class Container(Closing):
         owner = self._fds["mnt owner"]
         return owner if os.fstat(owner).st_ino != self.host.namespace_id("user") else None
 
-    def bounded(self, work: Callable[[int], T], *, what: str) -> T:
-        """Runs `work(root_fd)` in a child with a time limit: a file system of the container can make it hang."""
-        root_fd = self.root_fd
-        return in_child(lambda: work(root_fd), what=what, leaving=self.host.leaving)
+    # steps: what is done in it, which a file system that it serves can make hang
 
-    def in_mount_namespace(self, work: Callable[[int], T], *, what: str) -> T:
-        """Runs `work(root_fd)` in a child inside the container's mount namespace, and returns what it returns.
+    def bounded(self, work: Callable[..., T], *fds: int, what: str) -> T:
+        """What `work(container, *fds)` returns: called in the stepper, for a limited time, with this one opened there.
 
-        The child acts with the privileges of scplan; nothing of the container is executed.
-        Raises ScplanError when the container shares the host's mount namespace: nothing is ever made there.
+        `work` is a function of a module, or a functools.partial of one: it is pickled. `what` names it in errors.
+        Raises ScplanError and OSError as `work` does, and KernelError ETIMEDOUT when it hangs.
         """
-        return self.in_child_that_enters(lambda enter: work(enter()), what=what)
+        # Opened by now: the process could take another root before the stepper looks.
+        _ = self.root_fd
+        step = partial(_take_step, self._pinned(), work)
+        return self.host.stepper.take(step, [*self._fds.values(), *fds], what=what)
 
-    def in_child_that_enters(self, work: Callable[[Callable[[], int]], T], *, what: str) -> T:
-        """The same for work that begins outside: `enter()` takes the child inside, and gives the fd of the root."""
-        self.refuse_host_mounts()
-        namespace_fd, root_fd = self._held("mnt", "ns/mnt"), self.root_fd
+    def _pinned(self) -> _Pinned:
+        return _Pinned(
+            self.name,
+            self.pid,
+            self.start_time,
+            self.runtime,
+            self._root,
+            tuple(self._fds),
+            self._shared,
+            self._id_maps,
+        )
 
-        def enter() -> int:
-            setns(namespace_fd, CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
-            forbid_imports()
-            os.fchdir(root_fd)
-            os.chroot(".")
-            os.umask(0)
-            return root_fd
+    @classmethod
+    def _of(cls, pinned: _Pinned, fds: Sequence[int], host: Host) -> Container:
+        """The same container in the stepper, by copies of its fds: nothing of it is looked up again."""
+        made = cls.__new__(cls)
+        made.name, made.pid, made.start_time, made.runtime, made._root, keys, made._shared, made._id_maps = pinned
+        made.host = host
+        made._fds = dict(zip(keys, fds, strict=True))
+        made._rtnl = None
+        made._cgroups = None
+        return made
 
-        self.check_alive()
-        return in_child(lambda: work(enter), what=what, leaving=self.host.leaving)
+    def apart(self, work: Callable[..., T], *fds: int, what: str) -> T:
+        """The same in a child of its own, for work that enters a user namespace: there is no way back from one."""
+        return Child(partial(work, self, *fds), what=what).result()
 
     def refuse_host_mounts(self) -> None:
         """Raises ScplanError when the container has no mount namespace or no root of its own."""
@@ -252,25 +265,35 @@ class Container(Closing):
                 hint="what is made in it would be made on the host; start it with a root of its own",
             )
 
-    def as_its_root(self, work: Callable[[int], T], *, what: str) -> T:
-        """Runs `work(root_fd)` in a child with the ids of the container's root, and returns what it returns.
+    def check_enterable(self) -> None:
+        """To be called before a step that enters. Raises ScplanError, and ContainerGone when the process ended."""
+        self.refuse_host_mounts()
+        self._held("mnt", "ns/mnt")
+        self.check_alive()
+
+    def enter(self) -> int:
+        """Takes this process into the container's mount namespace, its root as its own; returns the fd of that.
+
+        For steps: it acts with the privileges of scplan, and nothing of the container is executed.
+        """
+        namespace_fd, root_fd = self._held("mnt", "ns/mnt"), self.root_fd
+        setns(namespace_fd, CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
+        forbid_imports()
+        os.fchdir(root_fd)
+        os.chroot(".")
+        os.umask(0)
+        return root_fd
+
+    def as_its_root(self, work: Callable[[Container], T], *, what: str) -> T:
+        """What `work(container)` returns: called as in `bounded`, with the ids of the container's root.
 
         What is made on a file system of a user namespace must have an owner that is mapped there (EOVERFLOW else).
         Raises ScplanError when the container shares the host's mount namespace.
         """
         self.refuse_host_mounts()
-        root_fd, userns_fd = self.root_fd, self.userns_fd if self.has_user_namespace else None
-
-        def inside() -> T:
-            os.umask(0)
-            if userns_fd is not None:
-                setns(userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {self.name}")
-                os.setgroups([])
-                os.setresgid(0, 0, 0)
-                os.setresuid(0, 0, 0)
-            return work(root_fd)
-
-        return in_child(inside, what=what, leaving=self.host.leaving)
+        if self.has_user_namespace:
+            return self.apart(partial(_as_its_root, work=work), what=what)
+        return self.bounded(partial(_unmasked, work=work), what=what)
 
     # ids
 
@@ -341,3 +364,39 @@ class Container(Closing):
                 hint="run scplan in the host's cgroup namespace",
             )
         return path
+
+
+class _Pinned(NamedTuple):
+    """What the stepper is told of a container. `keys` name the fds that come along, in their order."""
+
+    name: str
+    pid: int
+    start_time: int
+    runtime: str
+    root: str
+    keys: tuple[str, ...]
+    shared: dict[str, bool]
+    id_maps: dict[str, list[tuple[int, int, int]]]
+
+
+def _take_step(pinned: _Pinned, work: Callable[..., T], fds: Sequence[int]) -> T:
+    """In the stepper. The host is a new one for each step: what was known of its mounts may have changed since."""
+    from scplan.linux.host import Host
+
+    count = len(pinned.keys)
+    with Host() as host:
+        return work(Container._of(pinned, fds[:count], host), *fds[count:])
+
+
+def _unmasked(container: Container, work: Callable[[Container], T]) -> T:
+    os.umask(0)
+    return work(container)
+
+
+def _as_its_root(container: Container, work: Callable[[Container], T]) -> T:
+    os.umask(0)
+    setns(container.userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {container.name}")
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    return work(container)

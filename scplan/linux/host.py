@@ -14,7 +14,8 @@ from scplan.linux.blockdev import is_whole_disk, partitions
 from scplan.linux.closing import Closing
 from scplan.linux.lookup import Lookup
 from scplan.linux.mountinfo import Mount, parse_mountinfo
-from scplan.linux.namespaces import Leaving, namespace_id
+from scplan.linux.namespaces import namespace_id
+from scplan.linux.steps import Stepper
 from scplan.linux.syscalls import FileStatus
 from scplan.named_tuple import NamedTuple
 
@@ -65,13 +66,14 @@ class Host(Closing):
 
     def __init__(self) -> None:
         self._namespace_ids: dict[str, int] = {}
-        self.leaving = Leaving()
+        self.stepper = Stepper()
+        """Takes the steps into containers."""
         self.cgroup_files: dict[tuple[str, str], bool] = {}
         """Whether this kernel has a file, by controller and name, as far as that was asked for."""
 
     def close(self) -> None:
         """Closes everything that was opened."""
-        self.leaving.close()
+        self.stepper.close()
         if "rtnl" in self.__dict__:
             self.rtnl.close()
         if "netns_fd" in self.__dict__:

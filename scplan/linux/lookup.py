@@ -6,19 +6,16 @@ hang. The rest is opened by a process of its own, which is given up when it take
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import signal
 import socket
-import time
-from typing import NoReturn
 
 from scplan.errors import KernelError
 from scplan.linux.closing import Closing
-from scplan.linux.namespaces import close_stdio, end_child, is_ready
+from scplan.linux.namespaces import is_ready
+from scplan.linux.resident import Resident, close_all_but
 from scplan.linux.rooted_path import IN_ROOT, open_in_root, opened
-from scplan.linux.syscalls import FileStatus, Resolve, die_with_parent, openat2, statx
+from scplan.linux.syscalls import FileStatus, Resolve, openat2, statx
 
 LOOKUP_TIMEOUT_S = 5.0
 _MAX_PATH_BYTES = 1 << 14
@@ -79,17 +76,11 @@ class _Opener(Closing):
     """A process that opens paths: a request is a path with the fd of its root, an answer an errno, maybe with a fd."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _serve(theirs, parent)
-        theirs.close()
+        self._resident = Resident(_serve, socket.SOCK_SEQPACKET)
+        self._socket = self._resident.socket
 
     def close(self) -> None:
-        self._socket.close()
-        os.kill(self._pid, signal.SIGKILL)
-        end_child(self._pid, time.monotonic())
+        self._resident.kill()
 
     def open(self, root_fd: int, path: str, container: str) -> int:
         socket.send_fds(self._socket, [os.fsencode(path)], [root_fd])
@@ -109,31 +100,15 @@ class _Opener(Closing):
         return fds[0]
 
 
-def _serve(requests: socket.socket, parent: int) -> NoReturn:
+def _serve(requests: socket.socket) -> None:
     """The life of the process: answers until nobody asks any more."""
-    try:
-        die_with_parent(parent)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # They are meant for the parent, which then ends this process.
-            signal.signal(number, signal.SIG_IGN)
-        close_stdio()
-        _close_all_but(requests.fileno())
-        while True:
-            path, fds, _, _ = socket.recv_fds(requests, _MAX_PATH_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
-            if not path:
-                break
-            _answer(requests, fds[0], os.fsdecode(path))
-    finally:
-        os._exit(0)
-
-
-def _close_all_but(kept: int) -> None:
-    """Lets go of what was inherited, the locks among it: this process may hang, and must not hold them then."""
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd != kept:
-            # The listing's own is closed already.
-            with contextlib.suppress(OSError):
-                os.close(fd)
+    # The locks among them: this process may hang, and must not hold them then.
+    close_all_but([requests.fileno()])
+    while True:
+        path, fds, _, _ = socket.recv_fds(requests, _MAX_PATH_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        if not path:
+            return
+        _answer(requests, fds[0], os.fsdecode(path))
 
 
 def _answer(requests: socket.socket, root_fd: int, path: str) -> None:

@@ -27,7 +27,7 @@ _SOURCE = "scplan"
 def make_loose_node(name: str, mode: int, device: int, uid: int, gid: int) -> int:
     """A detached mount of a new device node. `mode` has the type, `device` is as of os.makedev, ids are the host's.
 
-    For a child: it leaves this process in a mount namespace of its own, since until Linux 6.15 only a tree that is
+    For a step: it leaves this process in a mount namespace of its own, since until Linux 6.15 only a tree that is
     attached somewhere can be cloned.
     """
     unshare(CLONE_NEWNS, name="the mount namespace")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from scplan.errors import KernelError, ScplanError
-from scplan.linux.closing import Closing
 from scplan.linux.syscalls import CLONE_NEWNET, setns
 
 T = TypeVar("T")
@@ -40,22 +39,6 @@ def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket
         setns(own_netns_fd, CLONE_NEWNET, name="scplan's own network namespace")
 
 
-class Leaving(Closing):
-    """Children that have answered, and only have to end: a millisecond each, which nobody needs to wait for."""
-
-    def __init__(self) -> None:
-        self._pids: list[int] = []
-
-    def add(self, pid: int) -> None:
-        """Takes over a child; reaps those that have ended meanwhile."""
-        self._pids = [*(one for one in self._pids if os.waitpid(one, os.WNOHANG)[0] == 0), pid]
-
-    def close(self) -> None:
-        """Waits until all of them have ended."""
-        while self._pids:
-            end_child(self._pids.pop(), time.monotonic() + _KILL_WAIT_S)
-
-
 class Child(Generic[T]):
     """Work in a forked child, which may enter namespaces; `result` waits for what it returns (picklable)."""
 
@@ -65,16 +48,11 @@ class Child(Generic[T]):
         *,
         what: str,
         timeout_s: float = CHILD_TIMEOUT_S,
-        leaving: Leaving | None = None,
     ) -> None:
-        """Starts it. `what` names the work in errors; the time counts from now.
-
-        With `leaving`, `result` does not wait for the end of a child that has answered.
-        """
+        """Starts it. `what` names the work in errors; the time counts from now."""
         import pickle  # noqa: F401  # for the child, which can't import what it answers with from inside a container
 
         self._what = what
-        self._leaving = leaving
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -107,18 +85,13 @@ class Child(Generic[T]):
         """
         import pickle
 
-        answer = None
         try:
-            answer = _read_answer(self._reader, self._deadline)
+            answer = read_answer(self._reader, self._deadline)
         finally:
             os.close(self._reader)
-            if answer is None or self._leaving is None:
-                end_child(self._pid, self._deadline)
-            else:
-                self._leaving.add(self._pid)
+            end_child(self._pid, self._deadline)
         if answer is None:
-            detail = f"the step inside the container died or took over {self._timeout_s:g} s"
-            raise KernelError(self._what, errno.ETIMEDOUT, detail=detail)
+            raise no_answer(self._what, self._timeout_s)
         succeeded, value = pickle.loads(answer)
         if not succeeded:
             raise value
@@ -145,11 +118,6 @@ def results(children: Sequence[Child[T]]) -> list[T]:
     return found
 
 
-def in_child(work: Callable[[], T], *, what: str, leaving: Leaving) -> T:
-    """Runs `work` in a forked child and waits for what it returns; see Child."""
-    return Child(work, what=what, leaving=leaving).result()
-
-
 def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
     """The child's whole life: it never returns, and never runs the parent's cleanup."""
     import pickle
@@ -157,7 +125,7 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
     try:
         os.close(reader)
         close_stdio()
-        answer = pickle.dumps(_answer_of(work))
+        answer = pickle.dumps(answer_of(work))
         view = memoryview(len(answer).to_bytes(_LENGTH_BYTES, "little") + answer)
         while view:
             view = view[os.write(writer, view) :]
@@ -166,7 +134,12 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
     os._exit(0)
 
 
-def _answer_of(work: Callable[[], object]) -> tuple[bool, object]:
+def no_answer(what: str, timeout_s: float) -> KernelError:
+    """The error for work that came to no end."""
+    return KernelError(what, errno.ETIMEDOUT, detail=f"the step inside the container died or took over {timeout_s:g} s")
+
+
+def answer_of(work: Callable[[], object]) -> tuple[bool, object]:
     """(whether the work was done, what it returned or else its error)."""
     try:
         return True, work()
@@ -198,7 +171,7 @@ def close_stdio() -> None:
 def forbid_imports() -> None:
     """From here on a module that is not loaded yet is an ImportError.
 
-    For children that have a container's root as theirs: Python would look for modules there, and run what it finds.
+    For processes that have a container's root as theirs: Python would look for modules there, and run what it finds.
     """
     sys.path.clear()
     sys.path_hooks.clear()
@@ -206,7 +179,7 @@ def forbid_imports() -> None:
     sys.meta_path.clear()
 
 
-def _read_answer(fd: int, deadline: float) -> bytes | None:
+def read_answer(fd: int, deadline: float) -> bytes | None:
     """What the child answers; None when it ended before that was whole, or the time was up."""
     length = _read_exactly(fd, _LENGTH_BYTES, deadline)
     return None if length is None else _read_exactly(fd, int.from_bytes(length, "little"), deadline)

@@ -36,6 +36,7 @@ MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 
 _FD_CLOEXEC = 1
+_MAX_FD = 2**32 - 1
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 _NS_GET_USERNS = 0xB701
@@ -49,6 +50,7 @@ _NR_MOVE_MOUNT = 429
 _NR_FSOPEN = 430
 _NR_FSCONFIG = 431
 _NR_FSMOUNT = 432
+_NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
 
@@ -182,6 +184,12 @@ def unshare(flags: int, *, name: str) -> None:
     """unshare(2)."""
     if _libc.unshare(flags) < 0:
         _raise(f"unshare({name})")
+
+
+def close_range(first: int, last: int = _MAX_FD) -> None:
+    """Closes all fds from `first` to `last`, both included. close_range(2), Linux 5.9."""
+    if _syscall(_NR_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0) < 0:
+        _raise(f"close_range({first}, {last})")
 
 
 def die_with_parent(parent: int) -> None:

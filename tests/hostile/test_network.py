@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from scplan.errors import ScplanError
+from scplan.linux.container import Container as Opened
+from scplan.linux.host import Host
 from scplan.linux.netlink import Rtnl, open_socket
 from tests.conftest import Scplan
 from tests.containers.container import Container
@@ -162,19 +165,13 @@ def test_code_of_the_container_is_not_run(process_container: Container, scplan: 
     assert process_container.stat("/srv/run") is None
 
 
-def test_child_inside_can_not_import(process_container: Container) -> None:
+def test_step_inside_can_not_import(process_container: Container) -> None:
     """The reason for the test above: a module that is not loaded yet is an error there, never the container's file."""
-    from scplan.errors import ScplanError
-    from scplan.linux.container import Container as Opened
-    from scplan.linux.host import Host
 
     def plant() -> None:
         os.makedirs("/usr/lib/python3.11", exist_ok=True)
         with open("/usr/lib/python3.11/antigravity.py", "w") as file:
             file.write("open('/srv/run', 'w').close()\n")
-
-    def lazily(_: int) -> None:
-        import this  # noqa: F401
 
     once(process_container, plant)
     with (
@@ -182,8 +179,13 @@ def test_child_inside_can_not_import(process_container: Container) -> None:
         Opened(process_container.name, process_container.pid, 0, host) as opened,
         pytest.raises(ScplanError, match="ModuleNotFoundError"),
     ):
-        opened.in_mount_namespace(lazily, what="import inside")
+        opened.bounded(_import_inside, what="import inside")
     assert process_container.stat("/srv/run") is None
+
+
+def _import_inside(container: Opened) -> None:
+    container.enter()
+    import this  # noqa: F401
 
 
 def test_cgroup_that_is_moved_and_removed(process_container: Container, scplan: Scplan) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from functools import partial
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.device.record import NODE_TYPES, Device
@@ -39,7 +40,11 @@ def file_type(mode: int) -> str:
 def nodes_below_dev(container: Container) -> list[str]:
     """Paths of the device nodes in the container's /dev; terminals and what lies deeper than three are left out."""
     what = f"read /dev of container {container.name}"
-    return container.bounded(lambda root_fd: list(_nodes_below(root_fd, "/dev", 3)), what=what)
+    return container.bounded(_list_nodes, what=what)
+
+
+def _list_nodes(container: Container) -> list[str]:
+    return list(_nodes_below(container.root_fd, "/dev", 3))
 
 
 def _nodes_below(root_fd: int, directory: str, depth: int) -> Iterable[str]:
@@ -98,20 +103,22 @@ def make_node(container: Container, device: Device) -> None:
 
 
 def _make_node(container: Container, device: Device) -> None:
-    def make(root_fd: int) -> None:
-        for directory in device.made or ():
-            make_directory(root_fd, directory)
-        with parent_of(root_fd, device.target) as (parent, name):
-            _mknod(parent, name, device)
-        _own(root_fd, container, device)
-
+    making = partial(_make_inside, device=device)
     try:
-        container.as_its_root(make, what=f"make {device.target} in container {container.name}")
+        container.as_its_root(making, what=f"make {device.target} in container {container.name}")
     except OSError as error:
         hint = ""
         if error.errno == errno.EROFS:
             hint = "the file system there is read-only; choose a target on a tmpfs such as /dev"
         raise KernelError.from_os(f"mknodat({device.target})", error, hint=hint) from None
+
+
+def _make_inside(container: Container, device: Device) -> None:
+    for directory in device.made or ():
+        make_directory(container.root_fd, directory)
+    with parent_of(container.root_fd, device.target) as (parent, name):
+        _mknod(parent, name, device)
+    _own(container, device)
 
 
 def _mknod(parent: int, name: str, device: Device) -> None:
@@ -130,7 +137,7 @@ def _mount_node(container: Container, device: Device) -> None:
     name = os.path.basename(device.source)
     bind.attach(
         container,
-        lambda: make_loose_node(name, _type_of(device) | mode, _number_of(device), uid, gid),
+        partial(make_loose_node, name, _type_of(device) | mode, _number_of(device), uid, gid),
         device.target,
         source=device.source,
         missing=bind.Missing(device.made or (), is_directory=False),
@@ -140,17 +147,14 @@ def _mount_node(container: Container, device: Device) -> None:
 def own_node(container: Container, device: Device) -> None:
     """Gives the node its owner and mode."""
     try:
-        container.bounded(
-            lambda root_fd: _own(root_fd, container, device),
-            what=f"change {device.target} in container {container.name}",
-        )
+        container.bounded(partial(_own, device=device), what=f"change {device.target} in container {container.name}")
     except OSError as error:
         raise KernelError.from_os(f"fchown({device.target})", error) from None
 
 
-def _own(root_fd: int, container: Container, device: Device) -> None:
+def _own(container: Container, device: Device) -> None:
     """Through a fd of it: the container may swap what is at the path."""
-    with opened(open_in_root(root_fd, device.target)) as fd:
+    with opened(open_in_root(container.root_fd, device.target)) as fd:
         found = statx(fd)
         if not _is_node(found, device):
             raise ScplanError(f"{device.target} was changed inside the container while scplan made it")
@@ -215,25 +219,27 @@ def remove_node(container: Container, device: Device) -> None:
     made = _made_for(container, device)
     if container.has_user_namespace:
         # Lazily, as unlink(2) would: who has the device open keeps it.
-        bind.detach(container, device.target, lambda fd: _is_node(statx(fd), device), made=made, lazy=True)
+        bind.detach(container, device.target, partial(_is_node_at, device=device), made=made, lazy=True)
     else:
         _unlink_node(container, device, made)
     _put_back(container, device)
 
 
 def _unlink_node(container: Container, device: Device, made: tuple[str, ...]) -> None:
-    def unlink(root_fd: int) -> None:
-        try:
-            with parent_of(root_fd, device.target) as (parent, name):
-                there = _stat_at(parent, name)
-                if there is not None and _is_node(there, device):
-                    os.unlink(name, dir_fd=parent)
-        except OSError as error:
-            if error.errno not in _ABSENT:
-                raise KernelError.from_os(f"unlinkat({device.target})", error) from None
-        remove_made(root_fd, made)
+    unlinking = partial(_unlink_inside, device=device, made=made)
+    container.bounded(unlinking, what=f"remove {device.target} in container {container.name}")
 
-    container.bounded(unlink, what=f"remove {device.target} in container {container.name}")
+
+def _unlink_inside(container: Container, device: Device, made: tuple[str, ...]) -> None:
+    try:
+        with parent_of(container.root_fd, device.target) as (parent, name):
+            there = _stat_at(parent, name)
+            if there is not None and _is_node(there, device):
+                os.unlink(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise KernelError.from_os(f"unlinkat({device.target})", error) from None
+    remove_made(container.root_fd, made)
 
 
 def _made_for(container: Container, device: Device) -> tuple[str, ...]:
@@ -256,17 +262,23 @@ def _saved_path(device: Device) -> str:
 def _rename(container: Container, target: str, old: str, new: str) -> None:
     """Renames within the target's directory, as the container's root: else a user namespace gives EOVERFLOW."""
 
-    def rename(root_fd: int) -> None:
-        with parent_of(root_fd, target) as (parent, _):
-            renameat2(parent, old, new)
-
+    renaming = partial(_rename_inside, target=target, old=old, new=new)
     try:
-        container.as_its_root(rename, what=f"rename {old} in container {container.name}")
+        container.as_its_root(renaming, what=f"rename {old} in container {container.name}")
     except OSError as error:
         raise KernelError.from_os(f"renameat2({old}, {new}) for {target}", error) from None
 
 
+def _rename_inside(container: Container, target: str, old: str, new: str) -> None:
+    with parent_of(container.root_fd, target) as (parent, _):
+        renameat2(parent, old, new)
+
+
 # nodes
+
+
+def _is_node_at(_: Container, fd: int, device: Device) -> bool:
+    return _is_node(statx(fd), device)
 
 
 def _is_node(there: os.stat_result | FileStatus, device: Device) -> bool:
