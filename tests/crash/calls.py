@@ -15,17 +15,16 @@ HARMLESS = {
     "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "pread64": 17, "readv": 19,
     "access": 21, "select": 23, "sched_yield": 24, "mremap": 25, "madvise": 28, "dup": 32, "dup2": 33, "nanosleep": 35,
     "getpid": 39, "socket": 41, "recvfrom": 45, "recvmsg": 47, "bind": 49, "getsockname": 51, "getpeername": 52,
-    "socketpair": 53, "setsockopt": 54, "getsockopt": 55, "clone": 56, "fork": 57, "vfork": 58, "exit": 60, "wait4": 61, "uname": 63,
-    "fcntl": 72, "flock": 73, "getdents": 78, "getcwd": 79, "chdir": 80, "fchdir": 81, "readlink": 89, "umask": 95,
-    "gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "sysinfo": 99, "getuid": 102, "getgid": 104, "geteuid": 107,
-    "getegid": 108, "getppid": 110, "getpgrp": 111, "getresuid": 118, "getresgid": 120, "sigaltstack": 131,
-    "statfs": 137, "fstatfs": 138, "arch_prctl": 158, "gettid": 186, "time": 201, "futex": 202,
+    "socketpair": 53, "setsockopt": 54, "getsockopt": 55, "clone": 56, "fork": 57, "vfork": 58, "exit": 60, "wait4": 61,
+    "uname": 63, "fcntl": 72, "flock": 73, "getdents": 78, "getcwd": 79, "chdir": 80, "fchdir": 81, "readlink": 89,
+    "umask": 95, "gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "sysinfo": 99, "getuid": 102, "getgid": 104,
+    "geteuid": 107, "getegid": 108, "getppid": 110, "getpgrp": 111, "getresuid": 118, "getresgid": 120,
+    "sigaltstack": 131, "statfs": 137, "fstatfs": 138, "arch_prctl": 158, "gettid": 186, "time": 201, "futex": 202,
     "sched_getaffinity": 204, "getdents64": 217, "set_tid_address": 218, "clock_gettime": 228, "clock_getres": 229,
     "clock_nanosleep": 230, "exit_group": 231, "waitid": 247, "newfstatat": 262, "readlinkat": 267, "faccessat": 269,
     "pselect6": 270, "ppoll": 271, "set_robust_list": 273, "dup3": 292, "pipe2": 293, "preadv": 295, "prlimit64": 302,
     "getcpu": 309, "getrandom": 318, "memfd_create": 319, "statx": 332, "rseq": 334, "pidfd_open": 434, "clone3": 435,
-    "close_range": 436,
-    "faccessat2": 439, "statmount": 457, "listmount": 458,
+    "close_range": 436, "faccessat2": 439, "statmount": 457, "listmount": 458,
 }  # fmt: skip
 # To name the points by. These are looked at more closely in `only_reads`, or count always.
 _OTHERS = {
