@@ -108,14 +108,18 @@ class _Attaching(NamedTuple):
 
     def take(self, container: Container, *given: int) -> None:
         """With the tree given, or opened here."""
+        # First: to make a tree may take the process into a mount namespace that shares nothing with the host's.
+        of_host = container.host.peer_groups
         tree = self.open_tree() if self.open_tree is not None else given[0]
         if self.missing is not None:
             # The ids of its root are this process's.
             os.umask(0)
             self.missing.make(container.root_fd, self.target)
         with opened(_open_target(container, self.target)) as fd:
-            if not _is_needed(container, statx(fd), os.fstat(tree), self.target, self.source):
+            there = statx(fd)
+            if not self._is_needed(there, os.fstat(tree)):
                 return
+            _refuse_shared_with_host(container, there, self.target, of_host)
             if self.is_locked:
                 tree = lock_tree(tree, _owner_of_mounts(container), name=self.source)
                 self._finish(tree)
@@ -123,6 +127,19 @@ class _Attaching(NamedTuple):
             move_mount(tree, fd, name=self.target)
             # In a mount that is shared, as the root is under systemd and LXC, a tree becomes shared too.
             self._finish(tree)
+
+    def _is_needed(self, there: FileStatus, wanted: os.stat_result) -> bool:
+        """Whether the tree is not mounted yet. Raises ScplanError when it can't be mounted on what is there."""
+        if stat.S_ISLNK(there.st_mode):
+            raise ScplanError(
+                f"{self.target} is a symlink in the container", hint="name the path that it leads to as the target"
+            )
+        if there.is_mount_root and file_identity(there) == file_identity(wanted):
+            return False
+        if stat.S_ISDIR(there.st_mode) != stat.S_ISDIR(wanted.st_mode):
+            kinds = ("a directory", "a file") if stat.S_ISDIR(wanted.st_mode) else ("a file", "a directory")
+            raise ScplanError(f"{self.source} is {kinds[0]}, but {self.target} in the container is {kinds[1]}")
+        return True
 
     def _finish(self, tree: int) -> None:
         if self.finish is not None:
@@ -143,24 +160,8 @@ def _open_target(container: Container, target: str) -> int:
         raise KernelError.from_os(f"openat2({target})", error) from None
 
 
-def _is_needed(container: Container, there: FileStatus, wanted: os.stat_result, target: str, source: str) -> bool:
-    """Whether the tree is not mounted yet. Raises ScplanError when it can't be mounted on what is there."""
-    if stat.S_ISLNK(there.st_mode):
-        raise ScplanError(
-            f"{target} is a symlink in the container", hint="name the path that it leads to as the target"
-        )
-    if there.is_mount_root and file_identity(there) == file_identity(wanted):
-        return False
-    if stat.S_ISDIR(there.st_mode) != stat.S_ISDIR(wanted.st_mode):
-        kinds = ("a directory", "a file") if stat.S_ISDIR(wanted.st_mode) else ("a file", "a directory")
-        raise ScplanError(f"{source} is {kinds[0]}, but {target} in the container is {kinds[1]}")
-    _refuse_shared_with_host(container, there, target)
-    return True
-
-
-def _refuse_shared_with_host(container: Container, there: FileStatus, target: str) -> None:
-    """Raises ScplanError when what is mounted on the target would be mounted on the host too."""
-    groups = container.host.peer_groups
+def _refuse_shared_with_host(container: Container, there: FileStatus, target: str, groups: frozenset[int]) -> None:
+    """Raises ScplanError when what is mounted on the target would be on the host too: its peer `groups`."""
     if groups and any(mount.id == there.mount_id and mount.shared in groups for mount in container.mounts()):
         raise ScplanError(
             f"{target} lies in a mount that container {container.name} shares with the host",

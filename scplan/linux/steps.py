@@ -40,8 +40,6 @@ class Stepper(Closing):
 
     def __init__(self) -> None:
         self._resident: Resident | None = None
-        self.starts = 0
-        """How often a process was started."""
 
     @property
     def pid(self) -> int | None:
@@ -84,7 +82,6 @@ class Stepper(Closing):
         """The answer; None when the process died, or the time was up."""
         if self._resident is None:
             self._resident = Resident(_serve, socket.SOCK_STREAM)
-            self.starts += 1
         asking = self._resident.socket
         asking.settimeout(max(deadline - time.monotonic(), 0.001))
         try:

@@ -7,12 +7,19 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from scplan import workflow
-from scplan.errors import ApplyFailed
+from scplan.errors import ApplyFailed, ScplanError
+from scplan.kinds.kind import Target
+from scplan.kinds.mount import BindMount, MountKind
+from scplan.linux import bind
+from scplan.linux.container import Container as Opened
+from scplan.linux.host import Host
+from scplan.linux.loose_node import make_loose_node
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk
@@ -210,6 +217,24 @@ def test_nothing_is_mounted_where_it_would_show_on_the_host(
         assert any("shares with the host" in said for said in ground.said)
         ground.write(mounts=[])
         assert ground.apply() == 0, ground.said
+    finally:
+        umount(str(host_directory), MNT_DETACH)
+
+
+def test_no_node_is_mounted_where_it_would_show_on_the_host(process_container: Container, host_directory: Path) -> None:
+    """The mount namespace that the node is made in shares nothing with the host's: that is looked at before."""
+    mount(str(host_directory), str(host_directory), flags=MS_BIND)
+    try:
+        mount("", str(host_directory), flags=1 << 20)
+        (host_directory / "null").touch()
+        pid = process_container.pid
+        with Host() as host, Opened(process_container.name, pid, 0, host) as opened:
+            data = BindMount(source=str(host_directory), target="/data", propagation="rshared", made=("/data",))
+            MountKind().create(Target(opened, host, {}), data)
+            making = partial(make_loose_node, "null", stat.S_IFCHR | 0o600, os.makedev(1, 3), 0, 0)
+            with pytest.raises(ScplanError, match="shares with the host"):
+                bind.attach(opened, making, "/data/null", source="/dev/null", missing=bind.Missing((), False))
+        assert (host_directory / "null").is_file()
     finally:
         umount(str(host_directory), MNT_DETACH)
 
