@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from scplan.errors import KernelError
+from scplan.linux.container import Container as Opened
+from scplan.linux.host import Host
 from scplan.linux.lookup import LOOKUP_TIMEOUT_S
+from scplan.linux.rooted_path import open_in_root
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.e2e.scene import config, of, refused
@@ -109,6 +115,32 @@ def test_write_that_hangs_is_undone(process_container: Container, scplan: Scplan
     if running.returncode == 4:
         scplan("recover").ok()
     scplan("apply", "--auto-approve", "--lock-timeout", "1s").ok()
+
+
+@pytest.mark.needs("fuse")
+def test_step_that_not_even_a_kill_ends_is_given_up(process_container: Container, tmp_path: Path) -> None:
+    """The next one is taken by another process; and what it holds can be unlocked all the same."""
+    with (
+        hanging(process_container, "/mnt", reads=True),
+        Host() as host,
+        Opened(process_container.name, process_container.pid, 0, host) as opened,
+        (tmp_path / "lock").open("w") as lock,
+        (tmp_path / "lock").open() as other,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _within(5), pytest.raises(KernelError, match="ETIMEDOUT"):
+            host.stepper.take(partial(_open, "/mnt/in"), [opened.root_fd], what="open", timeout_s=0.5)
+        with _within(1):
+            host.stepper.take(partial(_open, "/srv"), [opened.root_fd], what="open")
+            host.stepper.close()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open(path: str, fds: Sequence[int]) -> None:
+    open_in_root(fds[0], path)
 
 
 def test_first_process_that_is_stopped(any_container: Container, scplan: Scplan, tmp_path: Path) -> None:
