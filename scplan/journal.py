@@ -119,7 +119,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Not by closing alone: a child that is stuck in a container's file system has a copy of the fd.
+        # Not by closing alone: the stepper has a copy of the fd, and may be stuck in a container's file system.
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
 

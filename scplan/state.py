@@ -306,7 +306,7 @@ def _note_holder(fd: int) -> None:
 
 
 def _unlock(fd: int) -> None:
-    """Not by closing alone: a child that hangs in a container's file system would keep its copy of the fd locked."""
+    """Not by closing alone: the stepper has a copy of the fd, and may hang in a container's file system."""
     fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 

@@ -1,7 +1,7 @@
 """Paths inside a container: opened below its root by openat2(2), so that no symlink of the container leads out.
 
 Everything is done on the fd that was opened; a path is never used twice. A file system that the container serves can
-make all of this wait for ever: it is for children with a time limit. `lookup` looks without waiting.
+make all of this wait for ever: it is for steps, which have a time limit. `lookup` looks without waiting.
 Source: openat2(2), Linux 5.6.
 """
 
