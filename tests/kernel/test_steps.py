@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -15,14 +16,19 @@ from pathlib import Path
 
 import pytest
 
+from scplan import workflow
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.container import Container
 from scplan.linux.host import Host
+from scplan.linux.namespaces import Child
 from scplan.linux.steps import Stepper
-from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, unshare
+from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, make_rprivate, unshare
+from scplan.model.report import Event
+from scplan.model.report import Step as Stage
 from tests.conftest import Scplan
 from tests.containers import container as throwaway
 from tests.e2e.scene import of
+from tests.hostile.attacker import MS_BIND, mount
 
 pytestmark = pytest.mark.needs("root", "busybox")
 
@@ -139,6 +145,27 @@ def test_step_that_made_a_mount_namespace_leaves_it(stepper: Stepper) -> None:
     before = stepper.take(_surroundings, [], what="look")
     stepper.take(_leave_mounts, [], what="leave")
     assert stepper.take(_surroundings, [], what="look") == before
+
+
+def test_root_of_a_scplan_in_a_chroot_is_found_again(tmp_path: Path) -> None:
+    """It is not that of its mount namespace, which entering one leads to."""
+
+    def look_twice() -> list[dict[str, object]]:
+        unshare(CLONE_NEWNS, name="the mount namespace")
+        make_rprivate("/")
+        for name in ("dev", "proc"):
+            (tmp_path / name).mkdir()
+            mount(f"/{name}", str(tmp_path / name), flags=MS_BIND)
+        os.chroot(tmp_path)
+        with Stepper() as stepper:
+            before = stepper.take(_surroundings, [], what="look")
+            stepper.take(_leave_mounts, [], what="leave")
+            return [before, stepper.take(_surroundings, [], what="look")]
+
+    root = os.stat(tmp_path)
+    before, after = Child(look_twice, what="look twice").result()
+    assert after == before
+    assert before["root"] == (root.st_dev, root.st_ino)
 
 
 def test_process_that_finds_no_way_back_takes_no_other_step(stepper: Stepper) -> None:
@@ -323,6 +350,33 @@ def _is_over(pid: int) -> bool:
 
 
 # an apply
+
+
+def test_stepper_of_an_apply_holds_its_journal_and_locks(
+    process_container: throwaway.Container, host_directory: Path, tmp_path: Path
+) -> None:
+    file, state_dir = tmp_path / "scplan.yaml", tmp_path / "state"
+    file.write_text(json.dumps(of(process_container, mounts=[f"{host_directory}:/srv/data"])))
+    request = workflow.Request(state_dir=str(state_dir), files=(str(file),))
+    seen: list[set[str]] = []
+
+    def look(event: Event) -> None:
+        if event.step is Stage.DONE:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            seen.extend(_files_below(state_dir, int(child)) for child in children)
+
+    with workflow.open_apply(request) as run:
+        run.execute(look)
+    (journal,) = (state_dir / "history").iterdir()
+    assert {f"journal/{journal.name}", f"locks/process.{process_container.name}.lock"} in seen
+    with workflow.open_apply(request._replace(destroy=True)) as run:
+        run.execute(lambda _: None)
+
+
+def _files_below(directory: Path, pid: int) -> set[str]:
+    """Paths of what a process has open there, relative to it."""
+    fds = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    return {str(Path(path).relative_to(directory)) for path in fds if path.startswith(f"{directory}/")}
 
 
 def test_all_steps_of_an_apply_are_taken_by_one_process(
