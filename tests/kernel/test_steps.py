@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ import pytest
 
 from scplan import workflow
 from scplan.errors import KernelError, ScplanError
+from scplan.execute import Executor
+from scplan.kinds import KINDS
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child
@@ -300,6 +303,37 @@ def test_fds_that_come_along_are_closed_after_the_step(stepper: Stepper, tmp_pat
     with (tmp_path / "file").open("w") as file:
         assert stepper.take(_stat, [file.fileno()], what="look") == [os.fstat(file.fileno()).st_ino]
         assert stepper.take(_open_files, [], what="look") == before
+
+
+def test_garbage_of_its_parent_closes_nothing_of_a_step(stepper: Stepper, tmp_path: Path) -> None:
+    """A file object that was garbage when it was started has the number of a fd that is another one's by then."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        garbage: list[object] = [(tmp_path / "garbage").open("w")]
+        garbage.append(garbage)
+        del garbage
+        with (tmp_path / "file").open("w") as file:
+            found = stepper.take(_collect_and_stat, [file.fileno()] * 40, what="look")
+            assert found == [os.fstat(file.fileno()).st_ino] * 40
+    finally:
+        if enabled:
+            gc.enable()
+        with pytest.warns(ResourceWarning):
+            gc.collect()
+
+
+def _collect_and_stat(fds: Sequence[int]) -> list[int]:
+    gc.collect()
+    return _stat(fds)
+
+
+def test_executor_begins_with_none(tmp_path: Path) -> None:
+    """One from before would not hold its journal."""
+    with Host() as host:
+        host.stepper.take(_open_files, [], what="look")
+        Executor(host=host, containers={}, kinds=KINDS, owned={}, state_dir=str(tmp_path))
+        assert host.stepper.pid is None
 
 
 _PARENT = """
