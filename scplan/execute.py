@@ -63,7 +63,10 @@ class Executor:
         owned_after = operation.owned_after
         if owned_after is not None and after is not None:
             owned_after = keep_former(owned_after, after)
-        return operation._replace(before=before, after=after, owned_after=owned_after)
+        operation = operation._replace(before=before, after=after, owned_after=owned_after)
+        if operation.action is not Action.DELETE:
+            return operation
+        return operation._replace(was_gone=_read_back(kind, target, operation) is None)
 
     def perform(self, operation: Operation) -> None:
         """Makes the operation and reads it back.
@@ -98,11 +101,11 @@ class Executor:
 
     def _verify(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> None:
         """Reads back; raises ScplanError when the kernel did something else than was asked."""
-        expected = operation.after if operation.after is not None else operation.before
-        wanted = {**target.peers, operation.address.identity: _present(expected)}
-        live = kind.read(target.container, target.host, wanted).get(operation.address.identity)
+        live = _read_back(kind, target, operation)
         if operation.after is None:
             _check_gone(kind, operation, live)
+            return
+        if kind.is_left_to_others(operation.after, live):
             return
         if live is None:
             how = "was to be adopted, but is gone" if operation.action is Action.ADOPT else "was made, but is not there"
@@ -115,6 +118,14 @@ class Executor:
                 for path in wrong
             )
             raise ScplanError(f"{operation.address} is not as it should be after the change: {listed}")
+
+
+def _read_back(kind: Kind[Any], target: Target[Any], operation: Operation) -> Resource | None:
+    """What is live at its address."""
+    expected = _present(operation.after if operation.after is not None else operation.before)
+    wanted = {**target.peers, operation.address.identity: expected}
+    live: Resource | None = kind.read(target.container, target.host, wanted).get(operation.address.identity)
+    return live
 
 
 def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) -> None:

@@ -177,8 +177,9 @@ def operation_to_json(operation: Operation) -> dict[str, Any]:
         resource = getattr(operation, side)
         if resource is not None:
             document[side] = to_json(resource)
-    if operation.at_next_start:
-        document["at_next_start"] = True
+    for flag in ("at_next_start", "was_gone"):
+        if getattr(operation, flag):
+            document[flag] = True
     return document
 
 
@@ -202,6 +203,7 @@ def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation
         address=address,
         action=action,
         at_next_start=document.get("at_next_start") is True,
+        was_gone=document.get("was_gone") is True,
         **sides,
     )
 

@@ -131,6 +131,11 @@ def _take_back(inverse: Operation, executor: Executor) -> None:
         executor.note(inverse.address, None)
         if inverse.before is not None and inverse.after is None:
             executor.kinds[inverse.address.kind].reclaim(executor.host, inverse.before)
+    except (ScplanError, OSError):
+        if not inverse.was_gone:
+            raise
+        # It was not there before the apply either, and can't be made: what it needs is gone, or its place is taken.
+        executor.note(inverse.address, inverse.owned_after)
 
 
 def _note_undone(journal: Journal, number: int) -> None:

@@ -184,6 +184,10 @@ class Kind(ABC, Generic[R]):
         """Whether what is still there after a removal is what was there before scplan."""
         return False
 
+    def is_left_to_others(self, made: R, live: R | None) -> bool:
+        """Whether what an undo has made need not be there as it was: others have its place, or have renamed it."""
+        return False
+
     # kernel
 
     @abstractmethod

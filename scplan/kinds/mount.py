@@ -54,6 +54,9 @@ class BindMount(Resource):
     create_source: bool = attr("make the host directory when it is absent", BOOL, role=Role.POLICY, default=False)
     required: bool = attr("an absent source is an error", BOOL, role=Role.POLICY, default=True)
     source_identity: str | None = attr("st_dev:st_ino of the source", TEXT, role=Role.RESOLVED)
+    taken: bool | None = attr(
+        "whether others had something mounted at target when it was removed or changed", BOOL, role=Role.CARRIED
+    )
     made: tuple[str, ...] | None = attr(
         "what was made in the container to mount on", TEXT, role=Role.FORMER, many=True, lasting=True
     )
@@ -122,6 +125,11 @@ class MountKind(Kind[BindMount]):
     def disruption(self, before: BindMount, after: BindMount) -> tuple[Disruption, str]:
         return Disruption.NONE, ""
 
+    def is_left_to_others(self, made: BindMount, live: BindMount | None) -> bool:
+        if made.taken is None or made.source_identity is None or live is None:
+            return False
+        return live.source_identity != made.source_identity
+
     # kernel: reading
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, BindMount] | None) -> dict[str, BindMount]:
@@ -174,9 +182,11 @@ class MountKind(Kind[BindMount]):
     ) -> tuple[BindMount | None, BindMount | None]:
         target.container.refuse_host_mounts()
         record = target.peers.get(self.identity(before)) if before is not None else None
-        if before is not None and record is not None and record.source == before.source:
-            # The container can swap what is at the target's path while it is looked at: the record can't be bent.
-            before = before.but(source_identity=record.source_identity)
+        if before is not None and record is not None:
+            # The container can swap what is at the target's path, or mount something else there: the record can't be
+            # bent, and what it does not speak of is not scplan's to unmount.
+            before = before if before.source == record.source else record
+            before = before.but(source_identity=record.source_identity, taken=_is_taken(target.container, record))
         if before is not None and before.source in (before.made_source or ()):
             # An undo makes the directory again, and then it is another inode.
             before = before.but(source_identity=None)
@@ -190,6 +200,8 @@ class MountKind(Kind[BindMount]):
     def create(self, target: Target[BindMount], after: BindMount) -> None:
         container = target.container
         container.refuse_host_mounts()
+        if after.taken is not None and _is_taken(container, after):
+            return  # an undo leaves it to what others have mounted there
         _make_source(after)
         with opened(open_tree(after.source, recursive=after.recursive)) as tree:
             found = os.fstat(tree)
@@ -211,6 +223,8 @@ class MountKind(Kind[BindMount]):
 
     def update(self, target: Target[BindMount], before: BindMount, after: BindMount) -> None:
         container = target.container
+        if after.taken is not None and _is_taken(container, after):
+            return  # as in `create`
         if before.read_only != after.read_only and container.mount_owner_fd is not None:
             # What is locked can't be lifted, and what is set in place would not be locked: it is mounted anew.
             bind.detach(container, after.target, partial(_is_ours, mount=after))
@@ -280,7 +294,10 @@ def _behind_symlink(container: Container, target: str) -> Mount | None:
 
 
 def _change(container: Container, mount: BindMount) -> None:
-    with opened(open_in_root(container.enter(), mount.target)) as fd:
+    with opened(open_in_root(container.root_fd, mount.target)) as fd:
+        if mount.source_identity not in (None, file_identity(statx(fd))):
+            raise ScplanError(f"{mount.target}: others have mounted something there", hint="plan again")
+        container.enter()
         _set_attributes(fd, mount)
 
 
@@ -312,7 +329,16 @@ def _is_ours(container: Container, fd: int, mount: BindMount) -> bool:
     points = [other.point for other in mounts if other.id == there.mount_id]
     if sum(other.point in points for other in mounts) == 1:
         return False
-    raise ScplanError(f"{mount.target}: something else was mounted there meanwhile", hint="plan again")
+    raise ScplanError(
+        f"{mount.target}: others have mounted something on top of it", hint="unmount that first, or stop the container"
+    )
+
+
+def _is_taken(container: Container, mount: BindMount) -> bool:
+    """Whether others have mounted something at the target."""
+    there = container.status(mount.target)
+    ours = mount.source_identity or _identity_on_host(mount.source)
+    return there is not None and there.is_mount_root and file_identity(there) != ours
 
 
 def _identity_on_host(path: str) -> str | None:

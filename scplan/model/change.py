@@ -57,7 +57,7 @@ class Operation(NamedTuple):
     """One act on the kernel: create, update, delete, or adopt (a record alone). A replacement is a delete and a create.
 
     `owned_before` and `owned_after` are the record on either side of it. One that is `at_next_start` changes nothing
-    else: its container does not run.
+    else: its container does not run. What `was_gone` was not there any more when it was removed.
     """
 
     order: int
@@ -68,6 +68,7 @@ class Operation(NamedTuple):
     owned_before: Resource | None
     owned_after: Resource | None
     at_next_start: bool = False
+    was_gone: bool = False
 
     def inverse(self) -> Operation:
         """The operation that takes this one back."""
@@ -81,6 +82,7 @@ class Operation(NamedTuple):
             owned_before=self.owned_after,
             owned_after=self.owned_before,
             at_next_start=self.at_next_start,
+            was_gone=self.was_gone,
         )
 
 

@@ -395,7 +395,7 @@ def laid_over(one: R, other: R, roles: Container[Role]) -> R:
     )
 
 
-def as_recorded(live: Resource, owned: Resource | None) -> Resource:
+def as_recorded(live: R, owned: Resource | None) -> R:
     """`live`, with the policy and the former values of its record: all that is needed to make it again."""
     if owned is None:
         return live

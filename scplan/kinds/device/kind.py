@@ -14,14 +14,16 @@ from scplan.kinds.device import followed, rules
 from scplan.kinds.device.described import described
 from scplan.kinds.device.node import (
     file_type,
+    is_taken,
     make_node,
     nodes_below_dev,
     own_node,
     refuse_node_of_host,
     remove_node,
+    type_in_place,
     with_former,
 )
-from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits
+from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits, is_same_device
 from scplan.kinds.kind import Described, Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import check_target, covering, identity_of
 from scplan.linux.blockdev import device_path
@@ -194,6 +196,8 @@ class DeviceKind(Kind[Device]):
         self, target: Target[Device], before: Device | None, after: Device | None
     ) -> tuple[Device | None, Device | None]:
         target.container.refuse_host_mounts()
+        if before is not None:
+            before = _as_made(target, before)
         if after is None:
             return before, after
         if before is None or before.numbers != after.numbers:
@@ -212,13 +216,15 @@ class DeviceKind(Kind[Device]):
     def create(self, target: Target[Device], after: Device) -> None:
         target.container.refuse_host_mounts()
         rules.allow(target, after)
-        make_node(target.container, after)
+        if not is_taken(target.container, after):
+            make_node(target.container, after)
         rules.limit(target, after)
         followed.follow(target, after)
 
     def update(self, target: Target[Device], before: Device, after: Device) -> None:
         rules.allow(target, after)
-        own_node(target.container, after)
+        if not is_taken(target.container, after):
+            own_node(target.container, after)
         rules.limit(target, after)
         if after.partitions:
             followed.follow(target, after)
@@ -233,8 +239,21 @@ class DeviceKind(Kind[Device]):
         remove_node(target.container, before)
         rules.revoke(target, before)
 
+    def is_left_to_others(self, made: Device, live: Device | None) -> bool:
+        return made.taken_by is not None and live is not None and not is_same_device(made, live)
+
     def reclaim(self, host: Host, lost: Device) -> None:
         followed.forget(lost)
+
+
+def _as_made(target: Target[Device], before: Device) -> Device:
+    """What is to be removed or changed: what scplan made, even if others have put something in the node's place.
+
+    Else the access rule and the limits would be those of the other thing.
+    """
+    record = target.peers.get(identity_of(before.target))
+    made = before if record is None or is_same_device(before, record) else record
+    return made.but(taken_by=type_in_place(target.container, made))
 
 
 def _check_source(host: Host, device: Device) -> None:

@@ -88,6 +88,17 @@ def _is_in_the_way(container: Container, there: FileStatus | None, device: Devic
 # making
 
 
+def type_in_place(container: Container, device: Device) -> str:
+    """The type of what others have put in the node's place; "" when they have not."""
+    there = container.status(device.target)
+    return "" if there is None or _is_node(there, device) else file_type(there.st_mode)
+
+
+def is_taken(container: Container, device: Device) -> bool:
+    """Whether an undo finds something of others in the node's place: it is left to them."""
+    return device.taken_by is not None and _is_in_the_way(container, container.status(device.target), device)
+
+
 def make_node(container: Container, device: Device) -> None:
     """Makes the node, with its owner and mode; one that is there already only gets these."""
     there = container.status(device.target)

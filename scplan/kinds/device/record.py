@@ -53,6 +53,9 @@ class Device(Resource):
     prior_access: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
     prior_limits: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
     saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER, lasting=True)
+    taken_by: str | None = attr(
+        "type of what others had put in the node's place when it was removed or changed", TEXT, role=Role.CARRIED
+    )
     rule: str | None = attr("udev rule on the host that tells of later partitions", TEXT, role=Role.FORMER)
     made: tuple[str, ...] | None = attr(
         "what was made in the container for it", TEXT, role=Role.FORMER, many=True, lasting=True

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Described, Target
-from scplan.kinds.nic.record import DEFAULT_MTU, DEFAULT_TXQUEUELEN, PHYSICAL, VETH, Nic, derived_host_name
+from scplan.kinds.nic.record import DEFAULT_MTU, DEFAULT_TXQUEUELEN, FOREIGN, PHYSICAL, VETH, Nic, derived_host_name
 from scplan.linux import links, pins
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.links import LinkChange
 from scplan.linux.netlink import Addr, Link, Route
+from scplan.model.resource import as_recorded
 from scplan.model.values import INTERFACE_NAME
 
 # reading
@@ -66,7 +67,7 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     if target.container.shares_host_network:
         raise links.refuse_host_network(target.container.name)
     if before is not None:
-        before = _with_carried(target, before)
+        before = _to_remove(target, before) if after is None else _with_carried(target, before)
     if after is not None and after.is_physical and after.origin_kind is None:
         after = _with_former(target.host, after).but(pinned=pins.pin_path(target.container.netns_fd, after.name))
     if after is not None and not after.is_physical and before is None:
@@ -86,22 +87,21 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
     outer = links.host_end(host, link, host_nsid)
     if wanted is None and ((outer is None and link.kind) or not _is_writable(link.name)):
         return None
-    is_physical = wanted.is_physical if wanted is not None and link.kind == "veth" else outer is None
+    is_physical = outer is None if wanted is None else wanted.is_physical
+    is_foreign = wanted is not None and outer is None and not is_physical
     chosen = wanted.addresses or () if wanted is not None else ()
     name, bridge, mtu, up = None, None, link.mtu, link.up
     if is_physical:
         # The kernel doesn't keep the name that a link had elsewhere: it is the one of the record.
         name = wanted.host_name if wanted is not None and _is_lent(link, host, wanted) else link.name
-    elif outer is None:
-        bridge = ""
-    else:
+    elif outer is not None:
         name, bridge = outer.name, links.bridge_of(host, outer)
         # Both ends belong to it: with one that is down, or has another MTU, it doesn't work.
         mtu = outer.mtu if wanted is not None and wanted.mtu == link.mtu else link.mtu
         up = link.up and outer.up
     return Nic(
         name=link.name,
-        type=PHYSICAL if is_physical else VETH,
+        type=FOREIGN if is_foreign else PHYSICAL if is_physical else VETH,
         host_name=name,
         bridge=bridge,
         addresses=tuple(addr.address for addr in addrs if links.is_lasting(addr) or addr.address in chosen),
@@ -129,15 +129,35 @@ def _is_lent(link: Link, host: Host, wanted: Nic) -> bool:
     return wanted.host_name not in host.links_by_name
 
 
+def _to_remove(target: Target[Nic], before: Nic) -> Nic:
+    """What scplan made, wherever it is inside: the container's root can rename it, and put another link in its place.
+
+    Else that link would be removed, or even be given to the host as one that it had lent.
+    """
+    side = _Side(target)
+    record = target.peers.get(before.name, before)
+    if record.host_name is None:
+        record = record.but(host_name=before.host_name)
+    inner = side.found_inside(record)
+    if inner is None:
+        return record.but(type=record.type or VETH, host_name=side.host_name(record), carried_name="")
+    if inner.name != before.name or before.type != (record.type or VETH):
+        before = as_recorded(side.live(inner, record), record).but(name=before.name)
+    return _carrying(side, before, inner)
+
+
 def _with_carried(target: Target[Nic], before: Nic) -> Nic:
     """`before` with what goes with the link, and is neither desired nor recorded: it makes an undo exact."""
     side = _Side(target)
     inner = side.rtnl.link(before.name)
-    if inner is None:
-        return before
+    return before if inner is None else _carrying(side, before, inner)
+
+
+def _carrying(side: _Side, before: Nic, inner: Link) -> Nic:
     outer = side.host_end(inner) if not before.is_physical else None
     return before.but(
         carried_mac=outer.mac if outer is not None else None,
+        carried_name=inner.name,
         carried_routes=tuple(route.text() for route in links.routes_over(side.rtnl, inner.index)),
     )
 
@@ -166,14 +186,18 @@ def _with_former(host: Host, after: Nic) -> Nic:
 
 def create(target: Target[Nic], after: Nic) -> None:
     side = _Side(target)
-    inner = side.rtnl.link(after.name)
+    inner = side.rtnl.link(after.carried_name or after.name)
     if after.is_physical:
+        if after.carried_name == "":
+            return  # it was not there, nor is it to be
         inner = inner if inner is not None and side.is_lent(inner, after) else side.take_in(after)
         if after.pinned is not None:
             pins.pin(target.container.netns_fd, after.pinned)
     elif inner is None:
         inner = side.make_veth(after)
     elif not side.is_ours(inner, after):
+        if after.carried_name is not None:
+            return  # the container's root has taken its name; an undo leaves it to that
         raise KernelError(
             f"RTM_NEWLINK({after.name})",
             errno.EEXIST,
@@ -188,6 +212,8 @@ def update(target: Target[Nic], before: Nic, after: Nic) -> None:
     if inner is None:
         create(target, after)
         return
+    if after.carried_name is not None and not after.is_physical and side.host_end(inner) is None:
+        return  # as in `create`
     side.settle(inner, after, removed=without(before.addresses, after.addresses))
 
 
@@ -195,13 +221,12 @@ def delete(target: Target[Nic], before: Nic) -> None:
     if target.container.shares_host_network:
         return  # nothing was made there
     side = _Side(target)
-    inner = side.rtnl.link(before.name)
     if before.is_physical:
-        side.give_back(inner, before)
+        side.give_back(side.found_inside(before), before)
         if before.pinned is not None:
             pins.unpin(before.pinned)
     else:
-        side.delete_veth(inner, before)
+        side.delete_veth(before)
     target.host.forget()
 
 
@@ -244,11 +269,11 @@ class _Side:
             txqueuelen=DEFAULT_TXQUEUELEN if nic.txqueuelen is None else nic.txqueuelen,
             mac=nic.host_mac or "",
             master=master or 0,
-            peer_name=nic.name,
+            peer_name=nic.carried_name or nic.name,
             peer_netns_fd=self.container.netns_fd,
             peer_mac=nic.mac or "",
         )
-        return self.inside(nic.name)
+        return self.inside(nic.carried_name or nic.name)
 
     def inside(self, name: str) -> Link:
         link = self.rtnl.link(name)
@@ -287,17 +312,43 @@ class _Side:
         links.join_bridge(self.host, outer._replace(name=name), bridge)
         return inner
 
-    def delete_veth(self, inner: Link | None, nic: Nic) -> None:
-        """Deletes the pair, if it is there and the one that `nic` says, by either of its ends."""
+    def delete_veth(self, nic: Nic) -> None:
+        """Deletes the pair, if it is there, by its end on the host."""
+        inner = self.found_inside(nic)
         outer = self.host_end(inner) if inner is not None else None
-        if outer is None or outer.name != self.host_name(nic):
-            # Renamed inside, perhaps: then its other end says to which container it belongs.
-            outer = self.host.rtnl.link(self.host_name(nic))
-            here = self.host.rtnl.nsid(self.container.netns_fd)
-            if outer is None or outer.kind != "veth" or outer.peer_nsid < 0 or outer.peer_nsid != here:
-                return
-        links.leave_ovs(self.host, outer)
-        self.host.rtnl.delete_link(outer.index, label=outer.name)
+        if outer is not None:
+            links.leave_ovs(self.host, outer)
+            self.host.rtnl.delete_link(outer.index, label=outer.name)
+
+    def found_inside(self, nic: Nic) -> Link | None:
+        """The link inside that is the NIC, whatever it is called there; one that only has its name is not.
+
+        The container's root can make links, but no hardware, and none that have an end on the host.
+        """
+        if nic.is_physical:
+            named = self.rtnl.link(nic.name)
+            if named is not None and nic.origin_kind in (None, named.kind) and self.is_lent(named, nic):
+                return named
+            alike = [link for link in self.rtnl.nics() if is_like(link, nic)]
+            return alike[0] if len(alike) == 1 else None
+        outer = self.host.rtnl.link(self.host_name(nic))
+        if outer is not None and outer.kind == "veth":
+            inner = self.rtnl.link(outer.peer_index)
+            there = self.host_end(inner) if inner is not None else None
+            if there is not None and there.index == outer.index:
+                return inner
+        # Renamed on the host, perhaps.
+        for link in self.rtnl.nics() if nic.host_mac is not None else ():
+            there = self.host_end(link)
+            if there is not None and there.mac == nic.host_mac:
+                return link
+        return None
+
+    def live(self, inner: Link, nic: Nic) -> Nic:
+        """What a link inside is, as the NIC that it is known to be."""
+        addresses = self.rtnl.addresses({inner.index})
+        live = _live(inner, addresses, self.host, self.rtnl.nsid(self.host.netns_fd), nic)
+        return nic if live is None else live
 
     # physical NICs
 
@@ -314,15 +365,13 @@ class _Side:
             to=self.rtnl,
             to_fd=self.container.netns_fd,
             back_fd=self.host.netns_fd,
-            name=nic.name,
+            name=nic.carried_name or nic.name,
         )
 
     def give_back(self, inner: Link | None, nic: Nic) -> None:
         """Moves the NIC back to the host under its name there, and makes it as it was."""
         name = self.host_name(nic)
-        # The container's root can make links, but no hardware: never hand over a link that only has the name, as when
-        # the name was taken inside and the NIC never left the host.
-        if inner is not None and nic.origin_kind in (None, inner.kind) and self.is_lent(inner, nic):
+        if inner is not None:
             outer = links.move(
                 self.rtnl,
                 inner,

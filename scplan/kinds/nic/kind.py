@@ -123,6 +123,13 @@ class NicKind(Kind[Nic]):
     def is_given_back(self, removed: Nic, live: Nic) -> bool:
         return live.host_name != removed.host_name  # another link, which has the name by now
 
+    def is_left_to_others(self, made: Nic, live: Nic | None) -> bool:
+        if made.carried_name is None:
+            return False
+        if made.is_physical and made.carried_name == "":
+            return True
+        return made.carried_name not in ("", made.name) if live is None else live.type != (made.type or VETH)
+
     # kernel
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:

@@ -6,6 +6,8 @@ from scplan.model.resource import Resource, Role, ValueType, attr
 from scplan.model.values import BOOL, INTERFACE_ADDRESS, INTERFACE_NAME, MAC, TEXT, integer
 
 VETH, PHYSICAL = "veth", "physical"
+# What a container's root has put under the name of a veth; users can't write it.
+FOREIGN = "foreign"
 DEFAULT_MTU, DEFAULT_TXQUEUELEN = 1500, 1000
 IPV6_MIN_MTU = 1280
 _HOST_NAME_BYTES = 15
@@ -64,6 +66,9 @@ class Nic(Resource):
     pinned: str | None = attr("where the network namespace is kept, so that it comes back", TEXT, role=Role.FORMER)
     host_mac: str | None = attr("MAC address of the host end, by which it is known again", TEXT, role=Role.FORMER)
     carried_mac: str | None = attr("MAC address of the host end, put back by an undo", TEXT, role=Role.CARRIED)
+    carried_name: str | None = attr(
+        'name in the container when it was removed, "" when it was not there', TEXT, role=Role.CARRIED
+    )
     carried_routes: tuple[str, ...] | None = attr(
         "routes in the container that others made over it, lost with it or with an address, put back by an undo",
         TEXT,

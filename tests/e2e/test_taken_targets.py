@@ -1,0 +1,89 @@
+"""A container's root unmounts what scplan mounted, or mounts over it: what is its own stays, what is scplan's goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeContainer, Scplan
+from tests.containers.container import Container
+from tests.containers.fingerprint import difference, fingerprint
+from tests.e2e.scene import of
+
+pytestmark = pytest.mark.needs("root", "busybox")
+
+THINGS = {
+    "unmounted": "umount /mnt/x",
+    "a symlink": "umount /mnt/x; rmdir /mnt/x; ln -s /etc /mnt/x",
+    "a file": "umount /mnt/x; rmdir /mnt/x; echo mine > /mnt/x",
+    "nothing": "umount /mnt/x; rmdir /mnt/x",
+    "another mount": "umount /mnt/x; mount -t tmpfs t /mnt/x",
+    "moved": "mkdir /mnt/y; mount -o move /mnt/x /mnt/y; umount /mnt/y",
+}
+
+
+@dataclass
+class Taken:
+    container: Container
+    sections: dict[str, Any]
+
+    def own(self) -> list[str]:
+        """What is mounted at the target, or is there."""
+        return [
+            *(line.split(" - ")[1] for line in self.container.mounts() if line.split()[4] == "/mnt/x"),
+            self.container.exec(["sh", "-c", "ls -ld /mnt/x | cut -c1"]).stdout,
+        ]
+
+
+@pytest.fixture(params=[False, True], ids=["root", "userns"])
+def mounted(
+    request: pytest.FixtureRequest, scplan: Scplan, make_container: MakeContainer, host_directory: Path
+) -> Taken:
+    container = make_container("process", userns=request.param)
+    container.exec(["mkdir", "-p", "/mnt/x"], check=True)
+    sections = {"mounts": [f"{host_directory}:/mnt/x:ro"]}
+    scplan("apply", "--auto-approve", config=of(container, **sections)).ok()
+    return Taken(container, sections)
+
+
+@pytest.fixture(params=THINGS)
+def taken(request: pytest.FixtureRequest, mounted: Taken) -> Taken:
+    mounted.container.exec(["sh", "-ec", THINGS[request.param]], check=True)
+    return mounted
+
+
+def is_released(taken: Taken, scplan: Scplan) -> None:
+    scplan("destroy", taken.container.name, "--auto-approve").ok()
+    assert scplan("state", "list", "--json").json["resources"] == []
+
+
+def test_destroy_leaves_what_is_the_containers(taken: Taken, scplan: Scplan) -> None:
+    own = taken.own()
+    is_released(taken, scplan)
+    assert taken.own() == own
+
+
+@pytest.mark.parametrize("wanted", ["not any more", "again"])
+def test_failure_leaves_what_is_the_containers(taken: Taken, scplan: Scplan, wanted: str) -> None:
+    own, before = taken.own(), fingerprint([taken.container])
+    sections = taken.sections if wanted == "again" else {}
+    ran = scplan("apply", "--auto-approve", "--probe", "false", config=of(taken.container, **sections)).ok(3)
+    assert "not undone" not in ran.stderr
+    changed = difference(before, fingerprint([taken.container]))
+    # A mount that is only missing is made again.
+    assert changed == [] or (wanted == "not any more" and "tmpfs" not in own[0] and len(changed) == 1), changed
+    is_released(taken, scplan)
+
+
+def test_what_is_mounted_over_it_has_to_go_first(mounted: Taken, scplan: Scplan) -> None:
+    mounted.container.exec(["mount", "-t", "tmpfs", "t", "/mnt/x"], check=True)
+    before = fingerprint([mounted.container])
+    for sections in ({}, mounted.sections):
+        ran = scplan("apply", "--auto-approve", config=of(mounted.container, **sections)).ok(3)
+        assert "others have mounted something on top of it" in ran.stderr
+        assert difference(before, fingerprint([mounted.container])) == []
+    mounted.container.exec(["umount", "/mnt/x"], check=True)
+    is_released(mounted, scplan)
