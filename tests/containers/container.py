@@ -81,7 +81,7 @@ class Container:
         try:
             names = Path(f"/proc/{self.pid}/net/dev").read_text().count(":") if self.pid else 0
             return [link["link_index"] for link in self.ip("link") if "link_netnsid" in link] if names > 1 else []
-        except (OSError, subprocess.CalledProcessError):  # it has ended already
+        except (OSError, ValueError, subprocess.CalledProcessError):  # it has ended, or has names that are no text
             return []
 
     def remove(self) -> None:

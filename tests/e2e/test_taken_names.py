@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeContainer, Scplan
+from tests.containers import host_parts
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
 from tests.containers.session import Session
@@ -90,3 +91,23 @@ def test_what_can_not_be_made_anew_leaves_all_as_it_was(taken: Taken, scplan: Sc
     assert "not undone" not in ran.stderr
     assert difference(before, fingerprint([taken.container])) == []
     is_all_gone(taken, scplan)
+
+
+@pytest.mark.parametrize("mac", ["its own", "the same"])
+def test_lent_nic_comes_home_and_not_a_link_with_its_name(
+    scplan: Scplan, make_container: MakeContainer, veth_pair: host_parts.Nic, mac: str
+) -> None:
+    container = make_container("process", userns=True)
+    before = fingerprint([container])
+    nic = {"name": "eth1", "type": "physical", "host_name": veth_pair.name}
+    scplan("apply", "--auto-approve", config=of(container, nics=[nic])).ok()
+    (lent,) = (link for link in container.ip("link") if link["ifname"] == "eth1")
+    address = f"address {lent['address']}" if mac == "the same" else ""
+    inside(container, f"{ASIDE}; ip link add eth1 {address} type veth peer name bar")
+    ran = scplan("apply", "--auto-approve", "--probe", "false", config=of(container)).ok(3)
+    assert "not undone" not in ran.stderr
+    assert links(container) == {"lo", "aside", "eth1", "bar"}
+    scplan("destroy", container.name, "--auto-approve").ok()
+    assert links(container) == {"lo", "eth1", "bar"}
+    inside(container, "ip link del eth1")
+    assert difference(before, fingerprint([container])) == []

@@ -88,12 +88,14 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
     if wanted is None and ((outer is None and link.kind) or not _is_writable(link.name)):
         return None
     is_physical = outer is None if wanted is None else wanted.is_physical
-    is_foreign = wanted is not None and outer is None and not is_physical
+    is_foreign = wanted is not None and not (is_it(link, host_nsid, wanted) if is_physical else outer)
     chosen = wanted.addresses or () if wanted is not None else ()
     name, bridge, mtu, up = None, None, link.mtu, link.up
-    if is_physical:
+    if is_foreign:
+        pass
+    elif is_physical:
         # The kernel doesn't keep the name that a link had elsewhere: it is the one of the record.
-        name = wanted.host_name if wanted is not None and _is_lent(link, host, wanted) else link.name
+        name = wanted.host_name if wanted is not None and _is_lent(link, host, host_nsid, wanted) else link.name
     elif outer is not None:
         name, bridge = outer.name, links.bridge_of(host, outer)
         # Both ends belong to it: with one that is down, or has another MTU, it doesn't work.
@@ -109,7 +111,7 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
         mtu=mtu,
         txqueuelen=link.txqueuelen,
         up=up,
-        device=name if is_physical else None,
+        device=name if is_physical and not is_foreign else None,
     )
 
 
@@ -120,13 +122,13 @@ def _is_writable(name: str) -> bool:
         return False
 
 
-def _is_lent(link: Link, host: Host, wanted: Nic) -> bool:
+def _is_lent(link: Link, host: Host, host_nsid: int, wanted: Nic) -> bool:
     """Whether a link in the container is the physical NIC that is wanted there."""
     if not wanted.is_physical:
         return False
     if wanted.origin_kind is not None:
-        return link.kind == wanted.origin_kind
-    return wanted.host_name not in host.links_by_name
+        return is_it(link, host_nsid, wanted)
+    return is_of_host(link, host_nsid) and wanted.host_name not in host.links_by_name
 
 
 def _to_remove(target: Target[Nic], before: Nic) -> Nic:
@@ -174,6 +176,7 @@ def _with_former(host: Host, after: Nic) -> Nic:
         former_mtu=link.mtu,
         former_txqueuelen=link.txqueuelen,
         origin_kind=link.kind,
+        origin_peer=link.peer_index > 0 and link.peer_nsid < 0,
         former_up=link.up,
         former_bridge=links.bridge_now(host, link),
         former_addresses=tuple(addr.text() for addr in former.addresses),
@@ -326,11 +329,7 @@ class _Side:
         The container's root can make links, but no hardware, and none that have an end on the host.
         """
         if nic.is_physical:
-            named = self.rtnl.link(nic.name)
-            if named is not None and nic.origin_kind in (None, named.kind) and self.is_lent(named, nic):
-                return named
-            alike = [link for link in self.rtnl.nics() if is_like(link, nic)]
-            return alike[0] if len(alike) == 1 else None
+            return self._lent_inside(nic)
         outer = self.host.rtnl.link(self.host_name(nic))
         if outer is not None and outer.kind == "veth":
             inner = self.rtnl.link(outer.peer_index)
@@ -343,6 +342,20 @@ class _Side:
             if there is not None and there.mac == nic.host_mac:
                 return link
         return None
+
+    def _lent_inside(self, nic: Nic) -> Link | None:
+        host_nsid = self.rtnl.nsid(self.host.netns_fd)
+        candidates = [
+            link
+            for link in self.rtnl.nics()
+            if is_it(link, host_nsid, nic) and (link.name == nic.name or is_like(link, nic))
+        ]
+
+        def likelihood(link: Link) -> tuple[bool, bool]:
+            return is_like(link, nic), link.name == nic.name
+
+        found = max(candidates, key=likelihood, default=None)
+        return found if found is not None and self.is_lent(found, nic) else None
 
     def live(self, inner: Link, nic: Nic) -> Nic:
         """What a link inside is, as the NIC that it is known to be."""
@@ -387,6 +400,16 @@ class _Side:
                 return
             outer = found
         restore_on_host(self.host, outer, nic)
+
+
+def is_of_host(link: Link, host_nsid: int) -> bool:
+    """Whether no root of a container can have made it: hardware, and what has its other end or its base on the host."""
+    return not link.kind or (host_nsid >= 0 and link.peer_nsid == host_nsid)
+
+
+def is_it(link: Link, host_nsid: int, nic: Nic) -> bool:
+    """Whether a link inside can be the physical NIC `nic`, by what no root of a container can imitate."""
+    return nic.origin_kind in (None, link.kind) and (not nic.origin_peer or is_of_host(link, host_nsid))
 
 
 def is_like(link: Link, nic: Nic) -> bool:

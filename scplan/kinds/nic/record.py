@@ -59,6 +59,9 @@ class Nic(Resource):
     former_mtu: int | None = attr("MTU on the host", integer(0, 2**32 - 1), role=Role.FORMER)
     former_txqueuelen: int | None = attr("transmit queue on the host", integer(0, 2**32 - 1), role=Role.FORMER)
     origin_kind: str | None = attr("kind of link that it is, empty for hardware", TEXT, role=Role.FORMER)
+    origin_peer: bool | None = attr(
+        "whether its other end, or what it is based on, is on the host", BOOL, role=Role.FORMER
+    )
     former_up: bool | None = attr("whether it was up on the host", BOOL, role=Role.FORMER)
     former_bridge: str | None = attr("its bridge on the host", TEXT, role=Role.FORMER)
     former_addresses: tuple[str, ...] | None = attr("its addresses on the host", TEXT, role=Role.FORMER, many=True)
