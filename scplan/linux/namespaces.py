@@ -78,18 +78,21 @@ class Child(Generic[T]):
         return self._deadline
 
     def result(self) -> T:
-        """What the child returned; to be called once, and always, unless it is abandoned.
+        """What the child returned; to be called once, and always, unless it is abandoned."""
+        try:
+            return self.answer()
+        finally:
+            self._end(self._deadline)
 
-        An error of the child is raised here, as ScplanError or OSError. A child that hangs (on a file system that the
-        container serves, say) is killed when its time is up, and one that dies is reported: both are a KernelError.
+    def answer(self) -> T:
+        """The same, while the child may still have to end: it is to be abandoned then.
+
+        An error of the child is raised here, as ScplanError or OSError. For a child that hangs (on a file system that
+        the container serves, say) or dies, that is a KernelError.
         """
         import pickle
 
-        try:
-            answer = read_answer(self._reader, self._deadline)
-        finally:
-            os.close(self._reader)
-            end_child(self._pid, self._deadline)
+        answer = read_answer(self._reader, self._deadline)
         if answer is None:
             raise no_answer(self._what, self._timeout_s)
         succeeded, value = pickle.loads(answer)
@@ -100,8 +103,11 @@ class Child(Generic[T]):
 
     def abandon(self) -> None:
         """Ends the child, instead of waiting for what nobody needs any more."""
+        self._end(time.monotonic())
+
+    def _end(self, deadline: float) -> None:
         os.close(self._reader)
-        end_child(self._pid, time.monotonic())
+        end_child(self._pid, deadline)
 
 
 def results(children: Sequence[Child[T]]) -> list[T]:

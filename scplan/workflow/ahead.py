@@ -94,12 +94,10 @@ class LookAhead(Closing):
         if self._seen is None:
             asked = {(facts.runtime, facts.name) for facts in containers.values()}
             seen = self._look(lambda share: not asked.isdisjoint(share))
-            while self._children:
+            for child in self._children:
                 # The queue is empty: what it still looks at is a share, or does not answer.
-                if not is_ready(self._children[-1].fd, _PATIENCE_S):
-                    self._children.pop().abandon()
-                else:
-                    seen |= self._children.pop().result()
+                if is_ready(child.fd, _PATIENCE_S):
+                    seen |= child.answer()
             self._seen = seen
         found = {name: self._seen.get(_life(facts)) for name, facts in containers.items()}
         return {name: one.account for name, one in found.items() if one and is_about(one.id, containers[name])}
