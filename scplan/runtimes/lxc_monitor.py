@@ -15,6 +15,7 @@ _MESSAGE = struct.Struct("@iiP")
 _GET_INIT_PID = 4
 _MAX_ADDRESS_BYTES = 107
 _MAX_PID = 1 << 22
+_NEGATIVE = 1 << 8 * struct.calcsize("P") - 1
 _FNV_BASIS, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
@@ -30,6 +31,8 @@ def init_pid(directory: str) -> int:
     if len(answer) < _MESSAGE.size:
         return 0  # it is just ending
     result, _, pid = _MESSAGE.unpack(answer)
+    if result == 0 and pid >= _NEGATIVE:
+        return 0  # a negative errno: it is just starting
     if result < 0 or pid > _MAX_PID:
         raise RecordDamaged(f"@{address}: the monitor of the container names no process")
     return int(pid)

@@ -204,6 +204,11 @@ class Lxc(Engine):
 
     def start(self, name: str) -> None:
         self.room.run("lxc-start", "-P", self.path, "-n", name, "-d")
+        self.await_process(name)
+
+    def await_process(self, name: str) -> None:
+        """lxc-start can be through before the container has its first process."""
+        assert until(lambda: self.pid(name) > 0, 20), f"{name} has no process"
 
     def remove(self, name: str) -> None:
         self.room.run("lxc-destroy", "-P", self.path, "-f", "-n", name)

@@ -68,6 +68,7 @@ class HookedLxc(Lxc):
     def start(self, name: str) -> None:
         self.install(name)
         self.room.run("lxc-start", "-P", self.path, "-n", name, "-d", "-l", "DEBUG", "-o", f"/run/{name}.log")
+        self.await_process(name)
 
 
 class HookedIncus(Incus):

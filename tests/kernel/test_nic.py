@@ -507,8 +507,8 @@ def test_a_foreign_link_of_the_name_is_not_handed_to_the_host(
     inside(process_container, "ip", "link", "set", "eth1", "name", "gone0")
     inside(process_container, "ip", "link", "add", "eth1", "type", "bridge")
     KIND.delete(target, lent)
-    assert process_container.ip("link", "show", "dev", "eth1")
-    assert not ip("link", "show", "dev", str(physical.host_name))
+    assert process_container.ip("-d", "link", "show", "dev", "eth1")[0]["linkinfo"]["info_kind"] == "bridge"
+    assert ip("-d", "link", "show", "dev", str(physical.host_name))[0]["linkinfo"]["info_kind"] == "veth"
 
 
 def test_a_return_that_was_cut_off_is_completed(

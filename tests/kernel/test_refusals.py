@@ -134,7 +134,7 @@ def test_mount_of_others_over_ours_is_not_taken_for_it(
     KINDS["mount"].create(inside, mount)
     enter = ["nsenter", "-t", str(process_container.pid), "-a", "/bin/busybox"]
     subprocess.run([*enter, "mount", "-t", "tmpfs", "other", "/srv/it"], check=True)
-    with pytest.raises(ScplanError, match="something else was mounted there"):
+    with pytest.raises(ScplanError, match="others have mounted something on top of it"):
         KINDS["mount"].delete(inside, mount)
     subprocess.run([*enter, "umount", "/srv/it"], check=True)
     KINDS["mount"].delete(inside, mount)

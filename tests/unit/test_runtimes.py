@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -164,10 +165,11 @@ def test_socket_of_another_user_is_not_believed() -> None:
         (struct.pack("@iiP", 0, 0, 4242), 4242),
         (b"", 0),
         (b"\0" * 7, 0),
+        (struct.pack("@iiq", 0, 0, -errno.ESRCH), 0),
         (struct.pack("@iiP", -3, 0, 4242), None),
         (struct.pack("@iiP", 0, 0, 1 << 40), None),
     ],
-    ids=["a process", "nothing", "a part", "an error", "no process"],
+    ids=["a process", "nothing", "a part", "not yet", "an error", "no process"],
 )
 def test_monitor_of_lxc_names_a_process_or_none(answer: bytes, pid: int | None) -> None:
     directory = f"/scplan-test/{os.getpid()}/{'long/' * 30}web"

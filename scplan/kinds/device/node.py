@@ -95,8 +95,12 @@ def type_in_place(container: Container, device: Device) -> str:
 
 
 def is_taken(container: Container, device: Device) -> bool:
-    """Whether an undo finds something of others in the node's place: it is left to them."""
-    return device.taken_by is not None and _is_in_the_way(container, container.status(device.target), device)
+    """Whether an undo finds something of others in the node's place: it is left to them.
+
+    What the node had replaced is put back when it is removed, and is not theirs.
+    """
+    could_be = device.taken_by is not None and (device.taken_by != "" or device.saved_as is None)
+    return could_be and _is_in_the_way(container, container.status(device.target), device)
 
 
 def make_node(container: Container, device: Device) -> None:
