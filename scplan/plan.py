@@ -78,9 +78,13 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
         kind = kinds[address.kind]
         try:
             for one in kind.resolve(resource, host):
-                place = Address(address.container, kind.name, kind.identity(one))
+                identity = kind.identity(one)
+                if identity == address.identity:
+                    resolved[address] = one
+                    continue
+                place = Address(address.container, kind.name, identity)
                 # An entry of its own wins over one that another entry stands for, such as a partition.
-                if place == address or place not in desired:
+                if place not in desired:
                     resolved[place] = one
             for words in kind.remarks(resource, host):
                 remarked.add(address)

@@ -210,9 +210,10 @@ class _Joiner:
             entries = self._entries(name, kind.name, fragments, profiles)
             if not entries:
                 continue
-            by_identity = {identity: entry.resource for identity, entry in entries.items()}
-            for identity, problem in kind.check_all(by_identity):
-                self.report.error(f"invalid {kind.name}", problem, mark=entries[identity].mark)
+            if type(kind).check_all is not Kind.check_all:
+                by_identity = {identity: entry.resource for identity, entry in entries.items()}
+                for identity, problem in kind.check_all(by_identity):
+                    self.report.error(f"invalid {kind.name}", problem, mark=entries[identity].mark)
             for identity, entry in entries.items():
                 address = Address(name, kind.name, identity)
                 resources[address] = entry.resource
@@ -235,10 +236,10 @@ class _Joiner:
 
     def _entries(self, name: str, kind: str, fragments: list[Fragment], profiles: list[Fragment]) -> dict[str, Entry]:
         """Entries of one kind by identity: a later profile wins over an earlier one, the container's own over all."""
+        if len(fragments) == 1 and not profiles:
+            return fragments[0].entries(kind) if kind in fragments[0].kinds else {}
         own = [fragment.entries(kind) for fragment in fragments if kind in fragment.kinds]
         shared = [profile.entries(kind) for profile in profiles if kind in profile.kinds]
-        if len(own) == 1 and not shared:
-            return own[0]
         entries = {identity: entry for section in shared for identity, entry in section.items()}
         mine: dict[str, Entry] = {}
         for section in own:
