@@ -20,7 +20,7 @@ from scplan.linux.syscalls import FileStatus
 from scplan.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
-    from scplan.linux.netlink import Link, LinkTable, Rtnl
+    from scplan.linux.netlink import Link, LinkTable, Rtnl, SharedDump
     from scplan.linux.ovsdb import Ovsdb
 
 _RTN_UNICAST = 1
@@ -64,7 +64,9 @@ def boot_id() -> str:
 class Host(Closing):
     """scplan's own side of every operation. "The host" is where scplan runs: its own namespaces."""
 
-    def __init__(self) -> None:
+    def __init__(self, dump: SharedDump | None = None) -> None:
+        """`dump` has the links for this process and others, until `forget`."""
+        self._dump = dump
         self._namespace_ids: dict[str, int] = {}
         self.stepper = Stepper()
         """Takes the steps into containers."""
@@ -143,7 +145,7 @@ class Host(Closing):
     def _links(self) -> LinkTable:
         from scplan.linux.netlink import LinkTable
 
-        return LinkTable(self.rtnl)
+        return LinkTable(self.rtnl, self._dump)
 
     def links(self) -> Mapping[int, Link]:
         """Links of the host by index, each read on demand and once until `forget`."""
@@ -156,6 +158,7 @@ class Host(Closing):
 
     def forget(self) -> None:
         """Makes the next reader see the host's links and bridges as they are then."""
+        self._dump = None
         for known in ("_links", "uplinks"):
             self.__dict__.pop(known, None)
         self.cgroup_files.clear()

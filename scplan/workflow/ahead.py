@@ -67,12 +67,15 @@ class LookAhead(Closing):
 
     def __init__(self, state: State, names: Sequence[tuple[str, str]]) -> None:
         """Starts them. `names` are runtime and name of containers, in the order in which they are looked at."""
+        from scplan.linux.netlink import SharedDump
+
         self._state = state
         at_a_time = max(_LOOKED_AT_A_TIME, -(-len(names) * _INDEX_BYTES // _PIPE_BYTES))
         self._shares = in_shares(names, at_a_time)
         self._queue, writer = os.pipe2(os.O_CLOEXEC)
         os.write(writer, b"".join(index.to_bytes(_INDEX_BYTES, "little") for index in range(len(self._shares))))
         os.close(writer)
+        self._dump = SharedDump()
         look = partial(self._look, lambda _: True)
         self._children = [
             Child(look, what="compare live state with the records", timeout_s=LOOKING_TIMEOUT_S)
@@ -82,6 +85,7 @@ class LookAhead(Closing):
 
     def close(self) -> None:
         os.close(self._queue)
+        self._dump.close()
         while self._children:
             self._children.pop().abandon()
 
@@ -105,7 +109,7 @@ class LookAhead(Closing):
     def _look(self, is_asked_for: Callable[[Sequence[tuple[str, str]]], bool]) -> dict[Life, Seen]:
         seen: dict[Life, Seen] = {}
         # A process of its own needs sockets of its own.
-        with Host() as host:
+        with Host(self._dump) as host:
             for share in self._next_shares():
                 if is_asked_for(share):
                     seen.update(_as_recorded(self._state, share, host))

@@ -121,15 +121,18 @@ def _observe(
     """Live resources, read by a process for each CPU where the containers are many."""
     if not is_worth_sharing_out(containers):
         return observe.observe(containers, wanted, KINDS, host)
+    from scplan.linux.netlink import SharedDump
 
     def look(share: list[str]) -> dict[Address, Resource]:
         # A process of its own needs sockets of its own.
-        with Host() as own:
+        with Host(dump) as own:
             return observe.observe({name: containers[name] for name in share}, wanted, KINDS, own)
 
     names, count = list(containers), processes(containers)
     shares = [names[first::count] for first in range(count)]
-    found = results([Child(partial(look, one), what="read live state", timeout_s=LOOKING_TIMEOUT_S) for one in shares])
+    what = "read live state"
+    with SharedDump() as dump:
+        found = results([Child(partial(look, one), what=what, timeout_s=LOOKING_TIMEOUT_S) for one in shares])
     return {address: resource for share in found for address, resource in share.items()}
 
 

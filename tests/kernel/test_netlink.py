@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -16,8 +17,8 @@ import pytest
 from scplan.errors import KernelError
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.namespaces import socket_in
-from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, LinkTable, Route, Rtnl, open_socket
+from scplan.linux.namespaces import Child, socket_in
+from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, LinkTable, Route, Rtnl, SharedDump, open_socket
 from tests.containers import container as throwaway
 
 pytestmark = pytest.mark.needs("root", "veth", "bridge")
@@ -298,3 +299,26 @@ def test_a_table_of_links_reads_no_more_than_is_asked_for(
     assert "none" not in table.by_name
     assert len(table) == len(table.by_name) == len(expected)
     assert len(dumps) == 1
+
+
+def test_processes_share_one_dump_of_links(container: Container, rtnl: Rtnl) -> None:
+    populate(container)
+    expected = {link.index: link for link in rtnl.links()}
+    with SharedDump() as dump:
+        assert Child(lambda: dict(LinkTable(rtnl, dump)), what="dump").result() == expected
+        inside(container, "ip", "link", "add", "late0", "type", "bridge")
+        # What the child has dumped, before the link was there.
+        assert dict(LinkTable(rtnl, dump)) == expected
+        assert len(LinkTable(rtnl)) == len(expected) + 1
+
+
+def test_dump_of_a_process_that_dies_is_made_by_the_next(rtnl: Rtnl) -> None:
+    class Killed(Rtnl):
+        def link_messages(self) -> dict[int, bytes]:
+            os.kill(os.getpid(), signal.SIGKILL)
+            return {}
+
+    with SharedDump() as dump:
+        with pytest.raises(KernelError, match="died"):
+            Child(lambda: dump.messages(Killed(rtnl._socket)), what="dump").result()
+        assert dict(LinkTable(rtnl, dump)) == {link.index: link for link in rtnl.links()}

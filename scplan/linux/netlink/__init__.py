@@ -18,7 +18,7 @@ from scplan.linux.netlink.records import (
     Route,
 )
 from scplan.linux.netlink.rtnl import Batch, Rtnl, open_socket
-from scplan.linux.netlink.table import LinkTable
+from scplan.linux.netlink.table import LinkTable, SharedDump
 
 __all__ = [
     "IFA_F_PERMANENT",
@@ -37,5 +37,6 @@ __all__ = [
     "NextHop",
     "Route",
     "Rtnl",
+    "SharedDump",
     "open_socket",
 ]

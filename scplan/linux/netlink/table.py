@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import fcntl
+import marshal
+import os
 from collections.abc import Iterator, Mapping
 
+from scplan.linux.closing import Closing
 from scplan.linux.netlink.records import Link
 from scplan.linux.netlink.rtnl import Rtnl
 
 # So many links are asked for one by one; whoever wants more gets all of them in one dump.
 _ALONE = 32
 _MAX_NAME_BYTES = 15
+_LENGTH_BYTES = 8
+
+
+class SharedDump(Closing):
+    """One dump for all processes that are forked from the one that makes this.
+
+    The first that needs it makes it, and the others wait for that: the kernel makes one dump at a time anyway, and
+    takes as long for each.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("links", os.MFD_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def messages(self, rtnl: Rtnl) -> dict[int, bytes]:
+        """As of Rtnl.link_messages, at the time when they were first asked for."""
+        # A lock of the process (fcntl(2)): those of flock(2) are shared by all that inherit the fd.
+        fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        try:
+            length = int.from_bytes(os.pread(self._fd, _LENGTH_BYTES, 0), "little")
+            if length:
+                known: dict[int, bytes] = marshal.loads(os.pread(self._fd, length, _LENGTH_BYTES))
+                return known
+            messages = rtnl.link_messages()
+            data = marshal.dumps(messages)
+            # The length comes last: whoever dies before leaves nothing.
+            if os.pwrite(self._fd, data, _LENGTH_BYTES) == len(data):
+                os.pwrite(self._fd, len(data).to_bytes(_LENGTH_BYTES, "little"), 0)
+            return messages
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
 
 class LinkTable(Mapping[int, Link]):
@@ -18,8 +55,10 @@ class LinkTable(Mapping[int, Link]):
     Of a dump only what is asked for is parsed: most links of a host belong to containers that nobody means.
     """
 
-    def __init__(self, rtnl: Rtnl) -> None:
+    def __init__(self, rtnl: Rtnl, dump: SharedDump | None = None) -> None:
+        """With `dump`, what is not asked for alone comes from there."""
         self._rtnl = rtnl
+        self._dump = dump
         self._known: dict[int | str, Link | None] = {}
         self._messages: dict[int, bytes] | None = None
         self.by_name = LinkNames(self)
@@ -55,7 +94,7 @@ class LinkTable(Mapping[int, Link]):
 
     def _dumped(self) -> dict[int, bytes]:
         if self._messages is None:
-            self._messages = self._rtnl.link_messages()
+            self._messages = self._dump.messages(self._rtnl) if self._dump else self._rtnl.link_messages()
         return self._messages
 
 
