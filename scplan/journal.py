@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-from scplan.errors import KernelError
+from scplan.errors import KernelError, RecordDamaged
 from scplan.journal_lines import (
     FORMAT_VERSION,
     Begin,
@@ -31,7 +31,7 @@ from scplan.journal_lines import (
 )
 from scplan.model.address import Address
 from scplan.model.change import Operation
-from scplan.records import FILE_MODE, encode_line, has_ended, listed, make_directory, sync_directory
+from scplan.records import FILE_MODE, decode_line, encode_line, has_ended, listed, make_directory, sync_directory
 
 __all__ = [
     "FORMAT_VERSION",
@@ -53,6 +53,7 @@ __all__ = [
 HISTORY_KEPT = 100
 OF_A_START = "-start"
 """How the ID ends of an apply that only plugs in again what was there: it is no change that could be undone."""
+_LAST_LINE_BYTES = 4096
 _LOOK_S = 1.0
 _POLL_S = 0.01
 _MAKER = re.compile(rf"-(\d+)(?:{OF_A_START})?\.jsonl\Z", re.ASCII)
@@ -288,6 +289,27 @@ def is_held(path: str) -> bool:
     return False
 
 
+def _to_drop(history: str) -> list[str]:
+    """The oldest ones, but not the last committed apply: it can be undone, however often others failed since."""
+    names = sorted(os.listdir(history))
+    old, kept = names[:-HISTORY_KEPT], names[-HISTORY_KEPT:]
+    if not old or any(_is_committed(os.path.join(history, name)) for name in reversed(kept)):
+        return old
+    last = next((name for name in reversed(old) if _is_committed(os.path.join(history, name))), None)
+    return [name for name in old if name != last]
+
+
+def _is_committed(path: str) -> bool:
+    """By its last line; no line is longer than what is read, but those of operations, which are never the last."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _LAST_LINE_BYTES))
+        lines = file.read().splitlines()
+    try:
+        return bool(lines) and decode_line(lines[-1], path).get("entry") == "committed"
+    except RecordDamaged:
+        return False
+
+
 def retire(path: str) -> None:
     """Moves an ended journal into the history, and drops the oldest ones there. That of a container's start goes."""
     history = os.path.join(os.path.dirname(os.path.dirname(path)), "history")
@@ -299,7 +321,7 @@ def retire(path: str) -> None:
                 os.unlink(path)
             else:
                 os.rename(path, os.path.join(history, os.path.basename(path)))
-        for name in sorted(os.listdir(history))[:-HISTORY_KEPT]:
+        for name in _to_drop(history):
             os.unlink(os.path.join(history, name))
         sync_directory(history)
         sync_directory(os.path.dirname(path))

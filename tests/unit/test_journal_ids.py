@@ -6,7 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from scplan.journal import new_apply_id
+from scplan.journal import HISTORY_KEPT, new_apply_id, retire
+from scplan.records import encode_line
 
 
 def test_they_sort_as_they_were_made(tmp_path: Path) -> None:
@@ -39,3 +40,21 @@ def test_what_only_looks_like_an_id_does_not_count(tmp_path: Path) -> None:
     assert new_apply_id(str(tmp_path)) < "2999"
     (history / "29981231T235959.000000000-17.jsonl").touch()
     assert new_apply_id(str(tmp_path)) == f"29981231T235959.000000001-{os.getpid()}"
+
+
+def ended(directory: Path, number: int, ending: str) -> str:
+    path = directory / "journal" / f"20260101T000000.{number:09d}-17.jsonl"
+    path.write_bytes(encode_line({"entry": "begin"}) + encode_line({"entry": ending, "reason": "x" * 500}))
+    retire(str(path))
+    return path.name
+
+
+def test_last_committed_apply_is_kept_however_many_failed_since(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    history = tmp_path / "history"
+    first, last = ended(tmp_path, 1, "committed"), ended(tmp_path, 2, "committed")
+    failed = [ended(tmp_path, number, "rolled_back") for number in range(3, HISTORY_KEPT + 30)]
+    assert sorted(path.name for path in history.iterdir()) == [last, *failed[-HISTORY_KEPT:]]
+    assert first not in failed
+    newest = ended(tmp_path, 1000, "committed")
+    assert sorted(path.name for path in history.iterdir()) == [*failed[1 - HISTORY_KEPT :], newest]
