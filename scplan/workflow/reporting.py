@@ -10,9 +10,9 @@ from scplan.errors import ContainerReplaced, Diagnostic, KernelError, ScplanErro
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
-from scplan.model.change import Plan
+from scplan.model.change import Change, Plan
 from scplan.model.live import Live, Status
-from scplan.model.resource import Resource, as_recorded, differences
+from scplan.model.resource import Resource, as_recorded, differences, is_recorded_as
 from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
@@ -56,7 +56,7 @@ def _drift_now(request: Request, state: State) -> DriftReport:
         drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
     drifted = (*drifted, *_left_alone(record for record, _ in stale))
     known = {one.address for one in drifted}
-    pending = tuple(change for change in made.changes if change.address not in known or change.managed != change.owned)
+    pending = tuple(change for change in made.changes if change.address not in known or _asks_for_more(change))
     problems += (_warning(error) for _, error in stale)
     return DriftReport(
         containers=scene.containers,
@@ -66,6 +66,13 @@ def _drift_now(request: Request, state: State) -> DriftReport:
         diagnostics=(*made.diagnostics, *problems, *unread.values(), *notices(state)),
         waiting=tuple(address for address in scene.owned if does_wait(scene, address)),
     )
+
+
+def _asks_for_more(change: Change) -> bool:
+    """Whether the files ask for something else than what was applied."""
+    if change.managed is None or change.owned is None:
+        return change.managed is not change.owned
+    return not is_recorded_as(change.managed, change.owned)
 
 
 def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]], list[Diagnostic]]:

@@ -64,6 +64,12 @@ def test_destroy_takes_access_and_limits(taken: Taken, scplan: Scplan) -> None:
     assert scplan("state", "list", "--json").json["resources"] == []
 
 
+def test_what_is_put_in_its_place_is_drift_and_not_pending(taken: Taken, scplan: Scplan) -> None:
+    report = scplan("drift", "--json", config=of(taken.container, devices=[taken.device])).ok().json
+    assert [one["address"].split("/", 1)[1] for one in report["drifted"]] == ["device/dev/data"]
+    assert report["pending"] == []
+
+
 def test_failure_after_the_removal_gives_them_back(taken: Taken, scplan: Scplan) -> None:
     before = fingerprint([taken.container])
     ran = scplan("apply", "--auto-approve", "--probe", "false", config=of(taken.container)).ok(3)
