@@ -96,7 +96,7 @@ class Attribute:
             return ", ".join(self.show(item) for item in value) or "none"
         if isinstance(value, bool):
             return "yes" if value else "no"
-        return self.type.show(value) if self.type else str(value)
+        return (self.type.show(value) if self.type else str(value)) or "none"
 
 
 def attr(

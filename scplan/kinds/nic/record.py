@@ -21,9 +21,7 @@ def _parse_type(text: str) -> str:
 
 NIC_TYPE = ValueType(_parse_type, stored=str, schema={"enum": [VETH, PHYSICAL, "eth"]})
 # "" is the live value of a NIC on no bridge; users can't write it.
-BRIDGE = ValueType(
-    INTERFACE_NAME.parse, stored=str, schema=INTERFACE_NAME.schema, show=lambda name: str(name) or "none"
-)
+BRIDGE = ValueType(INTERFACE_NAME.parse, stored=str, schema=INTERFACE_NAME.schema)
 
 
 class Nic(Resource):
