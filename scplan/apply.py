@@ -12,7 +12,7 @@ from scplan.confirmation import deadline_in
 from scplan.errors import ApplyFailed, Diagnostic, KernelError, RollbackIncomplete, ScplanError
 from scplan.execute import Executor
 from scplan.journal import Journal
-from scplan.linux.signals import stop_requests_raise, stop_requests_wait
+from scplan.linux.signals import forget_stop_requests, stop_requests_raise, stop_requests_wait
 from scplan.model.address import Address
 from scplan.model.change import Operation
 from scplan.model.report import Event, OnEvent, Step
@@ -59,19 +59,21 @@ def apply(
     """
     total = len(operations)
     made = dict(begun.started)
-    try:
-        with stop_requests_raise():
-            for number, operation in enumerate(operations, 1):
-                if number not in begun.done:
-                    _step(number, total, operation, executor, journal, on_event, made)
-            assurance.check()
-        with stop_requests_wait():
+    # At no moment may a request to stop end scplan with a journal that is open.
+    with stop_requests_wait():
+        try:
+            with stop_requests_raise():
+                for number, operation in enumerate(operations, 1):
+                    if number not in begun.done:
+                        _step(number, total, operation, executor, journal, on_event, made)
+                assurance.check()
             _commit(prepare(executor.owned()), journal, assurance.confirm_within_s)
-    except RollbackIncomplete:
-        raise
-    except (ScplanError, OSError, KeyboardInterrupt) as error:
-        with stop_requests_wait():
+        except RollbackIncomplete:
+            raise
+        except (ScplanError, OSError, KeyboardInterrupt) as error:
             _roll_back(error, made, total, executor, journal, on_event)
+        finally:
+            forget_stop_requests()
 
 
 def _step(

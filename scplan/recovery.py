@@ -16,6 +16,7 @@ from scplan.execute import Executor
 from scplan.journal import Entries, Journal, left_behind, open_again, read_journal, retire, sweep
 from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
+from scplan.linux.signals import stop_requests_wait
 from scplan.model.address import Address
 from scplan.model.report import OnEvent
 from scplan.model.resource import Resource
@@ -101,6 +102,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
             )
 
 
+@stop_requests_wait()
 def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
     """What is left where all operations had been made."""
     owned = _owned(entries, recovery.state, entries.started, _refreshed(entries))
@@ -137,6 +139,7 @@ def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -
     return f"{name}: finished, {len(operations)} operations made"
 
 
+@stop_requests_wait()
 def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal, reason: str) -> str:
     reason = entries.giving_up or reason
     if not entries.giving_up:

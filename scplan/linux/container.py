@@ -18,6 +18,7 @@ from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
 from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_in
 from scplan.linux.rooted_path import IN_ROOT
+from scplan.linux.signals import stop_requests_wait
 from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, openat2, owner_of_namespace, setns
 from scplan.named_tuple import NamedTuple
 
@@ -249,7 +250,9 @@ class Container(Closing):
 
     def apart(self, work: Callable[..., T], *fds: int, what: str) -> T:
         """The same in a child of its own, for work that enters a user namespace: there is no way back from one."""
-        return Child(partial(work, self, *fds), what=what).result()
+        # It must not be under way any more when what it does is undone: a request to stop waits for it.
+        with stop_requests_wait():
+            return Child(partial(work, self, *fds), what=what).result()
 
     def refuse_host_mounts(self) -> None:
         """Raises ScplanError when the container has no mount namespace or no root of its own."""

@@ -8,9 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from scplan.errors import KernelError
+from scplan.linux.signals import hear_stop_requests, stop_requests_wait
 from scplan.named_tuple import NamedTuple
+
+if TYPE_CHECKING:
+    import subprocess
 
 _SERVICE_START_S = 20.0
 _ENTRY = "import sys; sys.path.append(sys.argv.pop(1)); from scplan.__main__ import run; run()"
@@ -56,6 +61,7 @@ def start_detached(command: Sequence[str]) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            preexec_fn=hear_stop_requests,
         )
     except OSError as error:
         raise KernelError.from_os(f"execve({command[0]})", error) from None
@@ -101,30 +107,46 @@ def run_bounded(
 
     What it writes is read all the time, and only the end of it is kept. Raises KernelError when it can't be started.
     """
+    begun = time.monotonic()
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        # Who asks to stop between the fork and here would leave a program running that nobody knows of.
+        with stop_requests_wait():
+            process = _started(command, environment)
+        assert process.stdout
+        output, is_over = _output_of(process.pid, process.stdout.fileno(), begun + timeout_s, output_bytes)
+    finally:
+        if process is not None:
+            status = _ended(process)
+    return Ended(status if is_over else None, output, time.monotonic() - begun)
+
+
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A program that leads a session of its own. Raises KernelError."""
     import subprocess
 
-    begun = time.monotonic()
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
+            preexec_fn=hear_stop_requests,
         )
     except (OSError, ValueError) as error:
         code = error if isinstance(error, OSError) else OSError(22, str(error))
         raise KernelError.from_os(f"execve({command[0]})", code) from None
-    assert process.stdout
-    try:
-        output, is_over = _output_of(process.pid, process.stdout.fileno(), begun + timeout_s, output_bytes)
-    finally:
-        # Before it is reaped, so that the group's ID can't be another's.
-        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Ends the program and all that it left running in its group; its exit status."""
+    # Before it is reaped, so that the group's ID can't be another's.
+    os.killpg(process.pid, signal.SIGKILL)
+    if process.stdout:
         process.stdout.close()
-        status = process.wait()
-    return Ended(status if is_over else None, output, time.monotonic() - begun)
+    return process.wait()
 
 
 def _output_of(pid: int, pipe: int, deadline: float, keep_bytes: int) -> tuple[bytes, bool]:

@@ -15,18 +15,28 @@ _ASK_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stop_requests_raise() -> Iterator[None]:
     """SIGTERM (a service is stopped) and SIGHUP (a terminal is closed) raise KeyboardInterrupt, as ^C does.
 
-    Signals that are ignored stay so: that is how nohup(1) and background jobs of a shell ask for it.
+    Also inside a block in which they wait (stop_requests_wait): in this one they don't. Signals that are ignored stay
+    so: that is how nohup(1) and background jobs of a shell ask for it.
     """
 
     def interrupt(_: int, __: FrameType | None) -> None:
+        # One is enough: what comes on the way out would end that before its time.
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     heard = [number for number in _ASK_TO_STOP if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, interrupt) for number in heard}
+    handlers = {number: signal.signal(number, interrupt) for number in heard}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        yield
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
+            yield
+        finally:
+            # One may still raise here; from then on they wait again.
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
-        for number, handler in former.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -67,3 +77,14 @@ def stop_requests_wait() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def hear_stop_requests() -> None:
+    """For a program that is started while they wait: it must not begin deaf."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK_TO_STOP)
+
+
+def forget_stop_requests() -> None:
+    """Those that wait are not heard: what they ask for has happened. sigtimedwait(2)."""
+    while signal.sigtimedwait(_ASK_TO_STOP, 0) is not None:
+        pass

@@ -14,6 +14,7 @@ from scplan.errors import Diagnostic, ScplanError, UsageError
 from scplan.journal import OF_A_START, new_apply_id
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
+from scplan.linux.signals import stop_requests_raise, stop_requests_wait
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, Status
 from scplan.state import State, records_of
@@ -179,6 +180,8 @@ class Run:
                 owned={**before, **self.plan.refreshed},
                 state_dir=self._state.directory,
             )
+            # As long as the journal is open no request to stop may end scplan otherwise than by undoing.
+            stack.enter_context(stop_requests_wait())
             journal = stack.enter_context(Journal(self._state.directory, self._begin(apply_id, touched), refreshed))
             if self._confirm_within_s is not None:
                 self._arm(journal, apply_id)
@@ -213,7 +216,8 @@ class Run:
     def _arm(self, journal: Journal, apply_id: str) -> None:
         """Before the first change: from here on what this process does is undone even if it is never heard of again."""
         try:
-            arm_watchdog(self._state, apply_id)
+            with stop_requests_raise():
+                arm_watchdog(self._state, apply_id)
         except BaseException:
             journal.close("rolled_back", "the watchdog did not start")
             raise

@@ -51,7 +51,8 @@ BEYOND_THE_TABLE: dict[str, set[str]] = {
     # an apply that fails or is stopped is rolled back, and one may have to be confirmed
     "apply": {"execute", "rollback", "linux.signals", "confirmation"},
     "rollback": {"execute"},
-    "recovery": {"apply"},  # an apply that is finished goes on where it was
+    # an apply that is finished goes on where it was; what is taken back is not interrupted
+    "recovery": {"apply", "linux.signals"},
     "config": {"yaml_source"},  # the values with places that it turns into resources
     "runtimes": {"model.live", "linux.local_socket"},  # ContainerFacts; and how an engine's daemon is asked
     "cli": {"model"},  # the types of what workflow returns and render takes
