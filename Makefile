@@ -29,7 +29,7 @@ test: prepare engines ## all tests; ARGS='-k nic' hands arguments to pytest, WOR
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
 
-test-crash: prepare ## kills scplan at every system call, and fails every one of them; an hour
+test-crash: prepare ## kills scplan, or asks it to stop, at every system call, and fails each; an hour
 	@mkdir -p state/run
 	@echo "what fails is kept at once in state/run/crash-failures"
 	@CRASH_POINTS=all CRASH_FAILURES=$(CURDIR)/state/run/crash-failures \

@@ -13,19 +13,22 @@ from tests.containers.fingerprint import Fingerprint, difference
 from tests.containers.session import Session
 from tests.crash.jobs import Job, jobs
 from tests.crash.scene import Scene, open_scene
-from tests.crash.tracer import Call, Death, Ran, Verdict
+from tests.crash.tracer import Call, Death, Ran, Request, Verdict
 from tests.tried import TRIED
 
 SEED = 20261123
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EPERM, errno.ENOMEM)
 _MAX_SHOWN = 12
-# What each exit code promises. A command that was killed promises nothing, nor does one whose undo was cut short.
+_NOTHING_LEFT = "Nothing to recover."
+# What each exit code promises. A command that was killed promises nothing, nor does one whose undo was cut short, or
+# which was interrupted: that may have been before anything was begun, or when all was done.
 _BEFORE, _WANTED = "as before", "as wanted"
 _PROMISED: dict[int | None, tuple[str, ...]] = {
     0: (_WANTED,),
     1: (_BEFORE,),
     3: (_BEFORE,),
     4: (_BEFORE, _WANTED),
+    130: (_BEFORE, _WANTED),
     None: (_BEFORE, _WANTED),
 }
 
@@ -38,7 +41,13 @@ class Point(NamedTuple):
     recover: tuple[str, ...]
 
     def __str__(self) -> str:
-        what = f"death of {self.verdict.value}" if isinstance(self.verdict, Death) else os.strerror(self.verdict or 0)
+        match self.verdict:
+            case Death():
+                what = f"death of {self.verdict.value}"
+            case Request():
+                what = self.verdict.value.name
+            case error:
+                what = os.strerror(error or 0)
         call, recover = self.call, " ".join(self.recover)
         return f"{what} at call {call.number}, {call.name} of process {call.process}, then {recover}"
 
@@ -111,6 +120,10 @@ class Trial:
             for recover in self.job.recover
         ]
 
+    def requests(self) -> list[Point]:
+        """Every call at which scplan is asked to stop."""
+        return [Point(call, request, ("recover",)) for call in self.calls for request in Request]
+
     def errors(self) -> list[Point]:
         """Every call with each of the errors."""
         return [Point(call, error, ("recover",)) for call in self.calls for error in ERRORS]
@@ -133,7 +146,7 @@ class Trial:
 
     def _count(self, point: Point, outcome: str) -> None:
         """By command and system call, for the end of the run."""
-        what = "deaths" if isinstance(point.verdict, Death) else "errors"
+        what = {Death: "deaths", Request: "requests to stop"}.get(type(point.verdict), "errors")
         TRIED[f"{what} in `{self.name}`"][f"{point.call.name} {outcome}"] += 1
 
     def _try(self, point: Point) -> str | None:
@@ -151,6 +164,8 @@ class Trial:
         ran = self.scene.run(*self.job.command, decide=decide)
         recovered = self.scene.run(*point.recover)
         trouble = self._judge(ran, recovered)
+        if isinstance(point.verdict, Request) and not self.job.crashed and _NOTHING_LEFT not in recovered.output:
+            trouble = trouble or f"it left something half done: {ran.output}\nrecover: {recovered.output}"
         return trouble if reached else None
 
     def _judge(self, ran: Ran, recovered: Ran) -> str:

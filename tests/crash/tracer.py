@@ -59,8 +59,15 @@ class Death(Enum):
     OF_ALL = "all"
 
 
-Verdict = Death | int | None
-"""What becomes of a call: a death before it is made, an errno that it fails with, or None: it is made."""
+class Request(Enum):
+    """Who is asked to stop while a call is made: the command alone, or, as ^C does, all of its processes."""
+
+    OF_SERVICE = signal.SIGTERM
+    OF_TERMINAL = signal.SIGINT
+
+
+Verdict = Death | Request | int | None
+"""What becomes of a call: a death before it is made, a signal meanwhile, an errno that it fails with; None: nothing."""
 
 
 class Ran(NamedTuple):
@@ -112,7 +119,9 @@ def _run_child(work: Callable[[], int], go: int, output: int) -> NoReturn:
         os.dup2(output, 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as long as the process
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         _trap_calls()
         code = work()
         sys.stdout.flush()
@@ -197,6 +206,10 @@ class _Tracer:
                 # The one that makes the call is stopped; the command, which waits for it, must not see it die.
                 for other in sorted(self._alive, key=self._order.__getitem__):
                     os.kill(other, signal.SIGKILL)
+            case Request.OF_SERVICE:
+                os.kill(self._command, signal.SIGTERM)
+            case Request.OF_TERMINAL:
+                os.killpg(self._command, signal.SIGINT)
             case int(error):
                 registers[_ORIG_RAX], registers[_RAX] = 2**64 - 1, 2**64 - error
                 _ptrace(_PTRACE_SETREGS, pid, 0, ctypes.addressof(registers))
