@@ -29,9 +29,10 @@ from scplan.journal_lines import (
     operation_to_json,
     read_journal,
 )
+from scplan.linux.process import start_of
 from scplan.model.address import Address
 from scplan.model.change import Operation
-from scplan.records import FILE_MODE, decode_line, encode_line, has_ended, listed, make_directory, sync_directory
+from scplan.records import FILE_MODE, decode_line, encode_line, listed, make_directory, sync_directory
 
 __all__ = [
     "FORMAT_VERSION",
@@ -260,7 +261,7 @@ def _is_abandoned(path: str) -> bool:
     """Whether nobody holds it. What its dead maker had started ends a moment later than its maker."""
     deadline = time.monotonic() + _LOOK_S
     while is_held(path):
-        if time.monotonic() > deadline or not has_ended(_maker_of(path)):
+        if time.monotonic() > deadline or start_of(_maker_of(path)):
             return False
         time.sleep(_POLL_S)
     return os.path.exists(path)

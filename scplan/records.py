@@ -266,15 +266,6 @@ def _sweep_dead_writers(path: str) -> None:
             _unlink_if_there(os.path.join(directory, entry))
 
 
-def has_ended(pid: int) -> bool:
-    """Whether the process is gone, or only its exit status is left. Source: proc_pid_stat(5), field 3."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 def sync_directory(path: str) -> None:
     """Makes renames and removals in a directory last."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from scplan.errors import KernelError, Locked, RecordDamaged
 from scplan.kinds.kind import Kinds
+from scplan.linux.process import start_of
 from scplan.model.address import Address
 from scplan.model.codec import from_json, to_json
 from scplan.model.live import ContainerFacts
@@ -22,7 +23,6 @@ from scplan.records import (
     check_version,
     decode_line,
     encode_line,
-    has_ended,
     listed,
     make_directory,
     read_bytes,
@@ -326,7 +326,7 @@ def wait_for_lock(fd: int, deadline: float, path: str) -> None:
                 raise KernelError.from_os(f"flock({path})", error) from None
         if time.monotonic() >= deadline:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            if time.monotonic() < end_of_killed and holder.isdecimal() and has_ended(int(holder)):
+            if time.monotonic() < end_of_killed and holder.isdecimal() and not start_of(int(holder)):
                 time.sleep(_LOCK_POLL_S)
                 continue
             raise Locked(

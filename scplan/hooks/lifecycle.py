@@ -10,8 +10,8 @@ from scplan.hooks.find import Found
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
+from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
-from scplan.runtimes.state_files import process_start
 from scplan.state import Record, State
 from scplan.workflow import plugging
 from scplan.workflow.recorded import is_plugged_in
@@ -37,7 +37,7 @@ def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> lis
 
 
 def _start(told: Told, found: Found, state: State, host: Host, request: Request) -> list[str]:
-    started = process_start(told.pid)
+    started = start_of(told.pid)
     if not started:
         raise ContainerGone(f"container {found.name}: its process {told.pid} is gone")
     facts = ContainerFacts(found.name, found.runtime, told.id, Status.RUNNING, told.pid, started, told.root)
@@ -70,7 +70,7 @@ def _ends(record: Record) -> bool:
     except ProcessLookupError:
         return True
     try:
-        if process_start(record.pid) != record.start_time:
+        if start_of(record.pid) != record.start_time:
             return True
         # Readable as soon as the process ends, be it a zombie.
         waiting = select.poll()

@@ -17,6 +17,7 @@ from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
 from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_in
+from scplan.linux.process import start_time
 from scplan.linux.rooted_path import IN_ROOT
 from scplan.linux.signals import stop_requests_wait
 from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, openat2, owner_of_namespace, setns
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 OVERFLOW_ID = 65534
 """What the kernel shows for an id that is not mapped. user_namespaces(7)."""
-
-
-def start_time(stat: bytes) -> int:
-    """Field 22 of /proc/PID/stat: clock ticks after boot. The command name before it may hold spaces and brackets."""
-    return int(stat.rpartition(b")")[2].split()[19])
 
 
 class Container(Closing):
@@ -62,7 +58,7 @@ class Container(Closing):
             self._fds["proc"] = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             raise self._gone() from None
-        found = start_time(self.read_proc("stat", has_paths=False))
+        found = self._started()
         if expected_start_time and found != expected_start_time:
             self.close()
             raise ContainerGone(
@@ -114,9 +110,11 @@ class Container(Closing):
 
     def check_alive(self) -> None:
         """Raises ContainerGone when the process has ended; a zombie counts as ended."""
-        state = self.read_proc("stat", has_paths=False).rpartition(b")")[2].split()[0]
-        if state in (b"Z", b"X"):
+        if not self._started():
             raise self._gone()
+
+    def _started(self) -> int:
+        return start_time(self.read_proc("stat", has_paths=False))
 
     def _held(self, key: str, path: str, flags: int = os.O_RDONLY) -> int:
         if key not in self._fds:

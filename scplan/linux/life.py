@@ -9,9 +9,9 @@ import socket
 
 from scplan.errors import ContainerGone, KernelError
 from scplan.linux.closing import Closing
-from scplan.linux.container import start_time
 from scplan.linux.namespaces import socket_in
 from scplan.linux.netlink.listening import OF_A_CONTAINER, drain, open_listener
+from scplan.linux.process import start_of
 
 
 class Life(Closing):
@@ -62,9 +62,8 @@ class Life(Closing):
 
     def _open(self, pid: int, started: int, own_netns_fd: int, *, network: bool, mounts: bool) -> None:
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                if start_time(file.read()) != started:
-                    raise _gone(pid)
+            if start_of(pid) != started:
+                raise _gone(pid)
             if mounts:
                 self.mounts_fd = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
             if network:

@@ -7,13 +7,11 @@ import os
 from typing import Any, TypeVar
 
 from scplan.errors import KernelError, RecordDamaged
-from scplan.linux.container import start_time
+from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
 
 MAX_STATE_BYTES = 16 << 20
 _CHUNK_BYTES = 64 << 10
-# One line, which the kernel gives whole: proc_pid_stat(5).
-_STAT_BYTES = 4096
 T = TypeVar("T")
 
 
@@ -95,7 +93,7 @@ def facts_of(
 
     `recorded_start` is in clock ticks after boot; 0 where the runtime, asked just now, vouches for the process.
     """
-    started = process_start(pid)
+    started = start_of(pid)
     running = bool(started) and recorded_start in (0, started)
     status = (Status.PAUSED if paused else Status.RUNNING) if running else Status.STOPPED
     return ContainerFacts(
@@ -108,29 +106,13 @@ def facts_of(
     )
 
 
-def process_start(pid: int) -> int:
-    """Start time of a process in clock ticks after boot; 0 when there is none, or only a zombie."""
-    if pid <= 0:
-        return 0
-    try:
-        # Not by open(): a plan asks it of every container, and a buffered file makes ten system calls of three.
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            stat = os.read(fd, _STAT_BYTES)
-        finally:
-            os.close(fd)
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return 0 if stat.rpartition(b")")[2].split()[0] in (b"Z", b"X") else start_time(stat)
-
-
 def pid_in_file(path: str, container_id: str) -> int:
     """The process in a PID file, if its cgroup is named for the container: only then it is not a PID taken again."""
     text = read_file(path)
     if not text or not text.strip().isdigit():
         return 0
     pid = int(text[:20])
-    cgroups = read_file(f"/proc/{pid}/cgroup") if process_start(pid) else None
+    cgroups = read_file(f"/proc/{pid}/cgroup") if start_of(pid) else None
     return pid if cgroups is not None and container_id in os.fsdecode(cgroups) else 0
 
 

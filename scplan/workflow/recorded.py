@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from scplan.errors import ContainerNotFound, ContainerReplaced
+from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes import RUNTIMES
-from scplan.runtimes.state_files import process_start
 from scplan.state import Record
 
 _SHOWN_OF_ID = 12
@@ -54,7 +54,7 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
 
     Raises ContainerNotFound when one that ran was removed.
     """
-    if facts.start_time and process_start(facts.pid) == facts.start_time:
+    if facts.start_time and start_of(facts.pid) == facts.start_time:
         return facts
     try:
         return find_again(Record(facts.name, facts.runtime, facts.id, {}))
@@ -71,7 +71,7 @@ def gone(record: Record) -> ContainerFacts:
 
 def is_plugged_in(record: Record, boot_id: str) -> bool:
     """Whether the process into which the resources were plugged still runs; asks no runtime."""
-    alive = record.boot_id == boot_id and process_start(record.pid) == record.start_time
+    alive = record.boot_id == boot_id and start_of(record.pid) == record.start_time
     return bool(record.start_time) and alive
 
 

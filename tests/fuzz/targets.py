@@ -17,11 +17,11 @@ from scplan.errors import ScplanError
 from scplan.journal import read_journal
 from scplan.kinds import KINDS
 from scplan.linux.cgroup_v1 import DeviceRules
-from scplan.linux.container import start_time
 from scplan.linux.mountinfo import escape, parse_mountinfo
 from scplan.linux.netlink import Rtnl, wire
 from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
 from scplan.linux.ovsdb import Ovsdb
+from scplan.linux.process import start_time
 from scplan.records import encode_line
 from scplan.runtimes import docker, isulad, podman, state_files
 from scplan.runtimes.crun import Crun

@@ -47,6 +47,8 @@ SPLIT_OFF: dict[str, set[str]] = {
 # Where the code took a better boundary than the table: each keeps the direction of the data.
 BEYOND_THE_TABLE: dict[str, set[str]] = {
     **{name: {"records", "kinds.kind"} for name in RECORDS},  # the codec asks the kinds for the records' classes
+    "journal": {"records", "kinds.kind", "linux.process"},  # whether who holds one lives
+    "state": {"records", "kinds.kind", "linux.process"},
     "observe": {"linux.host"},  # the host's facts are observed beside the containers'
     # an apply that fails or is stopped is rolled back, and one may have to be confirmed
     "apply": {"execute", "rollback", "linux.signals", "confirmation"},
@@ -54,7 +56,8 @@ BEYOND_THE_TABLE: dict[str, set[str]] = {
     # an apply that is finished goes on where it was; what is taken back is not interrupted
     "recovery": {"apply", "linux.signals"},
     "config": {"yaml_source"},  # the values with places that it turns into resources
-    "runtimes": {"model.live", "linux.local_socket"},  # ContainerFacts; and how an engine's daemon is asked
+    # ContainerFacts; how an engine's daemon is asked; and whether a recorded process lives
+    "runtimes": {"model.live", "linux.local_socket", "linux.process"},
     "cli": {"model"},  # the types of what workflow returns and render takes
 }
 EVERYWHERE = {"named_tuple", "digest"}  # in place of what would take too long to import

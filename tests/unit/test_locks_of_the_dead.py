@@ -14,7 +14,7 @@ import pytest
 from scplan.errors import Locked
 from scplan.journal import is_at_work, left_behind
 from scplan.linux.namespaces import Child
-from scplan.records import has_ended
+from scplan.linux.process import start_of
 from scplan.state import wait_for_lock
 
 _HELD_S = 0.3
@@ -102,7 +102,7 @@ def test_process_that_nobody_has_waited_for_yet_has_ended() -> None:
     if pid == 0:
         os._exit(0)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert has_ended(pid)
+    assert not start_of(pid)
     os.waitpid(pid, 0)
-    assert has_ended(pid)
-    assert not has_ended(os.getpid())
+    assert not start_of(pid)
+    assert start_of(os.getpid())
