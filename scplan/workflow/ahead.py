@@ -7,8 +7,7 @@ not depend on the files: it can be found out while they are still being read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from scplan import observe
@@ -35,6 +34,10 @@ _PIPE_BYTES = 1 << 16
 
 Life = tuple[str, str, int, int]
 """Runtime, name, PID and start time of a container: what was found out counts for the same process only."""
+
+
+Accounts = Mapping[tuple[str, str], str | None]
+"""What is to be looked at, by runtime and name; with an account, only a record that says the same (account_of)."""
 
 
 class Seen(NamedTuple):
@@ -76,12 +79,10 @@ class LookAhead(Closing):
         os.write(writer, b"".join(index.to_bytes(_INDEX_BYTES, "little") for index in range(len(self._shares))))
         os.close(writer)
         self._dump = SharedDump()
-        look = partial(self._look, lambda _: True)
         self._children = [
-            Child(look, what="compare live state with the records", timeout_s=LOOKING_TIMEOUT_S)
+            Child(self._look, what="compare live state with the records", timeout_s=LOOKING_TIMEOUT_S)
             for _ in range(processes(names) - 1)
         ]
-        self._seen: dict[Life, Seen] | None = None
 
     def close(self) -> None:
         os.close(self._queue)
@@ -89,30 +90,36 @@ class LookAhead(Closing):
         while self._children:
             self._children.pop().abandon()
 
-    def as_recorded(self, containers: Mapping[str, ContainerFacts]) -> dict[str, str]:
-        """Of the containers in which all that the records hold is there as they say, what that is (account_of).
+    def as_recorded(
+        self, containers: Mapping[str, ContainerFacts], accounts: Mapping[str, str] | None = None
+    ) -> frozenset[str]:
+        """The containers in which all that the records hold is there as they say; to be asked once.
 
-        Takes part in looking; shares that no one asks for are left out. What can't be read is not as recorded, nor is
-        what a process had to look at that waits for a container for long.
+        With `accounts` of all of them, those whose records say so (account_of). Takes part in looking, at those alone.
+        What can't be read is not as recorded, nor is what a process had to look at that waits for a container for long.
         """
-        if self._seen is None:
-            asked = {(facts.runtime, facts.name) for facts in containers.values()}
-            seen = self._look(lambda share: not asked.isdisjoint(share))
-            for child in self._children:
-                # The queue is empty: what it still looks at is a share, or does not answer.
-                if is_ready(child.fd, _PATIENCE_S):
-                    seen |= child.answer()
-            self._seen = seen
-        found = {name: self._seen.get(_life(facts)) for name, facts in containers.items()}
-        return {name: one.account for name, one in found.items() if one and is_about(one.id, containers[name])}
+        seen = self._look({_pair(one): accounts[name] if accounts else None for name, one in containers.items()})
+        for child in self._children:
+            # The queue is empty: what it still looks at is a share, or does not answer.
+            if is_ready(child.fd, _PATIENCE_S):
+                seen |= child.answer()
+        found = {name: seen.get(_life(facts)) for name, facts in containers.items()}
+        return frozenset(
+            name
+            for name, one in found.items()
+            if one and is_about(one.id, containers[name]) and (accounts is None or one.account == accounts[name])
+        )
 
-    def _look(self, is_asked_for: Callable[[Sequence[tuple[str, str]]], bool]) -> dict[Life, Seen]:
+    def _look(self, asked: Accounts | None = None) -> dict[Life, Seen]:
+        """What is as recorded, of the shares that are left; of what is not asked for, nothing is."""
         seen: dict[Life, Seen] = {}
         # A process of its own needs sockets of its own.
         with Host(self._dump) as host:
             for share in self._next_shares():
-                if is_asked_for(share):
-                    seen.update(_as_recorded(self._state, share, host))
+                looked_at = (
+                    dict.fromkeys(share) if asked is None else {one: asked[one] for one in share if one in asked}
+                )
+                seen.update(_as_recorded(self._state, looked_at, host))
         return seen
 
     def _next_shares(self) -> Iterator[Sequence[tuple[str, str]]]:
@@ -120,22 +127,28 @@ class LookAhead(Closing):
             yield self._shares[int.from_bytes(index, "little")]
 
 
+def _pair(facts: ContainerFacts) -> tuple[str, str]:
+    return facts.runtime, facts.name
+
+
 def _life(facts: ContainerFacts) -> Life:
-    return facts.runtime, facts.name, facts.pid, facts.start_time
+    return *_pair(facts), facts.pid, facts.start_time
 
 
-def _as_recorded(state: State, share: Sequence[tuple[str, str]], host: Host) -> Iterator[tuple[Life, Seen]]:
-    for runtime, name in share:
+def _as_recorded(state: State, asked: Accounts, host: Host) -> Iterator[tuple[Life, Seen]]:
+    for (runtime, name), account in asked.items():
         try:
             record = state.read(runtime, name)
             if record is None or not record.start_time or record.boot_id != host.boot_id:
+                continue
+            said = account_of((address.kind, address.identity, one) for address, one in record.resources.items())
+            if account not in (None, said):
                 continue
             # The process that it was plugged into, by the record alone; no runtime is asked.
             running = Status.RUNNING
             facts = ContainerFacts(name, runtime, record.id, running, record.pid, record.start_time)
             if _is_as_recorded(record, facts, host):
-                told = ((address.kind, address.identity, one) for address, one in record.resources.items())
-                yield _life(facts), Seen(record.id, account_of(told))
+                yield _life(facts), Seen(record.id, said)
         except (ScplanError, OSError):
             continue  # whoever plans for it finds the same, and says so
 

@@ -16,6 +16,7 @@ from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
 from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, in_shares, is_worth_sharing_out, processes
 from scplan.workflow.confirming import notices
@@ -37,7 +38,7 @@ def make_plan(request: Request) -> Plan:
 
 def _plan_now(request: Request, state: State) -> Plan:
     with ahead_of_files(request, state) as ahead, Host() as host:
-        return plan_scene(set_scene(request, state), request, state, host, ahead)
+        return look_and_plan(set_scene(request, state), request, state, host, ahead).plan
 
 
 @contextmanager
@@ -51,7 +52,20 @@ def ahead_of_files(request: Request, state: State) -> Iterator[LookAhead | None]
         yield ahead
 
 
-def plan_scene(scene: Scene, request: Request, state: State, host: Host, ahead: LookAhead | None = None) -> Plan:
+def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
+    """The plan for a scene."""
+    return look_and_plan(scene, request, state, host).plan
+
+
+class Planned(NamedTuple):
+    """A plan, and the live state that it was made from: of all containers but those in which nothing is to be done."""
+
+    plan: Plan
+    live: Live
+    unchanged: frozenset[str]
+
+
+def look_and_plan(scene: Scene, request: Request, state: State, host: Host, ahead: LookAhead | None = None) -> Planned:
     """The plan for a scene; what was found out ahead is used where the containers are many."""
     unchanged: frozenset[str] = frozenset()
     if is_worth_sharing_out(scene.containers):
@@ -64,7 +78,8 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host, ahead: 
     inputs = _gather(rest, request, host)._replace(containers=scene.containers)
     with missing_said(scene):
         made = plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
-    return made._replace(diagnostics=(*made.diagnostics, *_start_warnings(made, scene), *module_notices(scene, made)))
+    diagnostics = (*made.diagnostics, *_start_warnings(made, scene), *module_notices(scene, made))
+    return Planned(made._replace(diagnostics=diagnostics), inputs.live, unchanged)
 
 
 def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> frozenset[str]:
@@ -74,8 +89,7 @@ def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> 
     for names in in_shares(scene.containers):
         part = scene.only(frozenset(names))
         wanted |= plan.accounts(_resolve(part, facts), part.containers, request.selection)
-    recorded = ahead.as_recorded(scene.containers)
-    return frozenset(name for name, account in wanted.items() if recorded.get(name) == account)
+    return ahead.as_recorded({name: scene.containers[name] for name in wanted}, wanted)
 
 
 def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:

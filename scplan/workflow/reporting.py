@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from scplan import observe, plan
@@ -17,7 +17,7 @@ from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import left_on_host
-from scplan.workflow.planning import ahead_of_files, plan_scene, wanted_of
+from scplan.workflow.planning import ahead_of_files, look_and_plan, wanted_of
 from scplan.workflow.scene import (
     Request,
     Scene,
@@ -47,13 +47,15 @@ def _drift_now(request: Request, state: State) -> DriftReport:
             scene = set_scene(request, state)
             stale, problems = scene.stale, list[Diagnostic]()
             scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
-            made = plan_scene(scene, request, state, host, ahead)
+            made, live, unchanged = look_and_plan(scene, request, state, host, ahead)
+            drifted = _drifted(scene.only(scene.containers.keys() - unchanged), live.resources)
+            unread: dict[str, Diagnostic] = {}
         else:
             scene, stale, problems = _known(state)
             left = tuple(left_on_host(scene.lost, host))
             made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={}, diagnostics=left)
-        as_recorded = ahead.as_recorded(scene.containers).keys() if ahead is not None else frozenset()
-        drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
+            as_recorded = ahead.as_recorded(scene.containers) if ahead is not None else frozenset()
+            drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
     drifted = (*drifted, *_left_alone(record for record, _ in stale))
     known = {one.address for one in drifted}
     pending = tuple(change for change in made.changes if change.address not in known or _asks_for_more(change))
@@ -104,18 +106,25 @@ def does_wait(scene: Scene, address: Address) -> bool:
 
 def drifted_in(scene: Scene, host: Host) -> tuple[tuple[Drifted, ...], dict[str, Diagnostic]]:
     """Owned resources that are not as recorded, and by container why live state could not be read."""
+    live, problems = _live_of(scene, host)
+    return _drifted(scene, live, problems.keys()), problems
+
+
+def _drifted(
+    scene: Scene, live: Mapping[Address, Resource], unread: Collection[str] = frozenset()
+) -> tuple[Drifted, ...]:
+    """Owned resources that are not as recorded; of containers that could not be read nothing is known."""
     from scplan.model.report import Drifted
 
-    live, problems = _live_of(scene, host)
     drifted = []
     for address, recorded in scene.owned.items():
         there = live.get(address)
-        if does_wait(scene, address) or (there is None and address.container in problems):
+        if does_wait(scene, address) or (there is None and address.container in unread):
             continue
         changed = () if there is None else differences(recorded, there)
         if there is None or changed:
             drifted.append(Drifted(address=address, changed=changed, recorded=recorded, live=there))
-    return tuple(drifted), problems
+    return tuple(drifted)
 
 
 def _live_of(scene: Scene, host: Host) -> tuple[dict[Address, Resource], dict[str, Diagnostic]]:
