@@ -1,1 +1,8 @@
 """What runtimes call when a container starts and stops. Starts fast: entry.py imports the rest when there is work."""
+
+from __future__ import annotations
+
+DEFAULT_STATE_DIR = "/var/lib/scplan"
+"""What a hook is for whose runtime was told of no other one: containers of the system's engines are root's."""
+STATE_DIR_OPTION = "--scplan-state-dir="
+"""How an engine tells the wrapper of another one."""

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from scplan.errors import ScplanError
-from scplan.hooks.wrapper import DEFAULT_STATE_DIR, STATE_DIR_OPTION
+from scplan.hooks import DEFAULT_STATE_DIR, STATE_DIR_OPTION
 from scplan.linux.programs import hook_command
 from scplan.named_tuple import NamedTuple
 

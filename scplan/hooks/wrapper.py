@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sys
 
+from scplan.hooks import DEFAULT_STATE_DIR, STATE_DIR_OPTION
+
 if False:
     from typing import NoReturn  # for type checkers: importing typing takes longer than all of this module
 
 _PREFIX = "scplan-"
-STATE_DIR_OPTION = "--scplan-state-dir="
-DEFAULT_STATE_DIR = "/var/lib/scplan"
 _CREATING = ("create", "run")
 _COMMANDS = frozenset(
     (
