@@ -130,7 +130,7 @@ def _execute(run: Run, show: OnEvent) -> Outcome:
         return run.execute(unfailing(show))
     except ScplanError:
         raise
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         # The changes have begun, so "error, nothing was changed" would be a lie.
         raise RecoveryNeeded(
             f"the apply ended half-way: {type(error).__name__}: {error}",

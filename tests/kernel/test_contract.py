@@ -254,7 +254,7 @@ def test_a_request_to_stop_undoes_every_change(
         def stop(event: Event) -> None:
             # Who is impatient asks again while it is undone.
             if (event.step, event.number) in ((Step.STARTED, 4), (Step.UNDOING, 2)):
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
 
         former = signal.signal(number, signal.SIG_DFL)
         try:

@@ -173,7 +173,7 @@ def stopped_at(ground: Ground, number: int) -> None:
 
     def stop(event: Event) -> None:
         if (event.step, event.number) == (Step.STARTED, number):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(ApplyFailed, match="interrupted"):
         ground.apply(stop)
