@@ -7,11 +7,12 @@ PYTHON := .venv/bin/python
 READY := .venv/.ready
 ARGS ?=
 # Test files are shared out to processes that don't see each other's mounts and links; one more than CPUs, since tests wait.
+# A process that dies is a failure; with another one in its place pytest-xdist would wait for ever.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 ifeq ($(WORKERS),0)
 ALL_TESTS := $(PYTHON) -m pytest
 else
-ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist loadfile --no-loadscope-reorder \
+ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
 	--tx $(WORKERS)*popen//python=$(CURDIR)/tests/containers/isolated-python
 endif
 
