@@ -25,6 +25,8 @@ CONTAINERS = int(os.environ.get("BENCH_CONTAINERS", "1000"))
 TIMES = int(os.environ.get("BENCH_TIMES", "5"))
 # A Linux bridge has at most 1023 ports, and a container has two NICs.
 CONTAINERS_PER_BRIDGE = 500
+# Of what `resources` plugs in, what has a file in the container.
+PATHS = "/dev/disk /dev/full0 /mnt/data /srv/config"
 PYTHON_WHERE_PUBLISHED_MS = 8
 PREDECESSOR_SET_MS = 103
 PREDECESSOR_HOOK_MS = 72
@@ -145,7 +147,7 @@ class Bench:
             }
         )
         listed = self.session.directory / "containers"
-        listed.write_text("".join(f"{container.pid} /dev/disk /dev/full0\n" for container in containers))
+        listed.write_text("".join(f"{container.pid} {PATHS}\n" for container in containers))
         state_dir = self.directory()
         first = measure.scplan("apply", "--auto-approve", "-f", config, state_dir=state_dir)
         row(f"apply, {CONTAINERS} containers of 10 resources", first)
