@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from scplan import observe, plan
-from scplan.errors import ScplanError
+from scplan.errors import Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
@@ -43,8 +43,18 @@ def open_undo(request: Request) -> Iterator[Run]:
             if last_committed(state.directory, KINDS).apply_id != kept.apply_id:
                 raise ScplanError("another apply was committed meanwhile", hint="look at the history, and undo again")
             made = _plan(_reversals(kept), locked, request, state, host)
-            made = made._replace(diagnostics=(*overdue, *made.diagnostics))
+            said = [] if made.changes or made.refreshed else [_nothing_left_of(kept.apply_id)]
+            made = made._replace(diagnostics=(*overdue, *made.diagnostics, *said))
             yield Run(made, locked, state, host, request, undoes=kept.apply_id)
+
+
+def _nothing_left_of(apply_id: str) -> Diagnostic:
+    return Diagnostic(
+        summary=f"there is nothing to take back of the last apply, {apply_id}",
+        detail="it made again what others had changed, or others have taken it back since",
+        hint="to go further back, apply the configuration of that time",
+        severity=Severity.WARNING,
+    )
 
 
 def awaiting(request: Request) -> Past | None:

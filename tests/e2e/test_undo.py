@@ -230,6 +230,19 @@ def test_nothing_to_undo(process_container: Container, scplan: Scplan) -> None:
     refused(scplan("undo", "--auto-approve"), "nothing to undo")
 
 
+def test_apply_that_only_healed_leaves_nothing_to_undo(process_container: Container, scplan: Scplan) -> None:
+    limit = process_container.cgroups["pids"] / "pids.max"
+    scplan("apply", "--auto-approve", config=of(process_container, cgroup={"pids.max": 60})).ok()
+    limit.write_text("61\n")
+    scplan("apply", "--auto-approve").ok()
+    with nothing_changed(process_container):
+        ran = scplan("undo", "--auto-approve").ok()
+    assert ran.stdout.strip() == "No changes."
+    last = json.loads(scplan("state", "history", "--json").ok().stdout)["applies"][0]
+    assert f"nothing to take back of the last apply, {last['apply_id']}" in ran.stderr
+    assert limit.read_text() == "60\n"
+
+
 def test_apply_that_was_rolled_back_is_passed_over(process_container: Container, scplan: Scplan) -> None:
     before = Moment(scplan, process_container)
     scplan("apply", "--auto-approve", config=of(process_container, cgroup={"pids.max": 100})).ok()
