@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from scplan.errors import KernelError
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
-from scplan.runtimes.state_files import facts_of, list_directories, read_file
+from scplan.runtimes.state_files import facts_of, list_directories, list_suffixed, read_file, takes_root
 
 # A directory for each running container; there also without systemd-machined (--register=no).
 _RUNNING = "/run/systemd/nspawn/propagate"
@@ -46,8 +47,7 @@ def _names() -> list[str]:
 
 
 def _entries(place: str) -> list[str]:
-    raw = [name for name in (os.listdir(place) if os.path.isdir(place) else ()) if name.endswith(".raw")]
-    return [*list_directories(place), *raw]
+    return [*list_directories(place), *list_suffixed(place, ".raw")]
 
 
 def _facts(name: str) -> ContainerFacts:
@@ -77,6 +77,8 @@ def _supervises(pid: str, name: str) -> bool:
         return same and os.stat(f"/proc/{pid}").st_uid == 0
     except FileNotFoundError:
         return False
+    except PermissionError as error:
+        raise KernelError.from_os(f"stat(/proc/{pid}/ns)", error, hint=takes_root(error)) from None
 
 
 def _child_of(pid: str) -> int:

@@ -16,6 +16,7 @@ from scplan.runtimes.state_files import (
     facts_of,
     field,
     list_directories,
+    list_suffixed,
     parse,
     pid_in_file,
     plain,
@@ -64,8 +65,7 @@ class Podman(Runtime):
         return super().has_hook(facts) or any(
             _is_scplan_hook(f"{directory}/{name}")
             for directory in hook_directories()
-            for name in (os.listdir(directory) if os.path.isdir(directory) else ())
-            if name.endswith(".json")
+            for name in list_suffixed(directory, ".json")
         )
 
 

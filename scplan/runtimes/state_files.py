@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import Any, TypeVar
@@ -33,10 +34,17 @@ def read_file(path: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise KernelError.from_os(f"read({path})", error) from None
+        raise KernelError.from_os(f"read({path})", error, hint=takes_root(error)) from None
     if len(content) > MAX_STATE_BYTES:
         raise damaged(path, f"it has more than {MAX_STATE_BYTES >> 20} MiB")
     return content
+
+
+def takes_root(error: OSError) -> str:
+    """The way out for who may not know what a runtime knows; "" for other errors."""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return ""
+    return "its runtime keeps that for root: run scplan as root, or plan against a snapshot (`plan --live`)"
 
 
 def _read_bounded(fd: int) -> bytes:
@@ -118,9 +126,18 @@ def pid_in_file(path: str, container_id: str) -> int:
 
 def list_directories(path: str) -> list[str]:
     """Names of the directories in `path`; none when it is absent or can't be read."""
+    return [entry.name for entry in _entries(path) if entry.is_dir(follow_symlinks=False)]
+
+
+def list_suffixed(path: str, suffix: str) -> list[str]:
+    """Names in `path` that end so, suffix and all; none when it is absent or can't be read."""
+    return [entry.name for entry in _entries(path) if entry.name.endswith(suffix)]
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return list(entries)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
 

@@ -123,7 +123,7 @@ def _command(scene: Scene, arguments: tuple[str, ...]) -> int:
 @contextmanager
 def open_scene(session: Session) -> Iterator[Scene]:
     """A scene in which nothing is applied yet."""
-    _import_all()
+    import_all()
     with (
         session.container("process") as web,
         session.container("process", userns=True) as db,
@@ -141,7 +141,8 @@ def open_scene(session: Session) -> Iterator[Scene]:
         yield Scene(web, db, Parts(disk, bridge, nic.name, one, two, directory / "made"), directory)
 
 
-def _import_all() -> None:
+def import_all() -> None:
+    """All of scplan, and so all that it needs but for what it imports in functions."""
     for module in pkgutil.walk_packages(scplan.__path__, "scplan."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from tests.conftest import Ran, Scplan
+from tests.crash.scene import import_all
 
 _TIMEOUT_S = 60.0
 
@@ -38,8 +39,10 @@ def at_step(step: str, number: int | None = None) -> Callable[[str], bool]:
     return opens
 
 
-def run_with_gates(scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate]) -> Ran:
-    """Runs a command; what it printed, and its exit code as a shell would see it."""
+def run_with_gates(
+    scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate] = (), *, uid: int | None = None
+) -> Ran:
+    """Runs a command, with a `uid` as that user; what it printed, and its exit code as a shell would see it."""
     held_read, held_write = os.pipe2(os.O_CLOEXEC)
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     files = [scplan.directory / f"gate.{name}" for name in ("stdout", "stderr")]
@@ -47,7 +50,7 @@ def run_with_gates(scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gat
     if pid == 0:
         os.close(held_read)
         os.close(go_write)
-        _run(scplan, arguments, gates, held_write, go_read)
+        _run(scplan, arguments, gates, held_write, go_read, uid)
     os.close(held_write)
     os.close(go_read)
     try:
@@ -99,7 +102,9 @@ class _Gated(io.TextIOWrapper):
         return written
 
 
-def _run(scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate], held: int, go: int) -> NoReturn:
+def _run(
+    scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate], held: int, go: int, uid: int | None
+) -> NoReturn:
     """The life of the fork."""
     try:
         from scplan.cli.app import run
@@ -109,6 +114,8 @@ def _run(scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate], held: 
         left = list(gates)
         sys.stdout = _Gated("gate.stdout", left, held, go)
         sys.stderr = _Gated("gate.stderr", left, held, go)
+        if uid is not None:
+            _become(uid)
         code = run(arguments)
     except BaseException:
         traceback.print_exc()
@@ -116,6 +123,14 @@ def _run(scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate], held: 
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _become(uid: int) -> None:
+    """Another user, who may not be able to read the checkout: all that could be needed is imported before."""
+    import_all()
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def _event(text: str) -> dict[str, Any]:
