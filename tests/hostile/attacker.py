@@ -24,7 +24,7 @@ from tests.containers.container import Container
 
 RENAME_EXCHANGE = 2
 MS_BIND, MS_REC, MS_REMOUNT, MS_RDONLY, MS_PRIVATE, MS_MOVE = 4096, 16384, 32, 1, 1 << 18, 8192
-MNT_DETACH = 2
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 AT_FDCWD = -100
 _NAMESPACES = {"user": 0x10000000, "net": 0x40000000, "pid": 0x20000000, "mnt": 0x20000}
 _COUNTER = struct.Struct("Q")

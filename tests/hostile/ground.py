@@ -27,6 +27,7 @@ class Ground:
         self.codes: Counter[int] = Counter()
         self.said: set[str] = set()
         self.slowest_s = 0.0
+        self.last = ""
 
     def write(self, **sections: Any) -> None:
         import json
@@ -44,6 +45,7 @@ class Ground:
         except ScplanError as error:
             code = int(error.exit_code)
             self.said.add(str(error))
+            self.last = str(error)
             if code in (ExitCode.ROLLBACK_INCOMPLETE, ExitCode.RECOVERY_NEEDED):
                 self.recover()
         self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
@@ -78,16 +80,16 @@ class Ground:
             workflow.recover(self.request, "auto", lambda _: None)
         except ScplanError as error:
             self.said.add(str(error))
+            self.last = str(error)
             return int(error.exit_code)
         return 0
 
     def settle(self) -> None:
         """With the attacker gone: what may be there goes, and then all can be made again."""
-        assert self.recover() == 0, self.said
-        assert self.apply(destroy=True) == 0, self.said
-        assert self.apply() == 0, self.said
-        assert workflow.make_plan(self.request).changes == ()
-        assert self.apply(destroy=True) == 0, self.said
+        assert self.recover() == 0, self.last
+        for destroy in (True, False, True):
+            assert self.apply(destroy=destroy) == 0, self.last
+            assert destroy or workflow.make_plan(self.request).changes == ()
 
     def verdict(self, what: str, rounds: int, runs: int) -> None:
         """Prints how often it was tried, and holds the runs to the exit codes of the contract."""

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import MakeContainer
 from tests.containers.container import Container
-from tests.hostile.attacker import MNT_DETACH, Attack, exchange, mount, once, umount
+from tests.hostile.attacker import MNT_DETACH, UMOUNT_NOFOLLOW, Attack, exchange, mount, once, umount
 from tests.hostile.canary import Canary
 from tests.hostile.ground import RACE_S, Ground
 
@@ -120,10 +120,10 @@ def test_nothing_lands_outside(
 
 def _tidy() -> None:
     """Whatever the attacker left at the target; /srv/a may be anything, and is made anew."""
-    with contextlib.suppress(OSError):
-        umount("/srv/a/b", MNT_DETACH)
-    with contextlib.suppress(OSError):
-        umount(TARGET, MNT_DETACH)
+    for path in ("/srv/a/b", TARGET):
+        # It may have died when one of these led to the container's root.
+        with contextlib.suppress(OSError):
+            umount(path, MNT_DETACH | UMOUNT_NOFOLLOW)
     for remove in (os.unlink, os.rmdir):
         if os.path.lexists(TARGET) and not stat.S_ISCHR(os.lstat(TARGET).st_mode):
             with contextlib.suppress(OSError):
