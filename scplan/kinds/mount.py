@@ -225,7 +225,11 @@ class MountKind(Kind[BindMount]):
         container = target.container
         if after.taken is not None and _is_taken(container, after):
             return  # as in `create`
-        if before.read_only != after.read_only and container.mount_owner_fd is not None:
+        there = container.status(after.target)
+        if there is None or not there.is_mount_root:
+            # It went since it was captured.
+            self.create(target, after)
+        elif before.read_only != after.read_only and container.mount_owner_fd is not None:
             # What is locked can't be lifted, and what is set in place would not be locked: it is mounted anew.
             bind.detach(container, after.target, partial(_is_ours, mount=after))
             self.create(target, after)

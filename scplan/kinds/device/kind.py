@@ -17,7 +17,6 @@ from scplan.kinds.device.node import (
     is_taken,
     make_node,
     nodes_below_dev,
-    own_node,
     refuse_node_of_host,
     remove_node,
     type_in_place,
@@ -224,7 +223,8 @@ class DeviceKind(Kind[Device]):
     def update(self, target: Target[Device], before: Device, after: Device) -> None:
         rules.allow(target, after)
         if not is_taken(target.container, after):
-            own_node(target.container, after)
+            # Made where it went since it was captured.
+            make_node(target.container, after)
         rules.limit(target, after)
         if after.partitions:
             followed.follow(target, after)

@@ -68,14 +68,18 @@ def with_former(container: Container, device: Device) -> Device:
     """`device` with what making its node will replace and make."""
     there = container.status(device.target)
     taken = _is_in_the_way(container, there, device)
-    made = missing_directories(container.status, device.target) if there is None else ()
-    if container.has_user_namespace and (there is None or taken):
-        made = (*made, device.target)
+    made = _missing(container, device) if there is None or taken else ()
     saved = f".{os.path.basename(device.target)}.scplan-saved" if taken else None
     if device.saved_as is not None and container.status(_saved_path(device)) is not None:
         saved = device.saved_as
     # What was made for it before, and is still there, stays scplan's to remove.
     return device.but(saved_as=saved, made=merged_paths(device.made, made))
+
+
+def _missing(container: Container, device: Device) -> tuple[str, ...]:
+    """What has to be made for the node where it is not: in a user namespace it is mounted on a file."""
+    directories = missing_directories(container.status, device.target)
+    return (*directories, device.target) if container.has_user_namespace else directories
 
 
 def _is_in_the_way(container: Container, there: FileStatus | None, device: Device) -> bool:
@@ -106,15 +110,15 @@ def is_taken(container: Container, device: Device) -> bool:
 def make_node(container: Container, device: Device) -> None:
     """Makes the node, with its owner and mode; one that is there already only gets these."""
     there = container.status(device.target)
+    if there is not None and _is_node(there, device):
+        _own_node(container, device)
+        return
     if _is_in_the_way(container, there, device):
         _move_aside(container, device)
-        there = None
-    if there is not None and _is_node(there, device):
-        own_node(container, device)
-    elif container.has_user_namespace:
-        _mount_node(container, device)
-    else:
-        _make_node(container, device)
+    # Also what went since it was captured: an undo must not fail because of a directory.
+    device = device.but(made=merged_paths(device.made, _missing(container, device)))
+    make = _mount_node if container.has_user_namespace else _make_node
+    make(container, device)
 
 
 def _make_node(container: Container, device: Device) -> None:
@@ -159,7 +163,7 @@ def _mount_node(container: Container, device: Device) -> None:
     )
 
 
-def own_node(container: Container, device: Device) -> None:
+def _own_node(container: Container, device: Device) -> None:
     """Gives the node its owner and mode."""
     try:
         container.bounded(partial(_own, device=device), what=f"change {device.target} in container {container.name}")
