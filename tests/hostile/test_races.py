@@ -114,8 +114,7 @@ def test_nothing_lands_outside(
     with Attack(container, ATTACKS[attack]) as attacking:
         runs = ground.race()
     ground.verdict(f"{kind} against {attack}", attacking.rounds, runs)
-    once(container, _tidy)
-    ground.settle()
+    ground.settle(lambda: once(container, _tidy))
 
 
 def _tidy() -> None:
