@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,5 +129,6 @@ def _tidy() -> None:
             with contextlib.suppress(OSError):
                 remove(TARGET)
     if not all(os.path.isdir(path) and not os.path.islink(path) for path in ("/srv/a", "/srv/a/b")):
-        os.rename("/srv/a", "/srv/was")
+        if os.path.lexists("/srv/a"):
+            os.rename("/srv/a", f"/srv/was{time.monotonic_ns()}")
         os.makedirs("/srv/a/b")
