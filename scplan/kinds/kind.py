@@ -215,7 +215,7 @@ class Kind(ABC, Generic[R]):
 
     @abstractmethod
     def update(self, target: Target[R], before: R, after: R) -> None:
-        """Changes it in place, from anything between the two to `after`."""
+        """Changes it in place, from anything between the two to `after`; made anew where it went since its capture."""
 
     @abstractmethod
     def delete(self, target: Target[R], before: R) -> None:
