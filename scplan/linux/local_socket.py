@@ -21,7 +21,8 @@ def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> byt
 
     `address` is the path of a socket, or the name of an abstract one after a NUL. Raises KernelError when nobody
     answers there, within TIMEOUT_S too; and when it is neither root nor this user who does, since anyone can take an
-    abstract name, or leave a socket in a directory of their own.
+    abstract name, or leave a socket in a directory of their own. Says along with the request who asks: a daemon that
+    wants to know, and has not told the kernel yet when the request comes, would find nobody.
     """
     name = address.replace("\0", "@")
     deadline = time.monotonic() + TIMEOUT_S
@@ -30,7 +31,9 @@ def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> byt
             connection.settimeout(TIMEOUT_S)
             connection.connect(address)
             _check_owner(connection, name)
-            connection.sendall(request)
+            who = _CREDENTIALS.pack(os.getpid(), os.geteuid(), os.getegid())
+            sent = connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)])
+            connection.sendall(request[sent:])
             return _receive(connection, name, deadline, answer_bytes)
     except TimeoutError:
         raise KernelError(

@@ -159,6 +159,34 @@ def test_socket_of_another_user_is_not_believed() -> None:
         os.close(go_write)
 
 
+def test_monitor_that_is_late_to_ask_who_asks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts, and only then wants credentials with each message: what came in between would be nobody's."""
+    directory = f"/scplan-test/{os.getpid()}/late"
+    accepted_read, accepted_write = os.pipe()
+    # The last thing before the request is sent.
+    monkeypatch.setattr(local_socket, "_check_owner", lambda *_: os.read(accepted_read, 1))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"\0{directory}/command")
+        listening.listen()
+        child = os.fork()
+        if child == 0:
+            connection, _ = listening.accept()
+            os.write(accepted_write, b"!")
+            connection.recv(1, socket.MSG_PEEK)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            _, ((_, _, told),), _, _ = connection.recvmsg(100, 100)
+            _, uid, gid = struct.unpack("3i", told)
+            known = (uid, gid) == (os.geteuid(), os.getegid())
+            connection.sendall(struct.pack("@iiP", 0 if known else -errno.EPERM, 0, 4242))
+            os._exit(0)
+        try:
+            assert lxc_monitor.init_pid(directory) == 4242
+        finally:
+            os.waitpid(child, 0)
+            os.close(accepted_read)
+            os.close(accepted_write)
+
+
 @pytest.mark.parametrize(
     ("answer", "pid"),
     [
