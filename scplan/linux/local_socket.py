@@ -33,7 +33,8 @@ def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> byt
             _check_owner(connection, name)
             who = _CREDENTIALS.pack(os.getpid(), os.geteuid(), os.getegid())
             sent = connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)])
-            connection.sendall(request[sent:])
+            if sent < len(request):
+                connection.sendall(request[sent:])
             return _receive(connection, name, deadline, answer_bytes)
     except TimeoutError:
         raise KernelError(
