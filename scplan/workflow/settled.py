@@ -43,10 +43,10 @@ def settled(state: State, look: Callable[[], T]) -> T:
 
 def is_quiet(state: State, before: int) -> bool:
     """Whether no apply is at work, and none began or ended since `before`, a time of last_begun_or_ended."""
-    if state.last_begun_or_ended() != before:
-        return False
-    if not state.has_open_journals():
-        return True
-    from scplan.journal import is_at_work
+    if state.has_open_journals():
+        from scplan.journal import is_at_work
 
-    return not is_at_work(state.directory)
+        if is_at_work(state.directory):
+            return False
+    # Last: one that ends between the two questions is told by the second.
+    return state.last_begun_or_ended() == before
