@@ -20,8 +20,8 @@ TAKEN_AWAY = {
     "device": "rm /dev/deep/data",
     "device and directory": "rm -r /dev/deep",
     "nic": "ip link del eth7",
-    "mount": "umount /srv/deep/m",
-    "mount and directories": "umount /srv/deep/m && rm -r /srv/deep",
+    "mount": "umount -l /srv/deep/m",
+    "mount and directories": "umount -l /srv/deep/m && rm -r /srv/deep",
 }
 
 
