@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scplan.cli import app
+from scplan.cli import typer_app
+from scplan.cli.app import COMMANDS
+from scplan.cli.parameters import Settings
 from scplan.config import configuration_schema
 from scplan.kinds import KINDS
 from scplan.kinds.cgroup import SETTINGS
@@ -174,8 +176,8 @@ def _commands() -> str:
 
 def commands() -> dict[str, Any]:
     """Every command by its path, `state list`; groups before their members."""
-    root = app._root()
-    with root.make_context("scplan", [], obj=app.Settings(), resilient_parsing=True) as context:
+    root = typer_app.build(COMMANDS)
+    with root.make_context("scplan", [], obj=Settings(), resilient_parsing=True) as context:
         return dict(_walk(root, context, ""))
 
 
@@ -189,7 +191,9 @@ def _walk(group: Any, context: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _command(path: str, command: Any) -> str:
     text = "\n\n".join(" ".join(block.split()) for block in (command.help or "").split("\n\n"))
-    own = [param for param in command.params if param.name not in app._SHARED and not getattr(param, "hidden", False)]
+    own = [
+        param for param in command.params if param.name not in typer_app.SHARED and not getattr(param, "hidden", False)
+    ]
     arguments = [param for param in own if param.param_type_name == "argument"]
     options = [param for param in own if param.param_type_name == "option" and param.name != "help"]
     words = ["scplan", path, *(str(argument.metavar) for argument in arguments), *(["[OPTIONS]"] if options else [])]

@@ -6,10 +6,9 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from scplan.cli.options import AutoApprove, ConfirmWithin, Excludes, Files, LockTimeout, Probes, Targets, request
 from scplan.cli.output import approve, complain, messages, raw, results, unfailing
+from scplan.cli.parameters import Argument, Option, Settings
 from scplan.cli.plan import print_plan
 from scplan.errors import Declined, ExitCode, RecoveryNeeded, ScplanError, UsageError
 
@@ -17,13 +16,13 @@ if TYPE_CHECKING:
     from scplan.model.report import OnEvent, Outcome
     from scplan.workflow import Run
 
-JsonLines = Annotated[bool, typer.Option("--json", help="A JSON object a line for each event; needs --auto-approve.")]
+JsonLines = Annotated[bool, Option(("--json",), help="A JSON object a line for each event; needs --auto-approve.")]
 
 
 def apply(
-    context: typer.Context,
+    settings: Settings,
     plan_file: Annotated[
-        str | None, typer.Argument(metavar="[PLAN]", help="A plan saved by 'scplan plan --out'. It is not asked about.")
+        str | None, Argument(metavar="[PLAN]", help="A plan saved by 'scplan plan --out'. It is not asked about.")
     ] = None,
     files: Files = None,
     targets: Targets = None,
@@ -52,7 +51,7 @@ def apply(
     from scplan import workflow
 
     asked = request(
-        context,
+        settings,
         files=files,
         targets=targets,
         excludes=excludes,
@@ -68,10 +67,10 @@ def apply(
 
 
 def destroy(
-    context: typer.Context,
+    settings: Settings,
     containers: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONTAINER]...", help="As in the records. Default: the containers of the files."),
+        Argument(metavar="[CONTAINER]...", help="As in the records. Default: the containers of the files."),
     ] = None,
     files: Files = None,
     auto_approve: AutoApprove = False,
@@ -91,7 +90,7 @@ def destroy(
 
     if containers and files:
         raise UsageError("destroy takes containers or -f, not both", hint="the files say which containers are meant")
-    asked = request(context, files=files, destroy=True, containers=containers or (), lock_timeout_s=lock_timeout)
+    asked = request(settings, files=files, destroy=True, containers=containers or (), lock_timeout_s=lock_timeout)
     return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
 
 

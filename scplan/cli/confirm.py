@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import typer
-
 from scplan.cli.options import Json, request
 from scplan.cli.output import raw, results
+from scplan.cli.parameters import Settings
 from scplan.errors import ExitCode
 from scplan.render.lines import line, visible
 
 
-def confirm(context: typer.Context, as_json: Json = False) -> ExitCode:
+def confirm(settings: Settings, as_json: Json = False) -> ExitCode:
     """Keep what 'apply --confirm-within' did.
 
     Without it everything is undone when the time is up. To undo it at once: 'scplan undo'.
@@ -21,7 +20,7 @@ def confirm(context: typer.Context, as_json: Json = False) -> ExitCode:
     """
     from scplan import workflow
 
-    apply_id = workflow.confirm(request(context))
+    apply_id = workflow.confirm(request(settings))
     if as_json:
         from scplan.render.machine import confirmed_document, to_text
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import typer
-
 from scplan.cli.options import Json, request
 from scplan.cli.output import complain, raw, results
+from scplan.cli.parameters import Settings
 from scplan.errors import ExitCode
 
 
-def doctor(context: typer.Context, as_json: Json = False) -> ExitCode:
+def doctor(settings: Settings, as_json: Json = False) -> ExitCode:
     """Tell what this host supports.
 
     Kernel interfaces, cgroup version, runtimes, privileges; and what does not work without them. Also what
@@ -21,7 +20,7 @@ def doctor(context: typer.Context, as_json: Json = False) -> ExitCode:
     """
     from scplan import workflow
 
-    findings, notices = workflow.doctor(), workflow.record_notices(request(context))
+    findings, notices = workflow.doctor(), workflow.record_notices(request(settings))
     complain(notices)
     if as_json:
         from scplan.render.machine import doctor_document, to_text

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-import typer
-
 from scplan.cli.options import DetailedExitCode, Files, Json, request
 from scplan.cli.output import complain, raw, results
+from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode
 
 
 def drift(
-    context: typer.Context,
+    settings: Settings,
     files: Files = None,
     as_json: Json = False,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Also write Prometheus metrics, for the node exporter's textfile collector."),
+        Option(metavar="FILE", help="Also write Prometheus metrics, for the node exporter's textfile collector."),
     ] = None,
     detailed_exitcode: DetailedExitCode = False,
 ) -> ExitCode:
@@ -33,7 +32,7 @@ def drift(
     """
     from scplan import workflow
 
-    report = workflow.drift(request(context, files=files))
+    report = workflow.drift(request(settings, files=files))
     if metrics is not None:
         from scplan.render.metrics import drift_metrics
 

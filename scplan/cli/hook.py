@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from scplan.cli.options import request
 from scplan.cli.output import message, raw
+from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode
 from scplan.render.lines import visible
 
@@ -16,17 +15,15 @@ if TYPE_CHECKING:
     from scplan.model.edit import Edit
 
 _RUNTIMES = "runc, crun, podman, isulad, lxc, docker, containerd or incus."
-_Runtime = Annotated[str, typer.Option("--runtime", metavar="NAME", show_default=False, help=_RUNTIMES)]
-_Installable = Annotated[
-    str, typer.Option("--runtime", metavar="NAME", show_default=False, help="podman, docker or lxc.")
-]
+_Runtime = Annotated[str, Option(("--runtime",), metavar="NAME", help=_RUNTIMES)]
+_Installable = Annotated[str, Option(("--runtime",), metavar="NAME", help="podman, docker or lxc.")]
 _Config = Annotated[
-    str | None, typer.Option("--config", metavar="PATH", help="The file to change, if it is not the usual one.")
+    str | None, Option(("--config",), metavar="PATH", help="The file to change, if it is not the usual one.")
 ]
 _Container = Annotated[
-    str | None, typer.Option("--container", metavar="NAME", help="lxc: in this container's own configuration.")
+    str | None, Option(("--container",), metavar="NAME", help="lxc: in this container's own configuration.")
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the change to the file, and don't make it.")]
+_DryRun = Annotated[bool, Option(("--dry-run",), help="Show the change to the file, and don't make it.")]
 
 
 def hook() -> None:
@@ -44,7 +41,7 @@ def hook() -> None:
     """
 
 
-def spec(context: typer.Context, runtime: _Runtime) -> ExitCode:
+def spec(settings: Settings, runtime: _Runtime) -> ExitCode:
     """Print what to hand to a runtime.
 
     The paths in it are those of this scplan and of the state directory in effect: the hook gets no environment.
@@ -55,14 +52,14 @@ def spec(context: typer.Context, runtime: _Runtime) -> ExitCode:
     """
     from scplan import workflow
 
-    found = workflow.hook_spec(request(context), runtime)
+    found = workflow.hook_spec(request(settings), runtime)
     raw(found.text)
     message(f"# {visible(found.where)}")
     return ExitCode.OK
 
 
 def install(
-    context: typer.Context,
+    settings: Settings,
     runtime: _Installable,
     config: _Config = None,
     container: _Container = None,
@@ -79,7 +76,7 @@ def install(
     """
     from scplan import workflow
 
-    return _make(workflow.hook_install(request(context), runtime, config, container), dry_run, "has the hook already")
+    return _make(workflow.hook_install(request(settings), runtime, config, container), dry_run, "has the hook already")
 
 
 def uninstall(

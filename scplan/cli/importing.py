@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from scplan.cli.options import Json, LockTimeout, request
 from scplan.cli.output import complain, message, raw
+from scplan.cli.parameters import Argument, Option, Settings
 from scplan.errors import ExitCode, UsageError
 
 
 def import_container(
-    context: typer.Context,
-    container: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its name, or the beginning of its ID.")],
-    adopt: Annotated[bool, typer.Option("--adopt", help="Also take ownership of what is imported.")] = False,
+    settings: Settings,
+    container: Annotated[str, Argument(metavar="CONTAINER", help="Its name, or the beginning of its ID.")],
+    adopt: Annotated[bool, Option(("--adopt",), help="Also take ownership of what is imported.")] = False,
     runtime: Annotated[
         str,
-        typer.Option(metavar="NAME", show_default=False, help="The runtime that has it. Default: every one is asked."),
+        Option(metavar="NAME", help="The runtime that has it. Default: every one is asked."),
     ] = "auto",
     pid: Annotated[
-        int | None, typer.Option(min=1, metavar="PID", help="Its first process, for '--runtime process'.")
+        int | None, Option(least=1, metavar="PID", help="Its first process, for '--runtime process'.")
     ] = None,
     pid_file: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A file with that PID, for '--runtime process'.")
+        str | None, Option(metavar="PATH", help="A file with that PID, for '--runtime process'.")
     ] = None,
     as_json: Json = False,
     lock_timeout: LockTimeout = 30.0,
@@ -45,7 +44,7 @@ def import_container(
             "--runtime process takes one of --pid and --pid-file, and no other runtime does",
             hint="scplan import app --runtime process --pid 4242",
         )
-    asked = request(context, lock_timeout_s=lock_timeout)
+    asked = request(settings, lock_timeout_s=lock_timeout)
     imported = workflow.import_container(workflow.Meant(container, runtime, pid, pid_file), asked)
     complain(workflow.state_notices(asked))
     if as_json:

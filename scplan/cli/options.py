@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from scplan.cli.parameters import Option, Settings
 from scplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,82 +17,71 @@ if TYPE_CHECKING:
 _LONGEST_CONFIRM_S = 7 * 24 * 3600.0
 
 
-def parse_duration(text: str | float) -> float:
+def parse_duration(text: str) -> float:
     """Seconds of `500ms`, `30s`, `2m` or `1h`."""
-    # The default of an option passes through its parser as well.
-    if isinstance(text, float):
-        return text
     from scplan.model import probe
 
-    try:
-        return probe.parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    return probe.parse_duration(text)
 
 
-def parse_confirm_within(text: str | float) -> float:
+def parse_confirm_within(text: str) -> float:
     """Seconds of a duration in which a person can confirm something."""
     seconds = parse_duration(text)
     if not 1 <= seconds <= _LONGEST_CONFIRM_S:
-        raise typer.BadParameter(f"{text} is not between 1s and {_LONGEST_CONFIRM_S / 3600:g}h")
+        raise ValueError(f"{text} is not between 1s and {_LONGEST_CONFIRM_S / 3600:g}h")
     return seconds
 
 
-def parse_probe(text: str | Probe) -> Probe:
+def parse_probe(text: str) -> Probe:
     """A probe as the command line has it: a command, with the time limit that is the default."""
-    if not isinstance(text, str):
-        return text
     from scplan.model import probe
 
     try:
         return probe.probe(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: {error}") from None
+        raise ValueError(f"{text!r}: {error}") from None
 
 
 Files = Annotated[
     list[str] | None,
-    typer.Option(
-        "-f",
-        "--file",
+    Option(
+        ("-f", "--file"),
         metavar="PATH",
         help="Configuration file, or directory of *.yaml and *.yml; repeatable. Default: scplan.yaml, else scplan.d/.",
     ),
 ]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--target", metavar="GLOB", help="Only these addresses: web, 'web/nic/*'; repeatable."),
+    Option(("--target",), metavar="GLOB", help="Only these addresses: web, 'web/nic/*'; repeatable."),
 ]
 Excludes = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="All but these addresses; repeatable.")
+    list[str] | None, Option(("--exclude",), metavar="GLOB", help="All but these addresses; repeatable.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
+Json = Annotated[bool, Option(("--json",), help="One JSON document, for programs.")]
 DetailedExitCode = Annotated[
-    bool, typer.Option("--detailed-exitcode", help="Exit 2 when there is something to do, 0 when not.")
+    bool, Option(("--detailed-exitcode",), help="Exit 2 when there is something to do, 0 when not.")
 ]
-AutoApprove = Annotated[bool, typer.Option("--auto-approve", help="Don't ask.")]
+AutoApprove = Annotated[bool, Option(("--auto-approve",), help="Don't ask.")]
 LockTimeout = Annotated[
     float,
-    typer.Option(
+    Option(
         parser=parse_duration,
         metavar="DURATION",
-        show_default=False,
         help="How long to wait for another scplan that is at work: 500ms, 2m. Default: 30s.",
     ),
 ]
 ConfirmWithin = Annotated[
     float | None,
-    typer.Option(
+    Option(
         parser=parse_confirm_within,
         metavar="DURATION",
-        show_default=False,
         help="Undo everything unless 'scplan confirm' comes within this time: 60s, 5m.",
     ),
 ]
 Probes = Annotated[
     list[Any] | None,
-    typer.Option(
-        "--probe",
+    Option(
+        ("--probe",),
         parser=parse_probe,
         metavar="CMD",
         help="Run this afterwards, and undo everything when it fails; repeatable. No shell takes part.",
@@ -102,7 +90,7 @@ Probes = Annotated[
 
 
 def request(
-    context: typer.Context,
+    settings: Settings,
     *,
     files: Sequence[str] | None = None,
     targets: Sequence[str] | None = None,
@@ -120,7 +108,7 @@ def request(
     if not all(files or ()):
         raise UsageError("-f: the path is empty")
     return Request(
-        state_dir=_state_dir(context),
+        state_dir=_state_dir(settings),
         files=tuple(files or ()),
         targets=tuple(targets or ()),
         excludes=tuple(excludes or ()),
@@ -134,11 +122,10 @@ def request(
     )
 
 
-def _state_dir(context: typer.Context) -> str:
+def _state_dir(settings: Settings) -> str:
     from scplan.workflow import default_state_dir
 
-    chosen: str | None = context.obj.state_dir
-    return chosen or os.environ.get("SCPLAN_STATE_DIR") or default_state_dir()
+    return settings.state_dir or os.environ.get("SCPLAN_STATE_DIR") or default_state_dir()
 
 
 def at_most_one(**options: bool) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from scplan.cli.options import DetailedExitCode, Excludes, Files, Json, Targets, at_most_one, request
 from scplan.cli.output import complain, message, raw, results
+from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -15,21 +14,19 @@ if TYPE_CHECKING:
 
 
 def plan(
-    context: typer.Context,
+    settings: Settings,
     files: Files = None,
     targets: Targets = None,
     excludes: Excludes = None,
-    destroy: Annotated[bool, typer.Option("--destroy", help="Plan to remove all that scplan owns.")] = False,
+    destroy: Annotated[bool, Option(("--destroy",), help="Plan to remove all that scplan owns.")] = False,
     live: Annotated[
         str | None,
-        typer.Option(metavar="SNAPSHOT", help="Compare with a captured snapshot instead of this host."),
+        Option(metavar="SNAPSHOT", help="Compare with a captured snapshot instead of this host."),
     ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Save the plan, to be applied exactly as it is.")
-    ] = None,
+    out: Annotated[str | None, Option(metavar="FILE", help="Save the plan, to be applied exactly as it is.")] = None,
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for comments that CI writes.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print no plan: the exit code or --out is enough.")] = False,
+    markdown: Annotated[bool, Option(("--markdown",), help="Markdown, for comments that CI writes.")] = False,
+    quiet: Annotated[bool, Option(("--quiet",), help="Print no plan: the exit code or --out is enough.")] = False,
     detailed_exitcode: DetailedExitCode = False,
 ) -> ExitCode:
     """Print the changes that apply would make, in their order.
@@ -46,7 +43,7 @@ def plan(
     at_most_one(json=as_json, markdown=markdown, quiet=quiet)
     from scplan import workflow
 
-    asked = request(context, files=files, targets=targets, excludes=excludes, destroy=destroy, live=live)
+    asked = request(settings, files=files, targets=targets, excludes=excludes, destroy=destroy, live=live)
     made = workflow.make_plan(asked)
     if out is not None:
         workflow.save_plan(made, asked, out)

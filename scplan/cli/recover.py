@@ -5,21 +5,20 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Literal
 
-import typer
-
 from scplan.cli.options import LockTimeout, at_most_one, request
 from scplan.cli.output import message, results, unfailing
+from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode
 from scplan.render.lines import line, visible
 from scplan.render.text import Progress
 
 
 def recover(
-    context: typer.Context,
-    forward: Annotated[bool, typer.Option("--forward", help="Finish all that was planned.")] = False,
-    back: Annotated[bool, typer.Option("--back", help="Undo what was begun.")] = False,
+    settings: Settings,
+    forward: Annotated[bool, Option(("--forward",), help="Finish all that was planned.")] = False,
+    back: Annotated[bool, Option(("--back",), help="Undo what was begun.")] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for a confirmation that is due, and undo when it does not come.")
+        bool, Option(("--wait",), help="Wait for a confirmation that is due, and undo when it does not come.")
     ] = False,
     lock_timeout: LockTimeout = 30.0,
 ) -> ExitCode:
@@ -36,10 +35,12 @@ def recover(
     from scplan import workflow
 
     if wait:
-        workflow.wait_for_confirmation(request(context, lock_timeout_s=lock_timeout), message)
+        workflow.wait_for_confirmation(request(settings, lock_timeout_s=lock_timeout), message)
         return ExitCode.OK
     direction: Literal["auto", "forward", "back"] = "forward" if forward else "back" if back else "auto"
     with Progress(sys.stderr) as progress:
-        recovered = workflow.recover(request(context, lock_timeout_s=lock_timeout), direction, unfailing(progress.show))
+        recovered = workflow.recover(
+            request(settings, lock_timeout_s=lock_timeout), direction, unfailing(progress.show)
+        )
     results([line(visible(text)) for text in recovered or ["Nothing to recover."]])
     return ExitCode.OK

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from scplan.cli.options import Json, request
 from scplan.cli.output import complain, raw, results
+from scplan.cli.parameters import Argument, Settings
 from scplan.cli.plan import print_plan
 from scplan.errors import ExitCode
 
 
 def show(
-    context: typer.Context,
-    plan_file: Annotated[
-        str | None, typer.Argument(metavar="[PLAN]", help="A plan saved by 'scplan plan --out'.")
-    ] = None,
+    settings: Settings,
+    plan_file: Annotated[str | None, Argument(metavar="[PLAN]", help="A plan saved by 'scplan plan --out'.")] = None,
     as_json: Json = False,
 ) -> ExitCode:
     """Print a saved plan, or what scplan owns and how that is live.
@@ -33,7 +30,7 @@ def show(
         if not as_json:
             complain(plan.diagnostics)
         return ExitCode.OK
-    asked = request(context)
+    asked = request(settings)
     owned = workflow.show_owned(asked)
     notices = [*workflow.record_notices(asked), *workflow.state_notices(asked)]
     complain(notices)

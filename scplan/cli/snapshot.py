@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from scplan.cli.options import Files, request
 from scplan.cli.output import complain, raw
+from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode
 
 
 def snapshot(
-    context: typer.Context,
+    settings: Settings,
     files: Files = None,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write it here, not to standard output.")] = None,
+    out: Annotated[str | None, Option(metavar="FILE", help="Write it here, not to standard output.")] = None,
 ) -> ExitCode:
     """Capture live state for plan --live.
 
@@ -26,7 +25,7 @@ def snapshot(
     """
     from scplan import workflow
 
-    asked = request(context, files=files)
+    asked = request(settings, files=files)
     captured = workflow.snapshot(asked)
     complain(workflow.state_notices(asked))
     if out is None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from scplan.cli.options import Json, LockTimeout, request
 from scplan.cli.output import complain, message, raw, results
+from scplan.cli.parameters import Argument, Option, Settings
 from scplan.errors import ExitCode
 from scplan.render.lines import visible
 
@@ -21,7 +20,7 @@ def state() -> None:
     """
 
 
-def list_owned(context: typer.Context, as_json: Json = False) -> ExitCode:
+def list_owned(settings: Settings, as_json: Json = False) -> ExitCode:
     """List the addresses of all that scplan owns, one a line.
 
     Examples:
@@ -30,7 +29,7 @@ def list_owned(context: typer.Context, as_json: Json = False) -> ExitCode:
     """
     from scplan import workflow
 
-    asked = request(context)
+    asked = request(settings)
     owned = workflow.state_list(asked)
     notices = [*workflow.record_notices(asked), *workflow.state_notices(asked)]
     complain(notices)
@@ -46,8 +45,8 @@ def list_owned(context: typer.Context, as_json: Json = False) -> ExitCode:
 
 
 def show(
-    context: typer.Context,
-    address: Annotated[str, typer.Argument(metavar="ADDR", help="CONTAINER/KIND/IDENTITY, as 'state list' prints it.")],
+    settings: Settings,
+    address: Annotated[str, Argument(metavar="ADDR", help="CONTAINER/KIND/IDENTITY, as 'state list' prints it.")],
     as_json: Json = False,
 ) -> ExitCode:
     """Print all that the record of one resource holds.
@@ -58,7 +57,7 @@ def show(
     from scplan import workflow
     from scplan.model.address import Address
 
-    asked = request(context)
+    asked = request(settings)
     owned, notices = workflow.state_show(asked, Address.parse(address)), workflow.state_notices(asked)
     complain(notices)
     if as_json:
@@ -73,9 +72,9 @@ def show(
 
 
 def forget(
-    context: typer.Context,
+    settings: Settings,
     addresses: Annotated[
-        list[str], typer.Argument(metavar="ADDR...", help="As 'state list' prints them; globs, or a container's name.")
+        list[str], Argument(metavar="ADDR...", help="As 'state list' prints them; globs, or a container's name.")
     ],
 ) -> ExitCode:
     """Forget resources, which then stay in their containers.
@@ -86,7 +85,7 @@ def forget(
     """
     from scplan import workflow
 
-    asked = request(context)
+    asked = request(settings)
     for address in addresses:
         complain(workflow.state_rm(asked, address))
         message(f"{visible(address)}: no longer owned; it stays in the container")
@@ -94,11 +93,9 @@ def forget(
 
 
 def move(
-    context: typer.Context,
-    old: Annotated[
-        str, typer.Argument(metavar="OLD", help="A container with records: NAME, RUNTIME/NAME; or an ADDR.")
-    ],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The container that gets them, or the ADDR there.")],
+    settings: Settings,
+    old: Annotated[str, Argument(metavar="OLD", help="A container with records: NAME, RUNTIME/NAME; or an ADDR.")],
+    new: Annotated[str, Argument(metavar="NEW", help="The container that gets them, or the ADDR there.")],
     as_json: Json = False,
     lock_timeout: LockTimeout = 30.0,
 ) -> ExitCode:
@@ -113,7 +110,7 @@ def move(
     """
     from scplan import workflow
 
-    moved = workflow.state_mv(request(context, lock_timeout_s=lock_timeout), old, new)
+    moved = workflow.state_mv(request(settings, lock_timeout_s=lock_timeout), old, new)
     complain(moved.returned)
     if as_json:
         from scplan.render.machine import moved_document, to_text
@@ -127,10 +124,8 @@ def move(
 
 
 def history(
-    context: typer.Context,
-    limit: Annotated[
-        int, typer.Option(min=1, metavar="N", show_default=False, help="At most so many. Default: 20.")
-    ] = 20,
+    settings: Settings,
+    limit: Annotated[int, Option(least=1, metavar="N", help="At most so many. Default: 20.")] = 20,
     as_json: Json = False,
 ) -> ExitCode:
     """List the applies, newest first: when, by whom, with which command, and what became of each.
@@ -143,7 +138,7 @@ def history(
     """
     from scplan import workflow
 
-    asked = request(context)
+    asked = request(settings)
     notices = workflow.state_notices(asked)
     past = workflow.history(asked, limit)
     complain(notices)

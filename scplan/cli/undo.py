@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from scplan.cli.apply import JsonLines, carry_out
 from scplan.cli.options import AutoApprove, LockTimeout, request
 from scplan.cli.output import approve, message, raw, results, unfailing
+from scplan.cli.parameters import Settings
 from scplan.errors import Declined, ExitCode, ScplanError
 from scplan.render.lines import line, visible
 from scplan.render.text import Progress
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def undo(
-    context: typer.Context,
+    settings: Settings,
     auto_approve: AutoApprove = False,
     as_json: JsonLines = False,
     lock_timeout: LockTimeout = 30.0,
@@ -36,7 +35,7 @@ def undo(
     """
     from scplan import workflow
 
-    asked = request(context, lock_timeout_s=lock_timeout)
+    asked = request(settings, lock_timeout_s=lock_timeout)
     pending = workflow.awaiting(asked)
     if pending is None:
         return carry_out(workflow.open_undo(asked), approved=auto_approve, as_json=as_json)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from scplan.cli.options import Files, Json, request
 from scplan.cli.output import complain, raw, results
+from scplan.cli.parameters import Settings
 from scplan.errors import ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
     from scplan.workflow import Request
 
 
-def validate(context: typer.Context, files: Files = None, as_json: Json = False) -> ExitCode:
+def validate(settings: Settings, files: Files = None, as_json: Json = False) -> ExitCode:
     """Report all that is wrong in configuration files.
 
     The host is not looked at.
@@ -25,7 +24,7 @@ def validate(context: typer.Context, files: Files = None, as_json: Json = False)
     """
     from scplan import workflow
 
-    asked = request(context, files=files)
+    asked = request(settings, files=files)
     if as_json:
         return _validate_for_machines(asked)
     from scplan.render.lines import line

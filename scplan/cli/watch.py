@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from scplan.cli.options import parse_duration, request
 from scplan.cli.output import raw, silence
+from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,33 +19,32 @@ _SHORTEST_CHECK_S, _LONGEST_CHECK_S = 1.0, 24 * 3600.0
 _LOCK_TIMEOUT_S = 1.0
 
 
-def parse_check(text: str | float) -> float:
+def parse_check(text: str) -> float:
     """Seconds between two looks at a container."""
     seconds = parse_duration(text)
     if not _SHORTEST_CHECK_S <= seconds <= _LONGEST_CHECK_S:
-        raise typer.BadParameter(f"{text} is not between 1s and 24h")
+        raise ValueError(f"{text} is not between 1s and 24h")
     return seconds
 
 
 def watch(
-    context: typer.Context,
-    heal: Annotated[bool, typer.Option("--heal", help="Also mend what drifted.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="Attend to each container one time, then end.")] = False,
+    settings: Settings,
+    heal: Annotated[bool, Option(("--heal",), help="Also mend what drifted.")] = False,
+    once: Annotated[bool, Option(("--once",), help="Attend to each container one time, then end.")] = False,
     every: Annotated[
         float,
-        typer.Option(
+        Option(
             parser=parse_check,
             metavar="DURATION",
-            show_default=False,
             help="How often to look for what nothing tells about. Default: 60s.",
         ),
     ] = 60.0,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Keep Prometheus metrics there, for the textfile collector."),
+        Option(metavar="FILE", help="Keep Prometheus metrics there, for the textfile collector."),
     ] = None,
-    syslog: Annotated[bool, typer.Option("--syslog", help="Write to the system's log, not to standard error.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line on standard output.")] = False,
+    syslog: Annotated[bool, Option(("--syslog",), help="Write to the system's log, not to standard error.")] = False,
+    as_json: Annotated[bool, Option(("--json",), help="A JSON object a line on standard output.")] = False,
 ) -> ExitCode:
     """Plug in what starting containers had; tell drift as it happens.
 
@@ -63,7 +61,7 @@ def watch(
 
     tell = _as_json if as_json else _to_syslog if syslog else _to_stderr()
     went_well = workflow.watch(
-        request(context, lock_timeout_s=_LOCK_TIMEOUT_S),
+        request(settings, lock_timeout_s=_LOCK_TIMEOUT_S),
         _unfailing(tell),
         _counter(metrics, tell),
         heal=heal,
