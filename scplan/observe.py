@@ -78,14 +78,21 @@ class OpenContainers(Mapping[str, Container]):
 
 def read_container(container: Container, wanted: Wanted, kinds: Kinds, host: Host) -> dict[Address, Resource]:
     """Live resources of one opened container."""
-    found: dict[Address, Resource] = {}
+    return {
+        Address(container.name, kind, identity): resource
+        for kind, found in read_kinds(container, wanted, kinds, host)
+        for identity, resource in found.items()
+    }
+
+
+def read_kinds(
+    container: Container, wanted: Wanted, kinds: Kinds, host: Host
+) -> Iterator[tuple[str, dict[str, Resource]]]:
+    """The same, as (kind, resources by identity), each read when it is asked for."""
     for kind in kinds.values():
         chosen = None if wanted.by_kind is None else wanted.by_kind.get(kind.name)
-        if wanted.by_kind is not None and not chosen:
-            continue
-        for identity, resource in kind.read(container, host, chosen).items():
-            found[Address(container.name, kind.name, identity)] = resource
-    return found
+        if wanted.by_kind is None or chosen:
+            yield kind.name, kind.read(container, host, chosen)
 
 
 def host_facts(host: Host, paths: Iterable[str] = ()) -> HostFacts:

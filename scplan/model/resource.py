@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from enum import StrEnum
 from operator import itemgetter
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, dataclass_transform
-
-from scplan.digest import sha256_hex
 
 R = TypeVar("R", bound="Attributes")
 Stored = str | int | bool
@@ -143,10 +142,21 @@ class Layout:
 
     `required` names the attributes without a default. `plain` holds, by name, the types of those that are neither
     records nor lists; bool is no int here. `compared` are those that are compared with the kernel, and `recorded` picks
-    the values of all but those that remember the time before scplan. `known_forms` is the codec's.
+    the values of all but those that remember the time before scplan; `has_records` tells whether some of the values are
+    records themselves. `known_forms` is the codec's.
     """
 
-    __slots__ = ("attributes", "by_name", "compared", "defaults", "known_forms", "plain", "recorded", "required")
+    __slots__ = (
+        "attributes",
+        "by_name",
+        "compared",
+        "defaults",
+        "has_records",
+        "known_forms",
+        "plain",
+        "recorded",
+        "required",
+    )
 
     def __init__(self, cls: type) -> None:
         self.by_name = {name: one for name, one in vars(cls).items() if isinstance(one, Attribute)}
@@ -158,9 +168,10 @@ class Layout:
         self.defaults = {one.name: one.default for one in self.attributes if not one.required}
         self.required = [one.name for one in self.attributes if one.required]
         self.plain = {one.name: one.type.stored for one in self.attributes if one.type is not None and not one.many}
-        self.compared = tuple(one for one in self.attributes if one.role in COMPARED)
+        self.compared = tuple((one.name, one) for one in self.attributes if one.role in COMPARED)
         recorded = [one.name for one in self.attributes if one.role not in (Role.FORMER, Role.CARRIED)]
         self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
+        self.has_records = any(one.record is not None for one in self.attributes)
         self.known_forms: dict[object, tuple[str, ...]] = {}
 
 
@@ -268,20 +279,24 @@ def differences(desired: Resource, live: Resource) -> tuple[str, ...]:
 
     Unset attributes of `desired` are not managed; of a `many` attribute only the elements that are missing count.
     """
-    return tuple(_differing(desired, live))
+    found: list[str] = []
+    _find_differences(desired, live, "", found)
+    return tuple(found)
 
 
-def _differing(desired: Attributes, live: Attributes | None, prefix: str = "") -> Iterator[str]:
+def _find_differences(desired: Attributes, live: Attributes | None, prefix: str, found: list[str]) -> None:
     mine, theirs = desired.__dict__, live.__dict__ if live is not None else {}
-    for attribute in desired.layout.compared:
-        wanted = mine[attribute.name]
-        there = theirs.get(attribute.name)
-        if wanted is None or wanted == there:
+    for name, attribute in desired.layout.compared:
+        wanted = mine[name]
+        if wanted is None:
+            continue
+        there = theirs.get(name)
+        if wanted == there:
             continue
         if attribute.record is not None:
-            yield from _differing(wanted, there, f"{prefix}{attribute.name}.")
+            _find_differences(wanted, there, f"{prefix}{name}.", found)
         elif not attribute.many or not set(wanted) <= set(there or ()):
-            yield prefix + attribute.name
+            found.append(prefix + name)
 
 
 def is_recorded_as(desired: Resource, owned: Resource) -> bool:
@@ -290,14 +305,22 @@ def is_recorded_as(desired: Resource, owned: Resource) -> bool:
     return bool(recorded(desired.__dict__) == recorded(owned.__dict__))
 
 
-def account_of(resources: Iterable[tuple[str, str, Resource]]) -> str:
-    """What (kind, identity, resource) of a container say, as a digest: the same where all of them `is_recorded_as`.
+def account_of(resources: Iterable[tuple[str, str, Resource]]) -> bytes:
+    """What (kind, identity, resource) of a container say, in bytes: the same where all of them `is_recorded_as`.
 
     For processes that compare what each of them knows.
     """
     listed = sorted(resources, key=itemgetter(0, 1))
-    said = [(kind, identity, one.layout.recorded(one.__dict__)) for kind, identity, one in listed]
-    return sha256_hex(repr(said).encode())
+    # Of version 0: later ones write a text in another way when it is interned, or when it was written before.
+    return marshal.dumps([(kind, identity, _recorded(one)) for kind, identity, one in listed], 0)
+
+
+def _recorded(one: Attributes) -> tuple[Any, ...]:
+    """The values of `recorded` that are plain all through."""
+    values: tuple[Any, ...] = one.layout.recorded(one.__dict__)
+    if not one.layout.has_records:
+        return values
+    return tuple(_recorded(value) if isinstance(value, Attributes) else value for value in values)
 
 
 def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:

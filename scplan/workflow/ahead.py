@@ -36,7 +36,7 @@ Life = tuple[str, str, int, int]
 """Runtime, name, PID and start time of a container: what was found out counts for the same process only."""
 
 
-Accounts = Mapping[tuple[str, str], str | None]
+Accounts = Mapping[tuple[str, str], bytes | None]
 """What is to be looked at, by runtime and name; with an account, only a record that says the same (account_of)."""
 
 
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     """What the record says of a container that is as recorded: its ID, and its resources as account_of has them."""
 
     id: str
-    account: str
+    account: bytes
 
 
 def processes(containers: Collection[object]) -> int:
@@ -91,7 +91,7 @@ class LookAhead(Closing):
             self._children.pop().abandon()
 
     def as_recorded(
-        self, containers: Mapping[str, ContainerFacts], accounts: Mapping[str, str] | None = None
+        self, containers: Mapping[str, ContainerFacts], accounts: Mapping[str, bytes] | None = None
     ) -> frozenset[str]:
         """The containers in which all that the records hold is there as they say; to be asked once.
 
@@ -158,5 +158,8 @@ def _is_as_recorded(record: Record, facts: ContainerFacts, host: Host) -> bool:
     for address, resource in record.resources.items():
         wanted.setdefault(address.kind, {})[address.identity] = resource
     with observe.open_container(facts, host) as container:
-        live = observe.read_container(container, observe.Wanted(by_kind=wanted), KINDS, host)
-    return all(address in live and not differences(one, live[address]) for address, one in record.resources.items())
+        for kind, live in observe.read_kinds(container, observe.Wanted(by_kind=wanted), KINDS, host):
+            for identity, recorded in wanted[kind].items():
+                if identity not in live or differences(recorded, live[identity]):
+                    return False
+    return True

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from scplan.errors import KernelError
 from scplan.linux.netlink import Addr, Link, Route, Rtnl, wire
-from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, Malformed, attribute, u32
+from scplan.linux.netlink.layouts import Layouts, Malformed, places
+from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
 
 PARSERS = (wire.parse_link, wire.parse_address, wire.parse_route, wire.parse_nsid)
 
@@ -103,6 +104,58 @@ def test_a_flipped_byte_is_malformed_or_has_a_value(
     changed[place] = data.draw(st.integers(0, 255))
     with contextlib.suppress(Malformed):
         parse(parser, bytes(changed))
+
+
+WANTED = {1: "s", 3: "s", 4: "I", 37: "i"}
+ATTRIBUTES = st.lists(
+    st.tuples(st.sampled_from((1, 2, 3, 4, 4 | 0x8000, 37, 40)), st.binary(max_size=9)).map(
+        lambda one: attribute(*one)
+    ),
+    max_size=6,
+).map(b"".join)
+
+
+def plainly_read(data: bytes, start: int) -> tuple[object, ...] | None:
+    """One attribute after the other; None for what is malformed."""
+    try:
+        found = wire.split(data, start, len(data))
+        forms = {"s": lambda payload: payload, "I": lambda payload: struct.unpack_from("=I", payload)[0]}
+        forms["i"] = lambda payload: struct.unpack_from("=i", payload)[0]
+        return tuple(forms[form](found[kind]) if kind in found else None for kind, form in WANTED.items())
+    except (Malformed, struct.error):
+        return None
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(ATTRIBUTES, min_size=1, max_size=4), st.binary(max_size=3), st.data())
+def test_layouts_that_are_known_change_nothing(messages: list[bytes], rest: bytes, data: st.DataObject) -> None:
+    layouts = Layouts(WANTED)
+    for message in [*messages, *messages]:
+        changed = bytearray(b"head" + message + rest)
+        if message and data.draw(st.booleans()):
+            changed[data.draw(st.integers(4, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        whole = bytes(changed)
+        try:
+            found = layouts.read(whole, 4, len(whole))
+        except Malformed:
+            # One that is twice must have room each time; read plainly, the last one counts.
+            assert plainly_read(whole, 4) is None or len(set(kinds_of(whole))) < len(kinds_of(whole))
+        else:
+            assert found == plainly_read(whole, 4)
+
+
+def kinds_of(data: bytes) -> list[int]:
+    return [kind for kind, _, _ in places(data, 4, len(data))]
+
+
+def test_more_layouts_than_are_kept_are_read_all_the_same() -> None:
+    layouts = Layouts(WANTED)
+    for size in range(300):
+        message = attribute(3, bytes(size)) + u32(4, size)
+        assert layouts.read(message, 0, len(message)) == (None, bytes(size), size, None)
+    for kind in range(40, 80):
+        message = u32(kind, 1) + u32(4, kind)
+        assert layouts.read(message, 0, len(message)) == (None, None, kind, None)
 
 
 # whole answers, over a socket pair in the place of the kernel's end

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from scplan.errors import KernelError
 from scplan.linux.netlink import wire
-from scplan.linux.netlink.wire import HEADER, Malformed
+from scplan.linux.netlink.layouts import Malformed
+from scplan.linux.netlink.wire import HEADER
 
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100

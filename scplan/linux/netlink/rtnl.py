@@ -14,9 +14,10 @@ from typing import TypeVar
 from scplan.errors import KernelError
 from scplan.linux.closing import Closing
 from scplan.linux.netlink import wire
+from scplan.linux.netlink.layouts import Malformed
 from scplan.linux.netlink.records import Addr, Link, Route
 from scplan.linux.netlink.requests import Request, Requests
-from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, Malformed
+from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG
 
 T = TypeVar("T")
 
@@ -242,15 +243,19 @@ class Rtnl(Requests, Closing):
     ) -> list[T] | None:
         """The entries of the dump in progress; None when they changed meanwhile (NLM_F_DUMP_INTR)."""
         entries: list[T] = []
-        interrupted, read_header = 0, wire.read_header
+        interrupted, unpack = 0, HEADER.unpack_from
         # A loop of its own and not over `_messages`: with a thousand namespaces it is most of what reading costs.
         while len(entries) <= _MAX_ENTRIES:
             data = self._receive(operation)
             start, size, mine = 0, len(data), self._sequence
             try:
                 while start < size:
-                    length, kind, flags, sequence = read_header(data, start, size)
+                    if size - start < 16:
+                        raise Malformed(f"{size - start} bytes where a message should begin")
+                    length, kind, flags, sequence, _ = unpack(data, start)
                     body, end = start + 16, start + length
+                    if not body <= end <= size:
+                        raise Malformed(f"a message of {length} bytes, {size - start} received")
                     if sequence != mine:
                         pass
                     elif kind == answer:

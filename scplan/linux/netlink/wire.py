@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container
+from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
+from scplan.linux.netlink.layouts import ATTRIBUTE, Layouts, Malformed, places
 from scplan.linux.netlink.records import IFF_UP, RTNH_F_ONLINK, Addr, Link, NextHop, Route
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -13,7 +15,6 @@ IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, device type, index, flag
 IFADDR = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 RTMSG = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst and src length, tos, table, protocol, scope, type, flags
 _RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
-_ATTRIBUTE = struct.Struct("=HH")
 U32 = struct.Struct("=I")
 I32 = struct.Struct("=i")
 _U16 = struct.Struct("=H")
@@ -37,30 +38,37 @@ IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 7, 9, 15, 18
 NETNSA_NSID, NETNSA_FD = 1, 3
 
-_NUMBER = 0x3FFF  # NLA_TYPE_MASK
 _IFF_LOOPBACK = 0x8
 _LENGTHS: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
 
-_LINK_WANTED = frozenset(
-    (
-        IFLA_ADDRESS,
-        IFLA_IFNAME,
-        IFLA_MTU,
-        IFLA_LINK,
-        IFLA_MASTER,
-        IFLA_TXQLEN,
-        IFLA_LINKINFO,
-        IFLA_GROUP,
-        IFLA_LINK_NETNSID,
-        IFLA_PERM_ADDRESS,
-    )
+_LINK = Layouts(
+    {
+        IFLA_IFNAME: "s",
+        IFLA_LINKINFO: "s",
+        IFLA_ADDRESS: "s",
+        IFLA_MTU: "I",
+        IFLA_TXQLEN: "I",
+        IFLA_MASTER: "I",
+        IFLA_LINK: "I",
+        IFLA_LINK_NETNSID: "i",
+        IFLA_GROUP: "I",
+        IFLA_PERM_ADDRESS: "s",
+    }
 )
-
+_ADDRESS = Layouts({IFA_ADDRESS: "s", IFA_LOCAL: "s", IFA_BROADCAST: "s", IFA_FLAGS: "I"})
+_ROUTE = Layouts(
+    {
+        RTA_DST: "s",
+        RTA_GATEWAY: "s",
+        RTA_VIA: "s",
+        RTA_OIF: "I",
+        RTA_PREFSRC: "s",
+        RTA_PRIORITY: "I",
+        RTA_TABLE: "I",
+        RTA_MULTIPATH: "s",
+    }
+)
 Attributes = dict[int, bytes]
-
-
-class Malformed(ValueError):
-    """A reply that is not as the kernel writes them."""
 
 
 # packing
@@ -69,7 +77,7 @@ class Malformed(ValueError):
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute, padded to four bytes."""
     length = len(payload) + 4
-    return _ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length % 4)
+    return ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length % 4)
 
 
 def u32(kind: int, value: int) -> bytes:
@@ -112,51 +120,8 @@ def read_header(data: bytes, start: int, size: int) -> tuple[int, int, int, int]
 
 
 def split(data: bytes, start: int, end: int) -> Attributes:
-    """The attributes between two offsets, by number; the last one wins. The flag bits of a number are ignored.
-
-    Raises Malformed when one of them reaches beyond the end.
-    """
-    found: Attributes = {}
-    header = _ATTRIBUTE.unpack_from
-    while start + 4 <= end:
-        length, kind = header(data, start)
-        stop = start + length
-        if length < 4 or stop > end:
-            raise Malformed(f"attribute {kind & _NUMBER} of {length} bytes at offset {start} of {end}")
-        found[kind & _NUMBER] = data[start + 4 : stop]
-        start = (stop + 3) & ~3
-    return found
-
-
-def _link_attributes(data: bytes, start: int, end: int) -> Attributes:
-    """`split` for the long list of a link's attributes: most of them are a number (8 bytes) and not wanted."""
-    found: Attributes = {}
-    header = _ATTRIBUTE.unpack_from
-    wanted = _LINK_WANTED
-    last = end - 8
-    while start <= last:
-        length, kind = header(data, start)
-        if kind in wanted:
-            if length < 4 or start + length > end:
-                raise Malformed(f"attribute {kind} of {length} bytes at offset {start} of {end}")
-            found[kind] = data[start + 4 : start + length]
-        if length == 8:
-            start += 8
-        elif length >= 4:
-            start += (length + 3) & ~3
-        else:
-            raise Malformed(f"attribute {kind & _NUMBER} of {length} bytes at offset {start} of {end}")
-    return found
-
-
-def _number(found: Attributes, kind: int, default: int, form: struct.Struct = U32) -> int:
-    if kind not in found:
-        return default
-    payload = found[kind]
-    if len(payload) < 4:
-        raise Malformed(f"attribute {kind} of {len(payload)} bytes is not a number")
-    value: int = form.unpack_from(payload)[0]
-    return value
+    """The attributes between two offsets, by number; the last one wins. Raises Malformed as `places` does."""
+    return {kind: data[at + 4 : stop] for kind, at, stop in places(data, start, end)}
 
 
 def _string(payload: bytes | None) -> str:
@@ -185,22 +150,29 @@ def parse_link(data: bytes, start: int, end: int) -> Link:
     if end - start < IFINFO.size:
         raise Malformed("a short link message")
     _, _, index, flags, _ = IFINFO.unpack_from(data, start)
-    found = _link_attributes(data, start + IFINFO.size, end)
-    nested = found.get(IFLA_LINKINFO)
+    name, nested, mac, mtu, txqueuelen, master, peer, nsid, group, permanent = _LINK.read(
+        data, start + IFINFO.size, end
+    )
     return Link(
         index,
-        _string(found.get(IFLA_IFNAME)),
-        _string(split(nested, 0, len(nested)).get(IFLA_INFO_KIND)) if nested else "",
-        _mac(found.get(IFLA_ADDRESS)),
-        _number(found, IFLA_MTU, 0),
-        _number(found, IFLA_TXQLEN, 0),
+        _string(name),
+        _kind(nested) if nested else "",
+        _mac(mac),
+        mtu or 0,
+        txqueuelen or 0,
         bool(flags & IFF_UP),
-        _number(found, IFLA_MASTER, 0),
-        _number(found, IFLA_LINK, 0),
-        _number(found, IFLA_LINK_NETNSID, -1, I32),
-        _number(found, IFLA_GROUP, 0),
-        _mac(found.get(IFLA_PERM_ADDRESS)),
+        master or 0,
+        peer or 0,
+        -1 if nsid is None else nsid,
+        group or 0,
+        _mac(permanent),
     )
+
+
+@lru_cache(maxsize=64)
+def _kind(nested: bytes) -> str:
+    """IFLA_INFO_KIND of an IFLA_LINKINFO: most links of a host are of one kind."""
+    return _string(split(nested, 0, len(nested)).get(IFLA_INFO_KIND))
 
 
 def link_message(data: bytes, start: int, end: int) -> tuple[int, bytes]:
@@ -225,17 +197,16 @@ def parse_address(data: bytes, start: int, end: int, links: Container[int] | Non
     family, prefix_length, flags, scope, index = IFADDR.unpack_from(data, start)
     if family not in _LENGTHS or (links is not None and index not in links):
         return None
-    found = split(data, start + IFADDR.size, end)
-    far = found.get(IFA_ADDRESS)
-    own = found.get(IFA_LOCAL, far)
+    far, own, broadcast, all_flags = _ADDRESS.read(data, start + IFADDR.size, end)
+    if own is None:
+        own = far
     if own is None:
         raise Malformed("an address message without an address")
-    broadcast = found.get(IFA_BROADCAST)
     return Addr(
         index,
         family,
         f"{_ip(family, own)}/{prefix_length}",
-        _number(found, IFA_FLAGS, flags),
+        flags if all_flags is None else all_flags,
         scope,
         _ip(family, far) if far is not None and far != own else "",
         _ip(family, broadcast) if broadcast else "",
@@ -249,16 +220,15 @@ def parse_route(data: bytes, start: int, end: int, lengths: Container[int] | Non
     family, dst_length, _, _, table, protocol, scope, kind, flags = RTMSG.unpack_from(data, start)
     if family not in _LENGTHS or (lengths is not None and dst_length not in lengths):
         return None
-    found = split(data, start + RTMSG.size, end)
-    source, multipath = found.get(RTA_PREFSRC), found.get(RTA_MULTIPATH)
+    dst, near, via, oif, source, metric, full_table, multipath = _ROUTE.read(data, start + RTMSG.size, end)
     return Route(
         family,
-        _destination(family, found.get(RTA_DST), dst_length),
-        _gateway(family, found),
-        _number(found, RTA_OIF, 0),
+        _destination(family, dst, dst_length),
+        _gateway(family, near, via),
+        oif or 0,
         _ip(family, source) if source else "",
-        _number(found, RTA_PRIORITY, 0),
-        _number(found, RTA_TABLE, table),
+        metric or 0,
+        table if full_table is None else full_table,
         protocol,
         scope,
         kind,
@@ -273,11 +243,10 @@ def _destination(family: int, dst: bytes | None, length: int) -> str:
     return f"{_ip(family, dst)}/{length}"
 
 
-def _gateway(family: int, found: Attributes) -> str:
+def _gateway(family: int, near: bytes | None, via: bytes | None) -> str:
     """RTA_GATEWAY, or RTA_VIA: an IPv6 gateway of an IPv4 route."""
-    if RTA_GATEWAY in found:
-        return _ip(family, found[RTA_GATEWAY])
-    via = found.get(RTA_VIA)
+    if near is not None:
+        return _ip(family, near)
     if via is None:
         return ""
     if len(via) < 2 or (via_family := _U16.unpack_from(via)[0]) not in _LENGTHS:
@@ -292,7 +261,8 @@ def _next_hops(family: int, data: bytes) -> list[NextHop]:
         length, flags, weight, index = _RTNEXTHOP.unpack_from(data, at)
         if length < _RTNEXTHOP.size or at + length > len(data):
             raise Malformed(f"a next hop of {length} bytes")
-        gateway = _gateway(family, split(data, at + _RTNEXTHOP.size, at + length))
+        found = split(data, at + _RTNEXTHOP.size, at + length)
+        gateway = _gateway(family, found.get(RTA_GATEWAY), found.get(RTA_VIA))
         hops.append(NextHop(gateway, index, bool(flags & RTNH_F_ONLINK), weight + 1))
         at += (length + 3) & ~3
     return hops
@@ -316,4 +286,10 @@ def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) ->
 
 def parse_nsid(data: bytes, start: int, end: int) -> int:
     """The id of an RTM_NEWNSID; -1: the namespace has none here. rtgenmsg takes four bytes."""
-    return _number(split(data, start + 4, end), NETNSA_NSID, -1, I32)
+    found = split(data, start + 4, end).get(NETNSA_NSID)
+    if found is None:
+        return -1
+    if len(found) < 4:
+        raise Malformed(f"a namespace id of {len(found)} bytes")
+    nsid: int = I32.unpack_from(found)[0]
+    return nsid
