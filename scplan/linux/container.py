@@ -318,6 +318,8 @@ class Container(Closing):
 
     def inside_id(self, kind: str, outside: int) -> int:
         """The container's id for one of the host; the overflow id (65534) for one without, as the kernel shows it."""
+        if not self.has_user_namespace:
+            return outside
         for first, start, count in self._id_map(kind):
             if start <= outside < start + count:
                 return first + outside - start

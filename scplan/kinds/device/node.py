@@ -28,13 +28,19 @@ from scplan.linux.rooted_path import (
 )
 from scplan.linux.syscalls import FileStatus, renameat2, statx
 
+_FILE_TYPES = {
+    stat.S_IFBLK: "block",
+    stat.S_IFCHR: "char",
+    stat.S_IFDIR: "directory",
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "symlink",
+}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def file_type(mode: int) -> str:
     """block, char, directory, file, symlink or other."""
-    names = {stat.S_IFBLK: "block", stat.S_IFCHR: "char", stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
-    return names.get(stat.S_IFMT(mode), "symlink" if stat.S_ISLNK(mode) else "other")
+    return _FILE_TYPES.get(stat.S_IFMT(mode), "other")
 
 
 def nodes_below_dev(container: Container) -> list[str]:

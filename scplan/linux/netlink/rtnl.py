@@ -22,6 +22,8 @@ from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG
 T = TypeVar("T")
 
 TIMEOUT_S = 5
+_TIMEOUT = struct.pack("@ll", TIMEOUT_S, 0)
+_SOCKET_TYPE = int(socket.SOCK_RAW | socket.SOCK_CLOEXEC)
 _SOL_NETLINK = 270
 _MSG_TRUNC = int(socket.MSG_TRUNC)  # the enum would make an enum of every result
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
@@ -41,9 +43,9 @@ def open_socket() -> socket.socket:
     A receive waits at most TIMEOUT_S. Strict checking (Linux 4.20) lets the kernel filter dumps; older kernels ignore
     filters, and the callers' own filters do the work.
     """
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    opened = socket.socket(socket.AF_NETLINK, _SOCKET_TYPE, socket.NETLINK_ROUTE)
     try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", TIMEOUT_S, 0))
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             _set_option(opened, option)
     except BaseException:

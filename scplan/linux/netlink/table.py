@@ -6,11 +6,13 @@ import fcntl
 import marshal
 import os
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from scplan.linux.closing import Closing
 from scplan.linux.netlink.records import Link
 from scplan.linux.netlink.rtnl import Rtnl
 
+T = TypeVar("T")
 # So many links are asked for one by one; whoever wants more gets all of them in one dump.
 _ALONE = 32
 _MAX_NAME_BYTES = 15
@@ -66,6 +68,11 @@ class LinkTable(Mapping[int, Link]):
     def __getitem__(self, index: int) -> Link:
         return self.known(index)
 
+    def get(self, index: int, default: T | None = None) -> Link | T | None:  # type: ignore[override]
+        # Not by an exception for each link that is not there, as a Mapping does it.
+        link = self._known[index] if index in self._known else self._read(index)
+        return default if link is None else link
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._dumped())
 
@@ -74,11 +81,13 @@ class LinkTable(Mapping[int, Link]):
 
     def known(self, which: int | str) -> Link:
         """A link by index or name; raises KeyError."""
-        if which not in self._known:
-            self._known[which] = self._look_up(which)
-        link = self._known[which]
+        link = self._known[which] if which in self._known else self._read(which)
         if link is None:
             raise KeyError(which)
+        return link
+
+    def _read(self, which: int | str) -> Link | None:
+        link = self._known[which] = self._look_up(which)
         return link
 
     def _look_up(self, which: int | str) -> Link | None:
