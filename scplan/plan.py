@@ -99,7 +99,7 @@ def _remark(source: SourceRange | None, address: Address, summary: str, hint: st
     return Diagnostic(summary=summary, detail=str(address), hint=hint, source=source, severity=Severity.WARNING)
 
 
-def accounts(resolution: Resolution, containers: Iterable[str], selection: Selection) -> dict[str, bytes]:
+def accounts(resolution: Resolution, containers: Iterable[str], selection: Selection) -> dict[str, str]:
     """By name, what is desired in the containers of which there is nothing else to say (account_of).
 
     There is nothing to do in those whose records say the same when live state is as recorded. Those that the selection

@@ -8,6 +8,8 @@ from enum import StrEnum
 from operator import itemgetter
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, dataclass_transform
 
+from scplan.digest import sha256_hex
+
 R = TypeVar("R", bound="Attributes")
 Stored = str | int | bool
 """A normalised value, as records keep it; attributes that are `many` hold a tuple of these."""
@@ -305,14 +307,14 @@ def is_recorded_as(desired: Resource, owned: Resource) -> bool:
     return bool(recorded(desired.__dict__) == recorded(owned.__dict__))
 
 
-def account_of(resources: Iterable[tuple[str, str, Resource]]) -> bytes:
-    """What (kind, identity, resource) of a container say, in bytes: the same where all of them `is_recorded_as`.
+def account_of(resources: Iterable[tuple[str, str, Resource]]) -> str:
+    """What (kind, identity, resource) of a container say, as a digest: the same where all of them `is_recorded_as`.
 
     For processes that compare what each of them knows.
     """
     listed = sorted(resources, key=itemgetter(0, 1))
     # Of version 0: later ones write a text in another way when it is interned, or when it was written before.
-    return marshal.dumps([(kind, identity, _recorded(one)) for kind, identity, one in listed], 0)
+    return sha256_hex(marshal.dumps([(kind, identity, _recorded(one)) for kind, identity, one in listed], 0))
 
 
 def _recorded(one: Attributes) -> tuple[Any, ...]:

@@ -36,7 +36,7 @@ Life = tuple[str, str, int, int]
 """Runtime, name, PID and start time of a container: what was found out counts for the same process only."""
 
 
-Accounts = Mapping[tuple[str, str], bytes | None]
+Accounts = Mapping[tuple[str, str], str | None]
 """What is to be looked at, by runtime and name; with an account, only a record that says the same (account_of)."""
 
 
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     """What the record says of a container that is as recorded: its ID, and its resources as account_of has them."""
 
     id: str
-    account: bytes
+    account: str
 
 
 def processes(containers: Collection[object]) -> int:
@@ -91,7 +91,7 @@ class LookAhead(Closing):
             self._children.pop().abandon()
 
     def as_recorded(
-        self, containers: Mapping[str, ContainerFacts], accounts: Mapping[str, bytes] | None = None
+        self, containers: Mapping[str, ContainerFacts], accounts: Mapping[str, str] | None = None
     ) -> frozenset[str]:
         """The containers in which all that the records hold is there as they say; to be asked once.
 

@@ -85,7 +85,7 @@ def look_and_plan(scene: Scene, request: Request, state: State, host: Host, ahea
 def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> frozenset[str]:
     """Containers with nothing to do: live state is as recorded, and the records say what is desired."""
     facts = observe.host_facts(host)
-    wanted: dict[str, bytes] = {}
+    wanted: dict[str, str] = {}
     for names in in_shares(scene.containers):
         part = scene.only(frozenset(names))
         wanted |= plan.accounts(_resolve(part, facts), part.containers, request.selection)
