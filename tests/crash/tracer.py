@@ -9,6 +9,7 @@ Sources: ptrace(2), seccomp(2): SECCOMP_RET_TRACE stops at the calls that are no
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -184,14 +185,15 @@ class _Tracer:
             self._at_call(pid)
         elif event in _EVENTS_OF_BIRTH:
             message = ctypes.c_ulong()
-            _ptrace(_PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message))
-            self._born(message.value)
+            if _ptrace(_PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message)):
+                self._born(message.value)
         signal_to_deliver = number if event == 0 else 0
-        _ptrace(_PTRACE_CONT, pid, 0, signal_to_deliver, may_be_gone=True)
+        _ptrace(_PTRACE_CONT, pid, 0, signal_to_deliver)
 
     def _at_call(self, pid: int) -> None:
         registers = (ctypes.c_ulong * _REGISTERS)()
-        _ptrace(_PTRACE_GETREGS, pid, 0, ctypes.addressof(registers))
+        if not _ptrace(_PTRACE_GETREGS, pid, 0, ctypes.addressof(registers)):
+            return  # its own command killed it: the call is not made
         arguments = tuple(registers[index] for index in _ARGUMENTS)
         name = calls.name_of(registers[_ORIG_RAX])
         if calls.only_reads(name, arguments, pid):
@@ -215,9 +217,11 @@ class _Tracer:
                 _ptrace(_PTRACE_SETREGS, pid, 0, ctypes.addressof(registers))
 
 
-def _ptrace(request: int, pid: int, address: int, value: int, *, may_be_gone: bool = False) -> None:
+def _ptrace(request: int, pid: int, address: int, value: int) -> bool:
+    """False when the process has gone: it can be killed while it is stopped, and waitpid(2) tells that next."""
     if _libc.ptrace(request, pid, address, value) < 0:
         error = ctypes.get_errno()
-        if may_be_gone and error == 3:  # ESRCH: killed while it was stopped
-            return
+        if error == errno.ESRCH:
+            return False
         raise OSError(error, f"ptrace({request:#x}, {pid}): {os.strerror(error)}")
+    return True
