@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from scplan.config.configuration import Configuration, ContainerConfig, Wishes
@@ -23,6 +23,7 @@ T = TypeVar("T")
 MAX_RESOURCES = 1_000_000
 MAX_FILES = 10_000
 MAX_JSON_DEPTH = 32
+_AT_A_TIME = 20
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -174,7 +175,7 @@ class _Joiner:
             return {}
         containers = {}
         count = 0
-        for name, fragments in self.files.containers.items():
+        for name, fragments in self._ahead_of(list(self.files.containers.items())):
             container = containers[name] = self._container(name, fragments)
             count += len(container.resources)
             if count > MAX_RESOURCES:
@@ -188,6 +189,15 @@ class _Joiner:
         if not containers and not self.report.errors:
             self.report.warning("no containers", "the configuration names no container")
         return containers
+
+    def _ahead_of(self, named: list[tuple[str, list[Fragment]]]) -> Iterator[tuple[str, list[Fragment]]]:
+        """The same; the sections of the next few are read kind by kind, for which each needs other code and tables."""
+        for first in range(0, len(named), _AT_A_TIME):
+            share = named[first : first + _AT_A_TIME]
+            for kind in self.kinds:
+                for fragment in (one for _, fragments in share for one in fragments if kind in one.kinds):
+                    fragment.entries(kind)
+            yield from share
 
     def _container(self, name: str, fragments: list[Fragment]) -> ContainerConfig:
         profiles = self._profiles(name, fragments)

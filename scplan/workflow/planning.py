@@ -88,8 +88,15 @@ def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> 
     wanted: dict[str, str] = {}
     for names in in_shares(scene.containers):
         part = scene.only(frozenset(names))
-        wanted |= plan.accounts(_resolve(part, facts), part.containers, request.selection)
+        # Kind by kind, for which each needs other code.
+        desired = dict(sorted(part.desired.items(), key=_kind_of))
+        resolution = plan.resolve(desired, facts, KINDS, part.source_of)
+        wanted |= plan.accounts(resolution, part.containers, request.selection)
     return ahead.as_recorded({name: scene.containers[name] for name in wanted}, wanted)
+
+
+def _kind_of(one: tuple[Address, Resource]) -> str:
+    return one[0].kind
 
 
 def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:
