@@ -100,25 +100,26 @@ def of_process(pid: int) -> dict[str, Path]:
 
 def remove(name: str, timeout_s: float = 5) -> None:
     """Kills what is in the cgroups of this name and removes them with all below, in every hierarchy."""
-    tops = [path for hierarchy in all_hierarchies() if (path := hierarchy / name).is_dir()]
     deadline = time.monotonic() + timeout_s
-    for top in tops:
-        for directory, _, _ in os.walk(top, topdown=False):
-            _remove_one(Path(directory), deadline)
+    for top in [path for hierarchy in all_hierarchies() if (path := hierarchy / name).is_dir()]:
+        while (error := _try_to_remove(top)) is not None:
+            # A killed process leaves its cgroup a little later: EBUSY until then.
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{top} can't be removed: {error}") from error
+            time.sleep(0.002)
 
 
-def _remove_one(path: Path, deadline: float) -> None:
-    while True:
+def _try_to_remove(top: Path) -> OSError | None:
+    """What stood against it. Looks at all below anew: an engine that is being killed may make more meanwhile."""
+    trouble: OSError | None = None
+    for directory, _, _ in os.walk(top, topdown=False):
+        path = Path(directory)
         try:
             for pid in (path / "cgroup.procs").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)
             path.rmdir()
         except FileNotFoundError:
-            return
-        except (ProcessLookupError, OSError) as error:
-            # A killed process leaves its cgroup a little later: EBUSY until then.
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{path} can't be removed: {error}") from error
-            time.sleep(0.002)
-        else:
-            return
+            continue
+        except OSError as error:
+            trouble = error
+    return trouble
