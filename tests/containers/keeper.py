@@ -73,6 +73,7 @@ class Keeper:
         self.mount_point = directory / "mnt"
         self.pids: dict[str, int] = {}
         self.cgroups: dict[str, list[Path]] = {}
+        self.namespaces: set[int] = set()
 
     def answer(self, request: dict[str, object]) -> dict[str, object]:
         name = str(request["name"])
@@ -98,6 +99,8 @@ class Keeper:
         os.close(go_read)
         os.close(ready_write)
         self.pids[name] = pid
+        if os.geteuid() == 0:  # whom scplan may lend physical NICs for
+            self.namespaces.add(Path(f"/proc/{pid}/ns/net").stat().st_ino)
         if userns:
             mapping = f"0 {USERNS_FIRST_ID} {USERNS_IDS}\n"
             Path(f"/proc/{pid}/uid_map").write_text(mapping)
@@ -125,6 +128,15 @@ class Keeper:
             os.kill(pid, signal.SIGKILL)
         for name in list(self.cgroups):
             self.stop(name)
+        for namespace in self.namespaces:
+            _unpin(namespace)
+
+
+def _unpin(namespace: int) -> None:
+    """Lets go of what scplan keeps for a NIC that was lent when its container ended, and nobody brought home."""
+    for path in Path("/run/scplan/netns").glob(f"{namespace}.*"):
+        _libc.umount2(os.fsencode(path), _MNT_DETACH)
+        path.unlink(missing_ok=True)
 
 
 def _child(keeper: Keeper, name: str, *, userns: bool, go: int, ready: int) -> NoReturn:
