@@ -9,6 +9,7 @@ from scplan.linux.host import Host, file_identity
 from scplan.linux.mountinfo import Mount
 from scplan.linux.syscalls import FileStatus
 
+_REMOVED = "//deleted"
 _TREES = ("/proc", "/sys", "/run/host")
 _OF_RUNTIMES = ("/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/dev/console", "/run/secrets", "/run/.containerenv")
 _OF_INCUS = ("/dev/incus", "/dev/.incus-mounts", "/dev/lxd", "/dev/.lxd-mounts")
@@ -33,6 +34,11 @@ class BindSources:
         """The shortest path of the host to the file or directory that is mounted; None where it shows nowhere."""
         identity = file_identity(there)
         return next((path for path in sorted(self._candidates(mount), key=len) if _identity(path) == identity), None)
+
+    def had(self, mount: Mount, path: str) -> bool:
+        """Whether the file or directory that is mounted was at a path of the host, and was removed there."""
+        root = mount.root.removesuffix(_REMOVED)
+        return root != mount.root and path in self._candidates(mount._replace(root=root))
 
     def _candidates(self, mount: Mount) -> Iterator[str]:
         for own in self._by_device.get(mount.device, ()):

@@ -27,6 +27,7 @@ from scplan.linux.syscalls import (
     MS_PRIVATE,
     MS_SHARED,
     MS_SLAVE,
+    FileStatus,
     MountAttr,
     mount_setattr,
     open_tree,
@@ -263,12 +264,17 @@ def _option(option: str) -> tuple[str, str]:
 
 
 def _as_found(container: Container, host: Host, wanted: BindMount, top: Mount) -> BindMount:
-    """The live mount. Its source is the wanted one when both are the same file; else its path on its file system."""
+    """The live mount. Its source is the wanted one when both are the same file; else where the host has it.
+
+    Where the host has it nowhere, that is its path on its file system.
+    """
     there = container.status(wanted.target)
     identity = file_identity(there) if there is not None else ""
-    same = identity == (wanted.source_identity or _identity_on_host(wanted.source))
+    source: str | None = wanted.source
+    if there is None or identity != (wanted.source_identity or _identity_on_host(wanted.source)):
+        source = BindSources(host).of(top, there) if there is not None else None
     return BindMount(
-        source=wanted.source if same else top.root,
+        source=source or top.root,
         target=wanted.target,
         read_only=top.read_only,
         recursive=wanted.recursive,
@@ -327,7 +333,7 @@ def _is_ours(container: Container, fd: int, mount: BindMount) -> bool:
     Raises ScplanError when that may lie below another one. Where there is only one, and not ours, ours is gone.
     """
     there = statx(fd)
-    if (mount.source_identity or _identity_on_host(mount.source)) in (None, file_identity(there)):
+    if _is_of_source(container, mount, there):
         return True
     mounts = container.mounts()
     points = [other.point for other in mounts if other.id == there.mount_id]
@@ -341,8 +347,18 @@ def _is_ours(container: Container, fd: int, mount: BindMount) -> bool:
 def _is_taken(container: Container, mount: BindMount) -> bool:
     """Whether others have mounted something at the target."""
     there = container.status(mount.target)
-    ours = mount.source_identity or _identity_on_host(mount.source)
-    return there is not None and there.is_mount_root and file_identity(there) != ours
+    return there is not None and there.is_mount_root and not _is_of_source(container, mount, there)
+
+
+def _is_of_source(container: Container, mount: BindMount, there: FileStatus) -> bool:
+    """Whether what is mounted is the mount's source; one that is known by its path may have been removed since."""
+    identity = file_identity(there)
+    if mount.source_identity is not None:
+        return identity == mount.source_identity
+    if identity == _identity_on_host(mount.source):
+        return True
+    mounted = next((one for one in container.mounts() if one.id == there.mount_id), None)
+    return mounted is not None and BindSources(container.host).had(mounted, mount.source)
 
 
 def _identity_on_host(path: str) -> str | None:

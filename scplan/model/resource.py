@@ -22,7 +22,7 @@ class Role(StrEnum):
     MANAGED = "managed"  # compared with the kernel when it is set; changes in place
     FIXED = "fixed"  # the same, but changing it means replacing the resource
     POLICY = "policy"  # steers scplan; never compared with the kernel
-    REFERENCE = "reference"  # names something that the kernel keeps under an identity of its own (a RESOLVED attribute)
+    REFERENCE = "reference"  # names what the kernel keeps under an identity of its own (RESOLVED); compared without it
     RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
     FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
     ORIGIN = "origin"  # the entry of the files that it stands for, where that is another's; never compared
@@ -31,7 +31,7 @@ class Role(StrEnum):
 
 CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY, Role.REFERENCE})
 COMPARED = frozenset({Role.MANAGED, Role.FIXED, Role.RESOLVED})
-REPLACING = frozenset({Role.FIXED, Role.RESOLVED})
+REPLACING = frozenset({Role.FIXED, Role.RESOLVED, Role.REFERENCE})
 
 
 class ValueType:
@@ -157,6 +157,7 @@ class Layout:
         "known_forms",
         "plain",
         "recorded",
+        "references",
         "required",
     )
 
@@ -173,6 +174,7 @@ class Layout:
         self.compared = tuple((one.name, one) for one in self.attributes if one.role in COMPARED)
         recorded = [one.name for one in self.attributes if one.role not in (Role.FORMER, Role.CARRIED)]
         self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
+        self.references = [one.name for one in self.attributes if one.role is Role.REFERENCE]
         self.has_records = any(one.record is not None for one in self.attributes)
         self.known_forms: dict[object, tuple[str, ...]] = {}
 
@@ -239,6 +241,15 @@ class Attributes:
                 return attribute.record.attribute(rest) if attribute.record and rest else attribute
         raise KeyError(f"{cls.__name__} has no attribute {path}; this is a bug in scplan")
 
+    @classmethod
+    def paths(cls) -> Iterator[str]:
+        """The dotted paths of all attributes that are no records."""
+        for attribute in cls.attributes():
+            if attribute.record is None:
+                yield attribute.name
+            else:
+                yield from (f"{attribute.name}.{path}" for path in attribute.record.paths())
+
     def leaves(self) -> Iterator[tuple[str, Attribute, Any]]:
         """(dotted path, attribute, value) of every attribute, nested ones included; unset ones as None."""
         for attribute in self.attributes():
@@ -279,7 +290,8 @@ class Resource(Attributes):
 def differences(desired: Resource, live: Resource) -> tuple[str, ...]:
     """Dotted paths of the managed attributes in which `live` is not as desired.
 
-    Unset attributes of `desired` are not managed; of a `many` attribute only the elements that are missing count.
+    Unset attributes of `desired` are not managed; of a `many` attribute only the elements that are missing count. What
+    was not found on the host is compared by the path that names it.
     """
     found: list[str] = []
     _find_differences(desired, live, "", found)
@@ -291,6 +303,8 @@ def _find_differences(desired: Attributes, live: Attributes | None, prefix: str,
     for name, attribute in desired.layout.compared:
         wanted = mine[name]
         if wanted is None:
+            if attribute.role is Role.RESOLVED:
+                found += (prefix + one for one in desired.layout.references if mine[one] != theirs.get(one))
             continue
         there = theirs.get(name)
         if wanted == there:
