@@ -19,6 +19,8 @@ from scplan.records import check_version, decode_line, read_bytes
 
 FORMAT_VERSION = "1.1"
 Ending = Literal["committed", "rolled_back"]
+_LATEST_S = 1e11
+"""After any time that a clock says, and before the years that can't be shown: about the year 5138."""
 
 
 class Begin(NamedTuple):
@@ -240,9 +242,9 @@ def _number(entry: dict[str, Any], where: str) -> int:
 
 def _seconds(entry: dict[str, Any], key: str, where: str) -> float:
     seconds = entry.get(key)
-    if type(seconds) not in (int, float):
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < _LATEST_S:
         raise RecordDamaged(f"{where}: no {key}")
-    return float(seconds)  # type: ignore[arg-type]
+    return float(seconds)
 
 
 def begin_to_json(begin: Begin, refreshed: Mapping[Address, Refreshed]) -> dict[str, Any]:

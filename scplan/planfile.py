@@ -10,12 +10,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from scplan import strict_json
 from scplan.errors import RecordDamaged, StalePlan
 from scplan.kinds.kind import Kinds
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Disruption, Plan
 from scplan.model.codec import facts_from_json, from_json
 from scplan.model.plan_json import FORMAT_VERSION, plan_to_json
+from scplan.model.resource import Resource
 from scplan.records import check_version, read_bytes, refuse_writable_by_all, write_document
 
 _EXPLAINED = 5
@@ -48,8 +50,8 @@ def load(path: str) -> dict[str, Any]:
     if content is None:
         raise RecordDamaged(f"there is no plan {path}", hint="`scplan plan --out FILE` saves one")
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = strict_json.loads(content)
+    except ValueError as error:
         raise RecordDamaged(f"{path} is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("changes"), list):
         raise RecordDamaged(f"{path} is not a saved plan")
@@ -141,7 +143,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
     }
     try:
         return Change(
-            order=int(document["order"]),
+            order=_order(document),
             address=address,
             action=Action(document["action"]),
             reason=str(document.get("reason", "")),
@@ -149,7 +151,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
             after=sides["after"],
             managed=sides["managed"],
             owned=None,
-            changed=tuple(map(str, document.get("changed", ()))),
+            changed=_changed(document, record),
             disruption=Disruption(document.get("disruption", "none")),
             effect=str(document.get("effect", "")),
             requires=tuple(Address.parse(str(text)) for text in document.get("requires", ())),
@@ -157,6 +159,20 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordDamaged(f"{path}: {address}: {error}") from None
+
+
+def _changed(document: dict[str, Any], record: type[Resource]) -> tuple[str, ...]:
+    changed = document.get("changed", [])
+    if not isinstance(changed, list) or not set(record.paths()).issuperset(map(str, changed)):
+        raise TypeError("what changed is no list of its attributes")
+    return tuple(map(str, changed))
+
+
+def _order(document: dict[str, Any]) -> int:
+    order = document["order"]
+    if type(order) is not int:
+        raise TypeError(f"order {order!r} is no number of a change")
+    return order
 
 
 def _changes(document: dict[str, Any], path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import stat
 import zlib
 from typing import Any
 
+from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged, ScplanError
 
 MAX_RECORD_BYTES = 64 << 20
@@ -52,8 +53,8 @@ def decode_line(line: bytes, where: str) -> dict[str, Any]:
     if checksum != b"%08x" % zlib.crc32(text):
         raise RecordDamaged(f"{where} is damaged: its checksum does not fit")
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = strict_json.loads(text)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where} is damaged: not a JSON object")

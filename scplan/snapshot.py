@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from scplan import __version__
+from scplan import __version__, strict_json
 from scplan.errors import RecordDamaged
 from scplan.kinds.kind import Kinds
 from scplan.model.address import Address
@@ -63,8 +63,8 @@ def load(path: str, kinds: Kinds) -> Snapshot:
     if content is None:
         raise RecordDamaged(f"there is no snapshot {path}", hint="`scplan snapshot --out FILE` captures one")
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = strict_json.loads(content)
+    except ValueError as error:
         raise RecordDamaged(f"{path} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise RecordDamaged(f"{path} is not a snapshot")
@@ -124,10 +124,9 @@ def _fact(kind: type[F], document: object, where: str) -> F:
 
 
 def _partitions(document: Any, where: str) -> tuple[tuple[int, str, str], ...]:
-    try:
-        return tuple((int(number), str(path), str(numbers)) for number, path, numbers in document)
-    except (TypeError, ValueError):
-        raise RecordDamaged(f"{where}: partitions are malformed") from None
+    if not all(isinstance(one, list) and [*map(type, one)] == [int, str, str] for one in document):
+        raise RecordDamaged(f"{where}: partitions are malformed")
+    return tuple((number, path, numbers) for number, path, numbers in document)
 
 
 def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Address, Resource]:

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Any
 
+from scplan import strict_json
 from scplan.errors import ScplanError
 from scplan.hooks.spec import oci_hooks
 from scplan.records import write_document
@@ -19,10 +20,10 @@ def add_hooks(bundle: str, state_dir: str, runtime: str | None) -> str | None:
     path = os.path.join(os.path.abspath(bundle), "config.json")
     try:
         text, mode = read_file(path), stat.S_IMODE(os.stat(path).st_mode)
-        changed = with_hooks(json.loads(text or b""), oci_hooks(state_dir, runtime))
+        changed = with_hooks(strict_json.loads(text or b""), oci_hooks(state_dir, runtime))
         if changed is not None:
             write_document(path, json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass"), mode=mode)
-    except (ValueError, RecursionError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         return f"{path} is not the configuration of a container: {error}"
     except ScplanError as error:
         return str(error)

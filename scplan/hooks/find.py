@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from scplan.named_tuple import NamedTuple
+from scplan.strict_json import DECODER
 
 _HEAD_BYTES = 8192
 
@@ -38,7 +38,7 @@ def _is_about(path: str, container_id: str) -> bool:
         return False
     key = '"container":'
     try:
-        container, _ = json.JSONDecoder().raw_decode(head, head.index(key) + len(key))
+        container, _ = DECODER.raw_decode(head, head.index(key) + len(key))
         return bool(container["id"] == container_id)
     except (ValueError, KeyError, TypeError, RecursionError):
         return os.path.basename(path) == f"{container_id}.json"

@@ -8,6 +8,7 @@ import shlex
 import stat
 from typing import Any
 
+from scplan import strict_json
 from scplan.errors import KernelError, ScplanError
 from scplan.hooks.json_text import with_member, without_member
 from scplan.hooks.spec import DOCKER_RUNTIME, WRAPPER, docker_runtime, lxc_lines, podman_hook
@@ -134,8 +135,8 @@ def _is_podman_hook(text: str) -> bool:
 
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = strict_json.loads(text)
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None
 

@@ -6,8 +6,8 @@ import json
 import re
 
 from scplan.named_tuple import NamedTuple
+from scplan.strict_json import DECODER
 
-_DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 _INDENT = re.compile(r"\n([ \t]+)\S")
 _DEFAULT_INDENT = "  "
@@ -80,9 +80,9 @@ def _members(text: str, at: int) -> list[_Member]:
     at = _skip(text, at + 1)
     while text[at] != "}":
         key_at = at
-        key, at = _DECODER.raw_decode(text, at)
+        key, at = DECODER.raw_decode(text, at)
         value_at = _skip(text, _skip(text, at) + 1)
-        _, end = _DECODER.raw_decode(text, value_at)
+        _, end = DECODER.raw_decode(text, value_at)
         members.append(_Member(key, key_at, value_at, end))
         at = _skip(text, end)
         if text[at] == ",":

@@ -5,11 +5,11 @@ OCI runtime specification, "State" and "POSIX-platform Hooks"; lxc.container.con
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from scplan import strict_json
 from scplan.errors import ScplanError
 from scplan.named_tuple import NamedTuple
 
@@ -153,8 +153,8 @@ def _absolute(value: object, what: str) -> str:
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = strict_json.loads(text)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise _bad(f"{what} is not a JSON object")

@@ -233,11 +233,10 @@ class Ovsdb(Closing):
 
     def _receive(self, what: str) -> dict[str, Any]:
         """The next message. They follow each other without a separator: each ends with the brace that closes it."""
-        import json
+        from scplan.strict_json import DECODER
 
         assert self._socket is not None
         deadline = time.monotonic() + TIMEOUT_S + 1
-        decoder = json.JSONDecoder()
         while True:
             if self._received and not self._received.startswith(b"{"):
                 raise self._malformed(what, "a message that is no object")
@@ -245,7 +244,7 @@ class Ovsdb(Closing):
             if self._received.endswith(b"}"):
                 try:
                     text = self._received.decode()
-                    message, end = decoder.raw_decode(text)
+                    message, end = DECODER.raw_decode(text)
                 except RecursionError:
                     raise self._malformed(what, "nested too deeply") from None
                 except ValueError:

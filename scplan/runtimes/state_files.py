@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from typing import Any, TypeVar
 
+from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
@@ -67,8 +67,8 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
 def parse(text: bytes, where: str) -> Any:
     """Any JSON value; the errors are those of parse_object."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return strict_json.loads(text)
+    except ValueError:
         raise damaged(where, "it is not JSON") from None
 
 

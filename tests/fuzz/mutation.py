@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _WORDS = (
@@ -56,6 +57,37 @@ _VALUES: tuple[Any, ...] = (
     {"": None},
     ["x", 1],
 )
+
+
+def substituted(data: bytes) -> Iterator[bytes]:
+    """The JSON, or each of its lines that is JSON, with every one of the `_VALUES` in the place of every value."""
+    texts = data.split(b"\n") if _parsed(data) is None else [data]
+    for line, text in enumerate(texts):
+        for put in _places(_parsed(text)):
+            for value in _VALUES:
+                yield b"\n".join([*texts[:line], json.dumps(put(value)).encode(), *texts[line + 1 :]])
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _places(document: Any) -> Iterator[Callable[[Any], Any]]:
+    """For each value in the document, what puts another one there."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield lambda new, key=key: {**document, key: new}
+            for put in _places(value):
+                yield lambda new, key=key, put=put: {**document, key: put(new)}
+    elif isinstance(document, list):
+        for place, value in enumerate(document):
+            before, after = document[:place], document[place + 1 :]
+            yield lambda new, before=before, after=after: [*before, new, *after]
+            for put in _places(value):
+                yield lambda new, before=before, after=after, put=put: [*before, put(new), *after]
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:

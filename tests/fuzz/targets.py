@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from scplan import planfile, snapshot, workflow
 from scplan.config import configuration_from_json
 from scplan.errors import ScplanError
+from scplan.history import history
 from scplan.journal import read_journal
 from scplan.kinds import KINDS
 from scplan.linux.cgroup_v1 import DeviceRules
@@ -22,7 +24,11 @@ from scplan.linux.netlink import Rtnl, wire
 from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
 from scplan.linux.ovsdb import Ovsdb
 from scplan.linux.process import start_time
+from scplan.model.change import Plan
+from scplan.model.report import Owned
 from scplan.records import encode_line
+from scplan.render import documents, machine
+from scplan.render.markdown import plan_markdown
 from scplan.runtimes import docker, isulad, podman, state_files
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
@@ -229,7 +235,14 @@ _OVSDB = json.dumps(
 
 
 def journal(data: bytes, scratch: Path) -> str:
-    return _of_file(data, scratch / "j.jsonl", lambda path: read_journal(path, KINDS))
+    def read(path: str) -> None:
+        read_journal(path, KINDS)
+        past = history(str(scratch), KINDS, "boot")
+        documents.history_lines(past)
+        machine.to_text(machine.history_document(past))
+
+    (scratch / "history").mkdir(exist_ok=True)
+    return _of_file(data, scratch / "history/j.jsonl", read)
 
 
 def journal_documents(data: bytes, scratch: Path) -> str:
@@ -241,7 +254,17 @@ def journal_documents(data: bytes, scratch: Path) -> str:
 def record(data: bytes, scratch: Path) -> str:
     directory = scratch / "containers/runc"
     directory.mkdir(parents=True, exist_ok=True)
-    return _of_file(data, directory / "web.json", lambda _: State(str(scratch), KINDS).read("runc", "web"))
+
+    def read(_: str) -> None:
+        found = State(str(scratch), KINDS).read("runc", "web")
+        assert found is not None
+        for address, resource in found.resources.items():
+            owned = Owned(address, found.runtime, found.id, resource, live=None)
+            documents.record_lines(owned)
+            documents.owned_lines([owned])
+            machine.to_text(machine.record_document(owned))
+
+    return _of_file(data, directory / "web.json", read)
 
 
 def record_document(data: bytes, scratch: Path) -> str:
@@ -259,10 +282,16 @@ def _line(text: bytes) -> bytes:
 def plan_file(data: bytes, scratch: Path) -> str:
     def read(path: str) -> None:
         document = planfile.load(path)
-        planfile.view(document, path, KINDS)
+        _show(planfile.view(document, path, KINDS))
         configuration_from_json(document["origin"].get("configuration"), KINDS)
 
     return _of_file(data, scratch / "saved.plan", read)
+
+
+def _show(plan: Plan) -> None:
+    documents.plan_lines(plan)
+    plan_markdown(plan)
+    machine.to_text(machine.plan_document(plan))
 
 
 def snapshot_file(data: bytes, scratch: Path) -> str:
@@ -273,7 +302,7 @@ def snapshot_file(data: bytes, scratch: Path) -> str:
 
     def read(path: str) -> None:
         snapshot.load(path, KINDS)
-        workflow.make_plan(workflow.Request(state_dir=str(scratch / "none"), files=(str(file),), live=path))
+        _show(workflow.make_plan(workflow.Request(state_dir=str(scratch / "none"), files=(str(file),), live=path)))
 
     return _of_file(data, scratch / "live.json", read)
 
@@ -282,11 +311,13 @@ _CONFIGURATION = """\
 version: 1
 containers:
   web:
-    devices: [/dev/loop3:/dev/data]
+    devices:
+      - {source: /dev/loop3, target: /dev/data, mode: "0640", io: {read_bps: 2M, weight: 300}}
+      - /dev/vda
     nics: [{name: eth1, bridge: br0, addresses: [10.20.30.5/24], mtu: 1300}]
     routes: [{to: default, via: 10.20.30.2}]
     mounts: [{source: /srv/new, target: /srv/data, create_source: true}]
-    cgroup: {pids.max: 7}
+    cgroup: {pids.max: 7, memory.max: 100M, cpuset.cpus: '0', cpu.max: 50000}
 """
 
 
@@ -307,6 +338,16 @@ def _of_file(data: bytes, path: Path, read: Callable[[str], object]) -> str:
 
 def _golden(*names: str) -> tuple[bytes, ...]:
     return tuple((GOLDEN / name).read_bytes() for name in names)
+
+
+def _saved_plan() -> bytes:
+    """One of the snapshot, with changes of all kinds."""
+    with tempfile.TemporaryDirectory() as directory:
+        file, saved = Path(directory, "scplan.yaml"), Path(directory, "saved.plan")
+        file.write_text(_CONFIGURATION)
+        request = workflow.Request(state_dir=directory, files=(str(file),), live=str(GOLDEN / "snapshot.json"))
+        workflow.save_plan(workflow.make_plan(request), request, str(saved))
+        return saved.read_bytes()
 
 
 def _without_checksums(lines: bytes) -> bytes:
@@ -357,7 +398,7 @@ TARGETS = {
     "journal documents": Target(journal_documents, tuple(map(_without_checksums, _JOURNALS))),
     "records": Target(record, (encode_line(json.loads(_RECORD.partition(b" ")[2])),)),
     "record documents": Target(record_document, (_RECORD.partition(b" ")[2],)),
-    "plan files": Target(plan_file, _golden("plan.json")),
+    "plan files": Target(plan_file, (*_golden("plan.json"), _saved_plan())),
     "snapshots": Target(snapshot_file, _golden("snapshot.json")),
     "runtime states": Target(
         runtime_state,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.mutation import mutated
+from tests.fuzz.mutation import mutated, substituted
 from tests.fuzz.targets import TARGETS, Target
 from tests.tried import TRIED
 
@@ -30,6 +30,25 @@ def test_damaged_input_is_refused_or_understood(name: str, tmp_path: Path) -> No
         if number % 8 == 0:
             grown = chance.randbytes(chance.randrange(300))
         run(name, target, mutated(grown, chance), tmp_path, seed)
+
+
+JSON = (
+    "ovsdb answers",
+    "journal documents",
+    "record documents",
+    "plan files",
+    "snapshots",
+    "runtime states",
+    "engine states",
+)
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_any_value_in_any_place_is_refused_or_understood(name: str, tmp_path: Path) -> None:
+    target = TARGETS[name]
+    for seed in target.seeds:
+        for number, data in enumerate(substituted(seed)):
+            run(name, target, data, tmp_path, number)
 
 
 def run(name: str, target: Target, data: bytes, scratch: Path, seed: int) -> str:
