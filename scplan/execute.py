@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 from scplan.errors import ScplanError
@@ -25,11 +26,14 @@ class Executor:
         kinds: Kinds,
         owned: Mapping[Address, Resource],
         state_dir: str,
+        elsewhere: Callable[[], Mapping[Address, Resource]],
     ) -> None:
+        """`elsewhere` reads what the records of all other containers hold, where an operation has to know."""
         self.host = host
         self.containers = containers
         self.kinds = kinds
         self._state_dir = os.path.abspath(state_dir)
+        self._read_elsewhere = elsewhere
         self._owned: dict[tuple[str, str], dict[str, Resource]] = {}
         # One that took steps before does not hold the journal that is to be written now; the next one will.
         host.stepper.close()
@@ -50,6 +54,23 @@ class Executor:
             self._peers(address).pop(address.identity, None)
         else:
             self._peers(address)[address.identity] = record
+
+    @cached_property
+    def _elsewhere(self) -> Mapping[str, list[Resource]]:
+        """By kind."""
+        found: dict[str, list[Resource]] = {}
+        for address, resource in self._read_elsewhere().items():
+            found.setdefault(address.kind, []).append(resource)
+        return found
+
+    def _others(self, address: Address) -> list[Resource]:
+        """What scplan answers for of the kind at other addresses, on the whole host."""
+        found = list(self._elsewhere.get(address.kind, ()))
+        for (container, kind), peers in self._owned.items():
+            if kind == address.kind:
+                mine = address.identity if container == address.container else None
+                found += (one for identity, one in peers.items() if identity != mine)
+        return found
 
     def _peers(self, address: Address) -> dict[str, Resource]:
         return self._owned.setdefault((address.container, address.kind), {})
@@ -75,6 +96,9 @@ class Executor:
         Raises ScplanError when the kernel refuses, or when live state is not as it should be afterwards.
         """
         if operation.at_next_start:
+            if operation.action is Action.DELETE:
+                kind = self.kinds[operation.address.kind]
+                kind.delete_waiting(_present(operation.before), partial(self._others, operation.address))
             self.note(operation.address, operation.owned_after)
             return
         kind, target = self._target(operation.address)
@@ -96,7 +120,8 @@ class Executor:
 
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:
         container = self.containers[address.container]
-        target = Target(container, self.host, self._peers(address), self._state_dir)
+        others = partial(self._others, address)
+        target = Target(container, self.host, self._peers(address), others, self._state_dir)
         return self.kinds[address.kind], target
 
     def _verify(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> None:

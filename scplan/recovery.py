@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Literal
 
 from scplan.apply import Begun, apply
@@ -125,9 +126,7 @@ def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -
     containers = entries.begin.containers
     with OpenContainers(containers, recovery.host) as opened:
         owned = _owned(entries, recovery.state, begun.done, _refreshed(entries))
-        executor = Executor(
-            host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned, state_dir=recovery.state.directory
-        )
+        executor = _executor(recovery, entries, opened, owned)
         apply(
             operations,
             executor,
@@ -137,6 +136,19 @@ def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -
             begun=begun,
         )
     return f"{name}: finished, {len(operations)} operations made"
+
+
+def _executor(
+    recovery: Recovery, entries: Entries, opened: OpenContainers, owned: Mapping[Address, Resource]
+) -> Executor:
+    return Executor(
+        host=recovery.host,
+        containers=opened,
+        kinds=recovery.kinds,
+        owned=owned,
+        state_dir=recovery.state.directory,
+        elsewhere=partial(recovery.state.elsewhere, entries.begin.containers.values()),
+    )
 
 
 @stop_requests_wait()
@@ -150,9 +162,7 @@ def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal
     started = to_take_back(started, entries.undone)
     with OpenContainers(entries.begin.containers, recovery.host) as opened:
         owned = _owned(entries, recovery.state, started, {})
-        executor = Executor(
-            host=recovery.host, containers=opened, kinds=recovery.kinds, owned=owned, state_dir=recovery.state.directory
-        )
+        executor = _executor(recovery, entries, opened, owned)
         failures = undo(
             started, len(entries.started), executor, journal, recovery.on_event, undone=entries.undone & started.keys()
         )

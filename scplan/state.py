@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from scplan.errors import KernelError, Locked, RecordDamaged
@@ -169,6 +169,12 @@ class State:
             for entry in listed(os.path.join(top, runtime))
             if entry.endswith(".json")
         )
+
+    def elsewhere(self, containers: Collection[ContainerFacts]) -> dict[Address, Resource]:
+        """What the records of all other containers than these hold. Raises RecordDamaged."""
+        own = {(facts.runtime, facts.name) for facts in containers}
+        records = (self.read(*name) for name in self.names() if name not in own)
+        return {address: one for record in records if record is not None for address, one in record.resources.items()}
 
     def has_open_journals(self) -> bool:
         """Whether any apply is at work, or did not end."""

@@ -7,7 +7,7 @@ through this contract and never name it. See docs/explanation/adding-a-kind.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -32,13 +32,15 @@ class Hears(Enum):
 class Target(NamedTuple, Generic[R]):
     """Where an operation acts: an opened container, the host, and the kind's other managed resources there.
 
-    `peers` maps identities to the records that scplan answers for in this container at this moment. `state_dir` is
-    where they are kept; "" for an operation without records.
+    `peers` maps identities to the records that scplan answers for in this container at this moment; `others` gives
+    those of the kind at all other addresses of the host, and raises RecordDamaged. `state_dir` is where they are kept;
+    "" for an operation without records.
     """
 
     container: Container
     host: Host
     peers: Mapping[str, R]
+    others: Callable[[], Collection[R]] = tuple
     state_dir: str = ""
 
 
@@ -223,6 +225,9 @@ class Kind(ABC, Generic[R]):
 
         Succeeds when it is gone already, and does nothing where `create` refuses: an undo must not be refused as well.
         """
+
+    def delete_waiting(self, before: R, others: Callable[[], Collection[R]]) -> None:
+        """`delete` where the container does not run: takes what was made on the host for it; `others` as in Target."""
 
     def reclaim(self, host: Host, lost: R) -> None:
         """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from scplan.errors import KernelError, ScplanError
+from scplan.errors import KernelError, RecordDamaged, ScplanError
 from scplan.kinds.bind_sources import BindSources, is_of_runtime
 from scplan.kinds.kind import Described, Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import below, check_target, covering, identity_of, merged_paths
@@ -52,7 +52,9 @@ class BindMount(Resource):
     read_only: bool = attr("nothing can be written through it", BOOL, default=False)
     recursive: bool = attr("mounts below the source come along", BOOL, role=Role.FIXED, default=True)
     propagation: str = attr("how later mounts spread between host and container", choice(*_WORDS), default="rslave")
-    create_source: bool = attr("make the host directory when it is absent", BOOL, role=Role.POLICY, default=False)
+    create_source: bool = attr(
+        "make the host directory when absent; goes with the last mount", BOOL, role=Role.POLICY, default=False
+    )
     required: bool = attr("an absent source is an error", BOOL, role=Role.POLICY, default=True)
     source_identity: str | None = attr("st_dev:st_ino of the source", TEXT, role=Role.RESOLVED)
     taken: bool | None = attr(
@@ -193,9 +195,11 @@ class MountKind(Kind[BindMount]):
             before = before.but(source_identity=None)
         if after is None or (before is not None and after.made is not None):
             return before, after
-        # What was made when it was mounted before, and is still there, stays scplan's to remove.
+        # What was made when it was mounted before, or for another mount, stays scplan's to remove.
         made = merged_paths(after.made, bind.missing(target.container, after.target))
-        made_source = merged_paths(after.made_source, _missing_on_host(after) if after.create_source else ())
+        made_source = after.made_source or ()
+        if after.create_source:
+            made_source = merged_paths(made_source or _made_for(target.others(), after), _missing_on_host(after))
         return before, after.but(made=made, made_source=made_source)
 
     def create(self, target: Target[BindMount], after: BindMount) -> None:
@@ -242,7 +246,10 @@ class MountKind(Kind[BindMount]):
         container = target.container
         if not container.shares_host_mounts:
             bind.detach(container, before.target, partial(_is_ours, mount=before), made=before.made or ())
-        _remove_source(before)
+        _remove_source(before, target.others)
+
+    def delete_waiting(self, before: BindMount, others: Callable[[], Collection[BindMount]]) -> None:
+        _remove_source(before, others)
 
 
 def _comes_along(source: str, point: str, entries: Mapping[str, BindMount]) -> bool:
@@ -392,9 +399,26 @@ def _make_source(mount: BindMount) -> None:
             raise KernelError.from_os(f"mkdir({path})", error) from None
 
 
-def _remove_source(mount: BindMount) -> None:
-    """Removes host directories that scplan made, as far as they are empty: what was put there is the user's."""
-    for directory in reversed(mount.made_source or ()):
+def _made_for(others: Iterable[BindMount], mount: BindMount) -> tuple[str, ...]:
+    """Of the directories that lead to the mount's source, those that were made for other mounts."""
+    made = {directory for other in others for directory in other.made_source or ()}
+    return tuple(directory for directory in made if f"{mount.source}/".startswith(f"{directory}/"))
+
+
+def _remove_source(mount: BindMount, others: Callable[[], Collection[BindMount]]) -> None:
+    """Removes host directories that scplan made, as far as no other mount needs them and they are empty.
+
+    What was put there is the user's.
+    """
+    if not mount.made_source:
+        return
+    try:
+        needed = [f"{other.source}/" for other in others()]
+    except RecordDamaged:
+        return  # who can't be asked may need them
+    for directory in reversed(mount.made_source):
+        if any(source.startswith(f"{directory}/") for source in needed):
+            return
         try:
             os.rmdir(directory)
         except OSError as error:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from scplan import observe
@@ -179,6 +179,7 @@ class Run:
                 kinds=KINDS,
                 owned={**before, **self.plan.refreshed},
                 state_dir=self._state.directory,
+                elsewhere=partial(self._state.elsewhere, touched.values()),
             )
             # As long as the journal is open no request to stop may end scplan otherwise than by undoing.
             stack.enter_context(stop_requests_wait())

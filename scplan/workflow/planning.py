@@ -189,13 +189,7 @@ def foreign_to(inputs: plan.Inputs, state: State) -> dict[Address, Resource]:
     desired = inputs.resolution.desired
     if not any(True for address, one in desired.items() for _ in KINDS[address.kind].claims(address, one)):
         return {}
-    own = {(facts.runtime, facts.name) for facts in inputs.containers.values()}
-    foreign: dict[Address, Resource] = {}
-    for runtime, name in state.names():
-        record = state.read(runtime, name) if (runtime, name) not in own else None
-        if record is not None:
-            foreign.update(record.resources)
-    return foreign
+    return state.elsewhere(inputs.containers.values())
 
 
 def _plan_against_snapshot(request: Request, path: str) -> Plan:

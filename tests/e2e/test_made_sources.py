@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import MakeContainer, Ran, Scplan
 from tests.containers.container import Container
-from tests.e2e.scene import of
+from tests.e2e import scene
 
 pytestmark = pytest.mark.needs("root", "busybox")
 
@@ -27,7 +27,7 @@ def wanted(host_directory: Path) -> Path:
 
 
 def mounting(web: Container, source: Path, **more: Any) -> dict[str, Any]:
-    return of(web, mounts=[{"source": str(source), "target": "/mnt/x", **more}])
+    return scene.of(web, mounts=[{"source": str(source), "target": "/mnt/x", **more}])
 
 
 def apply(scplan: Scplan, config: dict[str, Any]) -> Ran:
@@ -144,3 +144,70 @@ def test_snapshot_says_where_it_is_from(scplan: Scplan, web: Container, wanted: 
     scplan("snapshot", "--out", captured, config=config).ok()
     assert actions(scplan, config, "--live", captured) == {}
     assert list(actions(scplan, other, "--live", captured)) == ["replace"]
+
+
+class TestSharedDirectory:
+    """What was made for one mount goes with the last one that needs it."""
+
+    @pytest.fixture
+    def containers(self, make_container: MakeContainer) -> tuple[Container, Container]:
+        return make_container("process"), make_container("process")
+
+    @pytest.mark.parametrize("first", [0, 1])
+    @pytest.mark.parametrize("is_one_apply", [False, True])
+    def test_it_stays_for_the_other_container(
+        self, scplan: Scplan, containers: tuple[Container, Container], wanted: Path, first: int, is_one_apply: bool
+    ) -> None:
+        section = {"mounts": [{"source": str(wanted), "target": "/mnt/x", "create_source": True}]}
+        if is_one_apply:
+            scplan("apply", "--auto-approve", config=scene.config(*((one, section) for one in containers))).ok()
+        else:
+            for one in containers:
+                scplan("apply", "--auto-approve", "--target", one.name, config=scene.config((one, section))).ok()
+        gone, left = containers[first], containers[1 - first]
+        scplan("destroy", gone.name, "--auto-approve").ok()
+        assert mounts(gone) == []
+        marked(wanted)
+        assert seen(left) == wanted.name
+        (wanted / "mark").unlink()
+        scplan("destroy", left.name, "--auto-approve").ok()
+        assert not wanted.parent.exists()
+
+    def test_it_goes_when_all_go(self, scplan: Scplan, containers: tuple[Container, Container], wanted: Path) -> None:
+        section = {"mounts": [{"source": str(wanted), "target": "/mnt/x", "create_source": True}]}
+        scplan("apply", "--auto-approve", config=scene.config(*((one, section) for one in containers))).ok()
+        scplan("destroy", *(one.name for one in containers), "--auto-approve").ok()
+        assert not wanted.parent.exists()
+
+    def test_an_apply_that_fails_leaves_it_to_who_had_it(
+        self, scplan: Scplan, containers: tuple[Container, Container], wanted: Path
+    ) -> None:
+        entry = {"source": str(wanted), "target": "/mnt/x", "create_source": True}
+        web, db = containers
+        scplan("apply", "--auto-approve", config=scene.of(web, mounts=[entry])).ok()
+        failing = scene.of(db, mounts=[entry], cgroup={"pids.max": 100})
+        scplan("apply", "--auto-approve", "--probe", "false", config=failing).ok(3)
+        assert mounts(db) == []
+        marked(wanted)
+        assert seen(web) == wanted.name
+
+    def test_it_stays_for_a_record_that_can_not_be_read(
+        self, scplan: Scplan, containers: tuple[Container, Container], wanted: Path
+    ) -> None:
+        section = {"mounts": [{"source": str(wanted), "target": "/mnt/x", "create_source": True}]}
+        scplan("apply", "--auto-approve", config=scene.config(*((one, section) for one in containers))).ok()
+        web, db = containers
+        (scplan.state_dir / f"containers/process/{db.name}.json").write_text("damaged\n")
+        scplan("destroy", web.name, "--auto-approve").ok()
+        assert mounts(web) == []
+        assert wanted.exists()
+
+
+def test_it_goes_with_a_container_that_does_not_run(
+    scplan: Scplan, make_container: MakeContainer, wanted: Path
+) -> None:
+    web = make_container("runc")
+    apply(scplan, mounting(web, wanted, create_source=True))
+    web.stop()
+    scplan("destroy", web.name, "--auto-approve").ok()
+    assert not wanted.parent.exists()

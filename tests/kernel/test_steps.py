@@ -332,7 +332,7 @@ def test_executor_begins_with_none(tmp_path: Path) -> None:
     """One from before would not hold its journal."""
     with Host() as host:
         host.stepper.take(_open_files, [], what="look")
-        Executor(host=host, containers={}, kinds=KINDS, owned={}, state_dir=str(tmp_path))
+        Executor(host=host, containers={}, kinds=KINDS, owned={}, state_dir=str(tmp_path), elsewhere=dict)
         assert host.stepper.pid is None
 
 

@@ -123,7 +123,15 @@ def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
         {"source": CHOICES((f"{parts['one']}/file", f"{parts['two']}/file")), "target": st.just("/etc/mounted")},
         optional={"read_only": st.booleans()},
     )
-    return st.one_of(of_directories, of_directories, of_files)
+    of_made = st.fixed_dictionaries(
+        {
+            "source": CHOICES((f"{parts['one']}/made", f"{parts['one']}/made/in", f"{parts['two']}/made")),
+            "target": places,
+            "create_source": st.just(True),
+        },
+        optional=extra,
+    )
+    return st.one_of(of_directories, of_directories, of_made, of_files)
 
 
 def _cgroup() -> st.SearchStrategy[dict[str, Any]]:

@@ -39,6 +39,14 @@ SETTINGS = settings(
 Picture = dict[str, Any]
 
 
+class GroundWithFiles(Ground):
+    """Its picture shows the directories of the host that are mounted, and those that are made for it."""
+
+    def picture(self) -> Picture:
+        roots = [Path(self.parts[name]) for name in ("one", "two")]
+        return super().picture() | {str(root): sorted(map(str, root.rglob("*"))) for root in roots}
+
+
 class Lab:
     """One container for all examples; an example that failed leaves it in no state to go on with, and gets another."""
 
@@ -66,7 +74,7 @@ class Lab:
             self._make_nic()
             directory: Path = self._current.enter_context(host_parts.scratch_directory(self._session))
             container = self._current.enter_context(self._session.container("process"))
-            self._ground = Ground(container, directory, self.parts)
+            self._ground = GroundWithFiles(container, directory, self.parts)
             self.untouched = self._ground.picture()
         ground, self._ground = self._ground, None
         return ground
