@@ -43,8 +43,9 @@ class GroundWithFiles(Ground):
     """Its picture shows the directories of the host that are mounted, and those that are made for it."""
 
     def picture(self) -> Picture:
-        roots = [Path(self.parts[name]) for name in ("one", "two")]
-        return super().picture() | {str(root): sorted(map(str, root.rglob("*"))) for root in roots}
+        files = [str(file) for name in ("one", "two") for file in Path(self.parts[name]).rglob("*")]
+        picture = super().picture()
+        return picture | {"host": picture["host"] | {"files": files}}
 
 
 class Lab:

@@ -24,6 +24,7 @@ NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x2, 0
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
+_MAX_ERRNO = 4095  # include/linux/err.h
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -273,6 +274,8 @@ def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) ->
     if end - start < 4:
         raise Malformed("a short error message")
     code: int = -I32.unpack_from(data, start)[0]
+    if not 0 <= code <= _MAX_ERRNO:
+        raise Malformed(f"an error message of error {code}")
     if not flags & NLM_F_ACK_TLVS:
         return code, ""
     start += 4
