@@ -92,13 +92,12 @@ class Executor:
     def perform(self, operation: Operation) -> None:
         """Makes the operation and reads it back.
 
-        One that waits for the container's next start changes what scplan answers for, and nothing in the kernel.
+        One that waits for the container's next start changes what scplan answers for, and nothing in a container.
         Raises ScplanError when the kernel refuses, or when live state is not as it should be afterwards.
         """
         if operation.at_next_start:
-            if operation.action is Action.DELETE:
-                kind = self.kinds[operation.address.kind]
-                kind.delete_waiting(_present(operation.before), partial(self._others, operation.address))
+            waiting = self.kinds[operation.address.kind]
+            waiting.change_waiting(operation.before, operation.after, partial(self._others, operation.address))
             self.note(operation.address, operation.owned_after)
             return
         kind, target = self._target(operation.address)

@@ -226,8 +226,8 @@ class Kind(ABC, Generic[R]):
         Succeeds when it is gone already, and does nothing where `create` refuses: an undo must not be refused as well.
         """
 
-    def delete_waiting(self, before: R, others: Callable[[], Collection[R]]) -> None:
-        """`delete` where the container does not run: takes what was made on the host for it; `others` as in Target."""
+    def change_waiting(self, before: R | None, after: R | None, others: Callable[[], Collection[R]]) -> None:
+        """What a change of a container that does not run makes on the host, or takes away; `others` as in Target."""
 
     def reclaim(self, host: Host, lost: R) -> None:
         """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""

@@ -197,9 +197,10 @@ class MountKind(Kind[BindMount]):
             return before, after
         # What was made when it was mounted before, or for another mount, stays scplan's to remove.
         made = merged_paths(after.made, bind.missing(target.container, after.target))
-        made_source = after.made_source or ()
+        made_source = _leading_to(after.source, after.made_source or ())
         if after.create_source:
-            made_source = merged_paths(made_source or _made_for(target.others(), after), _missing_on_host(after))
+            inherited = made_source or _made_for(target.others(), after)
+            made_source = merged_paths(inherited, _missing_on_host(after))
         return before, after.but(made=made, made_source=made_source)
 
     def create(self, target: Target[BindMount], after: BindMount) -> None:
@@ -248,8 +249,15 @@ class MountKind(Kind[BindMount]):
             bind.detach(container, before.target, partial(_is_ours, mount=before), made=before.made or ())
         _remove_source(before, target.others)
 
-    def delete_waiting(self, before: BindMount, others: Callable[[], Collection[BindMount]]) -> None:
-        _remove_source(before, others)
+    def change_waiting(
+        self, before: BindMount | None, after: BindMount | None, others: Callable[[], Collection[BindMount]]
+    ) -> None:
+        if before is not None and after is not None and before.source == after.source:
+            return
+        if before is not None:
+            _remove_source(before, others)
+        if after is not None:
+            _make_source(after)
 
 
 def _comes_along(source: str, point: str, entries: Mapping[str, BindMount]) -> bool:
@@ -383,14 +391,15 @@ def _missing_on_host(mount: BindMount) -> tuple[str, ...]:
 
 def _make_source(mount: BindMount) -> None:
     """Makes the missing directories, each in the one before: a symlink that was put there meanwhile is not followed."""
-    if not mount.made_source:
+    made = _leading_to(mount.source, mount.made_source or ())
+    if not made:
         return
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    path = os.path.dirname(mount.made_source[0])
+    path = os.path.dirname(made[0])
     with ExitStack() as stack:
         try:
             directory = stack.enter_context(opened(os.open(path, flags & ~os.O_NOFOLLOW)))
-            for path in mount.made_source:
+            for path in made:
                 name = os.path.basename(path)
                 with suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=directory)
@@ -401,8 +410,12 @@ def _make_source(mount: BindMount) -> None:
 
 def _made_for(others: Iterable[BindMount], mount: BindMount) -> tuple[str, ...]:
     """Of the directories that lead to the mount's source, those that were made for other mounts."""
-    made = {directory for other in others for directory in other.made_source or ()}
-    return tuple(directory for directory in made if f"{mount.source}/".startswith(f"{directory}/"))
+    return _leading_to(mount.source, {directory for other in others for directory in other.made_source or ()})
+
+
+def _leading_to(source: str, made: Iterable[str]) -> tuple[str, ...]:
+    """Of directories that were made, those on the way to a source: a record may have got another one since."""
+    return tuple(directory for directory in made if f"{source}/".startswith(f"{directory}/"))
 
 
 def _remove_source(mount: BindMount, others: Callable[[], Collection[BindMount]]) -> None:
@@ -410,13 +423,14 @@ def _remove_source(mount: BindMount, others: Callable[[], Collection[BindMount]]
 
     What was put there is the user's.
     """
-    if not mount.made_source:
+    made = _leading_to(mount.source, mount.made_source or ())
+    if not made:
         return
     try:
         needed = [f"{other.source}/" for other in others()]
     except RecordDamaged:
         return  # who can't be asked may need them
-    for directory in reversed(mount.made_source):
+    for directory in reversed(made):
         if any(source.startswith(f"{directory}/") for source in needed):
             return
         try:

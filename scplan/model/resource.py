@@ -31,6 +31,7 @@ class Role(StrEnum):
 
 CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY, Role.REFERENCE})
 COMPARED = frozenset({Role.MANAGED, Role.FIXED, Role.RESOLVED})
+_NAMING = (Role.REFERENCE, Role.RESOLVED)
 REPLACING = frozenset({Role.FIXED, Role.RESOLVED, Role.REFERENCE})
 
 
@@ -174,7 +175,9 @@ class Layout:
         self.compared = tuple((one.name, one) for one in self.attributes if one.role in COMPARED)
         recorded = [one.name for one in self.attributes if one.role not in (Role.FORMER, Role.CARRIED)]
         self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
-        self.references = [one.name for one in self.attributes if one.role is Role.REFERENCE]
+        names = {role: [one.name for one in self.attributes if one.role is role] for role in _NAMING}
+        # One that is found out tells for all of them: they are found out together.
+        self.references = [(one, names[Role.RESOLVED][0]) for one in names[Role.REFERENCE]]
         self.has_records = any(one.record is not None for one in self.attributes)
         self.known_forms: dict[object, tuple[str, ...]] = {}
 
@@ -303,8 +306,6 @@ def _find_differences(desired: Attributes, live: Attributes | None, prefix: str,
     for name, attribute in desired.layout.compared:
         wanted = mine[name]
         if wanted is None:
-            if attribute.role is Role.RESOLVED:
-                found += (prefix + one for one in desired.layout.references if mine[one] != theirs.get(one))
             continue
         there = theirs.get(name)
         if wanted == there:
@@ -313,6 +314,9 @@ def _find_differences(desired: Attributes, live: Attributes | None, prefix: str,
             _find_differences(wanted, there, f"{prefix}{name}.", found)
         elif not attribute.many or not set(wanted) <= set(there or ()):
             found.append(prefix + name)
+    for reference, resolved in desired.layout.references:
+        if mine[resolved] is None and mine[reference] != theirs.get(reference):
+            found.append(prefix + reference)
 
 
 def is_recorded_as(desired: Resource, owned: Resource) -> bool:

@@ -203,11 +203,43 @@ class TestSharedDirectory:
         assert wanted.exists()
 
 
-def test_it_goes_with_a_container_that_does_not_run(
-    scplan: Scplan, make_container: MakeContainer, wanted: Path
-) -> None:
-    web = make_container("runc")
-    apply(scplan, mounting(web, wanted, create_source=True))
-    web.stop()
-    scplan("destroy", web.name, "--auto-approve").ok()
-    assert not wanted.parent.exists()
+class TestContainerThatDoesNotRun:
+    """What was made for it on the host goes and comes with its record."""
+
+    @pytest.fixture
+    def stopped(self, scplan: Scplan, make_container: MakeContainer, wanted: Path) -> Container:
+        """It has a mount of `wanted`, and has ended."""
+        web = make_container("runc")
+        apply(scplan, mounting(web, wanted, create_source=True))
+        web.stop()
+        assert wanted.exists()
+        return web
+
+    def test_destroy(self, scplan: Scplan, stopped: Container, wanted: Path) -> None:
+        scplan("destroy", stopped.name, "--auto-approve").ok()
+        assert not wanted.parent.exists()
+
+    def test_another_source(self, scplan: Scplan, stopped: Container, wanted: Path, host_directory: Path) -> None:
+        other = host_directory / "other"
+        config = mounting(stopped, other, create_source=True)
+        assert actions(scplan, config) == {"update": ["source"]}
+        scplan("apply", "--auto-approve").ok()
+        assert not wanted.parent.exists()
+        stopped.start()
+        apply(scplan, config)
+        marked(other)
+        assert seen(stopped) == "other"
+        assert sorted(path.name for path in host_directory.iterdir()) == ["other"]
+        (other / "mark").unlink()
+        scplan("destroy", stopped.name, "--auto-approve").ok()
+        assert list(host_directory.iterdir()) == []
+
+    def test_failure(
+        self, scplan: Scplan, make_container: MakeContainer, stopped: Container, wanted: Path, host_directory: Path
+    ) -> None:
+        running = make_container("process")
+        unreachable = {"routes": [{"to": "10.9.0.0/16", "via": "10.254.0.1"}]}
+        other = {"mounts": [{"source": str(host_directory), "target": "/mnt/x"}]}
+        scplan("apply", "--auto-approve", config=scene.config((stopped, other), (running, unreachable))).ok(3)
+        assert wanted.exists()
+        assert actions(scplan, mounting(stopped, wanted, create_source=True)) == {}

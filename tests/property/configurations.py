@@ -116,7 +116,7 @@ def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
         "propagation": CHOICES(("private", "rprivate", "rslave", "slave")),
         "recursive": st.booleans(),
     }
-    # /srv/a/deep may lie in a mount of any of the directories, and is there in all of them.
+    # /srv/a/deep may lie in a mount of any of the directories, and is there in all of them but those that are made.
     places = CHOICES(("/srv/a", "/srv/a/deep", "/srv/b", "/new/place"))
     of_directories = st.fixed_dictionaries({"source": directories, "target": places}, optional=extra)
     of_files = st.fixed_dictionaries(
@@ -126,7 +126,7 @@ def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
     of_made = st.fixed_dictionaries(
         {
             "source": CHOICES((f"{parts['one']}/made", f"{parts['one']}/made/in", f"{parts['two']}/made")),
-            "target": places,
+            "target": CHOICES(("/srv/a/deep", "/srv/b", "/new/place")),
             "create_source": st.just(True),
         },
         optional=extra,
