@@ -281,15 +281,17 @@ def _option(option: str) -> tuple[str, str]:
 def _as_found(container: Container, host: Host, wanted: BindMount, top: Mount) -> BindMount:
     """The live mount. Its source is the wanted one when both are the same file; else where the host has it.
 
-    Where the host has it nowhere, that is its path on its file system.
+    Where the host has it nowhere, that is its path on its file system, or what kind of file system it is.
     """
     there = container.status(wanted.target)
     identity = file_identity(there) if there is not None else ""
     source: str | None = wanted.source
     if there is None or identity != (wanted.source_identity or _identity_on_host(wanted.source)):
         source = BindSources(host).of(top, there) if there is not None else None
+    if source is None:
+        source = top.filesystem if top.root == "/" else top.root
     return BindMount(
-        source=source or top.root,
+        source=source,
         target=wanted.target,
         read_only=top.read_only,
         recursive=wanted.recursive,

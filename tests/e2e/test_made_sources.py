@@ -131,6 +131,7 @@ def test_what_others_mounted_instead_is_drift_and_stays(
         wanted.rmdir()
     (drifted,) = scplan("drift", "--json", config=config).ok().json["drifted"]
     assert "source" in drifted["changed"]
+    assert drifted["live"]["source"] == "tmpfs"
     theirs = mounts(web)
     scplan("destroy", web.name, "--auto-approve").ok()
     assert mounts(web) == theirs

@@ -64,6 +64,7 @@ class Lab:
             "disk": enter(host_parts.loop_disk(session)).path,
             "bridge": enter(host_parts.bridge(session)),
             "nic": session.name(),
+            "end": session.name(),
             "one": str(one),
             "two": str(two),
         }
