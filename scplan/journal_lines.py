@@ -11,7 +11,7 @@ from scplan.errors import RecordDamaged
 from scplan.kinds.kind import Kinds
 from scplan.model.address import Address
 from scplan.model.change import Action, Operation
-from scplan.model.codec import facts_from_json, facts_to_json, from_json, to_json
+from scplan.model.codec import address_from_json, facts_from_json, facts_to_json, from_json, to_json
 from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
@@ -189,7 +189,7 @@ def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation
     """Raises RecordDamaged when the document is not an operation on a known kind."""
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: no operation")
-    address = _address(document.get("address"), kinds, where)
+    address = address_from_json(document.get("address"), kinds, where)
     record = kinds[address.kind].record
     sides = {
         side: from_json(record, document[side], f"{where}: {side}") if side in document else None
@@ -210,13 +210,6 @@ def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation
     )
 
 
-def _address(text: object, kinds: Kinds, where: str) -> Address:
-    parts = text.split("/", 2) if isinstance(text, str) else []
-    if len(parts) != 3 or parts[1] not in kinds:
-        raise RecordDamaged(f"{where}: not an address: {text!r}")
-    return Address(*parts)
-
-
 def _refreshed(first: dict[str, Any], kinds: Kinds, where: str) -> dict[Address, Refreshed]:
     before = _resources(first.get("refreshed_before", {}), kinds, where)
     after = _resources(first.get("refreshed"), kinds, where)
@@ -226,7 +219,7 @@ def _refreshed(first: dict[str, Any], kinds: Kinds, where: str) -> dict[Address,
 def _resources(document: object, kinds: Kinds, where: str) -> dict[Address, Resource]:
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: no refreshed records")
-    addresses = {_address(text, kinds, where): value for text, value in document.items()}
+    addresses = {address_from_json(text, kinds, where): value for text, value in document.items()}
     return {
         address: from_json(kinds[address.kind].record, value, f"{where}: {address}")
         for address, value in addresses.items()

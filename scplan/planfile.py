@@ -13,9 +13,8 @@ from typing import Any
 from scplan import strict_json
 from scplan.errors import RecordDamaged, StalePlan
 from scplan.kinds.kind import Kinds
-from scplan.model.address import Address
 from scplan.model.change import Action, Change, Disruption, Plan
-from scplan.model.codec import facts_from_json, from_json
+from scplan.model.codec import address_from_json, facts_from_json, from_json
 from scplan.model.plan_json import FORMAT_VERSION, plan_to_json
 from scplan.model.resource import Resource
 from scplan.records import check_version, read_bytes, refuse_writable_by_all, write_document
@@ -133,9 +132,7 @@ def view(document: dict[str, Any], path: str, kinds: Kinds) -> Plan:
 def _change(document: object, path: str, kinds: Kinds) -> Change:
     if not isinstance(document, dict):
         raise RecordDamaged(f"{path}: a change is not a JSON object")
-    address = Address.parse(str(document.get("address")))
-    if address.kind not in kinds:
-        raise RecordDamaged(f"{path}: unknown kind in {address}")
+    address = address_from_json(document.get("address"), kinds, path)
     record = kinds[address.kind].record
     sides = {
         side: None if document.get(side) is None else from_json(record, document[side], f"{path}: {address}")
@@ -154,7 +151,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
             changed=_changed(document, record),
             disruption=Disruption(document.get("disruption", "none")),
             effect=str(document.get("effect", "")),
-            requires=tuple(Address.parse(str(text)) for text in document.get("requires", ())),
+            requires=tuple(address_from_json(text, kinds, path) for text in document.get("requires", ())),
             at_next_start=document.get("at_next_start") is True,
         )
     except (KeyError, TypeError, ValueError) as error:

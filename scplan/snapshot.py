@@ -11,7 +11,7 @@ from scplan import __version__, strict_json
 from scplan.errors import RecordDamaged
 from scplan.kinds.kind import Kinds
 from scplan.model.address import Address
-from scplan.model.codec import facts_from_json, facts_to_json, from_json, to_json
+from scplan.model.codec import address_from_json, facts_from_json, facts_to_json, from_json, to_json
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, Live, PathFact
 from scplan.model.resource import Resource
 from scplan.model.values import DESTINATION, INTERFACE_ADDRESS, IP
@@ -132,10 +132,8 @@ def _partitions(document: Any, where: str) -> tuple[tuple[int, str, str], ...]:
 def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Address, Resource]:
     found: dict[Address, Resource] = {}
     for text, value in document.items():
-        parts = text.split("/", 2)
-        if len(parts) != 3 or parts[1] not in kinds:
-            raise RecordDamaged(f"{path}: not an address: {text!r}")
-        found[Address(*parts)] = resource = from_json(kinds[parts[1]].record, value, f"{path}: {text}")
+        address = address_from_json(text, kinds, path)
+        found[address] = resource = from_json(kinds[address.kind].record, value, f"{path}: {text}")
         _check_addresses(resource, f"{path}: {text}")
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Container
 from typing import Any, TypeVar
 
 from scplan.errors import RecordDamaged
+from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Attribute, Attributes, Role
 
@@ -75,6 +76,16 @@ def _value(attribute: Attribute, value: object, where: str) -> Any:
         return tuple(value)
     wanted = f"an array of {stored.__name__}" if attribute.many else stored.__name__
     raise RecordDamaged(f"{where}.{attribute.name}: {value!r} is not {wanted}")
+
+
+def address_from_json(text: object, kinds: Container[str], where: str) -> Address:
+    """Raises RecordDamaged, naming `where`, for what is no address of a known kind."""
+    parts = text.split("/", 2) if isinstance(text, str) else []
+    if len(parts) != 3 or not all(parts):
+        raise RecordDamaged(f"{where}: not an address: {text!r}")
+    if parts[1] not in kinds:
+        raise RecordDamaged(f"{where}: unknown kind in {text}")
+    return Address(*parts)
 
 
 def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import socket
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scplan import planfile, snapshot, workflow
 from scplan.config import configuration_from_json
-from scplan.errors import ScplanError
+from scplan.errors import ExitCode, ScplanError, StalePlan
 from scplan.history import history
 from scplan.journal import read_journal
 from scplan.kinds import KINDS
@@ -53,6 +54,7 @@ def refused_or_valid(read: Callable[[], object]) -> str:
     else:
         return "valid"
     assert told.diagnostics
+    assert told.exit_code is ExitCode.ERROR
     assert all(one.summary for one in told.diagnostics)
     assert "bug in scplan" not in str(told)
     return "refused"
@@ -282,7 +284,14 @@ def _line(text: bytes) -> bytes:
 def plan_file(data: bytes, scratch: Path) -> str:
     def read(path: str) -> None:
         document = planfile.load(path)
-        _show(planfile.view(document, path, KINDS))
+        plan = planfile.view(document, path, KINDS)
+        _show(plan)
+        with suppress(StalePlan):
+            planfile.check_host(path, document, {"machine": "this", "boot_id": "now"})
+        with suppress(StalePlan):
+            planfile.check_unchanged(path, document, plan)
+        with suppress(StalePlan):
+            planfile.check_unchanged(path, document, plan._replace(changes=(), containers={}))
         configuration_from_json(document["origin"].get("configuration"), KINDS)
 
     return _of_file(data, scratch / "saved.plan", read)

@@ -28,7 +28,7 @@ from scplan import strict_json
     ],
 )
 def test_what_is_no_json_is_refused(text: str | bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         strict_json.loads(text)
 
 
