@@ -146,7 +146,7 @@ def _network(enter: list[str]) -> Fingerprint:
     (rules_6,) = _ip(enter, "rule show", options=("-6",))
     # Link-local addresses come some seconds after a link is up, and their routes with them: the kernel's own doing.
     return {
-        "links": {link["ifname"]: link for link in links},
+        "links": {link["ifname"]: _as_set(link) for link in links},
         "addresses": {
             link["ifname"]: addresses
             for link in addressed
@@ -163,6 +163,11 @@ def _network(enter: list[str]) -> Fingerprint:
         ),
         "rules": [*rules, *rules_6],
     }
+
+
+def _as_set(link: dict[str, Any]) -> dict[str, Any]:
+    """Without the queueing of a link that is down: the kernel's own, and another one once it was up."""
+    return link if "UP" in link["flags"] else {key: value for key, value in link.items() if key != "qdisc"}
 
 
 def _is_link_local(address: dict[str, Any]) -> bool:
