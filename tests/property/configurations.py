@@ -52,13 +52,9 @@ def _sections(
         address = reached.get((route["dev"], ":" in route["to"]))
         if address is None:
             continue
-        own = address.partition("/")[0]
-        entry = {key: value for key, value in route.items() if key not in ("hop", "sourced")}
-        if route["hop"] is not None:
-            entry |= {"via": own.rstrip("0123456789") + "1", **route["hop"]}
-        if route["sourced"]:
-            entry["src"] = own
-        usable.append(entry)
+        gateway = address.partition("/")[0].rstrip("0123456789") + "1"
+        entry = {key: value for key, value in route.items() if key != "near"}
+        usable.append(entry | ({"via": gateway} if route["near"] else {}))
     return {"devices": devices, "nics": everything, "routes": usable, "mounts": mounts, "cgroup": cgroup}
 
 
@@ -114,8 +110,7 @@ def _route() -> st.SearchStrategy[dict[str, Any]]:
         {
             "to": CHOICES(("default", "10.94.0.0/16", "10.95.7.0/24", "fd94::/64", "::/0")),
             "dev": CHOICES(("eth1", "eth2", "eth3", "eth4")),
-            "hop": st.none() | optional(onlink=st.booleans()),
-            "sourced": st.booleans(),
+            "near": st.booleans(),
         },
         optional={"metric": CHOICES((50, 200)), "table": st.just(100)},
     )
