@@ -69,7 +69,6 @@ def _device(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
         "mode": CHOICES(("0600", "0640", "0666")),
         "uid": CHOICES((0, 5)),
         "gid": CHOICES((0, 6)),
-        "replace_existing": st.booleans(),
     }
     return st.fixed_dictionaries(needed, optional=extra)
 
@@ -77,7 +76,6 @@ def _device(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
 def _limits() -> st.SearchStrategy[dict[str, Any]]:
     return optional(
         read_bps=CHOICES(("1m", "10m", 0)),
-        write_bps=CHOICES(("2m",)),
         write_iops=CHOICES((100, 5000)),
         read_iops=CHOICES((7,)),
     )
@@ -144,11 +142,9 @@ def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
 def _cgroup() -> st.SearchStrategy[dict[str, Any]]:
     fields = {
         "memory.max": CHOICES(("64m", "128m", "max")),
-        "memory.low": CHOICES(("8m", "16m", 0)),
         "pids.max": CHOICES((50, 100, "max")),
         "cpu.max": CHOICES(("50000 100000", "max", "20000 50000")),
         "cpu.weight": CHOICES((50, 100, 900)),
         "cpuset.cpus": st.just("0"),
-        "cpuset.mems": st.just("0"),
     }
     return optional(**fields)
