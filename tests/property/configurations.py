@@ -74,11 +74,7 @@ def _device(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _limits() -> st.SearchStrategy[dict[str, Any]]:
-    return optional(
-        read_bps=CHOICES(("1m", "10m", 0)),
-        write_iops=CHOICES((100, 5000)),
-        read_iops=CHOICES((7,)),
-    )
+    return optional(read_bps=CHOICES(("1m", "10m", 0)), write_iops=CHOICES((100, 5000)), read_iops=CHOICES((7,)))
 
 
 def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:

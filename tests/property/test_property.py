@@ -28,7 +28,7 @@ from tests.tried import TRIED
 pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "veth", "bridge", "loop")
 EXAMPLES = int(os.environ.get("SCPLAN_PROPERTY_EXAMPLES", "8"))
 # Shrinking takes minutes: it is for those who look for something.
-SHRINKING = []
+SHRINKING = [Phase.shrink] if EXAMPLES > 10 else []
 SETTINGS = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -43,7 +43,7 @@ class GroundWithFiles(Ground):
     """Its picture shows the directories of the host that are mounted, and those that are made for it."""
 
     def picture(self) -> Picture:
-        files = [str(file) for name in ("one", "two") for file in Path(self.parts[name]).rglob("*")]
+        files = sorted(str(file) for name in ("one", "two") for file in Path(self.parts[name]).rglob("*"))
         picture = super().picture()
         return picture | {"host": picture["host"] | {"files": files}}
 
