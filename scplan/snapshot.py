@@ -147,7 +147,7 @@ def _check_addresses(resource: Resource, where: str) -> None:
             try:
                 if attribute.type is INTERFACE_ADDRESS:
                     ipaddress.ip_interface(text)
-                elif attribute.type is IP:
+                elif attribute.type is IP and text:
                     ipaddress.ip_address(text)
                 elif attribute.type is DESTINATION and text != "default":
                     ipaddress.ip_network(text)

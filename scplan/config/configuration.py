@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
-from scplan.model.codec import to_json
+from scplan.model.codec import to_entry
 from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe
-from scplan.model.resource import CONFIGURABLE, Resource
+from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.yaml_source import Mark, source_range
 
@@ -132,7 +132,7 @@ class Configuration:
         if container.modules:
             document["modules"] = list(container.modules)
         for address, resource in container.resources.items():
-            add_entry(document, self.kinds[address.kind], to_json(resource, CONFIGURABLE))
+            add_entry(document, self.kinds[address.kind], to_entry(resource))
         return document
 
 

@@ -14,6 +14,7 @@ from scplan.linux.host import Host
 from scplan.linux.netlink import MAIN_TABLE, RT_SCOPE_LINK, RTN_UNICAST, RTPROT_STATIC, Rtnl
 from scplan.linux.netlink import Route as LiveRoute
 from scplan.model.address import Address
+from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import BOOL, DESTINATION, INTERFACE_NAME, IP, UINT32_MAX, integer
 
@@ -29,12 +30,14 @@ class Route(Resource):
     to: str = attr(
         "network, address, or default; ::/0 is the default of IPv6", DESTINATION, role=Role.IDENTITY, default="default"
     )
-    via: str | None = attr("next hop; none: on the link", IP)
-    dev: str | None = attr("NIC that it goes over; default: the one that reaches via, or has src", INTERFACE_NAME)
+    via: str = attr("next hop; not written, there is none: the destination is on the link", IP, default="")
+    dev: str | None = attr(
+        "NIC that it goes over; default: the one that reaches via, or has src", INTERFACE_NAME, follows=("via", "src")
+    )
     src: str | None = attr("address that packets get as their source", IP)
     metric: int | None = attr("the lowest wins; default 0, 1024 for IPv6", integer(0, UINT32_MAX), role=Role.IDENTITY)
     table: int | None = attr("routing table; default 254, the main one", integer(1, UINT32_MAX), role=Role.IDENTITY)
-    onlink: bool | None = attr("takes via for reachable over dev, whatever its addresses are", BOOL, on_unset=False)
+    onlink: bool | None = attr("takes via for reachable over dev, whatever its addresses are", BOOL)
     required: bool = attr(
         "false: a problem with it is a warning and not an error", BOOL, role=Role.POLICY, default=True
     )
@@ -61,13 +64,13 @@ class RouteKind(Kind[Route]):
     # configuration
 
     def normalise(self, desired: Route) -> Route:
-        if desired.via is None and desired.dev is None and desired.src is None:
+        if not desired.via and desired.dev is None and desired.src is None:
             raise ValueError("a route needs via, dev or src")
         if desired.dev == "lo":
             raise ValueError("a route over lo leads nowhere; name a NIC")
-        if desired.onlink and (desired.via is None or desired.dev is None):
+        if desired.onlink and (not desired.via or desired.dev is None):
             raise ValueError("onlink needs via and dev: it says that via is on the link of dev")
-        hops = [hop for hop in (desired.via, desired.src) if hop is not None]
+        hops = [hop for hop in (desired.via, desired.src) if hop]
         families = {":" in hop for hop in hops}
         to = "default" if desired.to == "0.0.0.0/0" else desired.to
         if to == "default" and families == {True}:
@@ -91,14 +94,17 @@ class RouteKind(Kind[Route]):
 
     # planning
 
+    def completed(self, address: Address, desired: Route, host: HostFacts) -> Route:
+        return desired.but(src=desired.src or "", onlink=bool(desired.onlink))
+
     def requires(self, resource: Route, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         nics = {other: nic for other, nic in others.items() if other.kind == "nic"}
         found = {other for other in nics if other.identity == resource.dev}
-        if resource.via is not None and not resource.onlink:
+        if resource.via and not resource.onlink:
             near = _nic_that_reaches(resource.via, nics)
             through = None if near else _route_that_reaches(resource, others, address)
             found |= {other for other in (near, through) if other is not None}
-        if resource.src is not None:
+        if resource.src:
             found |= {other for other, nic in nics.items() if resource.src in _hosts(nic)}
         return [other for other in others if other in found]
 
@@ -137,7 +143,7 @@ class RouteKind(Kind[Route]):
             return Described({}, (("all routes", "they are the host's own"),))
         split = [live for live in _routes(container.rtnl, None) if live.nexthops and live.table != _LOCAL_TABLE]
         found = {
-            identity: route.but(onlink=route.onlink or None)
+            identity: route.but(src=route.src or None, onlink=route.onlink or None)
             for identity, route in self.read(container, host, None).items()
         }
         return Described(found, tuple((self.identity(_key_of(live)), "it has several next hops") for live in split))
@@ -148,8 +154,6 @@ class RouteKind(Kind[Route]):
         rtnl = _rtnl(target.container)
         if before is not None and (there := _find(rtnl, before)) is not None:
             before = before.but(protocol=there.protocol)
-        if before is not None and after is not None:
-            after = _freed_of_link(rtnl, before, after)
         return before, after
 
     def create(self, target: Target[Route], after: Route) -> None:
@@ -162,7 +166,7 @@ class RouteKind(Kind[Route]):
     def update(self, target: Target[Route], before: Route, after: Route) -> None:
         rtnl = _rtnl(target.container)
         there = _find(rtnl, before)
-        done = _find(rtnl, after, exactly=True)
+        done = _find(rtnl, after)
         if done is not None:
             if there is not None and there != done:
                 rtnl.delete_route(there)
@@ -212,11 +216,10 @@ def _route_that_reaches(route: Route, others: Mapping[Address, Resource], own: A
     """The route over a link, with the narrowest network, that makes the gateway reachable."""
     import ipaddress
 
-    assert route.via is not None
     gateway = ipaddress.ip_address(route.via)
     best: tuple[int, Address] | None = None
     for address, other in others.items():
-        if address.kind != "route" or address == own or other.get("via") is not None or other.get("to") == "default":
+        if address.kind != "route" or address == own or other.get("via") or other.get("to") == "default":
             continue
         network = ipaddress.ip_network(other.get("to"))
         if gateway in network and (best is None or network.prefixlen > best[0]):
@@ -254,18 +257,17 @@ def _key_of(live: LiveRoute) -> Route:
 
 def _record(live: LiveRoute, dev: str) -> Route:
     """A live route as users would write it. One with several next hops has none of its own."""
-    return _key_of(live).but(via=live.gateway or None, dev=dev or None, src=live.prefsrc or None, onlink=live.onlink)
+    via = None if live.nexthops else live.gateway
+    return _key_of(live).but(via=via, dev=dev or None, src=live.prefsrc, onlink=live.onlink)
 
 
 def _is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
     """Whether it is one of the kernel's own, next to which the wanted one has a place of its own."""
-    return live.protocol in links.KERNEL_MADE and not (goal.via is None and not live.gateway)
+    return live.protocol in links.KERNEL_MADE and not (not goal.via and not live.gateway)
 
 
-def _fits(wanted: Route, live: Route, *, exactly: bool = False) -> bool:
-    """Whether `live` is as wanted. Exactly: an unset gateway or source is one that it must not have."""
-    if exactly and (wanted.via, wanted.src) != (live.via, live.src):
-        return False
+def _fits(wanted: Route, live: Route) -> bool:
+    """Whether `live` is as wanted, as far as that says."""
     pairs = ((wanted.via, live.via), (wanted.dev, live.dev), (wanted.src, live.src), (wanted.onlink, live.onlink))
     return all(one is None or one == other for one, other in pairs)
 
@@ -278,14 +280,14 @@ def _same_key(live: LiveRoute, route: LiveRoute) -> bool:
     return (live.dst, live.table, live.metric) == (route.dst, route.table, route.metric)
 
 
-def _find(rtnl: Rtnl, wanted: Route, *, exactly: bool = False) -> LiveRoute | None:
+def _find(rtnl: Rtnl, wanted: Route) -> LiveRoute | None:
     """The live route that is `wanted`, as far as that says."""
     dst = "default" if wanted.to == _DEFAULT_IPV6 else wanted.to
     for live in rtnl.routes(type=RTN_UNICAST, family=wanted.family):
         if (live.dst, live.table, live.metric) == (dst, wanted.table or MAIN_TABLE, _metric(wanted)):
             if _is_made_by_kernel(live, wanted) or live.nexthops:
                 continue
-            if _fits(wanted, _named(rtnl, live), exactly=exactly):
+            if _fits(wanted, _named(rtnl, live)):
                 return live
     return None
 
@@ -294,36 +296,23 @@ def _metric(route: Route) -> int:
     return route.metric or (_IPV6_METRIC if route.family == AF_INET6 else 0)
 
 
-def _freed_of_link(rtnl: Rtnl, before: Route, after: Route) -> Route:
-    """`after` without the link that it has from `before`, where only another link reaches its new gateway."""
-    if after.via in (None, before.via) or after.dev is None or after.dev != before.dev or after.onlink:
-        return after
-    import ipaddress
-
-    assert after.via is not None
-    gateway = ipaddress.ip_address(after.via)
-    reaching = {addr.index for addr in rtnl.addresses() if gateway in ipaddress.ip_interface(addr.address).network}
-    link = rtnl.link(after.dev)
-    return after.but(dev=None) if reaching and link is not None and link.index not in reaching else after
-
-
 def _to_kernel(container: Container, route: Route) -> LiveRoute:
     """The route with its link looked up; raises KernelError when there is no such link."""
     oif = 0
     if route.dev is not None:
         oif = _index_of(container, route.dev)
-    elif route.via is None:
+    elif not route.via:
         oif = _link_that_has(container, route.src or "")
     return LiveRoute(
         family=route.family,
         dst="default" if route.to == _DEFAULT_IPV6 else route.to,
-        gateway=route.via or "",
+        gateway=route.via,
         oif=oif,
         prefsrc=route.src or "",
         metric=_metric(route),
         table=route.table or MAIN_TABLE,
         protocol=RTPROT_STATIC if route.protocol is None else route.protocol,
-        scope=RT_SCOPE_LINK if route.via is None and route.family == AF_INET else 0,
+        scope=RT_SCOPE_LINK if not route.via and route.family == AF_INET else 0,
         type=RTN_UNICAST,
         onlink=bool(route.onlink),
     )
@@ -363,7 +352,7 @@ def _add(container: Container, route: LiveRoute, wanted: Route, *, replace: bool
 
 def _hint(code: int, route: Route) -> str:
     match code:
-        case errno.ENETUNREACH | errno.EHOSTUNREACH if route.via is not None:
+        case errno.ENETUNREACH | errno.EHOSTUNREACH if route.via:
             return (
                 f"no address in the container is in a network with {route.via}: add one to a NIC,"
                 " or write `onlink: true` with dev"
@@ -372,7 +361,7 @@ def _hint(code: int, route: Route) -> str:
             return f"the NIC {route.dev or 'that it needs'} is down"
         case errno.EEXIST:
             return "another route has this destination, metric and table: remove it, or choose another metric"
-        case errno.EINVAL if route.src is not None:
+        case errno.EINVAL if route.src:
             return f"is {route.src} an address of the container?"
         case _:
             return ""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from scplan.errors import RecordDamaged
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, Status
-from scplan.model.resource import Attribute, Attributes, Role
+from scplan.model.resource import CONFIGURABLE, Attribute, Attributes, Role
 
 R = TypeVar("R", bound=Attributes)
 _MAX_FORMS = 256
@@ -27,6 +27,11 @@ def to_json(record: Attributes, roles: Container[Role] = frozenset(Role)) -> dic
             value = list(value)
         document[attribute.name] = value
     return document
+
+
+def to_entry(record: Attributes) -> dict[str, Any]:
+    """What users write of it. An empty text stands for "none", which an entry says by leaving it out."""
+    return {name: value for name, value in to_json(record, CONFIGURABLE).items() if value != ""}
 
 
 def from_json(record: type[R], document: object, where: str) -> R:

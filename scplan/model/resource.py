@@ -76,6 +76,7 @@ class Attribute:
         record: type[Attributes] | None = None,
         examples: tuple[object, ...] = (),
         lasting: bool = False,
+        follows: tuple[str, ...] = (),
     ) -> None:
         self.name = ""
         self.doc = doc
@@ -89,6 +90,7 @@ class Attribute:
         self.record = record
         self.examples = examples
         self.lasting = lasting
+        self.follows = follows
 
     def show(self, value: object) -> str:
         """The value for people: `10 MiB/s`, `10.0.0.5/24, fd00::5/64`."""
@@ -113,13 +115,15 @@ def attr(
     aliases: tuple[str, ...] = (),
     examples: tuple[object, ...] = (),
     lasting: bool = False,
+    follows: tuple[str, ...] = (),
 ) -> Any:
     """An attribute of a record.
 
     `many` makes it a tuple whose elements are managed one by one: what others added to it stays. `on_unset` is the
     value that it goes back to when it leaves the files after scplan had set it; without one, the value that a creation
     would give it, and where that gives none, its live value. A `required` attribute must be written by the user. A
-    FORMER one that is `lasting` stays true when the container starts again.
+    FORMER one that is `lasting` stays true when the container starts again. One that `follows` others and is unset is
+    found anew, as for a creation, when one of them changes.
     """
     return Attribute(
         doc,
@@ -132,6 +136,7 @@ def attr(
         aliases=aliases,
         examples=examples,
         lasting=lasting,
+        follows=follows,
     )
 
 
@@ -385,6 +390,7 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
     dropped = {
         path: set(value) for path, attribute, value in (owned.leaves() if owned else ()) if attribute.many and value
     }
+    changed = differences(desired, live)
 
     def leaf(attribute: Attribute, wanted: Any, there: Any) -> Any:
         if attribute.role in (Role.POLICY, Role.REFERENCE, Role.IDENTITY, Role.ORIGIN):
@@ -395,6 +401,8 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
             mine = dropped.get(attribute.name, set())
             kept = tuple(item for item in there or () if item not in mine or item in (wanted or ()))
             return kept + tuple(item for item in wanted or () if item not in kept)
+        if wanted is None and any(path in changed for path in attribute.follows):
+            return None
         return there if wanted is None else wanted
 
     return keep_former(_combine(desired, live, leaf), owned)

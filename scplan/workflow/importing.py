@@ -143,7 +143,7 @@ def _with_owned(found: dict[Address, Resource], facts: ContainerFacts, state: St
 
 def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resource], state: State) -> dict[str, Any]:
     from scplan.config import add_entry
-    from scplan.model.codec import to_json
+    from scplan.model.codec import to_entry
 
     container: dict[str, Any] = {"runtime": facts.runtime}
     if meant.pid is not None:
@@ -155,7 +155,7 @@ def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resou
         container["modules"] = list(record.modules)
     for address, resource in found.items():
         kind = KINDS[address.kind]
-        entry, defaults = to_json(resource, CONFIGURABLE), resource.layout.defaults
+        entry, defaults = to_entry(resource), resource.layout.defaults
         written = {name: value for name, value in entry.items() if name not in defaults or value != defaults[name]}
         add_entry(container, kind, written)
     return {"version": 1, "containers": {facts.name: container}}

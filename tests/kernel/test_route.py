@@ -15,7 +15,7 @@ from scplan.kinds.kind import Target
 from scplan.kinds.route import Route, RouteKind
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.model.resource import differences
+from scplan.model.resource import differences, goal
 from tests.containers import container as throwaway
 
 KIND = RouteKind()
@@ -123,6 +123,11 @@ def test_a_created_route_reads_back_and_goes_again(
         (route(via="192.0.2.1", dev="eth1", onlink=True), route(via="10.9.0.1", dev="eth1", onlink=False)),
         (route(via="fd00:9::1"), route(via="fd00:9::2")),
         (route("fd00:20::/64", dev="eth1"), route("fd00:20::/64", via="fd00:8::1", dev="eth2")),
+        (route("10.20.0.0/16", via="10.9.0.1"), route("10.20.0.0/16", dev="eth1")),
+        (route("10.20.0.0/16", via="10.9.0.1", dev="eth1"), route("10.20.0.0/16", dev="eth2")),
+        (route("10.20.0.0/16", dev="eth1", src="10.9.0.5"), route("10.20.0.0/16", dev="eth1", src="")),
+        (route("fd00:20::/64", via="fd00:9::1"), route("fd00:20::/64", dev="eth2")),
+        (route("fd00:20::/64", dev="eth1", src="fd00:9::5"), route("fd00:20::/64", dev="eth1", src="")),
     ],
 )
 def test_a_route_changes_in_place_and_back(
@@ -143,18 +148,26 @@ def test_a_route_changes_in_place_and_back(
     assert len(shown(process_container)) == count
 
 
-def test_a_new_gateway_on_another_link_takes_the_link_with_it(target: Target[Route]) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (route(via="10.9.0.1"), route(via="10.8.0.1")),
+        (route(via="fd00:9::1"), route(via="fd00:8::1")),
+        (route("10.20.0.0/16", src="10.9.0.5"), route("10.20.0.0/16", src="10.8.0.5")),
+        (route("10.20.0.0/16", via="10.9.0.1"), route("10.20.0.0/16", src="10.8.0.5")),
+    ],
+)
+def test_what_is_on_another_link_takes_the_link_with_it(target: Target[Route], before: Route, after: Route) -> None:
     """`dev` was never written: that the live route has one must not pin it."""
-    KIND.create(target, route(via="10.9.0.1"))
-    there = live(target, route(via="10.9.0.1"))
+    KIND.create(target, before)
+    there = live(target, before)
     assert there is not None
-    before, after = KIND.capture(target, there, there.but(via="10.8.0.1"))
-    assert before is not None
-    assert after is not None
-    KIND.update(target, before, after)
+    KIND.update(target, there, goal(after, there, before))
     found = live(target, after)
     assert found is not None
-    assert (found.via, found.dev) == ("10.8.0.1", "eth2")
+    assert (found.via, found.src, found.dev) == (after.via, after.src or "", "eth2")
+    KIND.update(target, found, there)
+    assert live(target, before) == there
 
 
 def test_only_the_one_of_many_routes_via_a_gateway_is_deleted(
