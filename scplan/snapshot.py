@@ -14,7 +14,6 @@ from scplan.model.address import Address
 from scplan.model.codec import address_from_json, facts_from_json, facts_to_json, from_json, to_json
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, Live, PathFact
 from scplan.model.resource import Resource
-from scplan.model.values import DESTINATION, INTERFACE_ADDRESS, IP
 from scplan.named_tuple import NamedTuple
 from scplan.records import check_version, read_bytes
 
@@ -134,23 +133,18 @@ def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Addres
     for text, value in document.items():
         address = address_from_json(text, kinds, path)
         found[address] = resource = from_json(kinds[address.kind].record, value, f"{path}: {text}")
-        _check_addresses(resource, f"{path}: {text}")
+        _check(resource, f"{path}: {text}")
     return found
 
 
-def _check_addresses(resource: Resource, where: str) -> None:
+def _check(resource: Resource, where: str) -> None:
     """Raises RecordDamaged for IP addresses and networks that are none: planning computes with them."""
-    import ipaddress
-
     for name, attribute, value in resource.leaves():
-        for text in (value if attribute.many else (value,)) if value is not None else ():
+        if attribute.type is None or attribute.type.stored is not str or value is None:
+            continue
+        for text in value if attribute.many else (value,):
             try:
-                if attribute.type is INTERFACE_ADDRESS:
-                    ipaddress.ip_interface(text)
-                elif attribute.type is IP and text:
-                    ipaddress.ip_address(text)
-                elif attribute.type is DESTINATION and text != "default":
-                    ipaddress.ip_network(text)
+                attribute.type.check(text)
             except ValueError as error:
                 raise RecordDamaged(f"{where}.{name}: {error}") from None
 

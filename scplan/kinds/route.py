@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from socket import AF_INET, AF_INET6
 
 from scplan.errors import KernelError, ScplanError
@@ -11,10 +11,11 @@ from scplan.kinds.kind import Described, Hears, Kind, Target
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.netlink import MAIN_TABLE, RT_SCOPE_LINK, RTN_UNICAST, RTPROT_STATIC, Rtnl
+from scplan.linux.netlink import MAIN_TABLE, RT_SCOPE_LINK, RTN_UNICAST, RTPROT_STATIC, NextHop, Rtnl
 from scplan.linux.netlink import Route as LiveRoute
 from scplan.model.address import Address
 from scplan.model.live import HostFacts
+from scplan.model.next_hops import NEXT_HOP, Way, text_of, ways_of
 from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import BOOL, DESTINATION, INTERFACE_NAME, IP, UINT32_MAX, integer
 
@@ -30,7 +31,7 @@ class Route(Resource):
     to: str = attr(
         "network, address, or default; ::/0 is the default of IPv6", DESTINATION, role=Role.IDENTITY, default="default"
     )
-    via: str = attr("next hop; not written, there is none: the destination is on the link", IP, default="")
+    via: str = attr("next hop; not written, there is none: the destination is on the link", NEXT_HOP, default="")
     dev: str | None = attr(
         "NIC that it goes over; default: the one that reaches via, or has src", INTERFACE_NAME, follows=("via", "src")
     )
@@ -99,8 +100,10 @@ class RouteKind(Kind[Route]):
 
     def requires(self, resource: Route, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         nics = {other: nic for other, nic in others.items() if other.kind == "nic"}
-        found = {other for other in nics if other.identity == resource.dev}
-        if resource.via and not resource.onlink:
+        ways = ways_of(resource.via)
+        links_of_it = {resource.dev, *(way.dev for way in ways)}
+        found = {other for other in nics if other.identity in links_of_it}
+        if resource.via and not ways and not resource.onlink:
             near = _nic_that_reaches(resource.via, nics)
             through = None if near else _route_that_reaches(resource, others, address)
             found |= {other for other in (near, through) if other is not None}
@@ -123,6 +126,12 @@ class RouteKind(Kind[Route]):
         rtnl = container.rtnl
         found: dict[str, Route] = {}
         names: dict[int, str] = {}
+
+        def name_of(index: int) -> str:
+            if index not in names:
+                names[index] = rtnl.link_name(index)
+            return names[index]
+
         for live in _routes(rtnl, None if wanted is None else wanted.values()):
             if live.table == _LOCAL_TABLE or (wanted is None and (live.protocol in links.KERNEL_MADE or live.nexthops)):
                 continue
@@ -130,9 +139,7 @@ class RouteKind(Kind[Route]):
             goal = wanted.get(identity) if wanted is not None else None
             if wanted is not None and (goal is None or _is_made_by_kernel(live, goal)):
                 continue
-            if live.oif not in names:
-                names[live.oif] = rtnl.link_name(live.oif) if live.oif else ""
-            route = _record(live, names[live.oif])
+            route = _record(live, name_of)
             # The kernel may hold several of a destination and metric; then the one that is wanted counts.
             if identity not in found or (goal is not None and _fits(goal, route) and not _fits(goal, found[identity])):
                 found[identity] = route
@@ -175,7 +182,7 @@ class RouteKind(Kind[Route]):
         rivals = [live for live in rtnl.routes(type=RTN_UNICAST, family=route.family) if _same_key(live, route)]
         if there is None:
             _add(target.container, route, after)
-        elif len(rivals) == 1 and not there.nexthops:
+        elif len(rivals) == 1:
             _add(target.container, route, after, replace=True)
         else:
             # To replace would hit the first of them, which may be another's.
@@ -255,9 +262,12 @@ def _key_of(live: LiveRoute) -> Route:
     return Route(to=to, metric=live.metric, table=live.table)
 
 
-def _record(live: LiveRoute, dev: str) -> Route:
-    """A live route as users would write it. One with several next hops has none of its own."""
-    via = None if live.nexthops else live.gateway
+def _record(live: LiveRoute, name_of: Callable[[int], str]) -> Route:
+    """A live route as users would write it, if they could write several next hops."""
+    via = live.gateway
+    if live.nexthops:
+        via = text_of(Way(hop.gateway, name_of(hop.oif) or "?", hop.weight, hop.onlink) for hop in live.nexthops)
+    dev = name_of(live.oif) if live.oif else ""
     return _key_of(live).but(via=via, dev=dev or None, src=live.prefsrc, onlink=live.onlink)
 
 
@@ -272,23 +282,18 @@ def _fits(wanted: Route, live: Route) -> bool:
     return all(one is None or one == other for one, other in pairs)
 
 
-def _named(rtnl: Rtnl, live: LiveRoute) -> Route:
-    return _record(live, rtnl.link_name(live.oif) if live.oif else "")
-
-
 def _same_key(live: LiveRoute, route: LiveRoute) -> bool:
     return (live.dst, live.table, live.metric) == (route.dst, route.table, route.metric)
 
 
 def _find(rtnl: Rtnl, wanted: Route) -> LiveRoute | None:
     """The live route that is `wanted`, as far as that says."""
-    dst = "default" if wanted.to == _DEFAULT_IPV6 else wanted.to
+    key = _dst(wanted.to), wanted.table or MAIN_TABLE, _metric(wanted)
     for live in rtnl.routes(type=RTN_UNICAST, family=wanted.family):
-        if (live.dst, live.table, live.metric) == (dst, wanted.table or MAIN_TABLE, _metric(wanted)):
-            if _is_made_by_kernel(live, wanted) or live.nexthops:
-                continue
-            if _fits(wanted, _named(rtnl, live)):
-                return live
+        if (live.dst, live.table, live.metric) != key or _is_made_by_kernel(live, wanted):
+            continue
+        if _fits(wanted, _record(live, rtnl.link_name)):
+            return live
     return None
 
 
@@ -299,22 +304,25 @@ def _metric(route: Route) -> int:
 def _to_kernel(container: Container, route: Route) -> LiveRoute:
     """The route with its link looked up; raises KernelError when there is no such link."""
     oif = 0
+    ways = ways_of(route.via)
     if route.dev is not None:
         oif = _index_of(container, route.dev)
     elif not route.via:
         oif = _link_that_has(container, route.src or "")
+    is_on_link = not any(way.gateway for way in ways) if ways else not route.via
     return LiveRoute(
         family=route.family,
-        dst="default" if route.to == _DEFAULT_IPV6 else route.to,
-        gateway=route.via,
+        dst=_dst(route.to),
+        gateway="" if ways else route.via,
         oif=oif,
         prefsrc=route.src or "",
         metric=_metric(route),
         table=route.table or MAIN_TABLE,
         protocol=RTPROT_STATIC if route.protocol is None else route.protocol,
-        scope=RT_SCOPE_LINK if not route.via and route.family == AF_INET else 0,
+        scope=RT_SCOPE_LINK if is_on_link and route.family == AF_INET else 0,
         type=RTN_UNICAST,
         onlink=bool(route.onlink),
+        nexthops=tuple(NextHop(way.gateway, _index_of(container, way.dev), way.onlink, way.weight) for way in ways),
     )
 
 

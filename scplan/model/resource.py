@@ -39,8 +39,9 @@ class ValueType:
     """How a value is written in YAML, kept in records and shown to people.
 
     `parse` takes the text of a YAML scalar and returns the normalised value, or raises ValueError with what is wrong
-    and what was expected. `schema` is the JSON Schema of the written form. A value that `speaks` is understood without
-    the name of its attribute: `rwm`.
+    and what was expected. `check` raises ValueError for a stored text that is none of the type: what was read from the
+    kernel need not be what users may write. `schema` is the JSON Schema of the written form. A value that `speaks` is
+    understood without the name of its attribute: `rwm`.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class ValueType:
         schema: Mapping[str, object],
         show: Callable[[Any], str] = str,
         speaks: bool = False,
+        check: Callable[[str], object] = str,
     ) -> None:
         self.parse = parse
+        self.check = check
         self.stored = stored
         self.schema = schema
         self.show = show

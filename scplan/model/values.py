@@ -209,6 +209,17 @@ def _parse_destination(text: str) -> str:
     return f"{_printed(packed)}/{length}"
 
 
+def _check_ip(text: str) -> None:
+    """The kernel knows routes without an address as their next hop or source; their records have an empty text."""
+    if text:
+        _packed(text)
+
+
+def _check_destination(text: str) -> None:
+    if text != "default" and _network(*(parts := _with_prefix(text))) != parts[0]:
+        raise ValueError(f"{text} has host bits set")
+
+
 def _network(packed: bytes, length: int) -> bytes:
     host_bits = len(packed) * 8 - length
     return (int.from_bytes(packed, "big") >> host_bits << host_bits).to_bytes(len(packed), "big")
@@ -240,9 +251,15 @@ INTERFACE_NAME = ValueType(
     _parse_interface_name, stored=str, schema={"type": "string", "minLength": 1, "maxLength": 15}
 )
 INTERFACE_ADDRESS = ValueType(
-    _parse_interface_address, stored=str, schema={"type": "string", "examples": ["10.0.0.5/24", "fd00::5/64"]}
+    _parse_interface_address,
+    stored=str,
+    schema={"type": "string", "examples": ["10.0.0.5/24", "fd00::5/64"]},
+    check=_with_prefix,
 )
-IP = ValueType(_parse_ip, stored=str, schema={"type": "string"})
+IP = ValueType(_parse_ip, stored=str, schema={"type": "string"}, check=_check_ip)
 DESTINATION = ValueType(
-    _parse_destination, stored=str, schema={"type": ["string", "null"], "examples": ["default", "192.168.0.0/16"]}
+    _parse_destination,
+    stored=str,
+    schema={"type": ["string", "null"], "examples": ["default", "192.168.0.0/16"]},
+    check=_check_destination,
 )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scplan.kinds.nic import Nic
 from scplan.kinds.route import Route, RouteKind
 from scplan.model.address import Address
+from scplan.model.next_hops import NEXT_HOP, Way, text_of, ways_of
 from scplan.model.resource import Resource
 
 KIND = RouteKind()
@@ -83,8 +86,51 @@ OTHERS: dict[Address, Resource] = {
         (route("fd00:1::/64", via="fd00::1"), ["nic/eth1"]),
         (route("fd00:1::/64", via="fd00:9::1"), []),
         (route("172.16.0.1/32", via="172.16.0.1", dev="eth3"), ["nic/eth3", "route/172.16.0.0/12"]),
+        (route("198.51.100.0/24", via="10.1.0.1 dev eth1, dev eth3 weight 2"), ["nic/eth1", "nic/eth3"]),
     ],
 )
 def test_a_route_requires_what_makes_its_gateway_reachable(wanted: Route, needed: list[str]) -> None:
     found = KIND.requires(wanted, OTHERS, Address("web", "route", KIND.identity(wanted)))
     assert [f"{address.kind}/{address.identity}" for address in found] == needed
+
+
+WAYS = st.builds(
+    Way,
+    gateway=st.sampled_from(("", "10.0.0.1", "fd00::1", "::ffff:10.0.0.1")),
+    dev=st.sampled_from(("eth0", "dev", "weight", "onlink", "a,", ",", "dev,dev", "10.0.0.1")),
+    weight=st.integers(1, 256),
+    onlink=st.booleans(),
+)
+
+
+@given(st.lists(WAYS, min_size=1, max_size=4))
+def test_several_next_hops_read_back_from_their_text(ways: list[Way]) -> None:
+    assert ways_of(text_of(ways)) == tuple(ways)
+    NEXT_HOP.check(text_of(ways))
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.1", "fd00::1"])
+def test_one_next_hop_is_not_several(text: str) -> None:
+    assert ways_of(text) == ()
+    NEXT_HOP.check(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eth0",
+        "dev ",
+        "10.0.0 dev eth0",
+        "dev eth0 weight 0",
+        "dev eth0 weight 257",
+        "dev eth0, ",
+        "10.0.0.1 eth0",
+        "dev eth0 onlink weight 2",
+    ],
+)
+def test_a_damaged_next_hop_is_refused(text: str) -> None:
+    """Users write one address and no more; records and snapshots can be damaged."""
+    with pytest.raises(ValueError, match=r"not an IP address|not a next hop|weight"):
+        NEXT_HOP.check(text)
+    with pytest.raises(ValueError, match="not an IP address"):
+        NEXT_HOP.parse(text)

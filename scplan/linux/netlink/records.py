@@ -113,6 +113,7 @@ class Route(NamedTuple):
         dst = "::/0" if self.dst == "default" and self.family == AF_INET6 else self.dst
         words = [dst]
         words += ["via", self.gateway] if self.gateway else []
+        words += [f"over {len(self.nexthops)} links"] if self.nexthops else []
         words += ["src", self.prefsrc] if self.prefsrc else []
         words += ["metric", str(self.metric), "table", str(self.table)]
         words += ["proto", str(self.protocol), "scope", str(self.scope)]

@@ -189,6 +189,7 @@ def _route(route: Route) -> bytes:
         attribute(wire.RTA_DST, address_bytes(dst)[1]) if dst else b"",
         wire.gateway(route.family, route.gateway) if route.gateway else b"",
         u32(wire.RTA_OIF, route.oif) if route.oif else b"",
+        wire.next_hops(route.family, route.nexthops) if route.nexthops else b"",
         attribute(wire.RTA_PREFSRC, address_bytes(route.prefsrc)[1]) if route.prefsrc else b"",
         u32(wire.RTA_PRIORITY, route.metric) if route.metric else b"",
         u32(wire.RTA_TABLE, route.table),

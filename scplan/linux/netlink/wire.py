@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
@@ -267,6 +267,16 @@ def _next_hops(family: int, data: bytes) -> list[NextHop]:
         hops.append(NextHop(gateway, index, bool(flags & RTNH_F_ONLINK), weight + 1))
         at += (length + 3) & ~3
     return hops
+
+
+def next_hops(route_family: int, hops: Iterable[NextHop]) -> bytes:
+    """RTA_MULTIPATH"""
+    packed = []
+    for hop in hops:
+        way = gateway(route_family, hop.gateway) if hop.gateway else b""
+        flags = RTNH_F_ONLINK if hop.onlink else 0
+        packed.append(_RTNEXTHOP.pack(_RTNEXTHOP.size + len(way), flags, hop.weight - 1, hop.oif) + way)
+    return attribute(RTA_MULTIPATH, b"".join(packed))
 
 
 def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) -> tuple[int, str]:

@@ -1,0 +1,62 @@
+"""The next hops of a route as one text: none, an address, or the ways of a route that has several.
+
+Users write an address; several are what others can make of a route, and what an undo gives back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from scplan.model.resource import ValueType
+from scplan.model.values import IP
+from scplan.named_tuple import NamedTuple
+
+_WAY = re.compile(r"(?:([0-9a-f.:]+) )?dev ([^ ]+)(?: weight (\d{1,3}))?( onlink)?(?:, |\Z)", re.ASCII)
+
+
+class Way(NamedTuple):
+    """One of several next hops: `gateway` is "" on the link of `dev` itself; `weight` is 1 to 256."""
+
+    gateway: str
+    dev: str
+    weight: int = 1
+    onlink: bool = False
+
+
+def text_of(ways: Iterable[Way]) -> str:
+    """`10.0.0.1 dev eth1, 10.1.0.1 dev eth2 weight 2 onlink`, as ip-route(8) words them."""
+    return ", ".join(
+        f"{way.gateway} dev {way.dev}".lstrip()
+        + (f" weight {way.weight}" if way.weight != 1 else "")
+        + (" onlink" if way.onlink else "")
+        for way in ways
+    )
+
+
+def ways_of(text: str) -> tuple[Way, ...]:
+    """The ways of a text that names several; of one address, and of none, nothing. Raises ValueError."""
+    if " " not in text:
+        return ()
+    ways: list[Way] = []
+    at = 0
+    # Not split at commas: names of links can hold them, though no spaces.
+    while at < len(text) or text.endswith(", "):
+        found = _WAY.match(text, at)
+        if found is None:
+            raise ValueError(f"not a next hop: {text[at:]!r}")
+        gateway, dev, weight, onlink = found.groups("")
+        IP.check(gateway)
+        if not 1 <= int(weight or 1) <= 256:
+            raise ValueError(f"{found[0]!r}: the weight is a number from 1 to 256")
+        ways.append(Way(gateway, dev, int(weight or 1), bool(onlink)))
+        at = found.end()
+    return tuple(ways)
+
+
+def _check(text: str) -> None:
+    if not ways_of(text):
+        IP.check(text)
+
+
+NEXT_HOP = ValueType(IP.parse, stored=str, schema=IP.schema, check=_check)
