@@ -133,7 +133,9 @@ class RouteKind(Kind[Route]):
             return names[index]
 
         for live in _routes(rtnl, None if wanted is None else wanted.values()):
-            if live.table == _LOCAL_TABLE or (wanted is None and (live.protocol in links.KERNEL_MADE or live.nexthops)):
+            if live.table == _LOCAL_TABLE or live.tos:
+                continue
+            if wanted is None and (live.protocol in links.KERNEL_MADE or live.nexthops):
                 continue
             identity = self.identity(_key_of(live))
             goal = wanted.get(identity) if wanted is not None else None
@@ -148,12 +150,16 @@ class RouteKind(Kind[Route]):
     def describe(self, container: Container, host: Host) -> Described[Route]:
         if container.shares_host_network:
             return Described({}, (("all routes", "they are the host's own"),))
-        split = [live for live in _routes(container.rtnl, None) if live.nexthops and live.table != _LOCAL_TABLE]
+        left_out = [
+            (self.identity(_key_of(live)), "it has several next hops" if live.nexthops else f"it is for TOS {live.tos}")
+            for live in _routes(container.rtnl, None)
+            if (live.nexthops or live.tos) and live.table != _LOCAL_TABLE
+        ]
         found = {
             identity: route.but(src=route.src or None, onlink=route.onlink or None)
             for identity, route in self.read(container, host, None).items()
         }
-        return Described(found, tuple((self.identity(_key_of(live)), "it has several next hops") for live in split))
+        return Described(found, tuple(left_out))
 
     def capture(
         self, target: Target[Route], before: Route | None, after: Route | None
@@ -179,7 +185,8 @@ class RouteKind(Kind[Route]):
                 rtnl.delete_route(there)
             return
         route = _to_kernel(target.container, after)
-        rivals = [live for live in rtnl.routes(type=RTN_UNICAST, family=route.family) if _same_key(live, route)]
+        key = _kernel_key(route)
+        rivals = [live for live in rtnl.routes(type=RTN_UNICAST, family=route.family) if _kernel_key(live) == key]
         if there is None:
             _add(target.container, route, after)
         elif len(rivals) == 1:
@@ -282,15 +289,16 @@ def _fits(wanted: Route, live: Route) -> bool:
     return all(one is None or one == other for one, other in pairs)
 
 
-def _same_key(live: LiveRoute, route: LiveRoute) -> bool:
-    return (live.dst, live.table, live.metric) == (route.dst, route.table, route.metric)
+def _kernel_key(live: LiveRoute) -> tuple[str, int, int, int]:
+    """What tells routes of one family apart to the kernel, IPv4's type of service included."""
+    return live.dst, live.table, live.metric, live.tos
 
 
 def _find(rtnl: Rtnl, wanted: Route) -> LiveRoute | None:
     """The live route that is `wanted`, as far as that says."""
-    key = _dst(wanted.to), wanted.table or MAIN_TABLE, _metric(wanted)
+    key = _dst(wanted.to), wanted.table or MAIN_TABLE, _metric(wanted), 0
     for live in rtnl.routes(type=RTN_UNICAST, family=wanted.family):
-        if (live.dst, live.table, live.metric) != key or _is_made_by_kernel(live, wanted):
+        if _kernel_key(live) != key or _is_made_by_kernel(live, wanted):
             continue
         if _fits(wanted, _record(live, rtnl.link_name)):
             return live

@@ -229,6 +229,27 @@ def test_a_multipath_route_of_others_is_left_alone(
     assert shown(process_container) == before
 
 
+def test_a_route_for_one_type_of_service_is_another_one(
+    target: Target[Route], process_container: throwaway.Container
+) -> None:
+    inside(process_container, "ip", "route", "add", "10.20.0.0/16", "tos", "8", "via", "10.9.0.1")
+    before = shown(process_container)
+    wanted = route("10.20.0.0/16", via="10.9.0.1")
+    assert live(target, wanted) is None
+    assert KIND.read(target.container, target.host, None) == {}
+    assert ("10.20.0.0/16", "it is for TOS 8") in KIND.describe(target.container, target.host).left_out
+    KIND.create(target, wanted)
+    found = live(target, wanted)
+    assert found is not None
+    KIND.update(target, found, found.but(via="10.9.0.2"))
+    assert {(one.get("tos"), one["gateway"]) for one in shown(process_container)} == {
+        ("0x08", "10.9.0.1"),
+        (None, "10.9.0.2"),
+    }
+    KIND.delete(target, found.but(via="10.9.0.2"))
+    assert shown(process_container) == before
+
+
 def test_import_leaves_out_what_the_kernel_made(target: Target[Route], process_container: throwaway.Container) -> None:
     assert KIND.read(target.container, target.host, None) == {}
     inside(process_container, "ip", "route", "add", "default", "via", "10.9.0.1")

@@ -87,7 +87,8 @@ class NextHop(NamedTuple):
 class Route(NamedTuple):
     """A route. `dst` is "default" or a CIDR; `gateway` and `prefsrc` are "" and `oif` 0 where there is none.
 
-    `nexthops` is empty unless there is more than one; `gateway` and `oif` are then unset.
+    `nexthops` is empty unless there is more than one; `gateway` and `oif` are then unset. One with a `tos` is for
+    packets of that type of service alone (IPv4), beside the route for all.
     """
 
     family: int
@@ -102,6 +103,7 @@ class Route(NamedTuple):
     type: int = RTN_UNICAST
     onlink: bool = False
     nexthops: tuple[NextHop, ...] = ()
+    tos: int = 0
 
     @property
     def oifs(self) -> tuple[int, ...]:
@@ -111,7 +113,7 @@ class Route(NamedTuple):
     def text(self) -> str:
         """`10.1.0.0/16 via 10.0.0.1 src 10.0.0.5 metric 100 table 200 proto 3 scope 0 onlink`, without its link."""
         dst = "::/0" if self.dst == "default" and self.family == AF_INET6 else self.dst
-        words = [dst]
+        words = [dst, "tos", str(self.tos)] if self.tos else [dst]
         words += ["via", self.gateway] if self.gateway else []
         words += [f"over {len(self.nexthops)} links"] if self.nexthops else []
         words += ["src", self.prefsrc] if self.prefsrc else []
@@ -126,7 +128,7 @@ class Route(NamedTuple):
         onlink = bool(words) and words[-1] == "onlink"
         words = words[:-1] if onlink else words
         options = dict(zip(words[::2], words[1::2], strict=True))
-        if options.keys() - {"via", "src", "metric", "table", "proto", "scope"}:
+        if options.keys() - {"tos", "via", "src", "metric", "table", "proto", "scope"}:
             raise ValueError(f"not a route: {text!r}")
         return cls(
             family=AF_INET6 if ":" in dst else AF_INET,
@@ -139,4 +141,5 @@ class Route(NamedTuple):
             protocol=int(options.get("proto", RTPROT_STATIC)),
             scope=int(options.get("scope", RT_SCOPE_UNIVERSE)),
             onlink=onlink,
+            tos=int(options.get("tos", 0)),
         )

@@ -185,7 +185,7 @@ def _route(route: Route) -> bytes:
     table = route.table if route.table < 256 else 0
     flags = RTNH_F_ONLINK if route.onlink else 0
     body = [
-        RTMSG.pack(route.family, int(length), 0, 0, table, route.protocol, route.scope, route.type, flags),
+        RTMSG.pack(route.family, int(length), 0, route.tos, table, route.protocol, route.scope, route.type, flags),
         attribute(wire.RTA_DST, address_bytes(dst)[1]) if dst else b"",
         wire.gateway(route.family, route.gateway) if route.gateway else b"",
         u32(wire.RTA_OIF, route.oif) if route.oif else b"",
