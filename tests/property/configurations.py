@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 Sections = dict[str, Any]
 CHOICES = st.sampled_from
-_OVER_A_GATEWAY = ("default", "10.95.7.0/24", "fd94::/64")
+_DRAWN = ("hop", "sourced", "by_link")
 
 
 def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -17,7 +17,10 @@ def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, An
 
 
 def configurations(parts: dict[str, str]) -> st.SearchStrategy[Sections]:
-    """`parts` names things of the host: disk, bridge, nic, one and two (directories with a file `file` and `deep`)."""
+    """`parts` names things of the host: disk, bridge, nic, one and two (directories with a file `file` and `deep`).
+
+    `end` is what the names of host ends begin with.
+    """
     return st.builds(
         _sections,
         devices=st.lists(_device(parts), max_size=3, unique_by=lambda one: one["target"]),
@@ -43,19 +46,30 @@ def _sections(
     cgroup: dict[str, Any],
     disk: str,
 ) -> Sections:
-    """Only routes whose NIC is there and has an address of their family are kept."""
+    """Only routes whose NIC is there, up, and has an address of their family are kept."""
     if limits is not None:
         devices = [*devices, {"source": disk, "target": "/dev/limited", "io": limits}]
     everything = [*nics, *([physical] if physical else [])]
-    reached = {(nic["name"], ":" in address): address for nic in everything for address in nic.get("addresses", ())}
+    reached = {
+        (nic["name"], ":" in address): address
+        for nic in everything
+        if nic.get("up", True)
+        for address in nic.get("addresses", ())
+    }
     usable = []
     for route in routes:
         address = reached.get((route["dev"], ":" in route["to"]))
         if address is None:
             continue
-        gateway = address.partition("/")[0].rstrip("0123456789") + "1"
-        # A next hop that leaves the files stays, which these properties don't allow for.
-        usable.append(route | ({"via": gateway} if route["to"] in _OVER_A_GATEWAY else {}))
+        own = address.partition("/")[0]
+        entry = {key: value for key, value in route.items() if key not in _DRAWN}
+        if route["hop"] is not None:
+            entry |= {"via": own.rstrip("0123456789") + "1", **route["hop"]}
+        if route["sourced"]:
+            entry["src"] = own
+        if not route["by_link"] and entry.keys() & {"via", "src"} and not entry.get("onlink"):
+            del entry["dev"]
+        usable.append(entry)
     return {"devices": devices, "nics": everything, "routes": usable, "mounts": mounts, "cgroup": cgroup}
 
 
@@ -69,12 +83,18 @@ def _device(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
         "mode": CHOICES(("0600", "0640", "0666")),
         "uid": CHOICES((0, 5)),
         "gid": CHOICES((0, 6)),
+        "replace_existing": st.booleans(),
     }
     return st.fixed_dictionaries(needed, optional=extra)
 
 
 def _limits() -> st.SearchStrategy[dict[str, Any]]:
-    return optional(read_bps=CHOICES(("1m", "10m", 0)), write_iops=CHOICES((100, 5000)), read_iops=CHOICES((7,)))
+    return optional(
+        read_bps=CHOICES(("1m", "10m", 0)),
+        write_bps=CHOICES(("2m",)),
+        write_iops=CHOICES((100, 5000)),
+        read_iops=CHOICES((7,)),
+    )
 
 
 def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
@@ -89,6 +109,8 @@ def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]
             "mac": CHOICES((f"02:5c:4{number}:00:00:01", f"02:5c:4{number}:00:00:02")),
             "mtu": CHOICES((1400, 1500, 9000)),
             "txqueuelen": CHOICES((100, 1000)),
+            "up": st.booleans(),
+            "host_name": st.just(f"{parts['end']}{number}"),
         },
     )
 
@@ -105,6 +127,9 @@ def _route() -> st.SearchStrategy[dict[str, Any]]:
         {
             "to": CHOICES(("default", "10.94.0.0/16", "10.95.7.0/24", "fd94::/64", "::/0")),
             "dev": CHOICES(("eth1", "eth2", "eth3", "eth4")),
+            "hop": st.none() | optional(onlink=st.booleans()),
+            "sourced": st.booleans(),
+            "by_link": st.booleans(),
         },
         optional={"metric": CHOICES((50, 200)), "table": st.just(100)},
     )
@@ -138,9 +163,11 @@ def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
 def _cgroup() -> st.SearchStrategy[dict[str, Any]]:
     fields = {
         "memory.max": CHOICES(("64m", "128m", "max")),
+        "memory.low": CHOICES(("8m", "16m", 0)),
         "pids.max": CHOICES((50, 100, "max")),
         "cpu.max": CHOICES(("50000 100000", "max", "20000 50000")),
         "cpu.weight": CHOICES((50, 100, 900)),
         "cpuset.cpus": st.just("0"),
+        "cpuset.mems": st.just("0"),
     }
     return optional(**fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,6 +65,7 @@ class Lab:
             "disk": enter(host_parts.loop_disk(session)).path,
             "bridge": enter(host_parts.bridge(session)),
             "nic": session.name(),
+            "end": session.name(),
             "one": str(one),
             "two": str(two),
         }
@@ -72,6 +74,7 @@ class Lab:
     def enter(self) -> Ground:
         if self._ground is None:
             self._current.close()
+            self._wait_for_host_ends()
             self._make_nic()
             directory: Path = self._current.enter_context(host_parts.scratch_directory(self._session))
             container = self._current.enter_context(self._session.container("process"))
@@ -79,6 +82,12 @@ class Lab:
             self.untouched = self._ground.picture()
         ground, self._ground = self._ground, None
         return ground
+
+    def _wait_for_host_ends(self) -> None:
+        """The kernel takes the namespace of a container that has ended down some time later."""
+        deadline = time.monotonic() + 10
+        while any(has_link(f"{self.parts['end']}{number}") for number in (1, 2, 3)) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _make_nic(self) -> None:
         """The stand-in for a NIC, being a veth, went with the container that had it when an example failed."""
