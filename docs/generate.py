@@ -144,7 +144,8 @@ the files alone. `scplan schema` prints the JSON Schema of a file, which is also
 - Unknown keys are errors. Keys that begin with `x-` are ignored: a place for YAML anchors.
 - **An attribute that is not written is not managed**: it keeps the value that it has, and never counts as a difference.
   "Default" below is what a *new* resource gets. One that was written, applied and then taken out of the file goes back
-  to what it was before, where scplan remembers that, else to what a new resource gets.
+  to what it was before, where scplan remembers that, else to what a new resource gets. The `via` of a route is managed
+  all the same: without one there is no next hop.
 - Sizes are 1024-based: `10m`, `10mb`, `10MiB` and `10485760` are the same.
 - Profiles are fragments of containers. A container's own entry wins over one of the same identity in its profiles, a
   later profile wins over an earlier one. A container that is in two files gets the entries of both; the same identity
