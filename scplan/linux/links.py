@@ -172,7 +172,7 @@ def _add_addresses(rtnl: Rtnl, addresses: Sequence[Addr]) -> None:
         batch.send()
     except KernelError as error:
         if error.errno == errno.EACCES and any(":" in addr.address for addr in addresses):
-            hint = "IPv6 is switched off there: see net.ipv6.conf.all.disable_ipv6"
+            hint = "IPv6 is switched off there: see disable_ipv6 of net.ipv6.conf.all, and .default for new NICs"
             raise KernelError(error.operation, error.errno, hint=hint) from None
         raise
 
