@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,7 +64,6 @@ class Lab:
             "disk": enter(host_parts.loop_disk(session)).path,
             "bridge": enter(host_parts.bridge(session)),
             "nic": session.name(),
-            "end": session.name(),
             "one": str(one),
             "two": str(two),
         }
@@ -74,20 +72,15 @@ class Lab:
     def enter(self) -> Ground:
         if self._ground is None:
             self._current.close()
-            self._wait_for_host_ends()
             self._make_nic()
+            # The namespace of the container before, and with it the host ends, may live on for a while.
+            self.parts["end"] = self._session.name()
             directory: Path = self._current.enter_context(host_parts.scratch_directory(self._session))
             container = self._current.enter_context(self._session.container("process"))
             self._ground = GroundWithFiles(container, directory, self.parts)
             self.untouched = self._ground.picture()
         ground, self._ground = self._ground, None
         return ground
-
-    def _wait_for_host_ends(self) -> None:
-        """The kernel takes the namespace of a container that has ended down some time later."""
-        deadline = time.monotonic() + 10
-        while any(has_link(f"{self.parts['end']}{number}") for number in (1, 2, 3)) and time.monotonic() < deadline:
-            time.sleep(0.01)
 
     def _make_nic(self) -> None:
         """The stand-in for a NIC, being a veth, went with the container that had it when an example failed."""
@@ -131,8 +124,8 @@ def reached(ground: Ground, sections: Sections) -> Picture:
 @given(st.data())
 def test_the_way_to_a_configuration_does_not_matter(lab: Lab, data: st.DataObject) -> None:
     """A then B is as B alone; and destroy gives back what was before, from either."""
-    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     ground = lab.enter()
+    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     reached(ground, first)
     over_first = reached(ground, second)
     destroy(ground)
@@ -146,8 +139,8 @@ def test_the_way_to_a_configuration_does_not_matter(lab: Lab, data: st.DataObjec
 @given(st.data())
 def test_undo_gives_back_what_was_before(lab: Lab, data: st.DataObject) -> None:
     """And an undo of the undo is what was undone."""
-    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     ground = lab.enter()
+    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     before = reached(ground, first)
     ground.write(second)
     if ground.actions():
@@ -170,8 +163,8 @@ def undo(ground: Ground) -> None:
 @SETTINGS
 @given(st.data())
 def test_a_failure_at_any_step_gives_back_what_was_before(lab: Lab, data: st.DataObject) -> None:
-    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     ground = lab.enter()
+    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     reached(ground, first)
     before = ground.picture()
     ground.write(second)
