@@ -13,7 +13,8 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Action, Operation
-from scplan.model.resource import REPLACING, Resource, differences, keep_former
+from scplan.model.comparison import differences, keep_former
+from scplan.model.resource import REPLACING, Resource
 
 
 class Executor:

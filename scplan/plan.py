@@ -13,13 +13,9 @@ from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
 from scplan.kinds.kind import Claim, Kind, Kinds, Unsuitable
 from scplan.model.address import Address, Selection
 from scplan.model.change import Action, Disruption, Plan
-from scplan.model.live import ContainerFacts, HostFacts, Live, Status
-from scplan.model.resource import (
-    REPLACING,
-    Resource,
+from scplan.model.comparison import (
     account_of,
     as_recorded,
-    brought_by,
     differences,
     goal,
     is_recorded_as,
@@ -28,6 +24,8 @@ from scplan.model.resource import (
     with_values,
     withdrawn,
 )
+from scplan.model.live import ContainerFacts, HostFacts, Live, Status
+from scplan.model.resource import REPLACING, Resource, brought_by
 from scplan.named_tuple import NamedTuple
 from scplan.plan_order import put_in_order
 from scplan.plan_waiting import removal_at_next_start, waiting

@@ -13,12 +13,8 @@ from scplan.errors import Diagnostic, Severity
 from scplan.kinds.kind import Kind, Kinds, Unsuitable
 from scplan.model.address import Address
 from scplan.model.change import Action, Disruption, Operation, Plan
-from scplan.model.resource import (
-    REPLACING,
-    Resource,
-    Role,
+from scplan.model.comparison import (
     as_recorded,
-    brought_by,
     differences,
     goal,
     keep_former,
@@ -28,6 +24,7 @@ from scplan.model.resource import (
     withdrawn,
     without_former,
 )
+from scplan.model.resource import REPLACING, Resource, Role, brought_by
 from scplan.named_tuple import NamedTuple
 from scplan.plan_waiting import waiting
 from scplan.plan_world import Draft

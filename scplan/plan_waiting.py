@@ -7,8 +7,9 @@ from typing import Any
 from scplan.kinds.kind import Kind
 from scplan.model.address import Address
 from scplan.model.change import Action
+from scplan.model.comparison import at_next_start, keep_former
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource, Role, at_next_start, keep_former
+from scplan.model.resource import Resource, Role
 from scplan.plan_world import Draft
 
 # What the host makes of it is looked up anew at the start: it is no change when a disk has another number by now.

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from scplan.kinds.kind import Claim, Kinds
 from scplan.model.address import Address, Selection
 from scplan.model.change import Action, Disruption
+from scplan.model.comparison import as_recorded
 from scplan.model.live import Live
-from scplan.model.resource import Resource, as_recorded
+from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 
 

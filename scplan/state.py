@@ -14,8 +14,9 @@ from scplan.kinds.kind import Kinds
 from scplan.linux.process import start_of
 from scplan.model.address import Address
 from scplan.model.codec import from_json, to_json
+from scplan.model.comparison import at_next_start
 from scplan.model.live import ContainerFacts
-from scplan.model.resource import Resource, at_next_start
+from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.records import (
     FILE_MODE,

@@ -15,8 +15,9 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Disruption
+from scplan.model.comparison import as_configured
 from scplan.model.live import HostFacts
-from scplan.model.resource import Resource, as_configured, brought_by
+from scplan.model.resource import Resource, brought_by
 from scplan.named_tuple import NamedTuple
 
 R = TypeVar("R", bound=Resource)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from scplan.model.change import Action, Change, Disruption, Plan
+from scplan.model.comparison import differences
 from scplan.model.live import ContainerFacts
 from scplan.model.report import (
     Drifted,
@@ -20,7 +21,7 @@ from scplan.model.report import (
     Step,
     Support,
 )
-from scplan.model.resource import Resource, differences
+from scplan.model.resource import Resource
 from scplan.render.lines import Line, Style, columns, line, visible
 from scplan.render.words import (
     AT_NEXT_START,

@@ -11,6 +11,7 @@ from scplan.errors import Diagnostic, ExitCode
 from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.codec import facts_to_json, to_json
+from scplan.model.comparison import differences
 from scplan.model.plan_json import (
     FORMAT_VERSION,
     change_to_json,
@@ -18,7 +19,6 @@ from scplan.model.plan_json import (
     plan_to_json,
 )
 from scplan.model.report import Drifted, DriftReport, Event, Finding, Moved, Outcome, Owned, Past, Probed
-from scplan.model.resource import differences
 
 plan_document = plan_to_json
 

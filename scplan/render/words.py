@@ -7,8 +7,9 @@ from typing import Any
 
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
+from scplan.model.comparison import differences
 from scplan.model.live import ContainerFacts
-from scplan.model.resource import Attribute, Resource, Role, differences
+from scplan.model.resource import Attribute, Resource, Role
 from scplan.render.lines import visible
 
 SYMBOLS = {

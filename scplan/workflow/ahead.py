@@ -19,8 +19,9 @@ from scplan.linux.closing import Closing
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, is_ready
+from scplan.model.comparison import account_of, differences
 from scplan.model.live import ContainerFacts, Status
-from scplan.model.resource import Resource, account_of, differences
+from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
 from scplan.workflow.recorded import is_about

@@ -11,8 +11,9 @@ from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Change, Plan
+from scplan.model.comparison import as_recorded, differences, is_recorded_as
 from scplan.model.live import Live, Status
-from scplan.model.resource import Resource, as_recorded, differences, is_recorded_as
+from scplan.model.resource import Resource
 from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices

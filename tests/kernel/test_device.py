@@ -13,7 +13,7 @@ from scplan.kinds.device import Device, DeviceKind
 from scplan.kinds.kind import Target
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.model.resource import differences
+from scplan.model.comparison import differences
 from tests.conftest import MakeContainer
 from tests.containers import container as throwaway
 from tests.containers.fingerprint import difference, fingerprint

@@ -18,7 +18,7 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.namespaces import socket_in
 from scplan.linux.netlink import Link, Rtnl, open_socket
-from scplan.model.resource import differences
+from scplan.model.comparison import differences
 from tests.containers import container as throwaway
 from tests.containers import host_parts
 from tests.containers.session import Session

@@ -15,7 +15,7 @@ from scplan.kinds.kind import Target
 from scplan.kinds.route import Route, RouteKind
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.model.resource import differences, goal
+from scplan.model.comparison import differences, goal
 from tests.containers import container as throwaway
 
 KIND = RouteKind()

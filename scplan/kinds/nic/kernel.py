@@ -14,7 +14,7 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.links import LinkChange
 from scplan.linux.netlink import Addr, Link, Route
-from scplan.model.resource import as_recorded
+from scplan.model.comparison import as_recorded
 from scplan.model.values import INTERFACE_NAME
 
 # reading
