@@ -51,15 +51,14 @@ def reversals(
     operations: Mapping[int, Operation], refreshed: Mapping[Address, tuple[Resource | None, Resource]]
 ) -> dict[Address, Reversal]:
     """What an apply did, by address: its operations by number, and the records (before, after) that it refreshed."""
-    found = {address: Reversal(None, before, after) for address, (before, after) in refreshed.items()}
+    made: dict[Address, Reversal] = {}
     for _, operation in sorted(operations.items()):
-        first = found.get(operation.address)
-        adopted = operation.action is Action.ADOPT and operation.owned_before is None
-        if first is None or operation.address in refreshed:
-            found[operation.address] = Reversal(operation.before, operation.owned_before, operation.after, adopted)
-        else:
-            found[operation.address] = first._replace(after=operation.after)
-    return found
+        first = made.get(operation.address)
+        if first is None:
+            adopted = operation.action is Action.ADOPT and operation.owned_before is None
+            first = Reversal(operation.before, operation.owned_before, None, adopted)
+        made[operation.address] = first._replace(after=operation.after)
+    return {address: Reversal(None, before, after) for address, (before, after) in refreshed.items()} | made
 
 
 def with_brought(

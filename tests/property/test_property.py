@@ -201,3 +201,19 @@ def test_what_lay_in_a_mount_that_goes_is_made_after_that(lab: Lab) -> None:
     ):
         reached(ground, sections)
     lab.leave(ground)
+
+
+def test_undo_gives_back_what_was_drawn_in_while_only_its_record_changed(lab: Lab) -> None:
+    ground, one = lab.enter(), lab.parts["one"]
+    made = {"source": f"{one}/made", "create_source": True, "target": "/srv/a/deep"}
+    nic = {"name": "eth1", "addresses": ["10.41.0.5/24"]}
+    route = {"to": "10.94.0.0/16", "via": "10.41.0.1"}
+    before = reached(ground, {"mounts": [made], "nics": [nic], "routes": [route]})
+    another = {"mounts": [{"source": one, "target": "/srv/a"}, made], "nics": [nic | {"addresses": ["10.41.0.6/24"]}]}
+    after = reached(ground, another | {"routes": [route | {"required": False}]})
+    undo(ground)
+    assert difference(before, without_random_addresses(ground.picture())) == []
+    undo(ground)
+    assert difference(after, without_random_addresses(ground.picture())) == []
+    assert ground.actions() == []
+    lab.leave(ground)
