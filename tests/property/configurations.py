@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -84,6 +85,7 @@ def _device(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
         "uid": CHOICES((0, 5)),
         "gid": CHOICES((0, 6)),
         "replace_existing": st.booleans(),
+        "required": st.booleans(),
     }
     return st.fixed_dictionaries(needed, optional=extra)
 
@@ -110,6 +112,7 @@ def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]
             "mtu": CHOICES((1400, 1500, 9000)),
             "txqueuelen": CHOICES((100, 1000)),
             "up": st.booleans(),
+            "required": st.booleans(),
             "host_name": st.just(f"{parts['end']}{number}"),
         },
     )
@@ -131,7 +134,7 @@ def _route() -> st.SearchStrategy[dict[str, Any]]:
             "sourced": st.booleans(),
             "by_link": st.booleans(),
         },
-        optional={"metric": CHOICES((50, 200)), "table": st.just(100)},
+        optional={"metric": CHOICES((50, 200)), "table": st.just(100), "required": st.booleans()},
     )
 
 
@@ -141,6 +144,7 @@ def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
         "read_only": st.booleans(),
         "propagation": CHOICES(("private", "rprivate", "rslave", "slave")),
         "recursive": st.booleans(),
+        "required": st.booleans(),
     }
     # /srv/a/deep may lie in a mount of any of the directories, and is there in all of them but those that are made.
     places = CHOICES(("/srv/a", "/srv/a/deep", "/srv/b", "/new/place"))
@@ -171,3 +175,45 @@ def _cgroup() -> st.SearchStrategy[dict[str, Any]]:
         "cpuset.mems": st.just("0"),
     }
     return optional(**fields)
+
+
+def damaged(sections: Sections, parts: dict[str, str]) -> st.SearchStrategy[Sections]:
+    """The same with entries missing, and with other values of what is written in the others: what drift can be."""
+    return st.tuples(configurations(parts), st.randoms(use_true_random=False)).map(
+        lambda drawn: _damaged(sections, drawn[0], drawn[1])
+    )
+
+
+def _damaged(sections: Sections, other: Sections, random: Random) -> Sections:
+    found: Sections = {}
+    for section, key in (("devices", ("target",)), ("nics", ("name",)), ("mounts", ("target",))):
+        values = {tuple(one.get(name) for name in key): one for one in other[section]}
+        found[section] = [
+            _mixed(entry, values.get(tuple(entry.get(name) for name in key), {}))
+            for entry in sections[section]
+            if random.random() < 0.6
+        ]
+    for device in found["devices"]:
+        # What others replace they keep beside it: that is theirs.
+        device.pop("replace_existing", None)
+    found["cgroup"] = {
+        name: other["cgroup"].get(name, value) for name, value in sections["cgroup"].items() if random.random() < 0.6
+    }
+    is_same_ground = found["nics"] == sections["nics"]
+    found["routes"] = [one for one in sections["routes"] if is_same_ground and random.random() < 0.6]
+    return found
+
+
+def _mixed(entry: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The values of another entry for what this one writes, but that it stays the same thing.
+
+    Of lists it has what both have: what others add stays.
+    """
+    mixed = {}
+    for name, value in entry.items():
+        there = value if name == "source" else other.get(name, value)
+        if isinstance(value, dict):
+            mixed[name] = _mixed(value, there)
+        else:
+            mixed[name] = [item for item in value if item in there] if isinstance(value, list) else there
+    return mixed

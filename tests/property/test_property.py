@@ -22,7 +22,7 @@ from tests.containers.session import Session
 from tests.containers.sweep import has_link
 from tests.e2e.mixed import ip
 from tests.kernel.test_contract import Ground, without_random_addresses
-from tests.property.configurations import Sections, configurations
+from tests.property.configurations import Sections, configurations, damaged
 from tests.tried import TRIED
 
 pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "veth", "bridge", "loop")
@@ -52,7 +52,7 @@ class Lab:
     """One container for all examples; an example that failed leaves it in no state to go on with, and gets another."""
 
     def __init__(self, session: Session, stack: ExitStack) -> None:
-        self._session = session
+        self.session = session
         self._ground: Ground | None = None
         self._current = stack.enter_context(ExitStack())
         enter = stack.enter_context
@@ -74,9 +74,9 @@ class Lab:
             self._current.close()
             self._make_nic()
             # The namespace of the container before, and with it the host ends, may live on for a while.
-            self.parts["end"] = self._session.name()
-            directory: Path = self._current.enter_context(host_parts.scratch_directory(self._session))
-            container = self._current.enter_context(self._session.container("process"))
+            self.parts["end"] = self.session.name()
+            directory: Path = self._current.enter_context(host_parts.scratch_directory(self.session))
+            container = self._current.enter_context(self.session.container("process"))
             self._ground = GroundWithFiles(container, directory, self.parts)
             self.untouched = self._ground.picture()
         ground, self._ground = self._ground, None
@@ -84,7 +84,7 @@ class Lab:
 
     def _make_nic(self) -> None:
         """The stand-in for a NIC, being a veth, went with the container that had it when an example failed."""
-        name, peer = self.parts["nic"], self._session.name()
+        name, peer = self.parts["nic"], self.session.name()
         if has_link(name):
             return
         ip("link", "add", name, "type", "veth", "peer", "name", peer)
@@ -188,6 +188,25 @@ def stopped_at(ground: Ground, number: int) -> None:
 
     with pytest.raises(ApplyFailed, match="interrupted"):
         ground.apply(stop)
+
+
+@SETTINGS
+@given(st.data())
+def test_what_others_did_is_healed(lab: Lab, data: st.DataObject) -> None:
+    """The others own the same things, and have records of their own: another state directory."""
+    ground = lab.enter()
+    sections = data.draw(configurations(lab.parts))
+    damage = data.draw(damaged(sections, lab.parts))
+    before = reached(ground, sections)
+    with host_parts.scratch_directory(lab.session) as directory:
+        others = GroundWithFiles(ground.container, directory, lab.parts)
+        reached(others, sections)
+        reached(others, damage)
+    ground.apply()
+    assert difference(before, without_random_addresses(ground.picture())) == []
+    assert ground.actions() == []
+    lab.leave(ground)
+    TRIED["properties"]["healed"] += 1
 
 
 # what these properties found
