@@ -284,7 +284,7 @@ def _dies_at(ground: Ground, wanted: Sections, step: Step, number: int) -> bool:
     before = ground.picture()
     at_rest = ground.file.read_text()
     ground.write(wanted)
-    if not _killed_while_applying(ground, step, number):
+    if not killed_while_applying(ground, step, number):
         return False
     lines = workflow.recover(ground.request, "auto", lambda _: None)
     assert len(lines) == 1
@@ -294,7 +294,7 @@ def _dies_at(ground: Ground, wanted: Sections, step: Step, number: int) -> bool:
     return True
 
 
-def _killed_while_applying(ground: Ground, step: Step, number: int) -> bool:
+def killed_while_applying(ground: Ground, step: Step, number: int) -> bool:
     def die(event: Event) -> None:
         if (event.step, event.number) == (step, number):
             os.kill(os.getpid(), signal.SIGKILL)

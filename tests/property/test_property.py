@@ -21,7 +21,7 @@ from tests.containers.fingerprint import difference
 from tests.containers.session import Session
 from tests.containers.sweep import has_link
 from tests.e2e.mixed import ip
-from tests.kernel.test_contract import Ground, without_random_addresses
+from tests.kernel.test_contract import Ground, killed_while_applying, without_random_addresses
 from tests.property.configurations import Sections, configurations, damaged
 from tests.tried import TRIED
 
@@ -188,6 +188,32 @@ def stopped_at(ground: Ground, number: int) -> None:
 
     with pytest.raises(ApplyFailed, match="interrupted"):
         ground.apply(stop)
+
+
+@SETTINGS
+@given(st.data())
+def test_a_death_at_any_operation_is_recovered(lab: Lab, data: st.DataObject) -> None:
+    """Back to what was before, or forward to what had been planned."""
+    ground = lab.enter()
+    first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
+    before = reached(ground, first)
+    ground.write(second)
+    operations = len(workflow.make_plan(ground.request).operations)
+    if operations:
+        step, way = (
+            data.draw(st.sampled_from((Step.STARTED, Step.DONE))),
+            data.draw(st.sampled_from(("back", "forward"))),
+        )
+        number = data.draw(st.integers(1, operations))
+        print(f"die at {step} {number}, and go {way}")
+        assert killed_while_applying(ground, step, number)
+        assert len(workflow.recover(ground.request, way, lambda _: None)) == 1
+        if way == "back":
+            assert difference(before, without_random_addresses(ground.picture())) == []
+            ground.write(first)
+        assert ground.actions() == []
+    lab.leave(ground)
+    TRIED["properties"]["recovered"] += 1
 
 
 @SETTINGS
