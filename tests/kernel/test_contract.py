@@ -28,6 +28,7 @@ from tests.containers import host_parts
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
 from tests.containers.session import Session
+from tests.e2e.scene import Config, of
 
 pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "runc", "crun", "userns", "veth", "bridge", "loop")
 
@@ -52,11 +53,11 @@ class Ground:
         self.file = directory / "scplan.yaml"
         self.request = workflow.Request(state_dir=str(directory / "state"), files=(str(self.file),), lock_timeout_s=5)
 
-    def write(self, sections: Sections) -> None:
-        entry: Sections = {"runtime": self.container.runtime, **sections}
-        if self.container.runtime == "process":
-            entry["pid"] = self.container.pid
-        self.file.write_text(yaml.safe_dump({"version": 1, "containers": {self.container.name: entry}}))
+    def configuration(self, sections: Any) -> Config:
+        return of(self.container, **sections)
+
+    def write(self, sections: Any) -> None:
+        self.file.write_text(yaml.safe_dump(self.configuration(sections)))
 
     def actions(self) -> list[str]:
         return [str(change.action) for change in workflow.make_plan(self.request).changes]
@@ -65,7 +66,7 @@ class Ground:
         with workflow.open_apply(self.request) as run:
             run.execute(on_event)
 
-    def reach(self, sections: Sections) -> list[str]:
+    def reach(self, sections: Any) -> list[str]:
         """Applies a configuration; the plan after it must be empty. Returns the actions that it took."""
         self.write(sections)
         actions = self.actions()

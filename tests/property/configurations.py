@@ -1,4 +1,4 @@
-"""Random configurations of one container, valid by construction: every kind, alone and standing on others."""
+"""Random configurations of two containers, valid by construction: every kind, alone and standing on others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 Sections = dict[str, Any]
+Pair = tuple[Sections, Sections]
 CHOICES = st.sampled_from
 _DRAWN = ("hop", "sourced", "by_link")
 
@@ -17,11 +18,18 @@ def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, An
     return st.fixed_dictionaries({}, optional=fields)
 
 
-def configurations(parts: dict[str, str]) -> st.SearchStrategy[Sections]:
+def configurations(parts: dict[str, str]) -> st.SearchStrategy[Pair]:
     """`parts` names things of the host: disk, bridge, nic, one and two (directories with a file `file` and `deep`).
 
-    `end` is what the names of host ends begin with.
+    `end` is what the names of host ends begin with. Only one of the two containers has the NIC; both can have the rest.
     """
+    own = [parts | {"end": f"{parts['end']}{letter}", "net": net} for letter, net in (("a", "4"), ("b", "5"))]
+    return CHOICES((None, 0, 1)).flatmap(
+        lambda lent_to: st.tuples(*(_of_one(own[number], has_nic=lent_to == number) for number in (0, 1)))
+    )
+
+
+def _of_one(parts: dict[str, str], *, has_nic: bool) -> st.SearchStrategy[Sections]:
     return st.builds(
         _sections,
         devices=st.lists(_device(parts), max_size=3, unique_by=lambda one: one["target"]),
@@ -29,7 +37,7 @@ def configurations(parts: dict[str, str]) -> st.SearchStrategy[Sections]:
         nics=st.lists(CHOICES(("eth1", "eth2", "eth3")), max_size=3, unique=True).flatmap(
             lambda names: st.tuples(*(_veth(name, parts) for name in names))
         ),
-        physical=st.none() | _physical(parts),
+        physical=_physical(parts) if has_nic else st.none(),
         routes=st.lists(_route(), max_size=4, unique_by=lambda one: (one["to"], one.get("metric"), one.get("table"))),
         mounts=st.lists(_mount(parts), max_size=4, unique_by=lambda one: one["target"]),
         cgroup=_cgroup(),
@@ -100,15 +108,16 @@ def _limits() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
-    number = int(name[-1])
+    number = name[-1]
+    net = parts["net"] + number
     # Of two in one network the one that came first is the primary one: that is not scplan's to order.
-    pool = [f"10.4{number}.0.5/24", f"10.14{number}.0.6/24", f"fd4{number}::5/64"]
+    pool = [f"10.{net}.0.5/24", f"10.1{net}.0.6/24", f"fd{net}::5/64"]
     return st.fixed_dictionaries(
         {"name": st.just(name)},
         optional={
             "bridge": st.just(parts["bridge"]),
             "addresses": st.lists(CHOICES(pool), max_size=3, unique=True),
-            "mac": CHOICES((f"02:5c:4{number}:00:00:01", f"02:5c:4{number}:00:00:02")),
+            "mac": CHOICES((f"02:5c:{net}:00:00:01", f"02:5c:{net}:00:00:02")),
             "mtu": CHOICES((1400, 1500, 9000)),
             "txqueuelen": CHOICES((100, 1000)),
             "up": st.booleans(),
@@ -121,7 +130,11 @@ def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]
 def _physical(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {"name": CHOICES(("eth4", "eth5")), "type": st.just("physical"), "host_name": st.just(parts["nic"])},
-        optional={"addresses": st.just(["10.44.0.5/24"]), "mtu": CHOICES((1300, 1400)), "txqueuelen": st.just(77)},
+        optional={
+            "addresses": st.just([f"10.{parts['net']}4.0.5/24"]),
+            "mtu": CHOICES((1300, 1400)),
+            "txqueuelen": st.just(77),
+        },
     )
 
 
@@ -177,10 +190,12 @@ def _cgroup() -> st.SearchStrategy[dict[str, Any]]:
     return optional(**fields)
 
 
-def damaged(sections: Sections, parts: dict[str, str]) -> st.SearchStrategy[Sections]:
+def damaged(pair: Pair, parts: dict[str, str]) -> st.SearchStrategy[Pair]:
     """The same with entries missing, and with other values of what is written in the others: what drift can be."""
-    return st.tuples(configurations(parts), st.randoms(use_true_random=False)).map(
-        lambda drawn: _damaged(sections, drawn[0], drawn[1])
+    return st.builds(
+        lambda other, random: (_damaged(pair[0], other[0], random), _damaged(pair[1], other[1], random)),
+        configurations(parts),
+        st.randoms(use_true_random=False),
     )
 
 
