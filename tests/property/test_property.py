@@ -27,7 +27,7 @@ from tests.kernel.test_contract import Ground, killed_while_applying, without_ra
 from tests.property.configurations import Pair, configurations, damaged
 from tests.tried import TRIED
 
-pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "veth", "bridge", "loop")
+pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "userns", "veth", "bridge", "loop")
 EXAMPLES = int(os.environ.get("SCPLAN_PROPERTY_EXAMPLES", "8"))
 # Shrinking takes minutes: it is for those who look for something.
 SHRINKING = [Phase.shrink] if EXAMPLES > 10 else []
@@ -58,7 +58,7 @@ class TwoContainers(Ground):
 
 
 class Lab:
-    """Containers for all examples; one that failed leaves them in no state to go on with, and the next gets others."""
+    """Two containers for all examples, one in a user namespace. An example that failed leaves them to no other one."""
 
     def __init__(self, session: Session, stack: ExitStack) -> None:
         self.session = session
@@ -85,7 +85,8 @@ class Lab:
             # The namespaces of the containers before, and with them the host ends, may live on for a while.
             self.parts["end"] = self.session.name()
             directory: Path = self._current.enter_context(host_parts.scratch_directory(self.session))
-            one, other = (self._current.enter_context(self.session.container("process")) for _ in range(2))
+            containers = (self.session.container("process", userns=userns) for userns in (False, True))
+            one, other = (self._current.enter_context(container) for container in containers)
             self._ground = TwoContainers((one, other), directory, self.parts)
             self.untouched = self._ground.picture()
         ground, self._ground = self._ground, None
