@@ -17,6 +17,7 @@ from scplan.model.comparison import (
     as_recorded,
     differences,
     goal,
+    in_order_of,
     keep_former,
     laid_over,
     surplus,
@@ -202,7 +203,7 @@ def _alteration(
         reason=_ELSEWHERE if differences(owned, live) else _CHANGED,
         before=as_recorded(live, owned),
         # What the record remembered then; where it remembered nothing, what the one of now does.
-        after=laid_over(goal(target, live, owned), wanted, (Role.FORMER,)),
+        after=laid_over(in_order_of(goal(target, live, owned), reversal.before), wanted, (Role.FORMER,)),
         managed=wanted,
         owned=owned,
         changed=changed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from socket import AF_INET
 
 from scplan.errors import KernelError, ScplanError
@@ -129,23 +129,57 @@ def change_addresses(rtnl: Rtnl, index: int, *, add: Sequence[str], remove: Coll
     """Adds and removes addresses ("10.0.0.5/24") of a link; those that are not named stay.
 
     With a primary IPv4 address the kernel drops the secondary ones, and with an address routes: what is still possible
-    without it is put back.
+    without it is put back. Those that are added to others come into the order of `add`, as an undo needs it: of several
+    in one network the first is the primary one, from which packets go.
     """
     there = [addr for addr in rtnl.addresses() if addr.index == index]
     present = {addr.address for addr in there}
-    _add_addresses(rtnl, [Addr.from_text(address, index) for address in add if address not in present])
-    leaving = [addr for addr in there if addr.address in remove]
-    if not leaving:
-        return
-    routes = routes_over(rtnl, index)
-    batch = rtnl.batch()
-    for addr in leaving:
-        batch.delete_address(index, addr.address, peer=addr.peer)
-    batch.send()
-    staying = [addr for addr in there if addr.address not in remove and is_lasting(addr)]
     added = [Addr.from_text(address, index) for address in add]
-    gone = {addr.address.partition("/")[0] for addr in leaving}
-    put_back(rtnl, index, [*staying, *added], [route for route in routes if route.prefsrc not in gone])
+    _add_addresses(rtnl, [addr for addr in added if addr.address not in present])
+    leaving = [addr for addr in there if addr.address in remove]
+    if leaving:
+        gone = {addr.address.partition("/")[0] for addr in leaving}
+        routes = [route for route in routes_over(rtnl, index) if route.prefsrc not in gone]
+        staying = [addr for addr in there if addr.address not in remove and is_lasting(addr)]
+        _delete_addresses(rtnl, leaving)
+        put_back(rtnl, index, [*staying, *added], routes)
+    if there:
+        _put_in_order(rtnl, index, add)
+
+
+def _delete_addresses(rtnl: Rtnl, addresses: Iterable[Addr]) -> None:
+    batch = rtnl.batch()
+    for addr in addresses:
+        batch.delete_address(addr.index, addr.address, peer=addr.peer)
+    batch.send()
+
+
+def _put_in_order(rtnl: Rtnl, index: int, wanted: Sequence[str]) -> None:
+    """Makes the IPv4 addresses of a link again from the first one on that is not where it would be by its turn."""
+    live = [addr for addr in rtnl.addresses() if addr.index == index and addr.family == AF_INET]
+    known = {addr.address: addr for addr in live}
+    ordered = [known[address] for address in wanted if address in known]
+    there = [addr for addr in live if addr in ordered]
+    if there == ordered or there == (ordered := _as_listed(ordered)):
+        return
+    first = next(place for place, (one, other) in enumerate(zip(there, ordered, strict=True)) if one != other)
+    routes = routes_over(rtnl, index)
+    _delete_addresses(rtnl, there[first:])
+    # With a primary one the kernel has dropped those of others, too.
+    put_back(rtnl, index, [*ordered, *(addr for addr in live if addr not in ordered)], routes)
+
+
+def _as_listed(addresses: Iterable[Addr]) -> list[Addr]:
+    """The order in which the kernel has IPv4 addresses that came in this one: all that are secondary at the end."""
+    import ipaddress
+
+    networks = set()
+    listed: tuple[list[Addr], list[Addr]] = ([], [])
+    for addr in addresses:
+        network = ipaddress.ip_interface(addr.peer or addr.address).network
+        listed[network in networks].append(addr)
+        networks.add(network)
+    return listed[0] + listed[1]
 
 
 def put_back(rtnl: Rtnl, index: int, addresses: Sequence[Addr], routes: Sequence[Route]) -> None:

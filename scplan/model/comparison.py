@@ -126,6 +126,20 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
     return keep_former(_combine(desired, live, leaf), owned)
 
 
+def in_order_of(resource: R, former: Attributes | None) -> R:
+    """`resource`, with the elements of its `many` attributes that `former` has, too, in the order which they had there.
+
+    Others come after them.
+    """
+
+    def leaf(attribute: Attribute, this: Any, before: Any) -> Any:
+        if not attribute.many or not this or not before:
+            return this
+        return tuple(sorted(this, key=lambda item: before.index(item) if item in before else len(before)))
+
+    return resource if former is None else _combine(resource, former, leaf)
+
+
 def keep_former(resource: Resource, owned: Resource | None) -> Resource:
     """`resource`, with what scplan remembers of the time before it."""
     if owned is None:

@@ -150,7 +150,8 @@ def _network(enter: list[str]) -> Fingerprint:
         "addresses": {
             link["ifname"]: addresses
             for link in addressed
-            if (addresses := sorted((one for one in link.get("addr_info", ()) if not _is_link_local(one)), key=repr))
+            # Of IPv4 the first ones are those from which packets go.
+            if (addresses := sorted((one for one in link.get("addr_info", ()) if not _is_link_local(one)), key=_turn))
         },
         "routes": sorted(
             (
@@ -168,6 +169,10 @@ def _network(enter: list[str]) -> Fingerprint:
 def _as_set(link: dict[str, Any]) -> dict[str, Any]:
     """Without the queueing of a link that is down: the kernel's own, and another one once it was up."""
     return link if "UP" in link["flags"] else {key: value for key, value in link.items() if key != "qdisc"}
+
+
+def _turn(address: dict[str, Any]) -> str:
+    return "" if address["family"] == "inet" else repr(address)
 
 
 def _is_link_local(address: dict[str, Any]) -> bool:

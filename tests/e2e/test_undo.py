@@ -351,3 +351,22 @@ def test_journals_are_as_their_schema_says(scplan: Scplan) -> None:
     for path in (scplan.state_dir / "history").glob("*.jsonl"):
         for line in path.read_text().splitlines():
             assert [error.message for error in check.iter_errors(json.loads(line.partition(" ")[2]))] == []
+
+
+@pytest.mark.parametrize("promoted", ["0", "1"])
+def test_primary_addresses_are_primary_again(scplan: Scplan, make_container: MakeContainer, promoted: str) -> None:
+    """They are those from which packets go; with them the kernel drops the others of their network, or promotes one."""
+    web = make_container("process")
+    inside = ["nsenter", "--target", str(web.pid), "--net"]
+    subprocess.run([*inside, "sysctl", "-qw", f"net.ipv4.conf.all.promote_secondaries={promoted}"], check=True)
+    nic: dict[str, Any] = {"name": "eth1", "addresses": ["10.97.0.5/24", "10.97.0.6/24", "10.98.0.5/24", "fd97::5/64"]}
+    route = {"to": "10.99.0.0/16", "via": "10.97.0.1", "src": "10.97.0.6"}
+    scplan("apply", "--auto-approve", config=of(web, nics=[nic], routes=[route])).ok()
+    web.ip("address", "add", "10.97.0.9/24", "dev", "eth1")
+    before = Moment(scplan, web)
+    fewer = of(web, nics=[{**nic, "addresses": ["10.98.0.7/24", "10.97.0.6/24"]}], routes=[route])
+    scplan("apply", "--auto-approve", config={**fewer, "probes": ["false"]}).ok(3)
+    before.is_now()
+    scplan("apply", "--auto-approve", config=fewer).ok()
+    undo(scplan)
+    before.is_now()

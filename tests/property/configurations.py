@@ -110,8 +110,7 @@ def _limits() -> st.SearchStrategy[dict[str, Any]]:
 def _veth(name: str, parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
     number = name[-1]
     net = parts["net"] + number
-    # Of two in one network the one that came first is the primary one: that is not scplan's to order.
-    pool = [f"10.{net}.0.5/24", f"10.1{net}.0.6/24", f"fd{net}::5/64"]
+    pool = [f"10.{net}.0.5/24", f"10.{net}.0.6/24", f"10.1{net}.0.6/24", f"fd{net}::5/64"]
     return st.fixed_dictionaries(
         {"name": st.just(name)},
         optional={

@@ -129,6 +129,15 @@ def reached(ground: Ground, sections: Pair) -> Picture:
     return without_random_addresses(ground.picture())
 
 
+def without_turns(picture: Picture) -> Picture:
+    """Of two IPv4 addresses in one network the first one is primary: on the way there that is not scplan's to order."""
+    for side in picture.values():
+        for name, addresses in side["addresses"].items():
+            kept = ({key: value for key, value in one.items() if key != "secondary"} for one in addresses)
+            side["addresses"][name] = sorted(kept, key=repr)
+    return picture
+
+
 @SETTINGS
 @given(st.data())
 def test_the_way_to_a_configuration_does_not_matter(lab: Lab, data: st.DataObject) -> None:
@@ -136,10 +145,10 @@ def test_the_way_to_a_configuration_does_not_matter(lab: Lab, data: st.DataObjec
     ground = lab.enter()
     first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     reached(ground, first)
-    over_first = reached(ground, second)
+    over_first = without_turns(reached(ground, second))
     destroy(ground)
     assert difference(lab.untouched, ground.picture()) == []
-    assert difference(reached(ground, second), over_first) == []
+    assert difference(without_turns(reached(ground, second)), over_first) == []
     lab.leave(ground)
     TRIED["properties"]["two ways to one configuration"] += 1
 
@@ -232,13 +241,13 @@ def test_what_others_did_is_healed(lab: Lab, data: st.DataObject) -> None:
     ground = lab.enter()
     sections = data.draw(configurations(lab.parts))
     damage = data.draw(damaged(sections, lab.parts))
-    before = reached(ground, sections)
+    before = without_turns(reached(ground, sections))
     with host_parts.scratch_directory(lab.session) as directory:
         others = TwoContainers(ground.containers, directory, lab.parts)
         reached(others, sections)
         reached(others, damage)
     ground.apply()
-    assert difference(before, without_random_addresses(ground.picture())) == []
+    assert difference(before, without_turns(without_random_addresses(ground.picture()))) == []
     assert ground.actions() == []
     lab.leave(ground)
     TRIED["properties"]["healed"] += 1
