@@ -132,12 +132,13 @@ def in_order_of(resource: R, former: Attributes | None) -> R:
     Others come after them.
     """
 
-    def leaf(attribute: Attribute, this: Any, before: Any) -> Any:
-        if not attribute.many or not this or not before:
-            return this
-        return tuple(sorted(this, key=lambda item: before.index(item) if item in before else len(before)))
-
-    return resource if former is None else _combine(resource, former, leaf)
+    changes = {}
+    for attribute in resource.attributes() if former is not None else ():
+        items, before = getattr(resource, attribute.name), getattr(former, attribute.name) or ()
+        if attribute.many and attribute.role in COMPARED and items:
+            turns = {item: turn for turn, item in enumerate(before)}
+            changes[attribute.name] = tuple(sorted(items, key=lambda item: turns.get(item, len(turns))))
+    return resource.but(**changes)
 
 
 def keep_former(resource: Resource, owned: Resource | None) -> Resource:
