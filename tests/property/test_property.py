@@ -135,6 +135,10 @@ def without_turns(picture: Picture) -> Picture:
         for name, addresses in side["addresses"].items():
             kept = ({key: value for key, value in one.items() if key != "secondary"} for one in addresses)
             side["addresses"][name] = sorted(kept, key=repr)
+        for route in side["routes"]:
+            if route["protocol"] == "kernel":
+                route.pop("prefsrc", None)
+        side["routes"].sort(key=repr)
     return picture
 
 
