@@ -197,18 +197,19 @@ def _alteration(
             owned=owned,
             changed=changed,
         ).interrupting(Disruption.RECREATE, "")
+    before, after = as_recorded(live, owned), in_order_of(goal(target, live, owned), reversal.before)
     draft = Draft(
         address=address,
         action=Action.UPDATE,
         reason=_ELSEWHERE if differences(owned, live) else _CHANGED,
-        before=as_recorded(live, owned),
+        before=before,
         # What the record remembered then; where it remembered nothing, what the one of now does.
-        after=laid_over(in_order_of(goal(target, live, owned), reversal.before), wanted, (Role.FORMER,)),
+        after=laid_over(after, wanted, (Role.FORMER,)),
         managed=wanted,
         owned=owned,
         changed=changed,
     )
-    return draft.interrupting(*kind.disruption(as_recorded(live, owned), goal(target, live, owned)))
+    return draft.interrupting(*kind.disruption(before, after))
 
 
 def _refused_creations(drafts: Mapping[Address, Draft], inputs: plan.Inputs, kinds: Kinds) -> list[Diagnostic]:

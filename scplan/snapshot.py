@@ -140,7 +140,7 @@ def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Addres
 def _check(resource: Resource, where: str) -> None:
     """Raises RecordDamaged for IP addresses and networks that are none: planning computes with them."""
     for name, attribute, value in resource.leaves():
-        if attribute.type is None or attribute.type.stored is not str or value is None:
+        if attribute.type is None or value is None:
             continue
         for text in value if attribute.many else (value,):
             try:

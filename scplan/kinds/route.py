@@ -280,7 +280,7 @@ def _record(live: LiveRoute, name_of: Callable[[int], str]) -> Route:
 
 def _is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
     """Whether it is one of the kernel's own, next to which the wanted one has a place of its own."""
-    return live.protocol in links.KERNEL_MADE and not (not goal.via and not live.gateway)
+    return live.protocol in links.KERNEL_MADE and bool(goal.via or live.gateway)
 
 
 def _fits(wanted: Route, live: Route) -> bool:
@@ -317,7 +317,7 @@ def _to_kernel(container: Container, route: Route) -> LiveRoute:
         oif = _index_of(container, route.dev)
     elif not route.via:
         oif = _link_that_has(container, route.src or "")
-    is_on_link = not any(way.gateway for way in ways) if ways else not route.via
+    gateways = [way.gateway for way in ways] or [route.via]
     return LiveRoute(
         family=route.family,
         dst=_dst(route.to),
@@ -327,7 +327,7 @@ def _to_kernel(container: Container, route: Route) -> LiveRoute:
         metric=_metric(route),
         table=route.table or MAIN_TABLE,
         protocol=RTPROT_STATIC if route.protocol is None else route.protocol,
-        scope=RT_SCOPE_LINK if is_on_link and route.family == AF_INET else 0,
+        scope=RT_SCOPE_LINK if not any(gateways) and route.family == AF_INET else 0,
         type=RTN_UNICAST,
         onlink=bool(route.onlink),
         nexthops=tuple(NextHop(way.gateway, _index_of(container, way.dev), way.onlink, way.weight) for way in ways),

@@ -131,9 +131,10 @@ def in_order_of(resource: R, former: Attributes | None) -> R:
 
     Others come after them.
     """
-
+    if former is None:
+        return resource
     changes = {}
-    for attribute in resource.attributes() if former is not None else ():
+    for attribute in resource.attributes():
         items, before = getattr(resource, attribute.name), getattr(former, attribute.name) or ()
         if attribute.many and attribute.role in COMPARED and items:
             turns = {item: turn for turn, item in enumerate(before)}

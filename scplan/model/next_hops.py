@@ -12,7 +12,7 @@ from scplan.model.resource import ValueType
 from scplan.model.values import IP
 from scplan.named_tuple import NamedTuple
 
-_WAY = re.compile(r"(?:([0-9a-f.:]+) )?dev ([^ ]+)(?: weight (\d{1,3}))?( onlink)?(?:, |\Z)", re.ASCII)
+_WAY = re.compile(r"(?:([0-9a-f.:]+) )?dev ([^ ]+)(?: weight (\d{1,3}))?( onlink)?, ", re.ASCII)
 
 
 class Way(NamedTuple):
@@ -39,18 +39,18 @@ def ways_of(text: str) -> tuple[Way, ...]:
     if " " not in text:
         return ()
     ways: list[Way] = []
-    at = 0
     # Not split at commas: names of links can hold them, though no spaces.
-    while at < len(text) or text.endswith(", "):
-        found = _WAY.match(text, at)
+    rest = f"{text}, "
+    while rest:
+        found = _WAY.match(rest)
         if found is None:
-            raise ValueError(f"not a next hop: {text[at:]!r}")
+            raise ValueError(f"not a next hop: {rest!r}")
         gateway, dev, weight, onlink = found.groups("")
         IP.check(gateway)
         if not 1 <= int(weight or 1) <= 256:
             raise ValueError(f"{found[0]!r}: the weight is a number from 1 to 256")
         ways.append(Way(gateway, dev, int(weight or 1), bool(onlink)))
-        at = found.end()
+        rest = rest[found.end() :]
     return tuple(ways)
 
 

@@ -222,10 +222,8 @@ def test_a_death_at_any_operation_is_recovered(lab: Lab, data: st.DataObject) ->
     ground.write(second)
     operations = len(workflow.make_plan(ground.request).operations)
     if operations:
-        step, way = (
-            data.draw(st.sampled_from((Step.STARTED, Step.DONE))),
-            data.draw(st.sampled_from(("back", "forward"))),
-        )
+        step = data.draw(st.sampled_from((Step.STARTED, Step.DONE)))
+        way = data.draw(st.sampled_from(("back", "forward")))
         number = data.draw(st.integers(1, operations))
         print(f"die at {step} {number}, and go {way}")
         assert killed_while_applying(ground, step, number)
