@@ -153,6 +153,8 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
             effect=str(document.get("effect", "")),
             requires=tuple(address_from_json(text, kinds, path) for text in document.get("requires", ())),
             at_next_start=document.get("at_next_start") is True,
+            put_back=_texts(document, "put_back"),
+            lost=_texts(document, "lost"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordDamaged(f"{path}: {address}: {error}") from None
@@ -163,6 +165,13 @@ def _changed(document: dict[str, Any], record: type[Resource]) -> tuple[str, ...
     if not isinstance(changed, list) or not set(record.paths()).issuperset(map(str, changed)):
         raise TypeError("what changed is no list of its attributes")
     return tuple(map(str, changed))
+
+
+def _texts(document: dict[str, Any], key: str) -> tuple[str, ...]:
+    texts = document.get(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{key} is no list of texts")
+    return tuple(texts)
 
 
 def _order(document: dict[str, Any]) -> int:
@@ -177,7 +186,9 @@ def _changes(document: dict[str, Any], path: str) -> dict[str, Any]:
     for change in document["changes"]:
         if not isinstance(change, dict):
             raise RecordDamaged(f"{path}: a change is not a JSON object")
-        changes[str(change.get("address"))] = {key: change.get(key) for key in _COMPARED}
+        # Plans saved by earlier versions have no list of what is lost.
+        compared = {key: change.get(key) for key in _COMPARED} | {"lost": change.get("lost", [])}
+        changes[str(change.get("address"))] = compared
     return changes
 
 

@@ -7,14 +7,14 @@ through this contract and never name it. See docs/explanation/adding-a-kind.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
-from scplan.model.change import Disruption
+from scplan.model.change import Change, Disruption
 from scplan.model.comparison import as_configured
 from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, brought_by
@@ -78,6 +78,21 @@ class Unsuitable(ValueError):
         super().__init__(message)
         self.hint = hint
         self.absent = absent
+
+
+class Foreseen(NamedTuple):
+    """One finding about a planned change, made in the container before anyone agrees to the plan.
+
+    `refused`: the container as it is now stands against the change. `put_back` are objects of others that the kernel
+    drops with it and scplan restores ("3 routes of others over eth1"); `lost` are those that nothing restores, not even
+    an undo. `warning` is (summary, hint). Findings about one change add up.
+    """
+
+    address: Address
+    refused: Unsuitable | None = None
+    put_back: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    warning: tuple[str, str] | None = None
 
 
 class Kind(ABC, Generic[R]):
@@ -204,6 +219,15 @@ class Kind(ABC, Generic[R]):
     def describe(self, container: Container, host: Host) -> Described[R]:
         """What the container has now, as a file would ask for it: for `scplan import`."""
         return Described(self.read(container, host, None))
+
+    def foresee(
+        self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
+    ) -> Iterable[Foreseen]:
+        """Findings about the planned changes of this kind in one running container. Reads the kernel, changes nothing.
+
+        `after` has every resource, of all kinds, that will be managed in the container once the plan is applied.
+        """
+        return ()
 
     def capture(self, target: Target[R], before: R | None, after: R | None) -> tuple[R | None, R | None]:
         """Both sides of an operation with FORMER attributes filled from live state, just before it is journaled.

@@ -36,6 +36,8 @@ class Change(NamedTuple):
     `managed` is what the record will hold afterwards: the attributes that scplan answers for. `owned` is what it holds
     now. `changed` are dotted attribute paths. `effect` says in words what is interrupted, "" for nothing.
     `at_next_start` marks a change of a container that does not run: of its records, which it is started from.
+    `put_back` are objects of others that go with the change and are restored after it; `lost` are those that nothing
+    restores, not even an undo.
     """
 
     order: int
@@ -51,6 +53,8 @@ class Change(NamedTuple):
     effect: str = ""
     requires: tuple[Address, ...] = ()
     at_next_start: bool = False
+    put_back: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 class Operation(NamedTuple):

@@ -42,6 +42,8 @@ def change_to_json(change: Change) -> dict[str, Any]:
         "effect": change.effect,
         "managed": None if change.managed is None else to_json(change.managed),
         "at_next_start": change.at_next_start,
+        "put_back": list(change.put_back),
+        "lost": list(change.lost),
     }
 
 

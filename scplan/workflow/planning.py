@@ -20,6 +20,7 @@ from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
 from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, in_shares, is_worth_sharing_out, processes
 from scplan.workflow.confirming import notices
+from scplan.workflow.foresight import with_foresight
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings
 from scplan.workflow.modules import missing_said
 from scplan.workflow.modules import notices as module_notices
@@ -38,7 +39,10 @@ def make_plan(request: Request) -> Plan:
 
 def _plan_now(request: Request, state: State) -> Plan:
     with ahead_of_files(request, state) as ahead, Host() as host:
-        return look_and_plan(set_scene(request, state), request, state, host, ahead).plan
+        scene = set_scene(request, state)
+        return with_foresight(
+            look_and_plan(scene, request, state, host, ahead).plan, scene.owned, scene.source_of, host
+        )
 
 
 @contextmanager
@@ -53,8 +57,9 @@ def ahead_of_files(request: Request, state: State) -> Iterator[LookAhead | None]
 
 
 def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
-    """The plan for a scene."""
-    return look_and_plan(scene, request, state, host).plan
+    """The plan for a scene, with what was found about it in the containers. Raises PlanError."""
+    made = look_and_plan(scene, request, state, host).plan
+    return with_foresight(made, scene.owned, scene.source_of, host)
 
 
 class Planned(NamedTuple):

@@ -46,6 +46,8 @@ def test_plan_document_has_the_documented_keys() -> None:
                     "io": {"read_bps": 10485760},
                 },
                 "at_next_start": False,
+                "put_back": [],
+                "lost": [],
             }
         ],
         "summary": {"create": 1, "update": 0, "replace": 0, "delete": 0, "adopt": 0},

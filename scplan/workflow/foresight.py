@@ -1,0 +1,75 @@
+"""A plan held against the containers that it changes: what they refuse, and what of others goes with each change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from scplan.errors import Diagnostic, PlanError, Severity
+from scplan.kinds import KINDS
+from scplan.kinds.kind import Foreseen
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Action, Change, Plan
+from scplan.model.resource import Resource
+from scplan.observe import open_container
+from scplan.plan import SourceOf, unsuitable
+
+
+def with_foresight(made: Plan, owned: Mapping[Address, Resource], source_of: SourceOf, host: Host) -> Plan:
+    """The plan with what Kind.foresee found about its changes. Raises PlanError with every change that is refused.
+
+    `owned` are the records before the plan. Changes that wait for a container's next start are not looked at.
+    """
+    found = list(_found(made, owned, host))
+    refused = [
+        unsuitable(source_of(one.address), one.address, one.refused, Severity.ERROR) for one in found if one.refused
+    ]
+    if refused:
+        raise PlanError.of(refused)
+    warnings = tuple(_warning(one, source_of) for one in found if one.warning is not None)
+    changes = tuple(_with(change, [one for one in found if one.address == change.address]) for change in made.changes)
+    return made._replace(changes=changes, diagnostics=(*made.diagnostics, *warnings)) if found else made
+
+
+def _found(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Iterable[Foreseen]:
+    for name, changes in made.by_container():
+        now = [change for change in changes if not change.at_next_start]
+        if not now:
+            continue
+        after = _managed_after(name, changes, owned)
+        with open_container(made.containers[name], host) as container:
+            for kind in KINDS.values():
+                of_kind = [change for change in now if change.address.kind == kind.name]
+                if of_kind:
+                    yield from kind.foresee(container, host, of_kind, after)
+
+
+def _managed_after(name: str, changes: Iterable[Change], owned: Mapping[Address, Resource]) -> dict[Address, Resource]:
+    after = {address: one for address, one in owned.items() if address.container == name}
+    for change in changes:
+        if change.after is None or change.action is Action.RELEASE:
+            after.pop(change.address, None)
+        else:
+            after[change.address] = change.after
+    return after
+
+
+def _with(change: Change, found: list[Foreseen]) -> Change:
+    if not found:
+        return change
+    return change._replace(
+        put_back=tuple(dict.fromkeys(text for one in found for text in one.put_back)),
+        lost=tuple(dict.fromkeys(text for one in found for text in one.lost)),
+    )
+
+
+def _warning(found: Foreseen, source_of: SourceOf) -> Diagnostic:
+    assert found.warning is not None
+    summary, hint = found.warning
+    return Diagnostic(
+        summary=summary,
+        detail=str(found.address),
+        hint=hint,
+        source=source_of(found.address),
+        severity=Severity.WARNING,
+    )
