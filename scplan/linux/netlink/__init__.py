@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scplan.linux.netlink.raw import RawRoute, raw_from_text
 from scplan.linux.netlink.records import (
     IFA_F_PERMANENT,
     MAIN_TABLE,
@@ -35,8 +36,10 @@ __all__ = [
     "Link",
     "LinkTable",
     "NextHop",
+    "RawRoute",
     "Route",
     "Rtnl",
     "SharedDump",
     "open_socket",
+    "raw_from_text",
 ]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from typing import Literal
 
 from scplan.linux.netlink import wire
+from scplan.linux.netlink.raw import RawRoute
 from scplan.linux.netlink.records import IFA_F_NODAD, IFF_UP, RT_SCOPE_LINK, RTNH_F_ONLINK, Addr, Route
 from scplan.linux.netlink.wire import IFADDR, IFINFO, RTMSG, address_bytes, attribute, text, u32
 from scplan.named_tuple import NamedTuple
 
 _ADD = wire.NLM_F_CREATE | wire.NLM_F_EXCL
 _NOTHING: frozenset[int] = frozenset()
+_PLACES = {
+    "append": wire.NLM_F_CREATE | wire.NLM_F_APPEND,
+    "prepend": wire.NLM_F_CREATE,
+    "replace": wire.NLM_F_CREATE | wire.NLM_F_REPLACE,
+}
 
 
 class Request(NamedTuple):
@@ -160,6 +167,21 @@ class Requests:
         """
         gone = frozenset((errno.ESRCH,))
         self._submit(Request(wire.RTM_DELROUTE, 0, _route(route), f"RTM_DELROUTE({route.text()})", gone))
+
+    def put_route(self, raw: RawRoute, *, place: Literal["append", "prepend", "replace"] = "append") -> None:
+        """Adds a route just as the kernel listed it, behind or before those of the same key, or in place of the first.
+
+        The key is destination, table, metric and type of service. The routes of IPv6 have an order by age alone: it
+        knows no "prepend", and joins one over a gateway to others of the same key, as one of several next hops.
+        """
+        operation = f"RTM_NEWROUTE({raw.route.text()}, {place})"
+        done = frozenset((errno.EEXIST,))
+        self._submit(Request(wire.RTM_NEWROUTE, _PLACES[place], raw.request(), operation, done))
+
+    def take_route(self, raw: RawRoute) -> None:
+        """Removes just this route; succeeds when it is gone already."""
+        gone = frozenset((errno.ESRCH,))
+        self._submit(Request(wire.RTM_DELROUTE, 0, raw.request(), f"RTM_DELROUTE({raw.route.text()})", gone))
 
 
 _AF_INET6 = 10

@@ -15,6 +15,7 @@ from scplan.errors import KernelError
 from scplan.linux.closing import Closing
 from scplan.linux.netlink import wire
 from scplan.linux.netlink.layouts import Malformed
+from scplan.linux.netlink.raw import RawRoute, parse_raw_route
 from scplan.linux.netlink.records import Addr, Link, Route
 from scplan.linux.netlink.requests import Request, Requests
 from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG
@@ -132,6 +133,15 @@ class Rtnl(Requests, Closing):
                 and (not protocol or route.protocol == protocol)
             ]
         return routes
+
+    def raw_routes(self, family: int = 0) -> list[RawRoute]:
+        """All routes of all tables with the kernel's own messages; those of one key in the order in which they count.
+
+        `family` 0 stands for IPv4 and IPv6.
+        """
+        body = RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+        found = self._dump(wire.RTM_GETROUTE, wire.RTM_NEWROUTE, body, parse_raw_route, "RTM_GETROUTE(dump)")
+        return [raw for raw in found if not family or raw.route.family == family]
 
     def link(self, which: str | int) -> Link | None:
         """One link, by name or index; None when there is none."""

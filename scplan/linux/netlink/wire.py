@@ -14,7 +14,7 @@ HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, por
 IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, device type, index, flags, change mask
 IFADDR = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 RTMSG = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst and src length, tos, table, protocol, scope, type, flags
-_RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
+RTNEXTHOP = struct.Struct("=HBBi")  # length, flags, hops, index
 U32 = struct.Struct("=I")
 I32 = struct.Struct("=i")
 _U16 = struct.Struct("=H")
@@ -259,11 +259,11 @@ def _gateway(family: int, near: bytes | None, via: bytes | None) -> str:
 def _next_hops(family: int, data: bytes) -> list[NextHop]:
     hops = []
     at = 0
-    while at + _RTNEXTHOP.size <= len(data):
-        length, flags, weight, index = _RTNEXTHOP.unpack_from(data, at)
-        if length < _RTNEXTHOP.size or at + length > len(data):
+    while at + RTNEXTHOP.size <= len(data):
+        length, flags, weight, index = RTNEXTHOP.unpack_from(data, at)
+        if length < RTNEXTHOP.size or at + length > len(data):
             raise Malformed(f"a next hop of {length} bytes")
-        found = split(data, at + _RTNEXTHOP.size, at + length)
+        found = split(data, at + RTNEXTHOP.size, at + length)
         gateway = _gateway(family, found.get(RTA_GATEWAY), found.get(RTA_VIA))
         hops.append(NextHop(gateway, index, bool(flags & RTNH_F_ONLINK), weight + 1))
         at += (length + 3) & ~3
@@ -276,7 +276,7 @@ def next_hops(route_family: int, hops: Iterable[NextHop]) -> bytes:
     for hop in hops:
         way = gateway(route_family, hop.gateway) if hop.gateway else b""
         flags = RTNH_F_ONLINK if hop.onlink else 0
-        packed.append(_RTNEXTHOP.pack(_RTNEXTHOP.size + len(way), flags, hop.weight - 1, hop.oif) + way)
+        packed.append(RTNEXTHOP.pack(RTNEXTHOP.size + len(way), flags, hop.weight - 1, hop.oif) + way)
     return attribute(RTA_MULTIPATH, b"".join(packed))
 
 

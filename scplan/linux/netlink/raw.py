@@ -1,0 +1,137 @@
+"""Routes as the kernel holds them: its own RTM_NEWROUTE messages, kept as text and sent back. rtnetlink(7).
+
+A message that is sent back makes the same route, attributes that scplan does not know included. What differs between
+what the kernel lists and what it takes is changed here: state that is no configuration (linkdown, counters) is left
+out, and the time that a route has left is asked for in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from struct import Struct
+
+from scplan.linux.netlink import wire
+from scplan.linux.netlink.layouts import ATTRIBUTE, Malformed, places
+from scplan.linux.netlink.records import RTNH_F_ONLINK, Route
+from scplan.linux.netlink.wire import RTMSG, RTNEXTHOP, U32
+from scplan.named_tuple import NamedTuple
+
+# linux/rtnetlink.h
+_OIF, _GATEWAY, _MULTIPATH, _FLOW, _CACHEINFO = 4, 5, 9, 11, 12
+_MFC_STATS, _VIA, _ENCAP_TYPE, _ENCAP, _EXPIRES, _PAD, _UID, _NH_ID = 17, 18, 21, 22, 23, 24, 25, 30
+_NOT_ASKED_FOR = frozenset((_CACHEINFO, _MFC_STATS, _PAD, _UID))
+# With a nexthop object (ip-nexthop(8)) the kernel lists what it stands for, but takes nothing else beside it.
+_OF_THE_NEXTHOP = frozenset((_OIF, _GATEWAY, _MULTIPATH, _FLOW, _VIA, _ENCAP_TYPE, _ENCAP))
+_RTNH_F_PERVASIVE = 2
+_ASKED_FLAGS = RTNH_F_ONLINK | _RTNH_F_PERVASIVE
+_CACHED = Struct("=IIi")  # rta_cacheinfo: references, last use, time left
+_USER_HZ = 100
+
+
+class RawRoute(NamedTuple):
+    """A route, and the body of the message in which the kernel listed it."""
+
+    route: Route
+    body: bytes
+
+    def text(self, names: Mapping[int, str]) -> str:
+        """`7:eth1,8:eth2 0210…`: the names of its links by index, and the message in hexadecimal digits."""
+        links = ",".join(f"{index}:{names[index]}" for index in sorted(set(self.route.oifs)))
+        return f"{links or '-'} {self.body.hex()}"
+
+    def over(self, indexes: Mapping[int, int]) -> RawRoute:
+        """The same route over other links; `indexes` maps those that it goes over now. Raises KeyError."""
+        attributes = []
+        for kind, payload in _attributes(self.body):
+            if kind == _OIF:
+                payload = U32.pack(indexes[U32.unpack(payload)[0]])
+            elif kind == _MULTIPATH:
+                payload = _hops_over(payload, indexes)
+            attributes.append(wire.attribute(kind, payload))
+        return raw_route(self.body[: RTMSG.size] + b"".join(attributes))
+
+    def request(self) -> bytes:
+        """The body of an RTM_NEWROUTE or RTM_DELROUTE that is about just this route."""
+        family, to, source, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(self.body)
+        header = RTMSG.pack(family, to, source, tos, table, protocol, scope, kind, flags & _ASKED_FLAGS)
+        found = list(_attributes(self.body))
+        left_out = _NOT_ASKED_FOR
+        if any(number == _NH_ID for number, _ in found):
+            left_out |= _OF_THE_NEXTHOP
+        asked = [
+            wire.attribute(number, _asked_hops(payload) if number == _MULTIPATH else payload)
+            for number, payload in found
+            if number not in left_out
+        ]
+        asked += [wire.u32(_EXPIRES, seconds) for seconds in _seconds_left(found)]
+        return header + b"".join(asked)
+
+    @property
+    def expires(self) -> bool:
+        """True if the kernel removes the route after a time."""
+        return any(True for _ in _seconds_left(_attributes(self.body)))
+
+
+def raw_route(body: bytes) -> RawRoute:
+    """The route of a whole RTM_NEWROUTE body; raises Malformed when it is not one of IPv4 or IPv6."""
+    parsed = parse_raw_route(body, 0, len(body))
+    if parsed is None:
+        raise Malformed("a route of another family than IPv4 and IPv6")
+    return parsed
+
+
+def raw_from_text(text: str) -> tuple[RawRoute, dict[int, str]]:
+    """A route that `RawRoute.text` made, and the names that its links had. Raises ValueError."""
+    links, _, body = text.partition(" ")
+    names: dict[int, str] = {}
+    for link in links.split(",") if links != "-" else ():
+        index, _, name = link.partition(":")
+        names[int(index)] = name
+    raw = raw_route(bytes.fromhex(body))
+    if names.keys() != set(raw.route.oifs):
+        raise ValueError(f"not a route over links {links}: {text!r}")
+    return raw, names
+
+
+def parse_raw_route(data: bytes, start: int, end: int) -> RawRoute | None:
+    """The route of an RTM_NEWROUTE whose body lies between two offsets; None for other families."""
+    route = wire.parse_route(data, start, end)
+    return None if route is None else RawRoute(route, data[start:end])
+
+
+def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
+    for kind, at, stop in places(body, RTMSG.size, len(body)):
+        yield kind, body[at + ATTRIBUTE.size : stop]
+
+
+def _hops(payload: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """(flags, weight - 1, index, attributes) of each next hop of an RTA_MULTIPATH."""
+    at = 0
+    while at + RTNEXTHOP.size <= len(payload):
+        length, flags, weight, index = RTNEXTHOP.unpack_from(payload, at)
+        if length < RTNEXTHOP.size or at + length > len(payload):
+            raise Malformed(f"a next hop of {length} bytes")
+        yield flags, weight, index, payload[at + RTNEXTHOP.size : at + length]
+        at += (length + 3) & ~3
+
+
+def _packed(flags: int, weight: int, index: int, attributes: bytes) -> bytes:
+    packed = RTNEXTHOP.pack(RTNEXTHOP.size + len(attributes), flags, weight, index) + attributes
+    return packed + bytes(-len(packed) % 4)
+
+
+def _hops_over(payload: bytes, indexes: Mapping[int, int]) -> bytes:
+    return b"".join(_packed(flags, weight, indexes[index], rest) for flags, weight, index, rest in _hops(payload))
+
+
+def _asked_hops(payload: bytes) -> bytes:
+    """The next hops without the state of their links, for which the kernel refuses a request."""
+    return b"".join(_packed(flags & _ASKED_FLAGS, weight, index, rest) for flags, weight, index, rest in _hops(payload))
+
+
+def _seconds_left(attributes: Iterator[tuple[int, bytes]] | list[tuple[int, bytes]]) -> Iterator[int]:
+    for number, payload in attributes:
+        if number == _CACHEINFO and len(payload) >= _CACHED.size:
+            left = _CACHED.unpack_from(payload)[2]
+            if left:
+                yield max(1, -(-left // _USER_HZ))
