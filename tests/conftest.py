@@ -16,6 +16,7 @@ import pytest
 from tests.containers import host_parts, needs
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk, Nic
+from tests.containers.isolation import isolate
 from tests.containers.session import CHECKOUT, Session
 from tests.tried import TRIED
 
@@ -26,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*what): skip the test, loudly, on a machine without these; a CI run fails"
     )
+    # With processes of pytest-xdist each of them is isolated, and this one runs no test.
+    if not config.getoption("tx", default=None):
+        isolate()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
