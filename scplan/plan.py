@@ -232,9 +232,10 @@ def _draft(
     if owned is None:
         return taking_over(kind, address, desired, live, host)
     if recorded:
-        wanted, changed = desired, differences(desired, live)
+        # The record says the same, and what was promised where the files say nothing.
+        wanted, changed = desired, differences(owned, live)
     else:
-        wanted = with_values(desired, _given_back(kind, address, desired, owned, host))
+        wanted = keep_former(with_values(desired, _given_back(kind, address, desired, owned, host)), owned)
         changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
     if not changed:
         return None

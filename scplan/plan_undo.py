@@ -25,7 +25,7 @@ from scplan.model.comparison import (
     withdrawn,
     without_former,
 )
-from scplan.model.resource import REPLACING, Resource, Role, brought_by
+from scplan.model.resource import REMEMBERED, REPLACING, Resource, Role, brought_by
 from scplan.named_tuple import NamedTuple
 from scplan.plan_waiting import waiting
 from scplan.plan_world import Draft
@@ -204,7 +204,7 @@ def _alteration(
         reason=_ELSEWHERE if differences(owned, live) else _CHANGED,
         before=before,
         # What the record remembered then; where it remembered nothing, what the one of now does.
-        after=laid_over(after, wanted, (Role.FORMER,)),
+        after=laid_over(laid_over(after, wanted, REMEMBERED), reversal.before or wanted, (Role.CARRIED,)),
         managed=wanted,
         owned=owned,
         changed=changed,

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from scplan.digest import sha256_hex
-from scplan.model.resource import COMPARED, CONFIGURABLE, Attribute, Attributes, Resource, Role
+from scplan.model.resource import COMPARED, CONFIGURABLE, REMEMBERED, Attribute, Attributes, Resource, Role
 
 R = TypeVar("R", bound=Attributes)
 
@@ -113,7 +113,7 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
     def leaf(attribute: Attribute, wanted: Any, there: Any) -> Any:
         if attribute.role in (Role.POLICY, Role.REFERENCE, Role.IDENTITY, Role.ORIGIN):
             return wanted
-        if attribute.role in (Role.FORMER, Role.CARRIED):
+        if attribute.role in REMEMBERED or attribute.role is Role.CARRIED:
             return None
         if attribute.many:
             mine = dropped.get(attribute.name, set())
@@ -143,10 +143,10 @@ def in_order_of(resource: R, former: Attributes | None) -> R:
 
 
 def keep_former(resource: Resource, owned: Resource | None) -> Resource:
-    """`resource`, with what scplan remembers of the time before it."""
+    """`resource`, with what scplan remembers in its record: the time before it, and the values that it promised."""
     if owned is None:
         return resource
-    return _combine(resource, owned, lambda attribute, this, record: record if attribute.role is Role.FORMER else this)
+    return _combine(resource, owned, lambda attribute, this, record: record if attribute.role in REMEMBERED else this)
 
 
 def as_configured(record: R) -> R:
@@ -159,13 +159,13 @@ def at_next_start(record: R) -> R:
     return _combine(
         record,
         None,
-        lambda attribute, this, _: this if attribute.role is not Role.FORMER or attribute.lasting else None,
+        lambda attribute, this, _: this if attribute.role not in REMEMBERED or attribute.lasting else None,
     )
 
 
 def without_former(resource: R) -> R:
     """`resource` as if scplan had not seen yet what was there before it."""
-    return _combine(resource, None, lambda attribute, this, _: None if attribute.role is Role.FORMER else this)
+    return _combine(resource, None, lambda attribute, this, _: None if attribute.role in REMEMBERED else this)
 
 
 def laid_over(one: R, other: R, roles: Container[Role]) -> R:

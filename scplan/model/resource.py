@@ -20,13 +20,17 @@ class Role(StrEnum):
     POLICY = "policy"  # steers scplan; never compared with the kernel
     REFERENCE = "reference"  # names what the kernel keeps under an identity of its own (RESOLVED); compared without it
     RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
+    PROMISED = (
+        "promised"  # set by scplan where the files say nothing; remembered as FORMER is, compared, changes in place
+    )
     FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
     ORIGIN = "origin"  # the entry of the files that it stands for, where that is another's; never compared
     CARRIED = "carried"  # what an operation takes along, captured just before it for its undo; records don't keep it
 
 
 CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY, Role.REFERENCE})
-COMPARED = frozenset({Role.MANAGED, Role.FIXED, Role.RESOLVED})
+COMPARED = frozenset({Role.MANAGED, Role.FIXED, Role.RESOLVED, Role.PROMISED})
+REMEMBERED = frozenset({Role.PROMISED, Role.FORMER})
 _NAMING = (Role.REFERENCE, Role.RESOLVED)
 REPLACING = frozenset({Role.FIXED, Role.RESOLVED, Role.REFERENCE})
 
@@ -177,7 +181,7 @@ class Layout:
         self.required = [one.name for one in self.attributes if one.required]
         self.plain = {one.name: one.type.stored for one in self.attributes if one.type is not None and not one.many}
         self.compared = tuple((one.name, one) for one in self.attributes if one.role in COMPARED)
-        recorded = [one.name for one in self.attributes if one.role not in (Role.FORMER, Role.CARRIED)]
+        recorded = [one.name for one in self.attributes if one.role not in (*REMEMBERED, Role.CARRIED)]
         self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
         names = {role: [one.name for one in self.attributes if one.role is role] for role in _NAMING}
         # One that is found out tells for all of them: they are found out together.
