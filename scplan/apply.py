@@ -15,7 +15,7 @@ from scplan.journal import Journal
 from scplan.linux.signals import forget_stop_requests, stop_requests_raise, stop_requests_wait
 from scplan.model.address import Address
 from scplan.model.change import Operation
-from scplan.model.report import Event, OnEvent, Step
+from scplan.model.report import Event, GoingBack, OnEvent, Step
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.rollback import undo
@@ -144,6 +144,9 @@ def _roll_back(
     # On a full disk without: whether it goes back is the user's choice then, and back is the default.
     with suppress(KernelError):
         journal.giving_up(cause[0].summary)
+    if made:
+        # At once: the first step back may take its time, and who pressed ^C should know that it was heard.
+        on_event(GoingBack(cause[0].summary, len(made)))
     failures = undo(made, total, executor, journal, on_event)
     if failures:
         hint = f"the journal is kept: {journal.path}; mend the cause, then `scplan recover` tries again"

@@ -26,9 +26,14 @@ class Kept(NamedTuple):
         return os.path.basename(self.path).removesuffix(".jsonl")
 
     @property
+    def is_open(self) -> bool:
+        """True if the apply runs, did not end, or awaits confirmation."""
+        return os.path.basename(os.path.dirname(self.path)) == "journal"
+
+    @property
     def is_committed(self) -> bool:
         """Whether what it did is in the records for good."""
-        if self.entries is None:
+        if self.entries is None or (self.is_open and self.entries.ending is None):
             return False
         if self.entries.ending is not None:
             return self.entries.ending == "committed"
@@ -44,8 +49,7 @@ def history(directory: str, kinds: Kinds, boot_id: str, limit: int | None = None
     for kept in _all_kept(directory, kinds):
         if limit is not None and len(found) >= limit:
             break
-        is_open = os.path.basename(os.path.dirname(kept.path)) == "journal"
-        outcome = _open_outcome(kept, unheld, boot_id) if is_open else _outcome(kept, undone)
+        outcome = _open_outcome(kept, unheld, boot_id) if kept.is_open else _outcome(kept, undone)
         if outcome is Ended.COMMITTED and kept.entries and kept.entries.begin.undoes:
             undone.add(kept.entries.begin.undoes)
         found.append(_past(kept, outcome, boot_id))

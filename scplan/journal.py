@@ -27,6 +27,7 @@ from scplan.journal_lines import (
     begin_to_json,
     operation_from_json,
     operation_to_json,
+    read_begin,
     read_journal,
 )
 from scplan.linux.process import start_of
@@ -48,8 +49,10 @@ __all__ = [
     "open_again",
     "operation_from_json",
     "operation_to_json",
+    "read_begin",
     "read_journal",
     "retire",
+    "set_aside",
 ]
 HISTORY_KEPT = 100
 OF_A_START = "-start"
@@ -309,6 +312,20 @@ def _is_committed(path: str) -> bool:
         return bool(lines) and decode_line(lines[-1], path).get("entry") == "committed"
     except RecordDamaged:
         return False
+
+
+def set_aside(path: str) -> str:
+    """Move a damaged journal into the history, under a name that nothing reads; returns its new path."""
+    history = os.path.join(os.path.dirname(os.path.dirname(path)), "history")
+    make_directory(history)
+    kept = os.path.join(history, f"{os.path.basename(path)}.damaged")
+    try:
+        os.rename(path, kept)
+        sync_directory(history)
+        sync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise KernelError.from_os(f"rename({path})", error) from None
+    return kept
 
 
 def retire(path: str) -> None:

@@ -104,11 +104,19 @@ def read_journal(path: str, kinds: Kinds) -> Entries:
     try:
         return _read(path, kinds)
     except RecordDamaged as error:
-        way_out = (
-            f"restore it from a backup; or mend by hand what its apply left (`scplan drift`), and move {path} away"
-        )
+        way_out = "restore it from a backup; or `scplan recover --accept-live` takes things over as they are"
         first = error.diagnostics[0]
         raise RecordDamaged(first.summary, detail=first.detail, hint=first.hint or way_out) from None
+
+
+def read_begin(path: str, kinds: Kinds) -> Begin | None:
+    """The first line of a journal that is damaged further on; None when that can't be read either."""
+    try:
+        first = decode_line((read_bytes(path) or b"").partition(b"\n")[0], path)
+        check_version(first, FORMAT_VERSION, path)
+        return _begin(first, kinds, path)
+    except RecordDamaged:
+        return None
 
 
 def _read(path: str, kinds: Kinds) -> Entries:

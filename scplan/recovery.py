@@ -6,19 +6,20 @@ An apply that was to be confirmed and was not, is undone in the same way.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Literal
 
 from scplan.apply import Begun, apply
-from scplan.confirmation import all_left_behind, refusal, seconds_left
-from scplan.errors import KernelError, RecordDamaged, RollbackIncomplete
+from scplan.confirmation import Scope, all_left_behind, blocking, refusal, seconds_left
+from scplan.errors import KernelError, RecordDamaged, RollbackIncomplete, ScplanError
 from scplan.execute import Executor
 from scplan.journal import Entries, Journal, left_behind, open_again, read_journal, retire, sweep
 from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
 from scplan.linux.signals import stop_requests_wait
 from scplan.model.address import Address
+from scplan.model.live import ContainerFacts
 from scplan.model.report import OnEvent
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
@@ -39,29 +40,75 @@ class Recovery(NamedTuple):
     on_event: OnEvent
 
 
-def refuse_if_needed(state: State, kinds: Kinds, host: Host) -> None:
-    """Raises RecoveryNeeded when something is left half done or awaits confirmation: nothing may be changed then."""
+def refuse_if_needed(state: State, kinds: Kinds, host: Host, scope: Scope) -> None:
+    """Raises RecoveryNeeded when an apply did not end, or awaits confirmation, that touches something of the scope."""
     if not state.has_open_journals():
         return
-    error = refusal(all_left_behind(state.directory, kinds, host.boot_id))
+    error = refusal(blocking(all_left_behind(state.directory, kinds, host.boot_id), scope, kinds))
     if error is not None:
         raise error
 
 
-def recover(recovery: Recovery, direction: Direction) -> list[str]:
-    """Recovers every journal that a crash left; returns a line about each.
+def elsewhere(
+    state: State, kinds: Kinds, boot_id: str, containers: Collection[ContainerFacts]
+) -> dict[Address, Resource]:
+    """The resources of all other containers than these: recorded ones, and those of applies there that did not end.
 
-    What awaits confirmation is left alone. Raises RollbackIncomplete when something could not be undone; its journal
-    is kept.
+    Raises RecordDamaged.
+    """
+    found = state.elsewhere(containers)
+    if not state.has_open_journals():
+        return found
+    own = {(facts.runtime, facts.name) for facts in containers}
+    for left in all_left_behind(state.directory, kinds, boot_id):
+        for address, resource in left.resources():
+            facts = left.containers.get(address.container)
+            if facts is not None and (facts.runtime, facts.name) not in own:
+                found.setdefault(address, resource)
+    return found
+
+
+def recover(recovery: Recovery, direction: Direction, tell: Callable[[str], None]) -> None:
+    """Recover every journal that a crash left; `tell` gets a line about each.
+
+    What awaits confirmation is left alone. Goes on after a failure, and raises all of them as one error, whose exit
+    code is that of RollbackIncomplete where something could not be undone. The journals of those are kept.
     """
     sweep(recovery.state.directory)
-    return [recover_one(path, recovery, direction) for path in left_behind(recovery.state.directory)]
+    for_each_left(recovery.state, lambda path: tell(recover_one(path, recovery, direction)))
 
 
-def undo_overdue(recovery: Recovery) -> list[str]:
-    """Undoes the applies that nobody confirmed in time; returns a line about each."""
-    left = all_left_behind(recovery.state.directory, recovery.kinds, recovery.host.boot_id)
-    return [recover_one(one.path, recovery, "auto") for one in left if one.is_overdue]
+def for_each_left(state: State, settle: Callable[[str], None]) -> None:
+    """Call `settle` with the path of each journal that nobody holds; goes on after a failure, and raises all."""
+    failures: list[ScplanError] = []
+    for path in left_behind(state.directory):
+        try:
+            settle(path)
+        except ScplanError as error:
+            failures.append(error)
+        except OSError as error:
+            failures.append(ScplanError(f"{error.filename or os.path.basename(path)}: {error.strerror}"))
+    if len(failures) > 1:
+        worst = max(failures, key=lambda error: isinstance(error, RollbackIncomplete))
+        joined = ScplanError.of([one for error in failures for one in error.diagnostics])
+        joined.exit_code = worst.exit_code
+        raise joined
+    if failures:
+        raise failures[0]
+
+
+def undo_overdue(recovery: Recovery) -> tuple[list[str], list[ScplanError]]:
+    """Undo the applies that nobody confirmed in time; returns (a line about each undone one, the failures)."""
+    lines: list[str] = []
+    failures: list[ScplanError] = []
+    for one in all_left_behind(recovery.state.directory, recovery.kinds, recovery.host.boot_id):
+        if not one.is_overdue:
+            continue
+        try:
+            lines.append(recover_one(one.path, recovery, "auto"))
+        except ScplanError as error:
+            failures.append(error)
+    return lines, failures
 
 
 def give_up(path: str, recovery: Recovery, reason: str) -> str:
@@ -147,7 +194,9 @@ def _executor(
         kinds=recovery.kinds,
         owned=owned,
         state_dir=recovery.state.directory,
-        elsewhere=partial(recovery.state.elsewhere, entries.begin.containers.values()),
+        elsewhere=partial(
+            elsewhere, recovery.state, recovery.kinds, recovery.host.boot_id, entries.begin.containers.values()
+        ),
     )
 
 

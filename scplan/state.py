@@ -216,18 +216,15 @@ class State:
     # locks
 
     @contextmanager
-    def locked(
-        self, containers: list[ContainerFacts], *, host: bool, timeout_s: float, confirm: bool = False
-    ) -> Iterator[None]:
+    def locked(self, containers: list[ContainerFacts], *, host: bool, timeout_s: float) -> Iterator[None]:
         """Holds the locks of these containers, and the one of the host's things, against other applies.
 
-        `confirm` keeps applies apart that are to be confirmed: only one may wait for that at a time. The kernel drops a
-        lock when its holder ends, however it ends. Raises Locked after `timeout_s`.
+        The kernel drops a lock when its holder ends, however it ends. Raises Locked after `timeout_s`.
         """
         names = sorted({f"{facts.runtime}.{facts.name}" for facts in containers})
         with ExitStack() as stack:
             # Always in the same order, so that no two applies can wait for each other.
-            for name in [*names, *(["host"] if host else []), *(["confirm"] if confirm else [])]:
+            for name in [*names, *(["host"] if host else [])]:
                 fd = self._lock(f"{name}.lock", time.monotonic() + timeout_s)
                 stack.callback(_unlock, fd)
             yield

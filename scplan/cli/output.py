@@ -13,7 +13,7 @@ from scplan.render.lines import Line, line
 from scplan.render.text import write_lines
 
 if TYPE_CHECKING:
-    from scplan.model.report import Event, OnEvent, Probed
+    from scplan.model.report import Event, GoingBack, OnEvent, Probed
 
 
 def prepare() -> None:
@@ -80,7 +80,7 @@ def silence() -> None:
 def unfailing(show: OnEvent) -> OnEvent:
     """`show`, except that it goes quiet when its reader is gone: an apply is not rolled back for a closed pipe."""
 
-    def shown(event: Event | Probed) -> None:
+    def shown(event: Event | Probed | GoingBack) -> None:
         try:
             show(event)
         except BrokenPipeError:

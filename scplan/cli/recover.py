@@ -17,6 +17,10 @@ def recover(
     settings: Settings,
     forward: Annotated[bool, Option(("--forward",), help="Finish all that was planned.")] = False,
     back: Annotated[bool, Option(("--back",), help="Undo what was begun.")] = False,
+    accept_live: Annotated[
+        bool,
+        Option(("--accept-live",), help="The last way out: change only the records, which follow live state."),
+    ] = False,
     wait: Annotated[
         bool, Option(("--wait",), help="Wait for a confirmation that is due, and undo when it does not come.")
     ] = False,
@@ -24,23 +28,38 @@ def recover(
 ) -> ExitCode:
     """Finish or undo what a crash left half done.
 
-    Without an option the journal decides which of the two. Every other command that writes refuses until then.
-    What was to be confirmed and was not, is undone; what can still be confirmed is left alone.
+    Without an option the journal decides which of the two. Until then every other command refuses to change the
+    containers of that apply. What was to be confirmed and was not, is undone; what can still be confirmed is left
+    alone.
+    An apply that can't be recovered does not keep the others from it.
+
+    With --accept-live nothing is changed but the records: what is there and was recorded or planned is owned as it is,
+    what is gone is forgotten, and each difference is printed.
 
     Examples:
       scplan recover
       scplan recover --back
+      scplan recover --accept-live
     """
-    at_most_one(forward=forward, back=back, wait=wait)
+    at_most_one(forward=forward, back=back, accept_live=accept_live, wait=wait)
     from scplan import workflow
 
+    asked = request(settings, lock_timeout_s=lock_timeout)
     if wait:
-        workflow.wait_for_confirmation(request(settings, lock_timeout_s=lock_timeout), message)
+        workflow.wait_for_confirmation(asked, message)
         return ExitCode.OK
-    direction: Literal["auto", "forward", "back"] = "forward" if forward else "back" if back else "auto"
-    with Progress(sys.stderr) as progress:
-        recovered = workflow.recover(
-            request(settings, lock_timeout_s=lock_timeout), direction, unfailing(progress.show)
-        )
-    results([line(visible(text)) for text in recovered or ["Nothing to recover."]])
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        results([line(visible(text))])
+
+    if accept_live:
+        workflow.accept_live(asked, tell)
+    else:
+        direction: Literal["auto", "forward", "back"] = "forward" if forward else "back" if back else "auto"
+        with Progress(sys.stderr) as progress:
+            workflow.recover(asked, direction, unfailing(progress.show), tell)
+    if not told:
+        results([line("Nothing to recover.")])
     return ExitCode.OK

@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 from scplan import observe, plan, recovery
+from scplan.confirmation import Scope
 from scplan.errors import Locked, RecoveryNeeded
 from scplan.kinds import KINDS
 from scplan.linux import udev
@@ -67,7 +68,7 @@ def _follow(runtime: str, name: str, state: State, host: Host) -> list[str]:
     facts = ContainerFacts(name, runtime, "", Status.RUNNING)
     request = Request(state_dir=state.directory, lock_timeout_s=0.0, command=("hook", "udev"))
     with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
-        recovery.refuse_if_needed(state, KINDS, host)
+        recovery.refuse_if_needed(state, KINDS, host, Scope((facts,)))
         record = state.read(runtime, name)
         if record is None or not record.pid:
             return []

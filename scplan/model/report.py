@@ -48,7 +48,14 @@ class Probed(NamedTuple):
     output: str = ""
 
 
-OnEvent = Callable[[Event | Probed], None]
+class GoingBack(NamedTuple):
+    """An apply that turns back: `operations` that were made, or begun, are undone from now on. `reason` says why."""
+
+    reason: str
+    operations: int
+
+
+OnEvent = Callable[[Event | Probed | GoingBack], None]
 
 
 class Outcome(NamedTuple):

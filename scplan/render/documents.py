@@ -13,6 +13,7 @@ from scplan.model.report import (
     Ended,
     Event,
     Finding,
+    GoingBack,
     Moved,
     Outcome,
     Owned,
@@ -99,8 +100,11 @@ def _change_row(change: Change, digits: int) -> list[Line]:
     ]
 
 
-def event_line(event: Event | Probed) -> Line:
+def event_line(event: Event | Probed | GoingBack) -> Line:
     """`  2/4 ~ nic eth1  done in 0.02 s`, of a step that ended or begins; `  1/1 ? ping …  passed in 0.02 s`."""
+    if isinstance(event, GoingBack):
+        count = counted(event.operations, "operation")
+        return line((f"{visible(event.reason)}: undoing {count} …", "warning"))
     if isinstance(event, Probed):
         return _probe_line(event)
     operation = event.operation

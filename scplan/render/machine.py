@@ -18,7 +18,7 @@ from scplan.model.plan_json import (
     diagnostic_to_json,
     plan_to_json,
 )
-from scplan.model.report import Drifted, DriftReport, Event, Finding, Moved, Outcome, Owned, Past, Probed
+from scplan.model.report import Drifted, DriftReport, Event, Finding, GoingBack, Moved, Outcome, Owned, Past, Probed
 
 plan_document = plan_to_json
 
@@ -42,8 +42,13 @@ def plan_event(plan: Plan) -> dict[str, Any]:
     return {"type": "plan", "plan": plan_to_json(plan)}
 
 
-def event_document(event: Event | Probed) -> dict[str, Any]:
-    """A step of an apply or of its rollback, or a probe. `seconds` is the duration of a step that ended, else 0."""
+def event_document(event: Event | Probed | GoingBack) -> dict[str, Any]:
+    """A step of an apply or of its rollback, a probe, or that the apply turns back.
+
+    `seconds` is the duration of a step that ended, else 0.
+    """
+    if isinstance(event, GoingBack):
+        return {"type": "going_back", "reason": event.reason, "operations": event.operations}
     if isinstance(event, Probed):
         return _probe_document(event)
     return {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from scplan.model.report import Event, Probed
+    from scplan.model.report import Event, GoingBack, Probed
 
 _COLOURS: dict[Style, str] = {
     "plain": "",
@@ -93,11 +93,12 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, event: Event | Probed) -> None:
+    def show(self, event: Event | Probed | GoingBack) -> None:
         """Prints one event."""
+        from scplan.model.report import GoingBack
         from scplan.render.documents import RUNNING, event_line
 
-        running = event.step in RUNNING
+        running = not isinstance(event, GoingBack) and event.step in RUNNING
         if self._live is None:
             if not running:
                 self._stream.write(plain([event_line(event)]))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scplan.records import default_state_dir as default_state_dir
     from scplan.records import write_document as write_document
     from scplan.workflow.applying import Run as Run
+    from scplan.workflow.applying import accept_live as accept_live
     from scplan.workflow.applying import open_apply as open_apply
     from scplan.workflow.applying import open_saved as open_saved
     from scplan.workflow.applying import recover as recover
@@ -54,6 +55,7 @@ _HOMES = {
     "Meant": "scplan.workflow.importing",
     "Request": "scplan.workflow.scene",
     "Run": "scplan.workflow.applying",
+    "accept_live": "scplan.workflow.applying",
     "awaiting": "scplan.workflow.undoing",
     "carry_out": "scplan.workflow.hooking",
     "confirm": "scplan.workflow.confirming",

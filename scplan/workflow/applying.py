@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -21,12 +21,13 @@ from scplan.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
 from scplan.workflow.lifecycle import bring_home, give_back
 from scplan.workflow.modules import load_modules, new_modules
-from scplan.workflow.planning import plan_scene
+from scplan.workflow.planning import left_out_of, plan_scene
 from scplan.workflow.recorded import located_again
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
 
 if TYPE_CHECKING:
     from scplan.config import Configuration
+    from scplan.confirmation import Scope
     from scplan.journal import Begin, Journal
     from scplan.model.probe import Probe
     from scplan.model.report import OnEvent, Outcome
@@ -163,6 +164,7 @@ class Run:
         from scplan.apply import Assurance, apply
         from scplan.execute import Executor
         from scplan.journal import Journal, Refreshed
+        from scplan.recovery import elsewhere
 
         modules = self._new_modules
         load_modules(self._scene, self.plan, modules)
@@ -179,7 +181,7 @@ class Run:
                 kinds=KINDS,
                 owned={**before, **self.plan.refreshed},
                 state_dir=self._state.directory,
-                elsewhere=partial(self._state.elsewhere, touched.values()),
+                elsewhere=partial(elsewhere, self._state, KINDS, self._host.boot_id, touched.values()),
             )
             # As long as the journal is open no request to stop may end scplan otherwise than by undoing.
             stack.enter_context(stop_requests_wait())
@@ -236,14 +238,14 @@ def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> It
     """Locks the scene's containers, and the host when NICs are concerned; then reads the records again."""
     kinds = {address.kind for address in (*scene.desired, *scene.owned)}
     of_host = any(KINDS[kind].of_host for kind in kinds)
-    containers, confirm = list(scene.containers.values()), request.confirm_within_s is not None
-    with state.locked(containers, host=of_host, timeout_s=request.lock_timeout_s, confirm=confirm):
+    containers = list(scene.containers.values())
+    with state.locked(containers, host=of_host, timeout_s=request.lock_timeout_s):
         if state.has_open_journals():
             from scplan.journal import sweep
             from scplan.recovery import refuse_if_needed
 
             sweep(state.directory)
-            refuse_if_needed(state, KINDS, host)
+            refuse_if_needed(state, KINDS, host, _scope(scene, request))
         now = scene.located_again()  # one may have ended, or have been started, while this waited
         now.refuse_stale()
         returned: list[Diagnostic] = []
@@ -253,6 +255,16 @@ def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> It
             assert record is not None
             returned += give_back(record, facts, state, host)
         yield now.saying(returned) if now.lost else now
+
+
+def _scope(scene: Scene, request: Request) -> Scope:
+    """What of the scene an apply may change: containers that the selection leaves out altogether are not touched."""
+    from scplan.confirmation import Scope
+
+    known = [*scene.desired.items(), *scene.owned.items()]
+    left_out = left_out_of(scene.containers, (address for address, _ in known), request)
+    containers = [facts for name, facts in scene.containers.items() if name not in left_out]
+    return Scope(containers, [(address, one) for address, one in known if address.container not in left_out])
 
 
 def _user() -> str:
@@ -275,13 +287,44 @@ def _digest(configuration: Configuration) -> str:
     return f"sha256:{sha256_hex(text.encode())}"
 
 
-def recover(request: Request, direction: Direction, on_event: OnEvent) -> list[str]:
-    """Undoes, or finishes, what a crash left half done, and brings home what containers that ended had of the host.
+def recover(request: Request, direction: Direction, on_event: OnEvent, tell: Callable[[str], None]) -> None:
+    """Undo, or finish, what a crash left half done, and return to the host what containers that ended had of it.
 
-    Returns a line about each apply and each thing.
+    `tell` gets a line about each apply and each thing. Goes on after a failure, and raises all of them.
     """
     from scplan import recovery
 
     with Host() as host:
         asked = recovery.Recovery(State(request.state_dir, KINDS), KINDS, host, request.lock_timeout_s, on_event)
-        return [*recovery.recover(asked, direction), *bring_home(asked.state, host, request.lock_timeout_s)]
+        try:
+            recovery.recover(asked, direction, tell)
+        finally:
+            for line in bring_home(asked.state, host, request.lock_timeout_s):
+                tell(line)
+
+
+def accept_live(request: Request, tell: Callable[[str], None]) -> None:
+    """Accept live state as the outcome of every apply that did not end; `tell` gets a line per difference.
+
+    An apply that can still be confirmed is left alone. Goes on after a failure, and raises all of them.
+    """
+    from scplan import acceptance, confirmation, journal, recovery
+
+    state = State(request.state_dir, KINDS)
+    with Host() as host:
+        asked = acceptance.Acceptance(state, KINDS, host, request.lock_timeout_s)
+        journal.sweep(state.directory)
+        waiting = {
+            one.path: one.left_s
+            for one in confirmation.all_left_behind(state.directory, KINDS, host.boot_id)
+            if one.left_s
+        }
+
+        def settle(path: str) -> None:
+            if path in waiting:
+                tell(f"{os.path.basename(path).removesuffix('.jsonl')}: awaits confirmation; `scplan confirm` keeps it")
+                return
+            for line in acceptance.accept_live(path, asked):
+                tell(line)
+
+        recovery.for_each_left(state, settle)

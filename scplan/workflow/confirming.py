@@ -55,23 +55,30 @@ def _start_watchdog(state: State, apply_id: str) -> None:
 
 
 def undo_overdue(state: State, host: Host, timeout_s: float) -> list[Diagnostic]:
-    """Undoes what nobody confirmed in time, before anything else is changed; a warning about each."""
+    """Undo what nobody confirmed in time, before anything else is changed; a warning about each apply.
+
+    One that could not be undone goes on blocking what it touches, and nothing else.
+    """
     if not state.has_open_journals():
         return []
     from scplan import recovery
 
-    lines = recovery.undo_overdue(recovery.Recovery(state, KINDS, host, timeout_s, lambda _: None))
-    return [Diagnostic(summary=line, severity=Severity.WARNING) for line in lines]
+    lines, failures = recovery.undo_overdue(recovery.Recovery(state, KINDS, host, timeout_s, lambda _: None))
+    said = [Diagnostic(summary=line) for line in lines] + [one for error in failures for one in error.diagnostics]
+    return [one._replace(severity=Severity.WARNING) for one in said]
 
 
-def confirm(request: Request) -> str:
-    """Keeps what the apply that awaits confirmation did; returns its ID. Raises ScplanError when it is too late."""
+def confirm(request: Request, wanted: str | None = None) -> str:
+    """Keep what an apply that awaits confirmation did; returns its ID. `wanted` is its ID, or one of its containers.
+
+    Raises ScplanError when it is too late.
+    """
     from scplan import confirmation
 
     state = State(request.state_dir, KINDS)
     notices(state)
     with Host() as host:
-        return confirmation.confirm(state.directory, KINDS, host.boot_id)
+        return confirmation.confirm(state.directory, KINDS, host.boot_id, wanted)
 
 
 def wait_for_confirmation(request: Request, tell: Callable[[str], None]) -> None:

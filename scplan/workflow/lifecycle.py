@@ -54,7 +54,7 @@ def left_on_host(
 def bring_home(state: State, host: Host, timeout_s: float) -> list[str]:
     """Gives the host back what containers that have ended had of it; a line about each thing.
 
-    Where an apply awaits confirmation, nothing is touched.
+    What an apply touches that did not end, or awaits confirmation, is left alone.
     """
     lines = []
     for runtime, name in state.names():
@@ -63,9 +63,19 @@ def bring_home(state: State, host: Host, timeout_s: float) -> list[str]:
             continue
         with state.locked([gone(record)], host=True, timeout_s=timeout_s):
             record = state.read(runtime, name)
-            if record is not None and _has_of_host(record, host) and not state.has_open_journals():
+            if record is not None and _has_of_host(record, host) and not _is_blocked(record, state, host):
                 lines += [one.summary for one in give_back(record, gone(record), state, host)]
     return lines
+
+
+def _is_blocked(record: Record, state: State, host: Host) -> bool:
+    """True if an apply to the container, or to what it has of the host, did not end."""
+    if not state.has_open_journals():
+        return False
+    from scplan.confirmation import Scope, all_left_behind, blocking
+
+    left = all_left_behind(state.directory, KINDS, host.boot_id)
+    return bool(blocking(left, Scope((gone(record),), record.resources.items()), KINDS))
 
 
 def _has_of_host(record: Record, host: Host) -> bool:

@@ -125,7 +125,7 @@ def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:
     left = left_on_host(scene.lost, host)
     resolution = resolution._replace(diagnostics=(*resolution.diagnostics, *left))
     known = {**resolution.desired, **scene.owned}
-    unread = _left_out(scene.containers, known, request)
+    unread = left_out_of(scene.containers, known, request)
     read = {name: one for name, one in scene.containers.items() if name not in unread}
     live = Live(
         host=facts, containers=scene.containers, resources=_observe(read, wanted_of(scene.containers, known), host)
@@ -133,7 +133,7 @@ def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:
     return inputs_of(scene, resolution, live, request)._replace(unread=unread)
 
 
-def _left_out(containers: Collection[str], known: Iterable[Address], request: Request) -> frozenset[str]:
+def left_out_of(containers: Collection[str], known: Iterable[Address], request: Request) -> frozenset[str]:
     """Containers that the selection leaves out altogether: who can't be read can be excluded from a plan of many."""
     selection = request.selection
     if selection.is_everything:

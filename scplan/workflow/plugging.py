@@ -54,8 +54,9 @@ def mend(facts: ContainerFacts, state: State, host: Host, request: Request) -> P
     """
     end_starts(state, host, request)
     with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
-        recovery.refuse_if_needed(state, KINDS, host)
         record = state.read(facts.runtime, facts.name)
+        resources = record.resources.items() if record is not None else ()
+        recovery.refuse_if_needed(state, KINDS, host, confirmation.Scope((facts,), resources))
         if record is None or not is_plugged_in(record, host.boot_id):
             return Plugged(0, [], [])
         return _plug_in(record, facts, state, host, request)

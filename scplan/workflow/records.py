@@ -74,12 +74,13 @@ def unchanging(
 
     Raises RecoveryNeeded when a crash left something half done.
     """
+    from scplan.confirmation import Scope
     from scplan.recovery import refuse_if_needed
 
     has_ended = bool(record.start_time) and not is_plugged_in(record, host.boot_id)
     of_host = has_ended and any(KINDS[address.kind].of_host for address in record.resources)
     with state.locked([gone(record), *also], host=of_host, timeout_s=timeout_s):
-        refuse_if_needed(state, KINDS, host)
+        refuse_if_needed(state, KINDS, host, Scope((gone(record), *also), record.resources.items()))
         now = state.read(record.runtime, record.name) or record._replace(resources={})
         returned = []
         if of_host and not is_plugged_in(now, host.boot_id):

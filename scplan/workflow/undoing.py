@@ -59,10 +59,17 @@ def _nothing_left_of(apply_id: str) -> Diagnostic:
 
 
 def awaiting(request: Request) -> Past | None:
-    """The apply that awaits confirmation, if there is one."""
+    """The last apply, if it awaits confirmation; None where another one was committed since."""
     if not State(request.state_dir, KINDS).has_open_journals():
         return None
-    return next((past for past in history(request, None) if past.left_s), None)
+    from scplan.model.report import Ended
+
+    for past in history(request, None):
+        if past.outcome is Ended.AWAITING:
+            return past
+        if past.outcome in (Ended.COMMITTED, Ended.UNDONE):
+            return None
+    return None
 
 
 def give_up(pending: Past, request: Request, on_event: OnEvent) -> str:

@@ -126,37 +126,61 @@ def test_destroying_apply_comes_back(process_container: Container, scplan: Scpla
 
 
 @pytest.mark.usefixtures("confirmable")
-def test_nothing_else_is_changed_meanwhile(
-    make_container: MakeContainer, process_container: Container, scplan: Scplan
-) -> None:
-    other = make_container("process")
-    after = Moment(scplan, process_container, other)
+def test_the_container_is_not_changed_meanwhile(process_container: Container, scplan: Scplan) -> None:
+    after = Moment(scplan, process_container)
     for command in (
-        ("apply", "--auto-approve", "-f", str(scplan.write(limit(other, 70), "other.yaml"))),
+        ("apply", "--auto-approve", "-f", str(scplan.write(limit(process_container, 70), "other.yaml"))),
         ("apply", "--auto-approve", "--confirm-within", "5s", "-f", "other.yaml"),
         ("destroy", process_container.name, "--auto-approve"),
         ("state", "rm", process_container.name),
     ):
-        refused(scplan(*command), "awaits confirmation", "scplan confirm", "scplan undo", code=8)
+        ran = scplan(*command)
+        refused(ran, "awaits confirmation", process_container.name, "scplan confirm", "scplan undo", code=8)
     after.is_now()
     assert "awaits confirmation" in scplan("recover").ok().stdout
     assert "awaits confirmation" in scplan("recover", "--back").ok().stdout
+    assert "awaits confirmation" in scplan("recover", "--accept-live").ok().stdout
     after.is_now()
     scplan("confirm").ok()
     after.is_now()
 
 
-def test_only_one_of_two_at_once_awaits_confirmation(make_container: MakeContainer, scplan: Scplan) -> None:
+@pytest.mark.usefixtures("confirmable")
+def test_other_containers_are_changed_meanwhile_and_undone_by_themselves(
+    make_container: MakeContainer, process_container: Container, scplan: Scplan
+) -> None:
+    other = make_container("process")
+    after, untouched = Moment(scplan, process_container), Moment(scplan, other)
+    asked = scplan.write(limit(other, 70), "other.yaml")
+    scplan("apply", "--auto-approve", "-f", str(asked)).ok()
+    assert other.cgroup_file("pids.max").strip() == "70"
+    # The last apply is the other container's now: it is what an undo takes back.
+    scplan("undo", "--auto-approve").ok()
+    untouched.is_now()
+    scplan("apply", "--auto-approve", "-f", str(asked)).ok()
+    scplan("destroy", other.name, "--auto-approve").ok()
+    after.is_now()
+    scplan("confirm").ok()
+    after.is_now()
+
+
+def test_two_applies_await_confirmation_at_once(make_container: MakeContainer, scplan: Scplan) -> None:
     containers = [make_container("process"), make_container("process")]
     running = []
     for number, container in enumerate(containers):
         path = scplan.write(limit(container, 60), f"{number}.yaml")
         running.append(scplan.start("apply", "--auto-approve", "--confirm-within", LATE, "-f", str(path)))
     said = [one.communicate(timeout=60)[1] for one in running]
-    assert sorted(one.returncode for one in running) == [0, 8], said
-    limits = sorted(container.cgroup_file("pids.max").strip() for container in containers)
-    assert limits == ["60", "max"]
+    assert [one.returncode for one in running] == [0, 0], said
+    refused(scplan("confirm"), "2 applies await confirmation", *(container.name for container in containers))
+    refused(scplan("confirm", "nobody"), "no apply 'nobody' awaits confirmation")
+    scplan("confirm", containers[0].name).ok()
+    assert containers[0].cgroup_file("pids.max").strip() == "60"
+    kept = Moment(scplan, containers[0])
+    refused(scplan("apply", "--auto-approve", "-f", "1.yaml"), "awaits confirmation", containers[1].name, code=8)
     scplan("confirm").ok()
+    kept.is_now()
+    assert containers[1].cgroup_file("pids.max").strip() == "60"
 
 
 def test_confirmation_that_was_written_and_not_put_away_counts(

@@ -39,6 +39,8 @@ SPLIT_OFF: dict[str, set[str]] = {
     "execute": TABLE["apply"] | {"linux.host"},  # one operation, as apply and rollback carry it out
     "recovery": TABLE["rollback"] | {"linux.host", "execute", "observe", "rollback", "confirmation"},
     "confirmation": {"model", "errors", "kinds.kind", "journal"},  # which journals await one
+    # records follow live state where an apply can be neither undone nor finished
+    "acceptance": TABLE["rollback"] | {"linux.host", "linux.signals", "linux.process", "observe"},
     "watchdog": TABLE["rollback"] | {"confirmation", "recovery", "records"},  # undoes what was not confirmed
     "history": {"model", "errors", "kinds.kind", "journal", "confirmation", "records"},
     "probes": {"model", "errors", "linux.programs"},
