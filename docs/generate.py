@@ -162,6 +162,18 @@ _CONTAINER_HEAD = (
 _CGROUP_HEAD = """\
 A mapping of the names of cgroup v2 files to values, written as cgroup v2 writes them. On cgroup v1 scplan writes the
 equivalent file of the controller. The value that was there before is remembered, and given back when the entry goes.
+
+Settings that depend on each other are set and returned together, as the kernel's own files: `cpu.weight` and
+`cpu.idle`, `memory.max` and `memory.swap.max`, the quota and the period of `cpu.max`. On cgroup v1:
+
+- `memory.swap.max` is swap alone, as on v2: the kernel's limit of memory+swap is `memory.max` plus `memory.swap.max`.
+  A `memory.max` above the memory+swap limit that a runtime set is refused by the plan, unless `memory.swap.max` is
+  written, too.
+- `cpu.weight` is not in force while the cgroup is idle. Next to `cpu.idle: 1` it is kept for later; without, an idle
+  cgroup is drift. Between two weights there are some 26 `cpu.shares`: a value in between is shown as `cpu.shares 1000`,
+  differs from every weight, and returns exactly.
+- CPUs and memory nodes that the parent cgroup does not have, or that a cgroup inside the container's needs, are refused
+  by the plan; so is a `cpu.max` above the parent's share or below a child's.
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache
 
@@ -80,8 +81,25 @@ class Cgroup:
                 hint="a setting there would apply to other processes of the host; start it in a cgroup of its own",
             )
 
-    def write(self, file: str, text: str, *, hint: str = "") -> None:
-        """Writes one value in one write(2), as cgroup files want it. Raises ScplanError as `refuse_shared` does."""
+    def below(self) -> list[Cgroup]:
+        """The cgroups that lie directly in this one, to be read."""
+        try:
+            with os.scandir(self._directory) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+        found = []
+        for name in names:
+            child = copy(self)
+            child.path, child._directory = os.path.join(self.path, name), f"{self._directory}/{name}"
+            found.append(child)
+        return found
+
+    def write(self, file: str, text: str, *, hint: str = "", hints: Mapping[int, str] | None = None) -> None:
+        """Writes one value in one write(2), as cgroup files want it; `hints` are ways out by errno.
+
+        Raises ScplanError as `refuse_shared` does.
+        """
         self.refuse_shared()
         try:
             fd = os.open(f"{self._directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
@@ -90,7 +108,8 @@ class Cgroup:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise self._refused(f"write {text!r} to", file, error, hint=hint) from None
+            hint = (hints or {}).get(error.errno or 0, hint)
+            raise self._refused(f"write {text.strip()!r} to", file, error, hint=hint) from None
 
     def _refused(self, verb: str, file: str, error: OSError, *, hint: str = "") -> KernelError:
         return KernelError.from_os(f"{verb} {self.controller}:{self.path}/{file}", error, hint=hint)

@@ -21,6 +21,7 @@ from scplan import workflow
 from scplan.errors import ApplyFailed
 from scplan.kinds import KINDS as ALL_KINDS
 from scplan.model.change import Action
+from scplan.model.probe import Probe
 from scplan.model.report import Event, Step
 from scplan.state import State
 from tests.conftest import MakeContainer
@@ -62,8 +63,8 @@ class Ground:
     def actions(self) -> list[str]:
         return [str(change.action) for change in workflow.make_plan(self.request).changes]
 
-    def apply(self, on_event: Callable[[Event], None] = lambda _: None) -> None:
-        with workflow.open_apply(self.request) as run:
+    def apply(self, on_event: Callable[[Any], None] = lambda _: None, probes: tuple[Probe, ...] = ()) -> None:
+        with workflow.open_apply(self.request._replace(probes=probes)) as run:
             run.execute(on_event)
 
     def reach(self, sections: Any) -> list[str]:
@@ -159,17 +160,13 @@ def _states(kind: str, parts: dict[str, str]) -> tuple[Sections, Sections, Secti
             return (
                 {"cgroup": {"memory.max": "256m", "pids.max": 50, "cpu.max": "50000 100000", "cpu.weight": 50}},
                 {"cgroup": {"memory.max": "128m", "pids.max": "max", "cpu.max": "max", "cpuset.cpus": "0"}},
-                {"cgroup": {"memory.max": "512m"}},
+                {"cgroup": {"cpu.idle": 1, "memory.max": "512m", "memory.swap.max": "64m", "cpu.weight": 70}},
             )
     raise AssertionError(kind)
 
 
-# A resource that can't be made, and that comes after all others of every kind.
-_IMPOSSIBLE: Sections = {"cgroup": {"cpuset.cpus": "4095"}}
-
-
-def _and_impossible(sections: Sections) -> Sections:
-    return sections | {"cgroup": sections.get("cgroup", {}) | _IMPOSSIBLE["cgroup"]}
+# What is tried last, when all is made, and fails.
+_IMPOSSIBLE = (Probe("false"),)
 
 
 def test_every_state_is_reached_from_every_other(ground_and_kind: tuple[Ground, str]) -> None:
@@ -201,9 +198,9 @@ def test_a_failure_after_it_undoes_every_change(ground_and_kind: tuple[Ground, s
     at_rest: Sections = {}
     for wanted in (*states, states[0]):
         before = ground.picture()
-        ground.write(_and_impossible(wanted))
+        ground.write(wanted)
         with pytest.raises(ApplyFailed):
-            ground.apply()
+            ground.apply(probes=_IMPOSSIBLE)
         assert difference(before, ground.picture()) == []
         ground.write(at_rest)
         assert ground.actions() == []

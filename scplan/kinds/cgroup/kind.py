@@ -1,0 +1,251 @@
+"""The kind of cgroup settings: read, set, and returned to what they were. cgroups(7), admin-guide/cgroup-v1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from scplan.errors import ScplanError
+from scplan.kinds.cgroup.foreseen import refusal
+from scplan.kinds.cgroup.record import CgroupSetting
+from scplan.kinds.cgroup.settings import (
+    IDLE,
+    NOT_IN_FORCE,
+    SETTINGS,
+    Files,
+    Setting,
+    decoded,
+    encoded,
+    grouped_with,
+    holds_same,
+    laid_over,
+    setting_of,
+    weight_near,
+    with_room_for_memory,
+)
+from scplan.kinds.kind import Described, Foreseen, Kind, Target
+from scplan.linux.cgroup_v1 import Cgroup
+from scplan.linux.container import Container
+from scplan.linux.host import Host
+from scplan.model.address import Address
+from scplan.model.change import Change
+from scplan.model.live import HostFacts
+from scplan.model.resource import Resource
+
+
+class CgroupKind(Kind[CgroupSetting]):
+    name = "cgroup"
+    section = "cgroup"
+    section_form = "mapping"
+    record = CgroupSetting
+
+    def normalise(self, desired: CgroupSetting) -> CgroupSetting:
+        setting = setting_of(desired.name)
+        return desired.but(value=setting.normalise(desired.value, 1))
+
+    def identity(self, resource: CgroupSetting) -> str:
+        return resource.name
+
+    def resolve(self, desired: CgroupSetting, host: HostFacts) -> tuple[CgroupSetting]:
+        return (desired.but(value=setting_of(desired.name).normalise(desired.value, host.page_size)),)
+
+    def can_take_over(self, desired: CgroupSetting, live: CgroupSetting) -> bool:
+        return True
+
+    def requires(
+        self, resource: CgroupSetting, others: Mapping[Address, Resource], address: Address
+    ) -> Iterable[Address]:
+        """On cgroup v1 a limit of swap is counted on top of that of memory."""
+        memory = address._replace(identity="memory.max")
+        if resource.name == "memory.swap.max" and memory in others:
+            yield memory
+
+    def is_given_back(self, removed: CgroupSetting, live: CgroupSetting) -> bool:
+        if removed.former is None or live.files is not None:
+            return True
+        former = removed.former
+        if removed.former_files is not None:
+            former = setting_of(removed.name).value(decoded(removed.former_files)) or former
+        return _weight(former) == _weight(live.value)
+
+    def read(
+        self, container: Container, host: Host, wanted: Mapping[str, CgroupSetting] | None
+    ) -> dict[str, CgroupSetting]:
+        names = SETTINGS.keys() if wanted is None else wanted.keys()
+        found: dict[str, CgroupSetting] = {}
+        for name in names:
+            setting = SETTINGS.get(name)
+            if setting is None or (wanted is None and setting.controller not in host.cgroup_mounts):
+                continue
+            cgroup = Cgroup(container, host, setting.controller)
+            if wanted is not None:
+                cgroup.refuse_shared()
+            value = setting.read(cgroup)
+            if _is_hidden(name, value):
+                found |= _while_idle(wanted)
+            elif value is not None:
+                found[name] = CgroupSetting(name=name, value=value)
+        return found
+
+    def describe(self, container: Container, host: Host) -> Described[CgroupSetting]:
+        entries: dict[str, CgroupSetting] = {}
+        left_out: dict[str, str] = {}
+        for name, setting in SETTINGS.items():
+            if setting.controller not in host.cgroup_mounts:
+                continue
+            cgroup = Cgroup(container, host, setting.controller)
+            value = setting.read(cgroup)
+            if not cgroup.is_its_own:
+                left_out[setting.controller] = f"the container has no cgroup of its own there, it is in {cgroup.path}"
+            elif value in (None, "", setting.usual, _inherited(cgroup, setting)):
+                continue
+            elif name == "cpu.weight":
+                entries |= _describe_weight(value, left_out)
+            else:
+                entries[name] = CgroupSetting(name=name, value=str(value))
+        return Described(entries, tuple(left_out.items()))
+
+    def foresee(
+        self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
+    ) -> Iterable[Foreseen]:
+        values = {
+            address.identity: one.value
+            for address, one in after.items()
+            if address.kind == self.name and isinstance(one, CgroupSetting)
+        }
+        formers = {
+            change.address.identity: former
+            for change in changes
+            if change.after is None and (former := getattr(change.before, "former", None)) is not None
+        }
+        for change in changes:
+            if change.after is not None and isinstance(change.after, CgroupSetting):
+                refused = refusal(container, host, change.after, values, formers)
+                if refused is not None:
+                    yield Foreseen(change.address, refused=refused)
+
+    def capture(
+        self, target: Target[CgroupSetting], before: CgroupSetting | None, after: CgroupSetting | None
+    ) -> tuple[CgroupSetting | None, CgroupSetting | None]:
+        name = (after or before or CgroupSetting(name="", value="")).name
+        setting = setting_of(name)
+        cgroup = Cgroup(target.container, target.host, setting.controller)
+        if after is not None:
+            cgroup.refuse_shared()
+        elif not cgroup.is_its_own:
+            return before, after
+        now = setting.group.read(cgroup)
+        if before is not None:
+            before = before.but(files=encoded(now), value=_value_before(before, setting, now))
+        if after is not None and after.former is None:
+            former = _former_files(target, name, now)
+            after = after.but(former=setting.value(former), former_files=encoded(former))
+        return before, after
+
+    def create(self, target: Target[CgroupSetting], after: CgroupSetting) -> None:
+        setting = setting_of(after.name)
+        cgroup = Cgroup(target.container, target.host, setting.controller)
+        now = setting.group.read(cgroup)
+        if setting.value(now) is None:
+            raise ScplanError(f"this kernel has no cgroup v1 equivalent of {after.name}")
+        setting.group.write(cgroup, now, _goal(target, after, setting, now))
+
+    def update(self, target: Target[CgroupSetting], before: CgroupSetting, after: CgroupSetting) -> None:
+        self.create(target, after)
+
+    def delete(self, target: Target[CgroupSetting], before: CgroupSetting) -> None:
+        if before.former is None:
+            return
+        setting = setting_of(before.name)
+        cgroup = Cgroup(target.container, target.host, setting.controller)
+        # Nothing is written where `create` could not write either: an undo must not be refused for its reason.
+        if cgroup.is_its_own:
+            now = setting.group.read(cgroup)
+            if setting.value(now) is not None:
+                setting.group.write(cgroup, now, _without(target, before, setting, now))
+
+
+def _while_idle(wanted: Mapping[str, CgroupSetting] | None) -> dict[str, CgroupSetting]:
+    """cpu.weight of a cgroup that is idle: the kernel keeps none, as `files` notes.
+
+    As wanted where the cgroup is meant to be idle: it is set when that ends. Else it is not in force.
+    """
+    if wanted is None:
+        return {}
+    idle = wanted.get("cpu.idle")
+    value = wanted["cpu.weight"].value if idle is not None and idle.value == "1" else NOT_IN_FORCE
+    return {"cpu.weight": CgroupSetting(name="cpu.weight", value=value, files=encoded({IDLE: "1"}))}
+
+
+def _weight(value: str) -> str:
+    """`39` of `cpu.shares 1000`: the nearest weight; other values as they are."""
+    shares = value.removeprefix("cpu.shares ")
+    return value if shares == value else weight_near(shares)
+
+
+def _describe_weight(value: str | None, left_out: dict[str, str]) -> dict[str, CgroupSetting]:
+    shares = (value or "").removeprefix("cpu.shares ")
+    if shares == value:
+        return {} if value in (None, NOT_IN_FORCE) else {"cpu.weight": CgroupSetting(name="cpu.weight", value=value)}
+    left_out["cpu.weight"] = f"cpu.shares {shares} is none of its weights; {weight_near(shares)} is the nearest"
+    return {}
+
+
+def _inherited(cgroup: Cgroup, setting: Setting) -> str | None:
+    """What a new cgroup there gets from the one above it; None where the kernel has a value of its own for it."""
+    return setting.read(cgroup.above()) if setting.usual is None else None
+
+
+def _value_before(before: CgroupSetting, setting: Setting, now: Files) -> str:
+    value = setting.value(now)
+    return before.value if value is None or _is_hidden(before.name, value) else value
+
+
+def _is_hidden(name: str, value: str | None) -> bool:
+    """True if the cgroup is idle, so that the kernel keeps no weight of it."""
+    return name == "cpu.weight" and value == NOT_IN_FORCE
+
+
+def _former_files(target: Target[CgroupSetting], name: str, now: Files) -> dict[str, str]:
+    """The group's files without scplan: as a peer of the group recorded them, else as they are."""
+    former = dict(now)
+    for peer in _peers(target, name):
+        if peer.former_files is not None:
+            return decoded(peer.former_files)
+        if peer.former is not None:
+            former = laid_over(former, {peer.name: peer.former})
+    return former
+
+
+def _peers(target: Target[CgroupSetting], name: str) -> list[CgroupSetting]:
+    """The other managed settings of the group."""
+    names = grouped_with(name)
+    return [peer for identity, peer in target.peers.items() if identity != name and identity in names]
+
+
+def _values_of_peers(target: Target[CgroupSetting], name: str) -> dict[str, str]:
+    return {peer.name: peer.value for peer in _peers(target, name)}
+
+
+def _goal(target: Target[CgroupSetting], after: CgroupSetting, setting: Setting, now: Files) -> dict[str, str]:
+    """The group's files with the setting: as they were captured, where an undo returns it to that; else as asked."""
+    if after.files is not None:
+        captured = decoded(after.files)
+        value = setting.value(captured)
+        if captured.keys() == now.keys() and (value == after.value or _is_hidden(after.name, value)):
+            return captured
+    return laid_over(now, _values_of_peers(target, after.name) | {after.name: after.value})
+
+
+def _without(target: Target[CgroupSetting], before: CgroupSetting, setting: Setting, now: Files) -> dict[str, str]:
+    """The group's files without the setting: what scplan changed returns, what others changed since stays."""
+    if before.former_files is not None:
+        former = decoded(before.former_files)
+    else:
+        former = laid_over(now, {before.name: before.former or ""})
+    peers = _values_of_peers(target, before.name)
+    made = laid_over(former, peers | {before.name: before.value})
+    kept = {
+        file: former.get(file, text) if file in setting.own or holds_same(file, made.get(file, text), text) else text
+        for file, text in now.items()
+    }
+    return with_room_for_memory(laid_over(kept, peers))

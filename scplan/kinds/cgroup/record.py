@@ -1,0 +1,28 @@
+"""One cgroup setting: its attributes, and how its value is shown."""
+
+from __future__ import annotations
+
+from scplan.model.resource import Resource, Role, attr
+from scplan.model.values import TEXT, show_size
+
+
+class CgroupSetting(Resource):
+    """One setting, such as memory.max: its value as cgroup v2 writes it."""
+
+    name: str = attr("name of the cgroup v2 file", TEXT, role=Role.IDENTITY, required=True)
+    value: str = attr("what the file holds", TEXT, required=True, examples=("2GiB", "50000 100000", 512))
+    former: str | None = attr("what was there before scplan set it, given back on removal", TEXT, role=Role.FORMER)
+    former_files: str | None = attr(
+        "the kernel's files of the setting and of those that depend on it, before scplan set any of them",
+        TEXT,
+        role=Role.FORMER,
+    )
+    files: str | None = attr("the same files, just before the operation", TEXT, role=Role.CARRIED)
+
+    def shown(self, path: str, value: object) -> str:
+        """Sizes of memory with their unit."""
+        if path == "value" and self.name.startswith("memory.") and isinstance(value, str) and value.isdecimal():
+            return show_size(int(value))
+        if path == "former" and self.name.startswith("memory.") and isinstance(value, str) and value.isdecimal():
+            return show_size(int(value))
+        return super().shown(path, value)
