@@ -7,6 +7,7 @@ operations of all drafts are put in order (plan_order.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
@@ -19,8 +20,9 @@ from scplan.model.comparison import (
     differences,
     goal,
     is_recorded_as,
-    keep_former,
+    promises_more,
     surplus,
+    with_promises,
     with_values,
     withdrawn,
 )
@@ -53,7 +55,8 @@ class Inputs(NamedTuple):
 
     `owned` is what the records of these containers hold, `foreign` those of all other containers. `source_of` finds the
     place of an address in the files. Containers that are `unread` have no live state here, since nothing is to change
-    in them: the selection leaves all of them out.
+    in them: the selection leaves all of them out. `shared` tells of a resource who else has it, since their containers
+    share a namespace or a cgroup.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -64,6 +67,7 @@ class Inputs(NamedTuple):
     source_of: SourceOf
     selection: Selection
     unread: frozenset[str] = frozenset()
+    shared: Mapping[Address, str] = MappingProxyType({})
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
@@ -121,7 +125,33 @@ def _severity(resource: Resource, error: Unsuitable) -> Severity:
 
 def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
     """The changes that make live state as desired, in order. Raises PlanError with all that stands against it."""
+    inputs = inputs._replace(resolution=inputs.resolution._replace(desired=_promised(inputs, kinds)))
     return finish(inputs, kinds, *_draft_all(inputs, kinds))
+
+
+def _promised(inputs: Inputs, kinds: Kinds) -> Resources:
+    """What is desired, with what kinds promise of it where the files say nothing."""
+    desired = inputs.resolution.desired
+    promising = {name for name, kind in kinds.items() if type(kind).promised is not Kind.promised}
+    chosen = [address for address in desired if address.kind in promising and address.container not in inputs.unread]
+    by_container: dict[str, dict[Address, Resource]] = {address.container: {} for address in chosen}
+    if not by_container:
+        return desired
+    for address, resource in desired.items():
+        if address.container in by_container:
+            by_container[address.container][address] = resource
+    settled = {
+        address: kinds[address.kind].promised(
+            address,
+            desired[address],
+            by_container[address.container],
+            inputs.owned.get(address),
+            inputs.live.resources.get(address),
+        )
+        for address in chosen
+        if not is_waiting(inputs, address)
+    }
+    return {**desired, **settled}
 
 
 def finish(
@@ -178,6 +208,8 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
         owned = inputs.owned.get(address)
         kind = kinds[address.kind]
         try:
+            if owned is None and address in inputs.shared:
+                raise _belongs_to(kind, address, inputs.shared[address])
             recorded = owned is not None and is_recorded_as(wanted, owned)
             if is_waiting(inputs, address):
                 draft = waiting(kind, address, wanted, owned, inputs.live.host)
@@ -190,9 +222,17 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
             continue
         if draft is not None:
             drafts[address] = draft
-        elif owned is not None and not recorded:
-            refreshed[address] = keep_former(wanted, owned)
+        elif owned is not None and (not recorded or promises_more(wanted, owned)):
+            refreshed[address] = with_promises(wanted, owned)
     return drafts, refreshed, diagnostics
+
+
+def _belongs_to(kind: Kind[Any], address: Address, owner: str) -> Unsuitable:
+    places = {"net": "network namespace", "mnt": "mount namespace", "cgroup": "cgroup"}
+    return Unsuitable(
+        f"{kind.name} {address.identity} belongs to {owner}",
+        hint=f"their containers share a {places.get(kind.lives_in, 'namespace')}: write it for one of them",
+    )
 
 
 def is_waiting(inputs: Inputs, address: Address) -> bool:
@@ -231,11 +271,11 @@ def _draft(
         return _creation(kind, address, desired, None, owned, host, reason)
     if owned is None:
         return taking_over(kind, address, desired, live, host)
-    if recorded:
+    if recorded and not promises_more(desired, owned):
         # The record says the same, and what was promised where the files say nothing.
         wanted, changed = desired, differences(owned, live)
     else:
-        wanted = keep_former(with_values(desired, _given_back(kind, address, desired, owned, host)), owned)
+        wanted = with_promises(with_values(desired, _given_back(kind, address, desired, owned, host)), owned)
         changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
     if not changed:
         return None
@@ -272,8 +312,8 @@ def _creation(
         action=Action.CREATE,
         reason=reason,
         before=live,
-        after=keep_former(kind.completed(address, desired, host), owned),
-        managed=keep_former(desired, owned),
+        after=with_promises(kind.completed(address, desired, host), owned),
+        managed=with_promises(desired, owned),
         owned=owned,
     )
 
@@ -323,7 +363,7 @@ def _alteration(
         reason=reason,
         before=before,
         after=goal(wanted, live, owned),
-        managed=keep_former(desired, owned),
+        managed=with_promises(desired, owned),
         owned=owned,
         changed=changed,
     )
@@ -340,7 +380,18 @@ def removal(inputs: Inputs, address: Address, reason: str) -> Draft:
     owned = inputs.owned[address]
     if is_waiting(inputs, address):
         return removal_at_next_start(address, owned, reason)
-    return _deletion(address, inputs.live.resources.get(address), owned, reason)
+    live = inputs.live.resources.get(address)
+    if address in inputs.shared and live is not None:
+        return released(address, live, owned, f"{reason}; it stays, and belongs to {inputs.shared[address]}")
+    return _deletion(address, live, owned, reason)
+
+
+def released(address: Address, live: Resource, owned: Resource, reason: str) -> Draft:
+    """The end of a record alone: the resource stays as it is."""
+    there = as_recorded(live, owned)
+    return Draft(
+        address=address, action=Action.RELEASE, reason=reason, before=there, after=there, managed=None, owned=owned
+    )
 
 
 def _deletion(address: Address, live: Resource | None, owned: Resource, reason: str) -> Draft:

@@ -131,15 +131,7 @@ def _withdrawal(address: Address, reversal: Reversal, owned: Resource, inputs: p
     live = inputs.live.resources.get(address)
     if live is None or not reversal.adopted:
         return plan.removal(inputs, address, _MADE)
-    return Draft(
-        address=address,
-        action=Action.RELEASE,
-        reason="adopted by the apply that is undone",
-        before=as_recorded(live, owned),
-        after=as_recorded(live, owned),
-        managed=None,
-        owned=owned,
-    )
+    return plan.released(address, live, owned, "adopted by the apply that is undone")
 
 
 def _creation(

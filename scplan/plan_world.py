@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from scplan.errors import PlanError
 from scplan.kinds.kind import Claim, Kinds
 from scplan.model.address import Address, Selection
 from scplan.model.change import Action, Disruption
@@ -102,18 +103,35 @@ class World:
         return [] if resource is None else list(self.kinds[address.kind].claims(address, resource))
 
     def select(self, selection: Selection) -> None:
-        """Leaves in the chosen drafts, and those that the chosen ones stand on."""
+        """Leaves in the chosen drafts, those that the chosen ones stand on, and those that go with them.
+
+        Raises PlanError where one that goes with a chosen one is excluded.
+        """
         if selection.is_everything:
             return
         chosen = {address for address in self.drafts if address in selection}
+        excluded = Selection((), selection.excludes)
         waiting = list(chosen)
         while waiting:
-            for needed in self.required_after(waiting.pop()):
-                excluded = Selection((), selection.excludes)
-                if needed in self.drafts and needed not in chosen and needed in excluded:
-                    chosen.add(needed)
-                    waiting.append(needed)
+            address = waiting.pop()
+            going = self._going_with(address) - chosen
+            refused = [other for other in going if other not in excluded]
+            if refused:
+                raise PlanError(
+                    f"{min(refused)} goes with {address}, and is excluded",
+                    hint=f"exclude {address} as well, or take both",
+                )
+            needed = {other for other in self.required_after(address) if other in self.drafts and other in excluded}
+            waiting += (going | needed) - chosen
+            chosen |= going | needed
         self.drafts = {address: draft for address, draft in self.drafts.items() if address in chosen}
+
+    def _going_with(self, address: Address) -> set[Address]:
+        """The changes of what stands on a resource that is removed or replaced."""
+        if self.drafts[address].action not in (Action.DELETE, Action.REPLACE):
+            return set()
+        alongside = (other for other in self.drafts if other.container == address.container)
+        return {other for other in alongside if address in self.required_before(other)}
 
     def draw_in_dependents(self) -> None:
         """Adds the re-creation of resources that a change takes down or buries, until there are no more."""
@@ -130,9 +148,14 @@ class World:
         yield from self.hidden_by(cause)
         takes_down = cause.action in (Action.REPLACE, Action.DELETE) or cause.disruption is not Disruption.NONE
         if takes_down and cause.action is not Action.CREATE:
-            for address in self._before.get(cause.address.container, {}):
-                if cause.address in self.required_before(address):
+            for address, resource in self._before.get(cause.address.container, {}).items():
+                if cause.address in self.required_before(address) and self._is_interrupted(address, resource, cause):
                     yield address
+
+    def _is_interrupted(self, address: Address, resource: Resource, cause: Draft) -> bool:
+        if cause.action is not Action.UPDATE or cause.before is None or cause.after is None:
+            return True
+        return self.kinds[address.kind].is_interrupted(resource, cause.address, cause.before, cause.after)
 
     def _recreation(self, address: Address, cause: Draft) -> Draft | None:
         """The replacement of a kept resource; None when it is replaced or deleted or made anyway."""

@@ -228,6 +228,10 @@ class _Joiner:
                 address = Address(name, kind.name, identity)
                 resources[address] = entry.resource
                 marks[address] = entry.mark
+        for kind in self.kinds.values():
+            if type(kind).check_together is not Kind.check_together:
+                for address, problem in kind.check_together(resources):
+                    self.report.error(f"invalid {address.kind}", problem, mark=marks[address])
         return Wishes(resources, marks)
 
     def _profiles(self, name: str, fragments: list[Fragment]) -> list[Fragment]:

@@ -108,6 +108,8 @@ class Kind(ABC, Generic[R]):
     of_host: ClassVar[bool] = False
     """Whether changes touch what the whole host shares, so that only one apply may make them at a time."""
 
+    lives_in: ClassVar[Literal["net", "mnt", "cgroup", ""]] = ""
+    """The namespace that its resources are in, or the cgroup: containers that share it share them."""
     hears: ClassVar[Hears | None] = None
     """What the kernel tells about when live resources change; None: they have to be looked at from time to time."""
 
@@ -127,6 +129,10 @@ class Kind(ABC, Generic[R]):
     @abstractmethod
     def identity(self, resource: R) -> str:
         """Its part of the address: `dev/sdb123` of web/device/dev/sdb123."""
+
+    def check_together(self, resources: Mapping[Address, Resource]) -> Iterable[tuple[Address, str]]:
+        """(address, problem) for rules over resources of all kinds in one container, as far as files alone tell."""
+        return ()
 
     def check_all(self, resources: Mapping[str, R]) -> Iterable[tuple[str, str]]:
         """(identity, what is wrong) for rules over all resources of the kind in one container: limits, overlaps."""
@@ -175,6 +181,12 @@ class Kind(ABC, Generic[R]):
         """`desired` with a value for every attribute that a creation sets."""
         return desired
 
+    def promised(
+        self, address: Address, desired: R, others: Mapping[Address, Resource], owned: R | None, live: R | None
+    ) -> R:
+        """`desired` with PROMISED values, from the record and from `others`: all that is desired in its container."""
+        return desired
+
     def value_before(self, owned: R, path: str) -> Any:
         """What an attribute was before scplan set it, as the record remembers; None when it does not."""
         return None
@@ -197,6 +209,10 @@ class Kind(ABC, Generic[R]):
         After anything but NONE the resources that require this one are made again.
         """
         return Disruption.NONE, ""
+
+    def is_interrupted(self, resource: R, cause: Address, before: Resource, after: Resource) -> bool:
+        """True if `resource` goes down when the one at `cause`, which it requires, changes in place."""
+        return True
 
     def is_given_back(self, removed: R, live: R) -> bool:
         """Whether what is still there after a removal is what was there before scplan."""
@@ -227,6 +243,12 @@ class Kind(ABC, Generic[R]):
 
         `after` has every resource, of all kinds, that will be managed in the container once the plan is applied.
         """
+        return ()
+
+    def foresee_together(
+        self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
+    ) -> Iterable[Foreseen]:
+        """`foresee` with the planned changes of all kinds: for resources that stand on those of other kinds."""
         return ()
 
     def capture(self, target: Target[R], before: R | None, after: R | None) -> tuple[R | None, R | None]:

@@ -70,6 +70,7 @@ class MountKind(Kind[BindMount]):
     name = "mount"
     section = "mounts"
     record = BindMount
+    lives_in = "mnt"
     hears = Hears.MOUNTS
 
     # configuration

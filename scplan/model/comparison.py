@@ -113,8 +113,10 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
     def leaf(attribute: Attribute, wanted: Any, there: Any) -> Any:
         if attribute.role in (Role.POLICY, Role.REFERENCE, Role.IDENTITY, Role.ORIGIN):
             return wanted
-        if attribute.role in REMEMBERED or attribute.role is Role.CARRIED:
+        if attribute.role in (Role.FORMER, Role.CARRIED):
             return None
+        if attribute.role is Role.PROMISED:
+            return wanted
         if attribute.many:
             mine = dropped.get(attribute.name, set())
             kept = tuple(item for item in there or () if item not in mine or item in (wanted or ()))
@@ -123,7 +125,7 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
             return None
         return there if wanted is None else wanted
 
-    return keep_former(_combine(desired, live, leaf), owned)
+    return with_promises(_combine(desired, live, leaf), owned)
 
 
 def in_order_of(resource: R, former: Attributes | None) -> R:
@@ -146,7 +148,33 @@ def keep_former(resource: Resource, owned: Resource | None) -> Resource:
     """`resource`, with what scplan remembers in its record: the time before it, and the values that it promised."""
     if owned is None:
         return resource
-    return _combine(resource, owned, lambda attribute, this, record: record if attribute.role in REMEMBERED else this)
+    kept = _combine(resource, owned, lambda attribute, this, record: record if attribute.role in REMEMBERED else this)
+    void = {one.name: None for one in kept.layout.promised if one.unless and getattr(kept, one.unless) is not None}
+    return kept.but(**void) if void else kept
+
+
+def with_promises(resource: Resource, owned: Resource | None) -> Resource:
+    """`keep_former`, but a promise of `resource` itself counts more than the one of its record.
+
+    So does that it has none, where it follows an attribute that is no longer as recorded.
+    """
+    if owned is None:
+        return resource
+    own = {
+        one.name: getattr(resource, one.name)
+        for one in resource.layout.promised
+        if getattr(resource, one.name) is not None or any(resource.get(path) != owned.get(path) for path in one.follows)
+    }
+    kept = keep_former(resource, owned)
+    return kept.but(**own) if own else kept
+
+
+def promises_more(desired: Resource, owned: Resource) -> bool:
+    """True if `desired` promises something else than its record."""
+    promised = desired.layout.promised
+    return bool(promised) and any(
+        getattr(desired, one.name) not in (None, getattr(owned, one.name)) for one in promised
+    )
 
 
 def as_configured(record: R) -> R:

@@ -1,6 +1,7 @@
-"""The next hops of a route as one text: none, an address, or the ways of a route that has several.
+"""The next hops of a route as one text: none, an address, the ways of a route that has several, or that it has no way.
 
-Users write an address; several are what others can make of a route, and what an undo gives back.
+Users write an address; several, and the types of routes that lead nowhere (`blackhole`), are what others can make of a
+route, and what an undo restores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,20 @@ from scplan.model.values import IP
 from scplan.named_tuple import NamedTuple
 
 _WAY = re.compile(r"(?:([0-9a-f.:]+) )?dev ([^ ]+)(?: weight (\d{1,3}))?( onlink)?, ", re.ASCII)
+UNICAST = 1
+# RTN_…, rtnetlink(7); the words are those of ip-route(8).
+TYPES = {
+    2: "local",
+    3: "broadcast",
+    4: "anycast",
+    5: "multicast",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+    9: "throw",
+    10: "nat",
+}
+_TYPE_NUMBERS = {word: number for number, word in TYPES.items()}
 
 
 class Way(NamedTuple):
@@ -32,6 +47,11 @@ def text_of(ways: Iterable[Way]) -> str:
         + (" onlink" if way.onlink else "")
         for way in ways
     )
+
+
+def type_of(text: str) -> int:
+    """The type of route that the text stands for: UNICAST, but for the word of another one."""
+    return _TYPE_NUMBERS.get(text, UNICAST)
 
 
 def ways_of(text: str) -> tuple[Way, ...]:
@@ -54,8 +74,13 @@ def ways_of(text: str) -> tuple[Way, ...]:
     return tuple(ways)
 
 
+def is_address(text: str) -> bool:
+    """True if the text is a single gateway."""
+    return bool(text) and " " not in text and text not in _TYPE_NUMBERS
+
+
 def _check(text: str) -> None:
-    if not ways_of(text):
+    if text not in _TYPE_NUMBERS and not ways_of(text):
         IP.check(text)
 
 

@@ -80,6 +80,7 @@ class Attribute:
         examples: tuple[object, ...] = (),
         lasting: bool = False,
         follows: tuple[str, ...] = (),
+        unless: str = "",
     ) -> None:
         self.name = ""
         self.doc = doc
@@ -94,6 +95,7 @@ class Attribute:
         self.examples = examples
         self.lasting = lasting
         self.follows = follows
+        self.unless = unless
 
     def show(self, value: object) -> str:
         """The value for people: `10 MiB/s`, `10.0.0.5/24, fd00::5/64`."""
@@ -119,6 +121,7 @@ def attr(
     examples: tuple[object, ...] = (),
     lasting: bool = False,
     follows: tuple[str, ...] = (),
+    unless: str = "",
 ) -> Any:
     """An attribute of a record.
 
@@ -126,7 +129,8 @@ def attr(
     value that it goes back to when it leaves the files after scplan had set it; without one, the value that a creation
     would give it, and where that gives none, its live value. A `required` attribute must be written by the user. A
     FORMER one that is `lasting` stays true when the container starts again. One that `follows` others and is unset is
-    found anew, as for a creation, when one of them changes.
+    found anew, as for a creation, when one of them changes. A PROMISED one is not promised where the attribute `unless`
+    is set: that says the same.
     """
     return Attribute(
         doc,
@@ -140,6 +144,7 @@ def attr(
         examples=examples,
         lasting=lasting,
         follows=follows,
+        unless=unless,
     )
 
 
@@ -165,6 +170,7 @@ class Layout:
         "has_records",
         "known_forms",
         "plain",
+        "promised",
         "recorded",
         "references",
         "required",
@@ -181,6 +187,7 @@ class Layout:
         self.required = [one.name for one in self.attributes if one.required]
         self.plain = {one.name: one.type.stored for one in self.attributes if one.type is not None and not one.many}
         self.compared = tuple((one.name, one) for one in self.attributes if one.role in COMPARED)
+        self.promised = tuple(one for one in self.attributes if one.role is Role.PROMISED)
         recorded = [one.name for one in self.attributes if one.role not in (*REMEMBERED, Role.CARRIED)]
         self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
         names = {role: [one.name for one in self.attributes if one.role is role] for role in _NAMING}

@@ -42,6 +42,7 @@ def _found(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Iterabl
                 of_kind = [change for change in now if change.address.kind == kind.name]
                 if of_kind:
                     yield from kind.foresee(container, host, of_kind, after)
+                yield from kind.foresee_together(container, host, now, after)
 
 
 def _managed_after(name: str, changes: Iterable[Change], owned: Mapping[Address, Resource]) -> dict[Address, Resource]:

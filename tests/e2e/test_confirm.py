@@ -401,7 +401,7 @@ def test_container_that_ends_meanwhile(make_container: MakeContainer, scplan: Sc
 def test_apply_that_fails_is_rolled_back_and_needs_no_confirmation(
     process_container: Container, scplan: Scplan
 ) -> None:
-    asked = of(process_container, cgroup={"pids.max": 60}, routes=[{"to": "10.9.0.0/16", "via": "10.8.0.1"}])
+    asked = {**of(process_container, cgroup={"pids.max": 60}), "probes": ["false"]}
     with nothing_changed(process_container):
         scplan("apply", "--auto-approve", "--confirm-within", LATE, config=asked).ok(3)
     refused(scplan("confirm"), "nothing awaits confirmation")

@@ -239,8 +239,9 @@ class TestContainerThatDoesNotRun:
         self, scplan: Scplan, make_container: MakeContainer, stopped: Container, wanted: Path, host_directory: Path
     ) -> None:
         running = make_container("process")
-        unreachable = {"routes": [{"to": "10.9.0.0/16", "via": "10.254.0.1"}]}
+        limited = {"cgroup": {"pids.max": 100}}
         other = {"mounts": [{"source": str(host_directory), "target": "/mnt/x"}]}
-        scplan("apply", "--auto-approve", config=scene.config((stopped, other), (running, unreachable))).ok(3)
+        failing = {**scene.config((stopped, other), (running, limited)), "probes": ["false"]}
+        scplan("apply", "--auto-approve", config=failing).ok(3)
         assert wanted.exists()
         assert actions(scplan, mounting(stopped, wanted, create_source=True)) == {}

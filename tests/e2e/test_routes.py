@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
-from tests.e2e.scene import Config, of
+from tests.e2e.scene import Config, nothing_changed, of, planned, refused
 
 pytestmark = pytest.mark.needs("root", "veth")
 
@@ -136,3 +136,194 @@ def test_several_hops_that_others_set_are_healed_and_given_back(
 
 def _said(weight: tuple[str, str]) -> str:
     return f" {' '.join(weight)}" if weight[1] != "1" else ""
+
+
+# what others make
+
+
+def in_front(web: Container) -> None:
+    web.ip("route", "prepend", "10.94.0.0/16", "via", "10.93.1.8")
+
+
+def blackhole(web: Container) -> None:
+    web.ip("route", "replace", "blackhole", "10.94.0.0/16")
+
+
+def with_options(web: Container) -> None:
+    web.ip("route", "change", "10.94.0.0/16", "via", "10.93.1.1", "mtu", "lock", "600", "initcwnd", "4")
+
+
+def over_another_nic(web: Container) -> None:
+    web.ip("route", "replace", "10.94.0.0/16", "via", "10.93.1.1", "dev", "eth2", "onlink")
+
+
+def appended(web: Container) -> None:
+    web.ip("-6", "route", "append", "fd94::/64", "via", "fd93:1::8")
+
+
+def prohibit(web: Container) -> None:
+    web.ip("-6", "route", "del", "fd94::/64")
+    web.ip("-6", "route", "add", "prohibit", "fd94::/64", "metric", "1024")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (in_front, "via 10.93.1.1 → 10.93.1.8"),
+        (blackhole, "via 10.93.1.1 → blackhole"),
+        (with_options, "options none → mtu lock 600 initcwnd 4"),
+        (over_another_nic, "over eth1 → eth2"),
+        (appended, "via fd93:1::1 → fd93:1::1 dev eth1, fd93:1::8 dev eth1"),
+        (prohibit, "via fd93:1::1 → prohibit"),
+    ],
+)
+def test_what_others_change_is_drift_and_mended_and_put_back(
+    scplan: Scplan, web: Container, change: Callable[[Container], None], said: str
+) -> None:
+    config = routing(web, FOUR[2], SIX[2])
+    apply(scplan, config)
+    wanted = routes(web)
+    change(web)
+    live = fingerprint([web])
+    assert said in scplan("drift", "--detailed-exitcode", config=config).ok(2).stdout
+    assert scplan("plan", "--json").ok().json["summary"]["update"] == 1
+    scplan("apply", "--auto-approve", config={**config, "probes": ["false"]}).ok(3)
+    assert difference(live, fingerprint([web])) == []
+    apply(scplan, config)
+    assert [one for one in routes(web) if one in wanted] == wanted
+    assert web.ip("route", "get", "10.94.0.1")[0]["gateway"] == "10.93.1.1"
+
+
+def test_an_adopted_route_keeps_what_it_had(scplan: Scplan, web: Container) -> None:
+    apply(scplan, of(web, nics=NICS))
+    options = ["mtu", "1300", "advmss", "1200", "proto", "77"]
+    web.ip("route", "add", "10.94.0.0/16", "via", "10.93.1.1", *options)
+    config = of(web, nics=NICS, routes=[{"to": "10.94.0.0/16", "via": "10.93.1.1"}])
+    apply(scplan, config)
+    before = fingerprint([web])
+    changed = of(web, nics=NICS, routes=[{"to": "10.94.0.0/16", "via": "10.93.1.9"}])
+    scplan("apply", "--auto-approve", config={**changed, "probes": ["false"]}).ok(3)
+    assert difference(before, fingerprint([web])) == []
+    apply(scplan, changed)
+    assert web.ip("route", "show", "10.94.0.0/16")[0]["metrics"] == [{"mtu": 1300, "advmss": 1200}]
+    scplan("undo", "--auto-approve").ok()
+    assert difference(before, fingerprint([web])) == []
+
+
+def test_the_route_of_a_router_gives_way_and_is_named(scplan: Scplan, web: Container) -> None:
+    apply(scplan, of(web, nics=NICS))
+    announced = ["default", "via", "fe80::1", "dev", "eth1", "proto", "ra", "metric", "1024", "expires", "1800"]
+    web.ip("-6", "route", "add", *announced)
+    before = fingerprint([web])
+    config = of(web, nics=NICS, routes=[{"to": "::/0", "via": "fd93:1::1"}])
+    (row,) = scplan("plan", "--json", config=config).ok().json["changes"]
+    assert len(row["lost"]) == 1
+    assert "default via fe80::1 dev eth1" in row["lost"][0]
+    scplan("apply", "--auto-approve", config={**config, "probes": ["false"]}).ok(3)
+    assert difference(before, fingerprint([web])) == []
+    apply(scplan, config)
+    assert [one["gateway"] for one in web.ip("-6", "route", "show", "default")] == ["fd93:1::1"]
+
+
+def test_removed_is_scplans_alone(scplan: Scplan, web: Container) -> None:
+    config = routing(web, FOUR[2], SIX[2])
+    apply(scplan, config)
+    in_front(web)
+    appended(web)
+    live = fingerprint([web])
+    scplan("apply", "--auto-approve", config={**of(web, nics=NICS), "probes": ["false"]}).ok(3)
+    assert difference(live, fingerprint([web])) == []
+    apply(scplan, of(web, nics=NICS))
+    assert [one["gateway"] for one in routes(web)] == ["10.93.1.8", "fd93:1::8"]
+
+
+# the NIC that a route goes over
+
+
+def test_a_route_follows_its_network_to_another_nic(scplan: Scplan, web: Container) -> None:
+    def moved(one: list[str], two: list[str]) -> Config:
+        nics = [{"name": "eth1", "addresses": one}, {"name": "eth2", "addresses": two}]
+        return of(web, nics=nics, routes=[{"to": "default", "via": "10.93.1.1"}, {"to": "::/0", "via": "fd93:1::1"}])
+
+    networks = ["10.93.1.5/24", "fd93:1::5/64"]
+    apply(scplan, moved(networks, []))
+    before = fingerprint([web])
+    scplan("apply", "--auto-approve", config={**moved([], networks), "probes": ["false"]}).ok(3)
+    assert difference(before, fingerprint([web])) == []
+    apply(scplan, moved([], networks))
+    shown = web.ip("-4", "route", "show", "default") + web.ip("-6", "route", "show", "default")
+    assert [one["dev"] for one in shown] == ["eth2", "eth2"]
+    scplan("undo", "--auto-approve").ok()
+    assert difference(before, fingerprint([web])) == []
+
+
+def test_what_an_address_takes_down_is_planned_and_no_more(scplan: Scplan, web: Container) -> None:
+    config = routing(web, FOUR[2], SIX[2])
+    apply(scplan, config)
+    nics = [{"name": "eth1", "addresses": ["10.93.1.6/24", "fd93:1::5/64"]}, NICS[1]]
+    assert planned(scplan("plan", "--json", config={**config, **of(web, nics=nics, routes=_routes(config))}).ok()) == {
+        "nic/eth1": "update",
+        "route/10.94.0.0/16": "replace",
+    }
+    apply(scplan, of(web, nics=nics, routes=_routes(config)))
+
+
+def _routes(config: Config) -> Any:
+    (container,) = config["containers"].values()
+    return container["routes"]
+
+
+# plans that can't work
+
+
+@pytest.mark.parametrize(
+    ("nics", "route", "said"),
+    [
+        ([], {"to": "default", "via": "10.93.1.1"}, "nothing reaches the gateway 10.93.1.1"),
+        (NICS, {"to": "default", "via": "10.93.7.1"}, "nothing reaches the gateway 10.93.7.1"),
+        (NICS, {"to": "::/0", "via": "fd93:7::1"}, "nothing reaches the gateway fd93:7::1"),
+        (NICS, {"to": "default", "via": "10.93.1.1", "dev": "eth2"}, "nothing reaches the gateway 10.93.1.1 over eth2"),
+        (NICS, {"to": "default", "dev": "eth9"}, "has no NIC eth9 for the route"),
+        (NICS, {"to": "default", "via": "10.93.1.1", "src": "10.93.9.9"}, "has the address 10.93.9.9"),
+        (NICS, {"to": "default", "src": "10.93.9.9"}, "has the address 10.93.9.9"),
+        (NICS, {"to": "10.1.0.0/16", "dev": "eth0"}, "needs NIC eth0, which is down"),
+        (NICS, {"to": "default", "via": "10.93.5.5"}, "via 10.93.5.5 is the container's own address, on eth0"),
+    ],
+)
+def test_what_the_container_will_refuse_is_refused_by_the_plan(
+    scplan: Scplan, web: Container, nics: list[Any], route: dict[str, Any], said: str
+) -> None:
+    """eth0 is another one's, with an address, and down."""
+    web.ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth0p")
+    web.ip("address", "add", "10.93.5.5/24", "dev", "eth0")
+    refused(scplan("plan", config=of(web, nics=nics, routes=[route])), said, "scplan.yaml:")
+
+
+def test_gateways_that_only_others_reach_are_taken(scplan: Scplan, web: Container) -> None:
+    web.ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth0p")
+    web.ip("link", "set", "eth0p", "up")
+    web.ip("link", "set", "eth0", "up")
+    web.ip("address", "add", "10.93.5.5/24", "dev", "eth0")
+    web.ip("route", "add", "192.0.2.0/24", "dev", "eth0")
+    wanted = [{"to": "default", "via": "10.93.5.1"}, {"to": "10.1.0.0/16", "via": "192.0.2.7"}]
+    apply(scplan, of(web, routes=wanted))
+    assert [one["dev"] for one in web.ip("route", "show", "proto", "static")] == ["eth0", "eth0"]
+
+
+def test_a_nic_that_goes_or_loses_the_network_under_a_route_is_refused(scplan: Scplan, web: Container) -> None:
+    config = routing(web, FOUR[2], SIX[2])
+    apply(scplan, config)
+    left = [{"name": "eth1", "addresses": ["fd93:1::5/64"]}, NICS[1]]
+    with nothing_changed(web):
+        refused(scplan("plan", config=of(web, nics=NICS[1:], routes=_routes(config))), "no NIC eth1 for the route")
+        refused(scplan("plan", config=of(web, nics=left, routes=_routes(config))), "nothing reaches the gateway")
+
+
+def test_a_target_that_goes_takes_its_routes_with_it_in_the_plan(scplan: Scplan, web: Container) -> None:
+    config = routing(web, FOUR[2], SIX[2])
+    apply(scplan, config)
+    target = f"{web.name}/nic/eth1"
+    plan = scplan("plan", "--json", "--destroy", "--target", target, config=config).ok()
+    assert planned(plan) == {"route/10.94.0.0/16": "delete", "route/fd94::/64": "delete", "nic/eth1": "delete"}
+    kept = ["--exclude", f"{web.name}/route/fd94*"]
+    refused(scplan("plan", "--destroy", "--target", target, *kept), "goes with", "is excluded")

@@ -225,7 +225,7 @@ def test_undo_that_fails_is_rolled_back(process_container: Container, scplan: Sc
 
 def test_nothing_to_undo(process_container: Container, scplan: Scplan) -> None:
     refused(scplan("undo", "--auto-approve"), "nothing to undo")
-    asked = of(process_container, cgroup={"pids.max": 100}, routes=[{"to": "10.9.0.0/16", "via": "10.8.0.1"}])
+    asked = {**of(process_container, cgroup={"pids.max": 100}), "probes": ["false"]}
     scplan("apply", "--auto-approve", config=asked).ok(3)
     refused(scplan("undo", "--auto-approve"), "nothing to undo")
 
@@ -246,7 +246,7 @@ def test_apply_that_only_healed_leaves_nothing_to_undo(process_container: Contai
 def test_apply_that_was_rolled_back_is_passed_over(process_container: Container, scplan: Scplan) -> None:
     before = Moment(scplan, process_container)
     scplan("apply", "--auto-approve", config=of(process_container, cgroup={"pids.max": 100})).ok()
-    asked = of(process_container, cgroup={"pids.max": 200}, routes=[{"to": "10.9.0.0/16", "via": "10.8.0.1"}])
+    asked = {**of(process_container, cgroup={"pids.max": 200}), "probes": ["false"]}
     scplan("apply", "--auto-approve", config=asked).ok(3)
     undo(scplan)
     before.is_now()
@@ -330,7 +330,7 @@ def test_history_says_who_did_what(process_container: Container, scplan: Scplan)
 
 
 def test_history_says_what_was_rolled_back(process_container: Container, scplan: Scplan) -> None:
-    asked = of(process_container, cgroup={"pids.max": 100}, routes=[{"to": "10.9.0.0/16", "via": "10.8.0.1"}])
+    asked = {**of(process_container, cgroup={"pids.max": 100}), "probes": ["false"]}
     scplan("apply", "--auto-approve", config=asked).ok(3)
     (past,) = scplan("state", "history", "--json").ok().json["applies"]
     assert past["outcome"] == "rolled_back"

@@ -198,19 +198,172 @@ def test_a_missing_route_does_not_take_one_of_another_metric_with_it(
     assert shown(process_container) == before
 
 
-def test_of_several_routes_with_one_key_the_wanted_one_is_meant(
+def test_of_several_routes_with_one_key_the_first_counts(
     target: Target[Route], process_container: throwaway.Container
 ) -> None:
-    inside(process_container, "ip", "route", "add", "10.20.0.0/16", "via", "10.9.0.1")
-    inside(process_container, "ip", "route", "append", "10.20.0.0/16", "via", "10.9.0.2")
-    wanted = route("10.20.0.0/16", via="10.9.0.2")
+    """It is the one in force; the one that is recorded is put in front of it, and is the only one that is removed."""
+    wanted = route("10.20.0.0/16", via="10.9.0.2", dev="eth1")
+    KIND.create(target, wanted)
+    owned = target._replace(peers={KIND.identity(wanted): wanted})
+    inside(process_container, "ip", "route", "prepend", "10.20.0.0/16", "via", "10.9.0.1")
+    before = shown(process_container)
     found = live(target, wanted)
     assert found is not None
-    assert found.via == "10.9.0.2"
-    KIND.update(target, found, found.but(via="10.9.0.3"))
-    assert {one["gateway"] for one in shown(process_container)} == {"10.9.0.1", "10.9.0.3"}
-    KIND.delete(target, found.but(via="10.9.0.3"))
-    assert {one["gateway"] for one in shown(process_container)} == {"10.9.0.1"}
+    assert found.via == "10.9.0.1"
+    captured, after = KIND.capture(owned, found, wanted)
+    assert captured is not None
+    assert after is not None
+    for _ in range(2):
+        KIND.update(owned, captured, after)
+        assert [one["gateway"] for one in shown(process_container)] == ["10.9.0.2", "10.9.0.1"]
+        assert live(target, wanted) == found.but(via="10.9.0.2")
+    for _ in range(2):
+        KIND.update(owned, after, captured)
+        assert shown(process_container) == before
+    removed, _ = KIND.capture(owned, found, None)
+    assert removed is not None
+    KIND.delete(owned, removed)
+    assert [one["gateway"] for one in shown(process_container)] == ["10.9.0.1"]
+    KIND.create(owned, removed)
+    assert shown(process_container) == before
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("to", "gateways", "options"),
+    [
+        ("10.20.0.0/16", ["10.9.0.1", "10.9.0.2", "10.9.0.3"], "mtu lock 1300 advmss 1200 initcwnd 20 realms 5"),
+        ("10.20.0.0/16@metric=5,table=99", ["10.9.0.1", "10.8.0.2", "10.9.0.3"], "congctl reno rto_min 3000"),
+    ],
+)
+def test_a_removed_route_comes_back_in_its_place_with_all_that_it_had(
+    target: Target[Route],
+    process_container: throwaway.Container,
+    place: int,
+    to: str,
+    gateways: list[str],
+    options: str,
+) -> None:
+    network, _, key = to.partition("@")
+    words = key.replace("=", " ").replace(",", " ").split()
+    for number, gateway in enumerate(gateways):
+        own = options.split() if number == place else []
+        inside(process_container, "ip", "route", "append", network, *words, "via", gateway, *own, "proto", "77")
+    before = shown(process_container)
+    wanted = route(network, via=gateways[place], metric=5 if key else None, table=99 if key else None)
+    owned = target._replace(peers={KIND.identity(wanted): wanted})
+    captured, _ = KIND.capture(owned, wanted, None)
+    assert captured is not None
+    KIND.delete(owned, captured)
+    assert len(shown(process_container)) == 2
+    for _ in range(2):
+        KIND.create(owned, captured)
+        assert shown(process_container) == before
+    changed = wanted.but(via="10.9.0.9")
+    captured, after = KIND.capture(owned, wanted, changed)
+    assert captured is not None
+    assert after is not None
+    KIND.update(owned, captured, after)
+    assert shown(process_container)[0]["gateway"] == "10.9.0.9"
+    inside(process_container, "ip", "route", "append", network, *words, "via", "10.9.0.77")
+    newer = shown(process_container)[-1]
+    for _ in range(2):
+        KIND.update(owned, after, captured)
+        assert shown(process_container) == [*before, newer]
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit", "throw"])
+@pytest.mark.parametrize(("to", "via"), [("10.20.0.0/16", "10.9.0.1"), ("fd00:20::/64", "fd00:9::1")])
+def test_a_route_that_leads_nowhere_is_seen_replaced_and_put_back(
+    target: Target[Route], process_container: throwaway.Container, kind: str, to: str, via: str
+) -> None:
+    wanted = route(to, via=via)
+    inside(process_container, "ip", "route", "add", kind, to)
+    before = shown(process_container)
+    found = live(target, wanted)
+    assert found is not None
+    assert (found.via, found.dev) == (kind, None)
+    assert (KIND.identity(wanted), f"it is of type {kind}") in KIND.describe(target.container, target.host).left_out
+    captured, after = KIND.capture(target, found, wanted)
+    assert captured is not None
+    assert after is not None
+    KIND.update(target, captured, after)
+    assert [one["gateway"] for one in shown(process_container)] == [via]
+    KIND.update(target, after, captured)
+    assert shown(process_container) == before
+
+
+def test_a_route_of_a_router_gives_way_and_comes_back(
+    target: Target[Route], process_container: throwaway.Container
+) -> None:
+    """Joined to it, as one of two next hops, the wanted one would not be in force."""
+    script = "ip -6 route add default via fe80::1 dev eth1 proto ra metric 1024 expires 1800"
+    inside(process_container, "sh", "-ec", script)
+    before = shown(process_container)
+    wanted = route(via="fd00:9::1")
+    assert live(target, wanted) is None
+    _, after = KIND.capture(target, None, wanted)
+    assert after is not None
+    assert after.over == "eth1"
+    KIND.create(target, after)
+    assert [one["gateway"] for one in shown(process_container)] == ["fd00:9::1"]
+    for _ in range(2):
+        KIND.delete(target, after)
+        there = shown(process_container)
+        assert 1700 < there[0].pop("expires") <= 1800
+        assert there == [{key: value for key, value in before[0].items() if key != "expires"}]
+
+
+def test_a_route_to_what_is_on_a_link_goes_in_front_of_the_kernels_own(
+    target: Target[Route], process_container: throwaway.Container
+) -> None:
+    wanted = route("10.9.0.0/24", via="10.8.0.1")
+    assert live(target, wanted) is None
+    _, after = KIND.capture(target, None, wanted)
+    assert after is not None
+    KIND.create(target, after)
+    listed = [one.get("gateway") for one in process_container.ip("-4", "route", "show", "10.9.0.0/24")]
+    assert listed == ["10.8.0.1", None]
+    found = live(target, wanted)
+    assert found is not None
+    assert differences(after, found) == ()
+    KIND.delete(target, after)
+    assert [one.get("gateway") for one in process_container.ip("-4", "route", "show", "10.9.0.0/24")] == [None]
+
+
+@pytest.mark.parametrize("proto", [(), ("proto", "static")])
+def test_a_hop_that_others_added_is_left_when_the_route_goes(
+    target: Target[Route], process_container: throwaway.Container, proto: tuple[str, ...]
+) -> None:
+    wanted = route("fd00:20::/64", via="fd00:9::1")
+    KIND.create(target, wanted)
+    owned = target._replace(peers={KIND.identity(wanted): wanted})
+    inside(process_container, "ip", "-6", "route", "append", "fd00:20::/64", "via", "fd00:9::7", *proto)
+    before = shown(process_container)
+    found = live(target, wanted)
+    assert found is not None
+    assert found.via == "fd00:9::1 dev eth1, fd00:9::7 dev eth1"
+    captured, _ = KIND.capture(owned, found, None)
+    assert captured is not None
+    KIND.delete(owned, captured)
+    assert [one["gateway"] for one in shown(process_container)] == ["fd00:9::7"]
+    KIND.create(owned, captured)
+    assert shown(process_container) == before
+
+
+def test_what_others_made_of_it_meanwhile_stays(target: Target[Route], process_container: throwaway.Container) -> None:
+    """An undo makes an IPv6 route again only where it would not be joined to one that came since."""
+    wanted = route("fd00:20::/64", via="fd00:9::1")
+    KIND.create(target, wanted)
+    found = live(target, wanted)
+    captured, _ = KIND.capture(target, found, None)
+    assert captured is not None
+    KIND.delete(target, captured)
+    inside(process_container, "ip", "-6", "route", "add", "fd00:20::/64", "via", "fd00:9::7")
+    before = shown(process_container)
+    KIND.create(target, captured)
+    assert shown(process_container) == before
+    assert KIND.is_left_to_others(captured, live(target, wanted))
 
 
 def test_a_multipath_route_of_others_is_left_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 
 from scplan.kinds.nic import Nic
 from scplan.kinds.route import Route, RouteKind
+from scplan.linux.netlink import Route as LiveRoute
+from scplan.linux.netlink import option_attributes, options_of, raw_route, route_body
 from scplan.model.address import Address
+from scplan.model.networks import network_of
 from scplan.model.next_hops import NEXT_HOP, Way, text_of, ways_of
 from scplan.model.resource import Resource
 
@@ -54,6 +58,14 @@ def test_identities_name_what_is_not_as_usual(wanted: Route, identity: str) -> N
         ({"via": "10.0.0.1", "onlink": True}, "onlink needs via and dev"),
         ({"dev": "eth1", "onlink": True}, "onlink needs via and dev"),
         ({"dev": "eth1", "table": 255}, "belongs to the kernel"),
+        ({"to": "::/0", "via": "fe80::1"}, "link-local via needs dev"),
+        ({"to": "fd00::/64", "via": "febf::1"}, "link-local via needs dev"),
+        ({"via": "127.0.0.1"}, "no address of a router"),
+        ({"via": "0.0.0.0"}, "no address of a router"),
+        ({"via": "224.0.0.1"}, "no address of a router"),
+        ({"to": "::/0", "via": "::1"}, "no address of a router"),
+        ({"to": "::/0", "via": "ff02::1", "dev": "eth1"}, "no address of a router"),
+        ({"dev": "eth1", "src": "0.0.0.0"}, "no address that a NIC can have"),
     ],
 )
 def test_contradictions_are_refused(attributes: dict[str, Any], message: str) -> None:
@@ -134,3 +146,68 @@ def test_a_damaged_next_hop_is_refused(text: str) -> None:
         NEXT_HOP.check(text)
     with pytest.raises(ValueError, match="not an IP address"):
         NEXT_HOP.parse(text)
+
+
+NIC = Nic(name="eth1", addresses=("10.0.0.5/24", "10.1.0.5/24", "fd00::5/64"), up=True, mtu=1500)
+BY_IPV4, BY_IPV6 = route(via="10.0.0.1"), route(via="fd00::1")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "after", "goes_down"),
+    [
+        (BY_IPV4, NIC.but(up=False), True),
+        (BY_IPV6, NIC.but(up=False), True),
+        (BY_IPV4, NIC.but(mtu=1200), False),
+        (BY_IPV6, NIC.but(mtu=1200), True),
+        (BY_IPV4, NIC.but(mtu=1400, mac="02:00:00:00:00:01"), False),
+        (BY_IPV4, NIC.but(bridge="br0"), False),
+        (BY_IPV4, NIC.but(addresses=NIC.addresses[1:]), True),  # its gateway's network
+        (BY_IPV6, NIC.but(addresses=NIC.addresses[1:]), False),
+        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=NIC.addresses[1:]), False),
+        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=NIC.addresses[2:]), True),  # the last of IPv4
+        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=("10.0.0.6/24", "10.1.0.6/24")), True),  # secondary ones
+        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=("10.7.0.6/24",)), False),
+        (route("10.9.0.0/16", dev="eth1", src="10.1.0.5"), NIC.but(addresses=NIC.addresses[:1]), True),
+        (route("fd09::/64", dev="eth1"), NIC.but(addresses=()), False),
+        (route("fd09::/64", dev="eth1", src="fd00::5"), NIC.but(addresses=NIC.addresses[:2]), True),
+        (route(via="192.0.2.1", dev="eth1", onlink=True), NIC.but(addresses=NIC.addresses[1:]), False),
+    ],
+)
+def test_a_route_goes_down_with_its_nic_only_where_the_kernel_drops_it(
+    wanted: Route, after: Nic, goes_down: bool
+) -> None:
+    assert KIND.is_interrupted(wanted, Address("web", "nic", "eth1"), NIC, after) is goes_down
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mtu lock 1300 advmss 1200",
+        "initcwnd 20 congctl reno metric60 7",
+        "realms 3/4 pref high encap 6:0102 attribute90 ff00",
+        "hoplimit 9 pref 7",
+    ],
+)
+def test_options_of_a_route_read_back_from_their_text(text: str) -> None:
+    live = LiveRoute(family=2, dst="10.1.0.0/16", gateway="10.0.0.1", oif=7, metric=5)
+    assert options_of(raw_route(route_body(live) + option_attributes(text))) == text
+
+
+@pytest.mark.parametrize("text", ["mtu", "mtu lock", "mtu x", "speed 9", "realms 3", "encap x", "attribute 1"])
+def test_damaged_options_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"option|invalid literal|unpack|hexadecimal"):
+        option_attributes(text)
+
+
+ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
+
+
+@given(ADDRESSES, st.integers(0, 128), ADDRESSES)
+def test_networks_hold_what_they_hold_for_python(address: Any, length: int, other: Any) -> None:
+    text = f"{address}/{min(length, address.max_prefixlen)}"
+    network, ours = ipaddress.ip_network(text, strict=False), network_of(text)
+    assert ours.holds(str(address))
+    assert ours.holds(str(other)) == (other in network)
+    has_broadcast = network.version == 4 and network.prefixlen < 31
+    assert ours.is_broadcast(str(network.broadcast_address)) == has_broadcast

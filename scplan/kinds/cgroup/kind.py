@@ -37,6 +37,7 @@ class CgroupKind(Kind[CgroupSetting]):
     section = "cgroup"
     section_form = "mapping"
     record = CgroupSetting
+    lives_in = "cgroup"
 
     def normalise(self, desired: CgroupSetting) -> CgroupSetting:
         setting = setting_of(desired.name)

@@ -39,6 +39,7 @@ class DeviceKind(Kind[Device]):
     name = "device"
     section = "devices"
     record = Device
+    lives_in = "mnt"
     hears = Hears.MOUNTS  # in a user namespace nodes are bound; others are looked at from time to time
 
     # configuration

@@ -30,6 +30,7 @@ class NicKind(Kind[Nic]):
     name = "nic"
     section = "nics"
     record = Nic
+    lives_in = "net"
     of_host = True
     hears = Hears.NETWORK
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scplan.linux.netlink.raw import RawRoute, raw_from_text
+from scplan.linux.netlink.raw import RawRoute, raw_from_text, raw_route, route_body
 from scplan.linux.netlink.records import (
     IFA_F_PERMANENT,
     MAIN_TABLE,
@@ -18,6 +18,7 @@ from scplan.linux.netlink.records import (
     NextHop,
     Route,
 )
+from scplan.linux.netlink.route_options import option_attributes, options_of
 from scplan.linux.netlink.rtnl import Batch, Rtnl, open_socket
 from scplan.linux.netlink.table import LinkTable, SharedDump
 
@@ -41,5 +42,9 @@ __all__ = [
     "Rtnl",
     "SharedDump",
     "open_socket",
+    "option_attributes",
+    "options_of",
     "raw_from_text",
+    "raw_route",
+    "route_body",
 ]

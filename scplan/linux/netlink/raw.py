@@ -7,7 +7,7 @@ out, and the time that a route has left is asked for in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from struct import Struct
 
 from scplan.linux.netlink import wire
@@ -23,6 +23,7 @@ _NOT_ASKED_FOR = frozenset((_CACHEINFO, _MFC_STATS, _PAD, _UID))
 # With a nexthop object (ip-nexthop(8)) the kernel lists what it stands for, but takes nothing else beside it.
 _OF_THE_NEXTHOP = frozenset((_OIF, _GATEWAY, _MULTIPATH, _FLOW, _VIA, _ENCAP_TYPE, _ENCAP))
 _RTNH_F_PERVASIVE = 2
+_RTM_F_CLONED = 0x200
 _ASKED_FLAGS = RTNH_F_ONLINK | _RTNH_F_PERVASIVE
 _CACHED = Struct("=IIi")  # rta_cacheinfo: references, last use, time left
 _USER_HZ = 100
@@ -50,7 +51,7 @@ class RawRoute(NamedTuple):
             attributes.append(wire.attribute(kind, payload))
         return raw_route(self.body[: RTMSG.size] + b"".join(attributes))
 
-    def request(self) -> bytes:
+    def request(self, *, with_expiry: bool = True) -> bytes:
         """The body of an RTM_NEWROUTE or RTM_DELROUTE that is about just this route."""
         family, to, source, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(self.body)
         header = RTMSG.pack(family, to, source, tos, table, protocol, scope, kind, flags & _ASKED_FLAGS)
@@ -63,8 +64,14 @@ class RawRoute(NamedTuple):
             for number, payload in found
             if number not in left_out
         ]
-        asked += [wire.u32(_EXPIRES, seconds) for seconds in _seconds_left(found)]
+        if with_expiry:
+            asked += [wire.u32(_EXPIRES, seconds) for seconds in _seconds_left(found)]
         return header + b"".join(asked)
+
+    @property
+    def key(self) -> bytes:
+        """Equal for two messages about the same route: all of it but the time that it has left."""
+        return self.request(with_expiry=False)
 
     @property
     def expires(self) -> bool:
@@ -80,6 +87,25 @@ def raw_route(body: bytes) -> RawRoute:
     return parsed
 
 
+def route_body(route: Route) -> bytes:
+    """The body of a message about a route, of all that the record knows."""
+    dst, _, length = ("", "", "0") if route.dst == "default" else route.dst.partition("/")
+    # The table of the header has 8 bits; RT_TABLE_UNSPEC when RTA_TABLE holds a larger one.
+    table = route.table if route.table < 256 else 0
+    flags = RTNH_F_ONLINK if route.onlink else 0
+    body = [
+        RTMSG.pack(route.family, int(length), 0, route.tos, table, route.protocol, route.scope, route.type, flags),
+        wire.attribute(wire.RTA_DST, wire.address_bytes(dst)[1]) if dst else b"",
+        wire.gateway(route.family, route.gateway) if route.gateway else b"",
+        wire.u32(wire.RTA_OIF, route.oif) if route.oif else b"",
+        wire.next_hops(route.family, route.nexthops) if route.nexthops else b"",
+        wire.attribute(wire.RTA_PREFSRC, wire.address_bytes(route.prefsrc)[1]) if route.prefsrc else b"",
+        wire.u32(wire.RTA_PRIORITY, route.metric) if route.metric else b"",
+        wire.u32(wire.RTA_TABLE, route.table),
+    ]
+    return b"".join(body)
+
+
 def raw_from_text(text: str) -> tuple[RawRoute, dict[int, str]]:
     """A route that `RawRoute.text` made, and the names that its links had. Raises ValueError."""
     links, _, body = text.partition(" ")
@@ -93,10 +119,12 @@ def raw_from_text(text: str) -> tuple[RawRoute, dict[int, str]]:
     return raw, names
 
 
-def parse_raw_route(data: bytes, start: int, end: int) -> RawRoute | None:
-    """The route of an RTM_NEWROUTE whose body lies between two offsets; None for other families."""
-    route = wire.parse_route(data, start, end)
-    return None if route is None else RawRoute(route, data[start:end])
+def parse_raw_route(data: bytes, start: int, end: int, lengths: Container[int] | None = None) -> RawRoute | None:
+    """The route of an RTM_NEWROUTE whose body lies between two offsets; None as wire.parse_route, or a cached one."""
+    route = wire.parse_route(data, start, end, lengths)
+    if route is None or RTMSG.unpack_from(data, start)[8] & _RTM_F_CLONED:
+        return None
+    return RawRoute(route, data[start:end])
 
 
 def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:

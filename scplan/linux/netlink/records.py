@@ -88,7 +88,8 @@ class Route(NamedTuple):
     """A route. `dst` is "default" or a CIDR; `gateway` and `prefsrc` are "" and `oif` 0 where there is none.
 
     `nexthops` is empty unless there is more than one; `gateway` and `oif` are then unset. One with a `tos` is for
-    packets of that type of service alone (IPv4), beside the route for all.
+    packets of that type of service alone (IPv4), one with a `source_length` for packets from a network (IPv6), beside
+    the route for all.
     """
 
     family: int
@@ -104,6 +105,7 @@ class Route(NamedTuple):
     onlink: bool = False
     nexthops: tuple[NextHop, ...] = ()
     tos: int = 0
+    source_length: int = 0
 
     @property
     def oifs(self) -> tuple[int, ...]:

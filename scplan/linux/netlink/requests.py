@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from scplan.linux.netlink import wire
-from scplan.linux.netlink.raw import RawRoute
-from scplan.linux.netlink.records import IFA_F_NODAD, IFF_UP, RT_SCOPE_LINK, RTNH_F_ONLINK, Addr, Route
-from scplan.linux.netlink.wire import IFADDR, IFINFO, RTMSG, address_bytes, attribute, text, u32
+from scplan.linux.netlink.raw import RawRoute, route_body
+from scplan.linux.netlink.records import IFA_F_NODAD, IFF_UP, RT_SCOPE_LINK, Addr, Route
+from scplan.linux.netlink.wire import IFADDR, IFINFO, address_bytes, attribute, text, u32
 from scplan.named_tuple import NamedTuple
 
 _ADD = wire.NLM_F_CREATE | wire.NLM_F_EXCL
@@ -151,13 +151,15 @@ class Requests:
         `replace` puts it in the place of that one in a single step, without a moment between them.
         """
         flags = wire.NLM_F_CREATE | wire.NLM_F_REPLACE if replace else _ADD
-        self._submit(Request(wire.RTM_NEWROUTE, flags, _route(route), f"RTM_NEWROUTE({route.text()})"))
+        self._submit(Request(wire.RTM_NEWROUTE, flags, route_body(route), f"RTM_NEWROUTE({route.text()})"))
 
     def append_route(self, route: Route) -> None:
         """Adds a route behind one of the same destination, metric and table."""
         flags = wire.NLM_F_CREATE | wire.NLM_F_APPEND
         done = frozenset((errno.EEXIST,))
-        self._submit(Request(wire.RTM_NEWROUTE, flags, _route(route), f"RTM_NEWROUTE({route.text()}, append)", done))
+        self._submit(
+            Request(wire.RTM_NEWROUTE, flags, route_body(route), f"RTM_NEWROUTE({route.text()}, append)", done)
+        )
 
     def delete_route(self, route: Route) -> None:
         """Removes the route that has all these attributes; succeeds when it is gone already.
@@ -166,7 +168,7 @@ class Requests:
         there is one which fits exactly.
         """
         gone = frozenset((errno.ESRCH,))
-        self._submit(Request(wire.RTM_DELROUTE, 0, _route(route), f"RTM_DELROUTE({route.text()})", gone))
+        self._submit(Request(wire.RTM_DELROUTE, 0, route_body(route), f"RTM_DELROUTE({route.text()})", gone))
 
     def put_route(self, raw: RawRoute, *, place: Literal["append", "prepend", "replace"] = "append") -> None:
         """Adds a route just as the kernel listed it, behind or before those of the same key, or in place of the first.
@@ -199,21 +201,3 @@ def _address(index: int, address: str, peer: str) -> tuple[int, bytes]:
     far = address_bytes(peer)[1] if peer else packed
     body = IFADDR.pack(family, int(length), 0, scope, index)
     return family, body + attribute(wire.IFA_LOCAL, packed) + attribute(wire.IFA_ADDRESS, far)
-
-
-def _route(route: Route) -> bytes:
-    dst, _, length = ("", "", "0") if route.dst == "default" else route.dst.partition("/")
-    # The table of the header has 8 bits; RT_TABLE_UNSPEC when RTA_TABLE holds a larger one.
-    table = route.table if route.table < 256 else 0
-    flags = RTNH_F_ONLINK if route.onlink else 0
-    body = [
-        RTMSG.pack(route.family, int(length), 0, route.tos, table, route.protocol, route.scope, route.type, flags),
-        attribute(wire.RTA_DST, address_bytes(dst)[1]) if dst else b"",
-        wire.gateway(route.family, route.gateway) if route.gateway else b"",
-        u32(wire.RTA_OIF, route.oif) if route.oif else b"",
-        wire.next_hops(route.family, route.nexthops) if route.nexthops else b"",
-        attribute(wire.RTA_PREFSRC, address_bytes(route.prefsrc)[1]) if route.prefsrc else b"",
-        u32(wire.RTA_PRIORITY, route.metric) if route.metric else b"",
-        u32(wire.RTA_TABLE, route.table),
-    ]
-    return b"".join(body)

@@ -134,14 +134,19 @@ class Rtnl(Requests, Closing):
             ]
         return routes
 
-    def raw_routes(self, family: int = 0) -> list[RawRoute]:
-        """All routes of all tables with the kernel's own messages; those of one key in the order in which they count.
+    def raw_routes(self, family: int = 0, *, table: int = 0, lengths: Container[int] | None = None) -> list[RawRoute]:
+        """Routes with the kernel's own messages; those of one key in the order in which they count.
 
-        `family` 0 stands for IPv4 and IPv6.
+        0 stands for any family or table; `lengths` as in `routes`.
         """
-        body = RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-        found = self._dump(wire.RTM_GETROUTE, wire.RTM_NEWROUTE, body, parse_raw_route, "RTM_GETROUTE(dump)")
-        return [raw for raw in found if not family or raw.route.family == family]
+        body = RTMSG.pack(0, 0, 0, 0, table if table < 256 else 0, 0, 0, 0, 0)
+        parse = parse_raw_route if lengths is None else partial(parse_raw_route, lengths=lengths)
+        found = self._dump(wire.RTM_GETROUTE, wire.RTM_NEWROUTE, body, parse, "RTM_GETROUTE(dump)")
+        return [
+            raw
+            for raw in found
+            if (not family or raw.route.family == family) and (not table or raw.route.table == table)
+        ]
 
     def link(self, which: str | int) -> Link | None:
         """One link, by name or index; None when there is none."""

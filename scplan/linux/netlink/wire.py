@@ -218,7 +218,7 @@ def parse_route(data: bytes, start: int, end: int, lengths: Container[int] | Non
     """The route of an RTM_NEWROUTE; None for families other than IPv4 and IPv6, and for other prefix lengths."""
     if end - start < RTMSG.size:
         raise Malformed("a short route message")
-    family, dst_length, _, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(data, start)
+    family, dst_length, source_length, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(data, start)
     if family not in _LENGTHS or (lengths is not None and dst_length not in lengths):
         return None
     dst, near, via, oif, source, metric, full_table, multipath = _ROUTE.read(data, start + RTMSG.size, end)
@@ -236,6 +236,7 @@ def parse_route(data: bytes, start: int, end: int, lengths: Container[int] | Non
         bool(flags & RTNH_F_ONLINK),
         tuple(_next_hops(family, multipath)) if multipath else (),
         tos,
+        source_length,
     )
 
 

@@ -1,0 +1,180 @@
+"""What a container will refuse of planned routes: gateways that nothing reaches, NICs that are not there, or down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from scplan.kinds.kind import Foreseen, Unsuitable
+from scplan.kinds.route.kernel import LOCAL_TABLE, is_made_by_kernel, nics_hint, unreachable_hint
+from scplan.kinds.route.record import Route, kernel_destination, metric_of, table_of
+from scplan.linux.container import Container
+from scplan.linux.netlink import RTN_UNICAST, Addr, RawRoute
+from scplan.model.address import Address
+from scplan.model.change import Action, Change
+from scplan.model.networks import Network, network_of
+from scplan.model.next_hops import is_address
+from scplan.model.resource import Resource
+from scplan.named_tuple import NamedTuple
+
+
+class _Link(NamedTuple):
+    """A link of the container as it will be: its own addresses, and the networks that they bring."""
+
+    is_up: bool
+    hosts: frozenset[str]
+    networks: tuple[Network, ...]
+
+
+class _Ground:
+    """What routes will stand on once the plan is applied: links, and routes that need no gateway."""
+
+    def __init__(self, container: Container, changes: Sequence[Change], after: Mapping[Address, Resource]) -> None:
+        self.container = container
+        rtnl = container.rtnl
+        listed = rtnl.nics()
+        addresses: dict[int, list[Addr]] = {}
+        for addr in rtnl.addresses():
+            addresses.setdefault(addr.index, []).append(addr)
+        nics = {address.identity: nic for address, nic in after.items() if address.kind == "nic"}
+        changed = {change.address.identity: change for change in changes if change.address.kind == "nic"}
+        self.links: dict[str, _Link] = {}
+        for link in listed:
+            change = changed.get(link.name)
+            if change is None or change.action in (Action.ADOPT, Action.RELEASE):
+                self.links[link.name] = _live_link(link.up, addresses.get(link.index, ()))
+        for name, nic in nics.items():
+            if name in changed and changed[name].action not in (Action.ADOPT, Action.RELEASE):
+                self.links[name] = _planned_link(nic)
+        self.loopback = frozenset(
+            addr.address.partition("/")[0]
+            for index, of_link in addresses.items()
+            if all(link.index != index for link in listed)
+            for addr in of_link
+        )
+        self.routes = rtnl.raw_routes()
+        names = {link.index: link.name for link in listed}
+        replaced = {
+            _key(change.before)
+            for change in changes
+            if isinstance(change.before, Route) and change.action not in (Action.ADOPT, Action.RELEASE)
+        }
+        self.on_link = [
+            (names[raw.route.oif], network_of(raw.route.dst if raw.route.dst != "default" else "0.0.0.0/0"))
+            for raw in self.routes
+            if raw.route.oif in names
+            and names[raw.route.oif] in self.links
+            and raw.route.type == RTN_UNICAST
+            and not raw.route.gateway
+            and raw.route.protocol != _KERNEL
+            and raw.route.table != LOCAL_TABLE
+            and raw.route.dst != "default"
+            and (raw.route.dst, raw.route.metric, raw.route.table) not in replaced
+        ]
+        self.on_link += [
+            (route.link, network_of(route.to))
+            for route in after.values()
+            if isinstance(route, Route) and not route.via and route.link is not None and route.to not in _DEFAULTS
+        ]
+
+    def reaches(self, via: str, dev: str | None) -> bool:
+        """True if a gateway is in a network of a link that is up, or of a route that needs none; over `dev` if set."""
+        return any(
+            network.holds(via)
+            for name, link in self.links.items()
+            if link.is_up and dev in (None, name)
+            for network in link.networks
+        ) or any(network.holds(via) for name, network in self.on_link if dev in (None, name))
+
+    def owner(self, address: str) -> str | None:
+        """The link that has the address itself."""
+        found = (name for name, link in self.links.items() if address in link.hosts)
+        return next(found, "lo" if address in self.loopback else None)
+
+    def is_broadcast(self, address: str) -> bool:
+        return any(network.is_broadcast(address) for link in self.links.values() for network in link.networks)
+
+
+_KERNEL = 2
+_DEFAULTS = ("default", "::/0")
+
+
+def _live_link(is_up: bool, addresses: Iterable[Addr]) -> _Link:
+    texts = [addr.address for addr in addresses]
+    networks = (f"{addr.peer}/{addr.address.partition('/')[2]}" if addr.peer else addr.address for addr in addresses)
+    return _Link(is_up, frozenset(text.partition("/")[0] for text in texts), tuple(map(network_of, networks)))
+
+
+def _planned_link(nic: Resource) -> _Link:
+    texts = nic.get("addresses") or ()
+    hosts = frozenset(text.partition("/")[0] for text in texts)
+    return _Link(nic.get("up") is not False, hosts, tuple(map(network_of, texts)))
+
+
+def _key(route: Route) -> tuple[str, int, int]:
+    return kernel_destination(route.to), metric_of(route), table_of(route)
+
+
+def foresee(container: Container, changes: Sequence[Change], after: Mapping[Address, Resource]) -> Iterator[Foreseen]:
+    """Findings about the planned routes of a container."""
+    planned = [
+        (change, change.after)
+        for change in changes
+        if isinstance(change.after, Route) and change.action not in (Action.ADOPT, Action.RELEASE)
+    ]
+    if not planned or container.shares_host_network:
+        return
+    ground = _Ground(container, changes, after)
+    for change, route in planned:
+        # An undo makes again what the kernel held: next hops that nobody can write are not looked at.
+        refused = _refused(route, ground) if route.carried is None else None
+        displaced = tuple(_displaced(route, ground)) if change.action is Action.CREATE else ()
+        if refused is not None or displaced:
+            yield Foreseen(address=change.address, refused=refused, lost=displaced)
+
+
+def _refused(route: Route, ground: _Ground) -> Unsuitable | None:
+    dev, name = route.link, ground.container.name
+    if dev is not None and dev not in ground.links:
+        return Unsuitable(f"container {name} has no NIC {dev} for the route", hint=nics_hint(ground.links))
+    if dev is not None and not ground.links[dev].is_up:
+        return Unsuitable(f"the route needs NIC {dev}, which is down", hint="set it up, or remove the route")
+    if route.src and ground.owner(route.src) is None:
+        return Unsuitable(
+            f"no NIC of container {name} has the address {route.src}", hint="give it to one, or write another src"
+        )
+    if not is_address(route.via):
+        return None
+    owner = ground.owner(route.via)
+    if owner is not None:
+        return Unsuitable(f"via {route.via} is the container's own address, on {owner}", hint="name another router")
+    if route.onlink or _is_link_local(route.via):
+        return None
+    if not ground.reaches(route.via, dev):
+        over = f" over {dev}" if dev is not None else ""
+        hint = unreachable_hint(route.via) if ground.links else "the container has no NIC; add one under nics"
+        return Unsuitable(f"nothing reaches the gateway {route.via}{over}", hint=hint)
+    if ground.is_broadcast(route.via):
+        return Unsuitable(f"via {route.via} is the broadcast address of its network", hint="name a router")
+    return None
+
+
+def _is_link_local(address: str) -> bool:
+    return network_of("fe80::/10").holds(address)
+
+
+def _displaced(route: Route, ground: _Ground) -> Iterator[str]:
+    """IPv6 routes of the kernel's own that the route takes the place of; IPv4 keeps them, behind it."""
+    if ":" not in route.to:
+        return
+    for raw in ground.routes:
+        live = raw.route
+        is_of_key = (live.dst, live.metric, live.table) == _key(route) and live.family == route.family
+        if is_of_key and not live.source_length and is_made_by_kernel(live, route):
+            yield f"route {_words(raw, ground)}, which a router announced: its next announcement brings it back"
+
+
+def _words(raw: RawRoute, ground: _Ground) -> str:
+    live = raw.route
+    words = [live.dst, *(["via", live.gateway] if live.gateway else [])]
+    name = ground.container.rtnl.link_name(live.oif) if live.oif else ""
+    return " ".join([*words, *(["dev", name] if name else [])])

@@ -1,0 +1,551 @@
+"""Routes in the kernel: read from a container's namespace, made, changed and removed. rtnetlink(7), ip-route(8).
+
+The kernel may hold several routes of one key (destination, metric and table); the first of them is in force. So each
+operation is about the list of them: scplan's is put in front, those of others stay, and what an operation takes away is
+captured as the kernel's own messages, to be put back in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from socket import AF_INET6
+
+from scplan.errors import KernelError, ScplanError
+from scplan.kinds.kind import Described, Target
+from scplan.kinds.route.record import DEFAULT_IPV6, Route, fits, kernel_destination, metric_of, table_of
+from scplan.linux import links
+from scplan.linux.container import Container
+from scplan.linux.netlink import (
+    RT_SCOPE_LINK,
+    RTN_UNICAST,
+    RTPROT_STATIC,
+    NextHop,
+    RawRoute,
+    Rtnl,
+    option_attributes,
+    options_of,
+    raw_from_text,
+    raw_route,
+    route_body,
+)
+from scplan.linux.netlink import Route as LiveRoute
+from scplan.model.comparison import as_recorded
+from scplan.model.networks import network_of
+from scplan.model.next_hops import TYPES, Way, is_address, text_of, type_of, ways_of
+
+LOCAL_TABLE = 255
+_TAKEN_AWAY, _STAYS = "-", "="
+
+Identify = Callable[[Route], str]
+NameOf = Callable[[int], str]
+
+# reading
+
+
+def read(container: Container, wanted: Mapping[str, Route] | None, identity: Identify) -> dict[str, Route]:
+    if wanted is not None and not wanted:
+        return {}
+    if container.shares_host_network:
+        if wanted is None:
+            return {}
+        raise links.refuse_host_network(container.name)
+    name_of = _names(container.rtnl)
+    found: dict[str, Route] = {}
+    for key, entries in _by_identity(container.rtnl, None if wanted is None else wanted.values(), identity).items():
+        if wanted is None:
+            first = entries[0].route
+            if first.type == RTN_UNICAST and first.protocol not in links.KERNEL_MADE and not first.nexthops:
+                found[key] = record_of(entries[0], name_of)
+        elif key in wanted:
+            live = _in_force(entries, wanted[key], name_of)
+            if live is not None:
+                found[key] = live
+    return found
+
+
+def _in_force(entries: Sequence[RawRoute], goal: Route, name_of: NameOf) -> Route | None:
+    """The first of the routes of one key, as a record; None when it is the kernel's own and the wanted one has to come.
+
+    The kernel's own is what an address or a router's advertisement brought: the wanted one goes in front of it.
+    """
+    first = record_of(entries[0], name_of)
+    if first.over is None:
+        first = first.but(over=goal.over)  # `via` says all of its ways, or that it has none
+    if not is_made_by_kernel(entries[0].route, goal):
+        return first
+    is_there = any(fits(goal, record_of(entry, name_of)) for entry in entries)
+    return first if is_there else None
+
+
+def describe(container: Container, identity: Identify) -> Described[Route]:
+    if container.shares_host_network:
+        return Described({}, (("all routes", "they are the host's own"),))
+    left_out = [
+        (identity(_key_of(raw.route)), why)
+        for raw in container.rtnl.raw_routes()
+        if raw.route.table != LOCAL_TABLE and raw.route.protocol not in links.KERNEL_MADE
+        if (why := _why_left_out(raw.route))
+    ]
+    found = {
+        name: route.but(src=route.src or None, onlink=route.onlink or None, over=None, options=None)
+        for name, route in read(container, None, identity).items()
+    }
+    return Described(found, tuple(left_out))
+
+
+def _why_left_out(live: LiveRoute) -> str:
+    if live.nexthops:
+        return "it has several next hops"
+    if live.tos:
+        return f"it is for TOS {live.tos}"
+    if live.source_length:
+        return "it is for packets of one network"
+    return f"it is of type {TYPES.get(live.type, live.type)}" if live.type != RTN_UNICAST else ""
+
+
+def _by_identity(rtnl: Rtnl, wanted: Collection[Route] | None, identity: Identify) -> dict[str, list[RawRoute]]:
+    """The routes of each key, in order; read no further than the wanted ones take."""
+    found: dict[str, list[RawRoute]] = {}
+    for raw in _listed(rtnl, wanted):
+        if raw.route.table != LOCAL_TABLE and not raw.route.tos and not raw.route.source_length:
+            found.setdefault(identity(_key_of(raw.route)), []).append(raw)
+    return found
+
+
+def _listed(rtnl: Rtnl, wanted: Collection[Route] | None) -> list[RawRoute]:
+    if wanted is None:
+        return rtnl.raw_routes()
+    families, tables = {route.family for route in wanted}, {table_of(route) for route in wanted}
+    destinations = {kernel_destination(route.to) for route in wanted}
+    listed = rtnl.raw_routes(
+        families.pop() if len(families) == 1 else 0,
+        table=tables.pop() if len(tables) == 1 else 0,
+        lengths={network_of(destination).length for destination in destinations},
+    )
+    # Those of the IPv6 default are told by the family of what was asked for.
+    return [raw for raw in listed if raw.route.dst in destinations]
+
+
+def _names(rtnl: Rtnl) -> NameOf:
+    known: dict[int, str] = {}
+
+    def name_of(index: int) -> str:
+        if index not in known:
+            known[index] = rtnl.link_name(index)
+        return known[index]
+
+    return name_of
+
+
+def _key_of(live: LiveRoute) -> Route:
+    to = DEFAULT_IPV6 if live.dst == "default" and live.family == AF_INET6 else live.dst
+    return Route(to=to, metric=live.metric, table=live.table)
+
+
+def record_of(raw: RawRoute, name_of: NameOf) -> Route:
+    """A live route as users would write it, if they could write several next hops and other types than unicast."""
+    live = raw.route
+    via, dev = live.gateway, name_of(live.oif) if live.oif else ""
+    if live.type != RTN_UNICAST:
+        via, dev = TYPES.get(live.type, f"type {live.type}"), ""
+    elif live.nexthops:
+        via = text_of(Way(hop.gateway, name_of(hop.oif) or "?", hop.weight, hop.onlink) for hop in live.nexthops)
+    return _key_of(live).but(
+        via=via, dev=dev or None, over=dev or None, src=live.prefsrc, onlink=live.onlink, options=options_of(raw)
+    )
+
+
+def is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
+    """True if it is one of the kernel's own, next to which the wanted one has a place of its own."""
+    return live.protocol in links.KERNEL_MADE and bool(goal.via or live.gateway)
+
+
+# the routes of one key
+
+
+class _Places:
+    """The routes of one key in a container, in their order, as they are now."""
+
+    def __init__(self, container: Container, key: Route) -> None:
+        if container.shares_host_network:
+            raise links.refuse_host_network(container.name)
+        self.container = container
+        self.rtnl = container.rtnl
+        self.is_ipv6 = key.family == AF_INET6
+        self._key = key
+        self._name_of = _names(self.rtnl)
+        self.look()
+
+    def look(self) -> None:
+        key = self._key
+        listed = self.rtnl.raw_routes(
+            key.family, table=table_of(key), lengths={network_of(kernel_destination(key.to)).length}
+        )
+        self.entries = [
+            raw
+            for raw in listed
+            if (raw.route.dst, raw.route.metric) == (kernel_destination(key.to), metric_of(key))
+            and not raw.route.tos
+            and not raw.route.source_length
+        ]
+
+    def record(self, raw: RawRoute) -> Route:
+        return record_of(raw, self._name_of)
+
+    def find(self, wanted: Route | None) -> RawRoute | None:
+        """The first entry that is as wanted, as far as that says."""
+        if wanted is None:
+            return None
+        fitting = [
+            raw for raw in self.entries if not is_made_by_kernel(raw.route, wanted) and fits(wanted, self.record(raw))
+        ]
+        exact = (raw for raw in fitting if wanted.options in (None, options_of(raw)))
+        return next(exact, fitting[0] if fitting else None)
+
+    def is_exact(self, raw: RawRoute, wanted: Route) -> bool:
+        return wanted.options in (None, options_of(raw))
+
+    def own(self, before: Route, record: Route | None) -> RawRoute | None:
+        """The entry that is scplan's: as the record says, else, where others changed it, as it was found."""
+        return self.find(record) or self.find(before)
+
+    def hop(self, record: Route | None) -> RawRoute | None:
+        """The one next hop of an IPv6 route that is scplan's, where others have joined theirs to it."""
+        if record is None or not self.is_ipv6 or not is_address(record.via):
+            return None
+        for raw in self.entries:
+            for hop in raw.route.nexthops:
+                if hop.gateway == record.via and record.link in (None, self._name_of(hop.oif)):
+                    alone = raw.route._replace(gateway=hop.gateway, oif=hop.oif, onlink=hop.onlink, nexthops=())
+                    return raw_route(route_body(alone))
+        return None
+
+    def text(self, raw: RawRoute) -> str:
+        return raw.text({index: self._name_of(index) or "?" for index in raw.route.oifs})
+
+    def of_text(self, text: str) -> RawRoute | None:
+        """The route of a text, over the links that have its links' names now; None where there is none."""
+        raw, names = raw_from_text(text)
+        indexes = {}
+        for index, name in names.items():
+            if self._name_of(index) != name:
+                link = self.rtnl.link(name)
+                if link is None:
+                    return None
+                indexes[index] = link.index
+            else:
+                indexes[index] = index
+        return raw.over(indexes)
+
+    # changing
+
+    def put(self, raw: RawRoute, wanted: Route, place: str) -> None:
+        """Adds a route; raises KernelError with a hint."""
+        try:
+            match place:
+                case "prepend":
+                    self.rtnl.put_route(raw, place="prepend")
+                case "replace":
+                    self.rtnl.put_route(raw, place="replace")
+                case _:
+                    self.rtnl.put_route(raw)
+        except KernelError as error:
+            raise KernelError(
+                error.operation, error.errno, detail=error.said, hint=_hint(error.errno, wanted)
+            ) from None
+
+    def take(self, raws: Iterable[RawRoute]) -> None:
+        for raw in raws:
+            self.rtnl.take_route(raw)
+
+    def put_first(self, made: RawRoute, wanted: Route, own: RawRoute | None) -> None:
+        """Puts a route in front of the others, in place of its former self."""
+        others = [raw for raw in self.entries if raw is not own]
+        if own is not None and self.entries[0] is own and (not self.is_ipv6 or not others):
+            self.put(made, wanted, "replace")
+        elif not self.is_ipv6:
+            self.put(made, wanted, "prepend")
+            self.take([own] if own is not None else [])
+        elif all(raw.route.protocol in links.KERNEL_MADE for raw in others) and self.entries:
+            # In one step with the first; the rest is told from it by what it was.
+            self.put(made, wanted, "replace")
+            former = {raw.key for raw in self.entries}
+            self.look()
+            self.take(raw for raw in self.entries if raw.key in former)
+        else:
+            self.take(self.entries)
+            self.put(made, wanted, "append")
+            for raw in others:
+                if raw.route.protocol not in links.KERNEL_MADE:
+                    self.put(raw, wanted, "append")
+
+    def arrange(self, goal: Sequence[RawRoute], wanted: Route) -> None:
+        """Makes the routes of the key those of `goal`, in its order; what stays in its place is not touched."""
+        there, keys = [raw.key for raw in self.entries], [raw.key for raw in goal]
+        if there == keys:
+            return
+        fits_first = not self.is_ipv6 and there[1:] == keys[1:]
+        if self.entries and goal and keys[0] not in there and (len(goal) == 1 or fits_first):
+            self.put(goal[0], wanted, "replace")
+            self.look()
+            self.take(raw for raw in self.entries if raw.key in there and raw.key not in keys)
+            return
+        if goal and not self.is_ipv6 and keys[0] not in there:
+            self.put(goal[0], wanted, "prepend")
+            self.look()
+        self.take(raw for raw in self.entries if raw.key not in keys)
+        staying = [raw for raw in self.entries if raw.key in keys]
+        same = 0
+        while same < len(staying) and staying[same].key == keys[same]:
+            same += 1
+        self.take(staying[same:])
+        for raw in goal[same:]:
+            self.put(raw, wanted, "append")
+
+
+# capturing
+
+
+def capture(
+    target: Target[Route], before: Route | None, after: Route | None, identity: Identify
+) -> tuple[Route | None, Route | None]:
+    """Both sides with what an undo needs, and `after` with the NIC that it will go over."""
+    known = before or after
+    if known is None:
+        return before, after
+    places = _Places(target.container, known)
+    after = after and _with_link(target.container, after)
+    if before is not None:
+        record = target.peers.get(identity(before))
+        own = places.own(before, record)
+        if after is None and own is not None:
+            # What is in force may be a route that others put in front of it.
+            before = as_recorded(places.record(own), record or before)
+        before = before.but(
+            protocol=own.route.protocol if own is not None else None,
+            carried=tuple(
+                (_TAKEN_AWAY if _is_touched(places, raw, own, after) else _STAYS) + places.text(raw)
+                for raw in places.entries
+            ),
+        )
+    elif after is not None and places.is_ipv6:
+        displaced = [raw for raw in places.entries if raw.route.protocol in links.KERNEL_MADE]
+        if displaced and not any(fits(after, places.record(raw)) for raw in places.entries):
+            after = after.but(displaced=tuple(map(places.text, displaced)))
+    return before, after
+
+
+def _with_link(container: Container, after: Route) -> Route:
+    """The route with the NIC that it goes over; found anew where the one that was promised is gone."""
+    if after.dev is not None:
+        return after.but(over=after.dev)
+    if not is_address(after.via) or (after.over is not None and container.rtnl.link(after.over) is not None):
+        return after
+    return after.but(over=_link_towards(container, after.via))
+
+
+def _is_touched(places: _Places, raw: RawRoute, own: RawRoute | None, after: Route | None) -> bool:
+    """True if an update or a removal takes the entry away, and be it for a moment."""
+    if raw is own:
+        return True
+    return after is not None and (places.is_ipv6 or fits(after, places.record(raw)))
+
+
+def _link_towards(container: Container, via: str) -> str | None:
+    """The NIC over which the container reaches an address: that of the narrowest route which needs no other."""
+    family = AF_INET6 if ":" in via else 0
+    best: tuple[int, str] | None = None
+    for live in container.rtnl.routes(family=family, type=RTN_UNICAST):
+        if live.gateway or not live.oif or live.table == LOCAL_TABLE or live.tos or live.source_length:
+            continue
+        network = network_of(_key_of(live).to)
+        if network.length and network.holds(via) and (best is None or network.length > best[0]):
+            best = network.length, container.rtnl.link_name(live.oif)
+    return best[1] if best else None
+
+
+# changing
+
+
+def create(target: Target[Route], after: Route) -> None:
+    places = _Places(target.container, after)
+    if after.carried is not None:
+        _put_back(places, after, mine=None)
+        return
+    there = places.find(after)
+    if there is not None and places.is_exact(there, after) and there is places.entries[0]:
+        return
+    made = _to_kernel(target.container, after)
+    if any(raw is not there and not _gives_way(raw) for raw in places.entries):
+        raise KernelError(f"RTM_NEWROUTE({made.route.text()})", errno.EEXIST, hint=_hint(errno.EEXIST, after))
+    if there is not None and not places.is_ipv6 and places.is_exact(there, after):
+        places.take([there])
+        there = None
+    places.put_first(made, after, there)
+
+
+def _gives_way(raw: RawRoute) -> bool:
+    return raw.route.protocol in links.KERNEL_MADE
+
+
+def update(target: Target[Route], before: Route, after: Route, identity: Identify) -> None:
+    places = _Places(target.container, after)
+    if after.carried is not None:
+        _put_back(places, after, mine=before)
+        return
+    done = places.find(after)
+    own = places.own(before, target.peers.get(identity(before)))
+    if done is not None and not places.is_exact(done, after):
+        done = None
+    if done is not None and done is places.entries[0]:
+        places.take([own] if own is not None and own is not done and fits(before, places.record(own)) else [])
+        return
+    if done is not None and done is not own and own is not None:
+        places.take([own])
+        places.look()
+    if done is not None:
+        # Behind another one: of what is not in force, taking it away is no interruption.
+        own = places.find(after)
+        if not places.is_ipv6 and own is not None:
+            places.take([own])
+            places.look()
+            own = None
+    places.put_first(_to_kernel(target.container, after), after, own)
+
+
+def delete(target: Target[Route], before: Route, identity: Identify) -> None:
+    if target.container.shares_host_network:
+        return  # nothing was made there
+    places = _Places(target.container, before)
+    record = target.peers.get(identity(before))
+    own = places.find(record) or places.hop(record) or places.find(before)
+    if own is not None:
+        places.take([own])
+    if before.displaced:
+        places.look()
+        if not any(_gives_way(raw) for raw in places.entries):
+            places.arrange([*places.entries, *_known(places, before.displaced)], before)
+
+
+def _known(places: _Places, texts: Iterable[str]) -> list[RawRoute]:
+    return [raw for text in texts if (raw := places.of_text(text)) is not None]
+
+
+def _put_back(places: _Places, after: Route, mine: Route | None) -> None:
+    """Makes the routes of a key as they were when `after` was captured; what others made since stays, behind.
+
+    `mine` is the route that scplan made instead, and goes.
+    """
+    goal: list[RawRoute] = []
+    there = {raw.key for raw in places.entries}
+    for text in after.carried or ():
+        raw = places.of_text(text[1:])
+        if raw is None and text.startswith(_TAKEN_AWAY):
+            raise KernelError(
+                f"RTM_NEWROUTE({raw_from_text(text[1:])[0].route.text()})",
+                errno.ENODEV,
+                detail=f"container {places.container.name} has no longer the NIC that it went over",
+            )
+        if raw is not None and (text.startswith(_TAKEN_AWAY) or raw.key in there):
+            goal.append(raw)
+    known = {raw.key for raw in goal}
+    made = places.find(mine)
+    newer = [raw for raw in places.entries if raw.key not in known and raw is not made]
+    if places.is_ipv6:
+        newer = [raw for raw in newer if not _is_part_of(raw, goal)]
+        if newer and not known <= there:
+            return  # it would be joined to what others have made there since
+    places.arrange([*goal, *newer], after)
+
+
+def is_behind(made: Route, live: Route) -> bool:
+    """True if another route was in force when `made` was captured, and is again."""
+    raw, names = raw_from_text((made.carried or ("",))[0][1:])
+    return not fits(made, live) and fits(record_of(raw, names.__getitem__), live)
+
+
+def _is_part_of(raw: RawRoute, goal: Sequence[RawRoute]) -> bool:
+    """True if each of its next hops is one of a route that is to be put back."""
+    hops = {(hop.gateway, hop.oif) for one in goal for hop in _hops(one.route)}
+    return all((hop.gateway, hop.oif) in hops for hop in _hops(raw.route))
+
+
+def _hops(live: LiveRoute) -> tuple[NextHop, ...]:
+    return live.nexthops or (NextHop(live.gateway, live.oif, live.onlink, 1),)
+
+
+# between records and the kernel
+
+
+def _to_kernel(container: Container, route: Route) -> RawRoute:
+    """The route with its link looked up; raises KernelError when there is no such link."""
+    oif = 0
+    ways, kind = ways_of(route.via), type_of(route.via)
+    gateway = route.via if is_address(route.via) else ""
+    if kind != RTN_UNICAST or ways:
+        pass
+    elif route.link is not None:
+        oif = _index_of(container, route.link)
+    elif not gateway:
+        oif = _link_that_has(container, route.src or "")
+    is_on_link = kind == RTN_UNICAST and not any(way.gateway for way in ways) and not gateway
+    live = LiveRoute(
+        family=route.family,
+        dst=kernel_destination(route.to),
+        gateway=gateway,
+        oif=oif,
+        prefsrc=route.src or "",
+        metric=metric_of(route),
+        table=table_of(route),
+        protocol=RTPROT_STATIC if route.protocol is None else route.protocol,
+        scope=RT_SCOPE_LINK if is_on_link and route.family != AF_INET6 else 0,
+        type=kind,
+        onlink=bool(route.onlink),
+        nexthops=tuple(NextHop(way.gateway, _index_of(container, way.dev), way.onlink, way.weight) for way in ways),
+    )
+    return raw_route(route_body(live) + option_attributes(route.options or ""))
+
+
+def _index_of(container: Container, dev: str) -> int:
+    link = container.rtnl.link(dev)
+    if link is not None:
+        return link.index
+    raise KernelError(
+        f"RTM_NEWROUTE(dev {dev})",
+        errno.ENODEV,
+        detail=f"container {container.name} has no NIC {dev}",
+        hint=nics_hint(other.name for other in container.rtnl.nics()),
+    )
+
+
+def nics_hint(names: Iterable[str]) -> str:
+    there = ", ".join(sorted(names))
+    return f"it has {there}" if there else "it has no NIC; add one under nics"
+
+
+def _link_that_has(container: Container, src: str) -> int:
+    for addr in container.rtnl.addresses():
+        if addr.address.partition("/")[0] == src:
+            return addr.index
+    raise ScplanError(
+        f"no NIC of container {container.name} has the address {src}", hint="give it to one, or write dev or via"
+    )
+
+
+def _hint(code: int, route: Route) -> str:
+    match code:
+        case errno.ENETUNREACH | errno.EHOSTUNREACH if is_address(route.via):
+            return unreachable_hint(route.via)
+        case errno.ENETDOWN:
+            return f"the NIC {route.link or 'that it needs'} is down"
+        case errno.EEXIST:
+            return "another route has this destination, metric and table: remove it, or choose another metric"
+        case errno.EINVAL if route.src:
+            return f"is {route.src} an address of the container?"
+        case _:
+            return ""
+
+
+def unreachable_hint(via: str) -> str:
+    return f"no address in the container is in a network with {via}: add one to a NIC, or write `onlink: true` with dev"

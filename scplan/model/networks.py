@@ -1,0 +1,50 @@
+"""IP addresses and networks as numbers: what holds what. Without the package of Python, whose import takes longer."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_pton
+
+from scplan.named_tuple import NamedTuple
+
+_BITS: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
+
+
+class Network(NamedTuple):
+    """A network: `first` is its first address as a number."""
+
+    family: int
+    first: int
+    length: int
+
+    def holds(self, address: str) -> bool:
+        """True if the address is in it; raises OSError when the text is none."""
+        family, value = number_of(address)
+        shift = _BITS[self.family] - self.length
+        return family == self.family and value >> shift == self.first >> shift
+
+    def is_broadcast(self, address: str) -> bool:
+        """True if the address is the last of an IPv4 network that has a broadcast address."""
+        family, value = number_of(address)
+        return (
+            family == AF_INET == self.family and self.length < 31 and value == self.first + (1 << 32 - self.length) - 1
+        )
+
+
+@lru_cache(maxsize=4096)
+def number_of(address: str) -> tuple[int, int]:
+    """(family, number) of "10.0.0.5"; raises OSError when the text is no address."""
+    family = AF_INET6 if ":" in address else AF_INET
+    return family, int.from_bytes(inet_pton(family, address))
+
+
+@lru_cache(maxsize=4096)
+def network_of(text: str) -> Network:
+    """The network of "10.0.0.5/24", of an address alone, or of "default" (IPv4). Raises OSError or ValueError."""
+    if text == "default":
+        return Network(AF_INET, 0, 0)
+    address, _, length = text.partition("/")
+    family, value = number_of(address)
+    bits = int(length) if length else _BITS[family]
+    shift = _BITS[family] - bits
+    return Network(family, value >> shift << shift, bits)
