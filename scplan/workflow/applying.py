@@ -15,6 +15,7 @@ from scplan.journal import OF_A_START, new_apply_id
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.linux.signals import stop_requests_raise, stop_requests_wait
+from scplan.linux.state_dirs import note_state_dir
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, Status
 from scplan.state import State, records_of
@@ -166,6 +167,7 @@ class Run:
         from scplan.journal import Journal, Refreshed
         from scplan.recovery import elsewhere
 
+        note_state_dir(self._state.directory)
         modules = self._new_modules
         load_modules(self._scene, self.plan, modules)
         names = {address.container for address in self.plan.refreshed} | modules.keys()

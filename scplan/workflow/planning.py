@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from scplan import observe, plan
 from scplan.errors import ContainerNotFound, Diagnostic
 from scplan.kinds import KINDS
+from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
 from scplan.model.address import Address
-from scplan.model.change import Plan
+from scplan.model.change import Action, Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
@@ -26,6 +27,7 @@ from scplan.workflow.modules import missing_said
 from scplan.workflow.modules import notices as module_notices
 from scplan.workflow.scene import Records, Request, Scene, named, set_scene, validate
 from scplan.workflow.settled import settled
+from scplan.workflow.sharing import ALL_SHARED, shared_in
 
 
 def make_plan(request: Request) -> Plan:
@@ -82,9 +84,26 @@ def look_and_plan(scene: Scene, request: Request, state: State, host: Host, ahea
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host)._replace(containers=scene.containers)
     with missing_said(scene):
-        made = plan.make_plan(inputs._replace(foreign=foreign_to(inputs, state)), KINDS)
+        inputs = inputs._replace(foreign=foreign_to(inputs, state))
+        made = with_neighbours(plan.make_plan, inputs, rest, state, host)
     diagnostics = (*made.diagnostics, *_start_warnings(made, scene), *module_notices(scene, made))
     return Planned(made._replace(diagnostics=diagnostics), inputs.live, unchanged)
+
+
+def with_neighbours(
+    make: Callable[[plan.Inputs, Kinds], Plan],
+    inputs: plan.Inputs,
+    scene: Scene,
+    state: State,
+    host: Host,
+    actions: Collection[Action] = ALL_SHARED,
+) -> Plan:
+    """The plan, made again where other containers have what it would make or remove. Raises PlanError."""
+    made = make(inputs, KINDS)
+    shared, problems = shared_in(made, scene, state, host.boot_id, actions)
+    if shared:
+        made = make(inputs._replace(shared=shared), KINDS)
+    return made._replace(diagnostics=(*made.diagnostics, *problems)) if problems else made
 
 
 def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> frozenset[str]:
@@ -111,9 +130,13 @@ def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:
     return start_warnings(made, (*scene.only(stopped).desired, *(change.address for change in made.changes)))
 
 
-def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
-    """The same for what is in the records already: it was compared with those of all other containers then."""
-    return plan.make_plan(_gather(scene, request, host), KINDS)
+def plan_alone(scene: Scene, request: Request, state: State, host: Host) -> Plan:
+    """The same for what is in the records already: it was compared with those of all other containers then.
+
+    But for what is there when the container starts: one that it shares a namespace with may own it.
+    """
+    inputs = _gather(scene, request, host)
+    return with_neighbours(plan.make_plan, inputs, scene, state, host, (Action.ADOPT,))
 
 
 def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:

@@ -20,7 +20,7 @@ from scplan.state import Record, State
 from scplan.workflow.applying import Run, locked_scene
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.foresight import with_foresight
-from scplan.workflow.planning import foreign_to, inputs_of, wanted_of
+from scplan.workflow.planning import foreign_to, inputs_of, wanted_of, with_neighbours
 from scplan.workflow.recorded import find_again
 from scplan.workflow.scene import Request, Scene, read_records
 
@@ -128,5 +128,6 @@ def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, stat
     found = observe.observe(scene.containers, wanted_of(scene.containers, {**resolved, **scene.owned}), KINDS, host)
     live = Live(host=facts, containers=scene.containers, resources=found)
     inputs = inputs_of(scene, resolution, live, request)
-    made = plan_undo.make_undo(inputs._replace(foreign=foreign_to(inputs, state)), past, KINDS)
+    inputs = inputs._replace(foreign=foreign_to(inputs, state))
+    made = with_neighbours(lambda these, kinds: plan_undo.make_undo(these, past, kinds), inputs, scene, state, host)
     return with_foresight(made, scene.owned, scene.source_of, host)

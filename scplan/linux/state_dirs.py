@@ -1,0 +1,55 @@
+"""State directories in use on this host since it was booted, so that one scplan knows of another. /run, hier(7)."""
+
+from __future__ import annotations
+
+import os
+
+from scplan.digest import sha256_hex
+from scplan.errors import KernelError
+
+_DIRECTORY = "/run/scplan/state-dirs"
+
+
+def note_state_dir(directory: str) -> None:
+    """Adds a state directory to those in use. Root's alone: what others keep is not believed, nor is it needed."""
+    if os.geteuid() != 0:
+        return
+    path = os.path.realpath(directory)
+    note = f"{_DIRECTORY}/{sha256_hex(os.fsencode(path))[:32]}"
+    try:
+        if os.path.lexists(note):
+            return
+        os.makedirs(_DIRECTORY, mode=0o700, exist_ok=True)
+        os.symlink(path, note)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise KernelError.from_os(f"symlink({note})", error, hint="/run must be writable") from None
+
+
+def state_dirs() -> list[str]:
+    """The state directories in use that are still there; empty for who may not look."""
+    try:
+        notes = sorted(os.listdir(_DIRECTORY))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    found = []
+    for note in notes:
+        try:
+            path = os.readlink(f"{_DIRECTORY}/{note}")
+        except OSError:
+            continue  # another process has taken it away since
+        if os.path.isdir(path):
+            found.append(path)
+        elif os.geteuid() == 0:
+            _forget(f"{_DIRECTORY}/{note}")
+    return found
+
+
+def _forget(note: str) -> None:
+    try:
+        os.unlink(note)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelError.from_os(f"unlink({note})", error) from None
