@@ -340,7 +340,20 @@ def taking_over(kind: Kind[Any], address: Address, desired: Resource, live: Reso
             hint="make the entry say what is there (it is then adopted, and can be changed later), or remove it there",
         )
     reason = "in the configuration; what is there now is kept and given back later"
-    return _creation(kind, address, desired, live, None, host, reason)
+    if not kind.takes_over_in_place(desired, live):
+        return _creation(kind, address, desired, live, None, host, reason)
+    after = goal(desired, live, None)
+    draft = Draft(
+        address=address,
+        action=Action.UPDATE,
+        reason=reason,
+        before=live,
+        after=after,
+        managed=desired,
+        owned=None,
+        changed=changed,
+    )
+    return draft.interrupting(*kind.disruption(live, after))
 
 
 def _alteration(
