@@ -21,14 +21,15 @@ from scplan.model.comparison import (
     keep_former,
     laid_over,
     surplus,
+    with_promises_of,
     with_values,
     withdrawn,
     without_former,
 )
-from scplan.model.resource import REMEMBERED, REPLACING, Resource, Role, brought_by
+from scplan.model.resource import REPLACING, Resource, Role, brought_by
 from scplan.named_tuple import NamedTuple
 from scplan.plan_waiting import waiting
-from scplan.plan_world import REMADE, Draft
+from scplan.plan_world import Draft
 
 _MADE = "made by the apply that is undone"
 _REMOVED = "removed by the apply that is undone"
@@ -130,11 +131,7 @@ def _draft(
 def _withdrawal(address: Address, reversal: Reversal, owned: Resource, inputs: plan.Inputs) -> Draft:
     live = inputs.live.resources.get(address)
     if live is None or not reversal.adopted:
-        draft = plan.removal(inputs, address, _MADE)
-        if draft.before is None or reversal.after is None:
-            return draft
-        # What its creation took the place of comes back with it.
-        return draft._replace(before=laid_over(draft.before, reversal.after, (Role.CARRIED,)))
+        return plan.removal(inputs, address, _MADE)
     return plan.released(address, live, owned, "adopted by the apply that is undone")
 
 
@@ -161,7 +158,7 @@ def _as_it_was(
     if reversal.before is None:
         return completed
     return laid_over(
-        laid_over(completed, reversal.before, (Role.MANAGED, Role.FIXED, Role.CARRIED)),
+        laid_over(with_promises_of(completed, wanted), reversal.before, (Role.MANAGED, Role.FIXED, Role.CARRIED)),
         bare,
         (Role.FIXED, Role.POLICY, Role.RESOLVED, Role.ORIGIN),
     )
@@ -192,7 +189,7 @@ def _alteration(
             managed=without_former(wanted),
             owned=owned,
             changed=changed,
-        ).interrupting(Disruption.RECREATE, REMADE)
+        ).interrupting(Disruption.RECREATE, "")
     before, after = as_recorded(live, owned), in_order_of(goal(target, live, owned), reversal.before)
     draft = Draft(
         address=address,
@@ -200,7 +197,11 @@ def _alteration(
         reason=_ELSEWHERE if differences(owned, live) else _CHANGED,
         before=before,
         # What the record remembered then; where it remembered nothing, what the one of now does.
-        after=laid_over(laid_over(after, wanted, REMEMBERED), reversal.before or wanted, (Role.CARRIED,)),
+        after=laid_over(
+            with_promises_of(laid_over(after, wanted, (Role.FORMER,)), wanted),
+            reversal.before or wanted,
+            (Role.CARRIED,),
+        ),
         managed=wanted,
         owned=owned,
         changed=changed,

@@ -5,54 +5,34 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Iterable, Sequence
 from socket import AF_INET
+from typing import TYPE_CHECKING
 
 from scplan.errors import KernelError, ScplanError
 from scplan.linux.host import Host
 from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT, Addr, Link, Route, Rtnl
 from scplan.named_tuple import NamedTuple
 
+if TYPE_CHECKING:
+    from scplan.linux.kept import Kept
+
 LookUp = Callable[[int], Link | None]
+
+
+class NetworkNamespace(NamedTuple):
+    """A network namespace that a link is in, and scplan's own to come back to."""
+
+    fd: int
+    own_fd: int
+
 
 # Routes that the kernel makes by itself, when it gets an address or is told by a router.
 KERNEL_MADE = frozenset((RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT))
 _NO_LONGER_POSSIBLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL))
 
 
-class Settings(NamedTuple):
-    """What a link has that is lost when it goes down or moves: its own attributes, its addresses and routes."""
-
-    link: Link
-    addresses: tuple[Addr, ...]
-    routes: tuple[Route, ...]
-
-
-def settings(rtnl: Rtnl, link: Link) -> Settings:
-    """The link's settings, without what the kernel makes by itself."""
-    return Settings(link, tuple(lasting_addresses(rtnl, link.index)), tuple(routes_over(rtnl, link.index)))
-
-
-def lasting_addresses(rtnl: Rtnl, index: int) -> list[Addr]:
-    """Addresses of a link, without those that the kernel makes: link-local ones and, from a router, IPv6 ones."""
-    return [addr for addr in rtnl.addresses() if addr.index == index and is_lasting(addr)]
-
-
 def is_lasting(addr: Addr) -> bool:
+    """False for addresses that the kernel makes: link-local ones and, from a router, IPv6 ones."""
     return not addr.is_link_local and (addr.is_permanent or addr.family == AF_INET)
-
-
-def routes_over(rtnl: Rtnl, index: int) -> list[Route]:
-    """Routes over a link alone that the kernel did not make, in the order in which they can be added again."""
-    routes = [
-        route
-        for route in rtnl.routes(type=RTN_UNICAST)
-        if route.oif == index and route.protocol not in KERNEL_MADE and not route.nexthops
-    ]
-    # A route without a gateway may be what makes another one's gateway reachable; so may a longer prefix.
-    return sorted(routes, key=lambda route: (bool(route.gateway), -_prefix_length(route)))
-
-
-def _prefix_length(route: Route) -> int:
-    return int(route.dst.rpartition("/")[2]) if "/" in route.dst else 0
 
 
 # changing
@@ -102,14 +82,16 @@ def change_link(rtnl: Rtnl, link: Link, wanted: LinkChange) -> None:
 
 def change_while_down(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
     """Takes a link down, changes it, takes it up again whether that worked or not, and puts back what it lost by it."""
-    former = settings(rtnl, link)
+    from scplan.linux import kept
+
+    former = kept.keep(rtnl, link)
     rtnl.set_link(link.index, label=link.name, up=False)
     try:
         _set(rtnl, link, change._replace(up=None))
     finally:
         if change.up is not False:
             rtnl.set_link(link.index, label=link.name, up=True)
-            put_back(rtnl, link.index, former.addresses, former.routes)
+            kept.put_back(rtnl, link, former, exactly=True)
 
 
 def _set(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
@@ -125,26 +107,50 @@ def _set(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
     )
 
 
-def change_addresses(rtnl: Rtnl, index: int, *, add: Sequence[str], remove: Collection[str]) -> None:
+def change_addresses(rtnl: Rtnl, link: Link, *, add: Sequence[str], remove: Collection[str]) -> None:
     """Adds and removes addresses ("10.0.0.5/24") of a link; those that are not named stay.
 
     With a primary IPv4 address the kernel drops the secondary ones, and with an address routes: what is still possible
-    without it is put back. Those that are added to others come into the order of `add`, as an undo needs it: of several
-    in one network the first is the primary one, from which packets go.
+    without it is put back. One that is there for a limited time, or with another peer, is made as it is in `add`. Those
+    that are added to others come into the order of `add`, as an undo needs it: of several in one network the first is
+    the primary one, from which packets go.
     """
-    there = [addr for addr in rtnl.addresses() if addr.index == index]
-    present = {addr.address for addr in there}
-    added = [Addr.from_text(address, index) for address in add]
-    _add_addresses(rtnl, [addr for addr in added if addr.address not in present])
-    leaving = [addr for addr in there if addr.address in remove]
+    there = [addr for addr in rtnl.addresses({link.index}) if addr.index == link.index]
+    added = [Addr.written_as(text, link.index) for text in add]
+    wanted = {addr.key for addr in added}
+    unwanted = {Addr.written_as(text, link.index).key for text in remove} - wanted
+    narrowed = {addr.address for addr in added}
+    leaving = [addr for addr in there if addr.key in unwanted or (addr.address in narrowed and addr.key not in wanted)]
+    present = {addr.key for addr in there}
+    missing = [addr for addr in added if addr.key not in present]
     if leaving:
-        gone = {addr.address.partition("/")[0] for addr in leaving}
-        routes = [route for route in routes_over(rtnl, index) if route.prefsrc not in gone]
-        staying = [addr for addr in there if addr.address not in remove and is_lasting(addr)]
-        _delete_addresses(rtnl, leaving)
-        put_back(rtnl, index, [*staying, *added], routes)
+        _replace_addresses(rtnl, link, leaving, missing)
+    else:
+        _add_addresses(rtnl, missing)
+    _make_lasting(rtnl, [addr for addr in there if addr.key in wanted and not addr.is_lasting])
     if there:
-        _put_in_order(rtnl, index, add)
+        _put_in_order(rtnl, link, [addr.key for addr in added])
+
+
+def _replace_addresses(rtnl: Rtnl, link: Link, leaving: Sequence[Addr], added: Sequence[Addr]) -> None:
+    from scplan.linux import kept
+
+    former = kept.keep(rtnl, link)
+    gone = {addr.key for addr in leaving}
+    conflicting = {addr.address for addr in leaving}
+    # Before the others go, so that there is one at any moment; two that differ in their peer alone exclude each other.
+    _add_addresses(rtnl, [addr for addr in added if addr.address not in conflicting])
+    _delete_addresses(rtnl, leaving)
+    _add_addresses(rtnl, added)
+    kept.put_back(rtnl, link, former, but=gone)
+
+
+def _make_lasting(rtnl: Rtnl, addresses: Iterable[Addr]) -> None:
+    """Makes addresses permanent that were to expire, or were deprecated."""
+    batch = rtnl.batch()
+    for addr in addresses:
+        batch.make_address_last(addr)
+    batch.send()
 
 
 def _delete_addresses(rtnl: Rtnl, addresses: Iterable[Addr]) -> None:
@@ -154,19 +160,17 @@ def _delete_addresses(rtnl: Rtnl, addresses: Iterable[Addr]) -> None:
     batch.send()
 
 
-def _put_in_order(rtnl: Rtnl, index: int, wanted: Sequence[str]) -> None:
+def _put_in_order(rtnl: Rtnl, link: Link, wanted: Sequence[tuple[str, str]]) -> None:
     """Makes the IPv4 addresses of a link again from the first one on that is not where it would be by its turn."""
-    live = [addr for addr in rtnl.addresses() if addr.index == index and addr.family == AF_INET]
-    known = {addr.address: addr for addr in live}
-    ordered = [known[address] for address in wanted if address in known]
+    live = [addr for addr in rtnl.addresses({link.index}) if addr.index == link.index and addr.family == AF_INET]
+    known = {addr.key: addr for addr in live}
+    ordered = [known[key] for key in wanted if key in known]
     there = [addr for addr in live if addr in ordered]
     if there == ordered or there == (ordered := _as_listed(ordered)):
         return
-    first = next(place for place, (one, other) in enumerate(zip(there, ordered, strict=True)) if one != other)
-    routes = routes_over(rtnl, index)
-    _delete_addresses(rtnl, there[first:])
-    # With a primary one the kernel has dropped those of others, too.
-    put_back(rtnl, index, [*ordered, *(addr for addr in live if addr not in ordered)], routes)
+    from scplan.linux import kept
+
+    kept.put_in_order(rtnl, link, [addr.key for addr in ordered])
 
 
 def _as_listed(addresses: Iterable[Addr]) -> list[Addr]:
@@ -176,14 +180,17 @@ def _as_listed(addresses: Iterable[Addr]) -> list[Addr]:
     networks = set()
     listed: tuple[list[Addr], list[Addr]] = ([], [])
     for addr in addresses:
-        network = ipaddress.ip_interface(addr.peer or addr.address).network
+        network = ipaddress.ip_interface(addr.far_end).network
         listed[network in networks].append(addr)
         networks.add(network)
     return listed[0] + listed[1]
 
 
-def put_back(rtnl: Rtnl, index: int, addresses: Sequence[Addr], routes: Sequence[Route]) -> None:
-    """Adds to a link what of these it does not have. Routes that its addresses no longer allow are left out."""
+def put_texts_back(rtnl: Rtnl, index: int, addresses: Sequence[Addr], routes: Sequence[Route]) -> None:
+    """Adds to a link what of these it does not have, as older records and journals hold them: in words.
+
+    Routes that its addresses no longer allow are left out.
+    """
     present = {addr.address for addr in rtnl.addresses() if addr.index == index}
     _add_addresses(rtnl, [addr._replace(index=index) for addr in addresses if addr.address not in present])
     live = set(rtnl.routes(type=RTN_UNICAST)) if routes else set()
@@ -221,7 +228,9 @@ def move(source: Rtnl, link: Link, *, to: Rtnl, to_fd: int, back_fd: int, name: 
     """
     if to.link(name) is not None:
         raise taken(link, name)
-    former = settings(source, link)
+    from scplan.linux import kept
+
+    former = kept.keep(source, link)
     try:
         source.set_link(link.index, label=link.name, netns_fd=to_fd, name=name)
     except KernelError as error:
@@ -238,12 +247,14 @@ def move(source: Rtnl, link: Link, *, to: Rtnl, to_fd: int, back_fd: int, name: 
     return moved
 
 
-def _make_as_it_was(rtnl: Rtnl, former: Settings) -> None:
+def _make_as_it_was(rtnl: Rtnl, former: Kept) -> None:
     link = rtnl.link(former.link.name)
     if link is None:
         raise KernelError(f"RTM_GETLINK({former.link.name})", errno.ENODEV, detail="it vanished while it moved back")
+    from scplan.linux import kept
+
     change_link(rtnl, link, LinkChange(up=former.link.up, master=former.link.master))
-    put_back(rtnl, link.index, former.addresses, former.routes)
+    kept.put_back(rtnl, link, former, exactly=True)
 
 
 def taken(link: Link, name: str) -> KernelError:

@@ -177,6 +177,11 @@ def promises_more(desired: Resource, owned: Resource) -> bool:
     )
 
 
+def with_promises_of(resource: R, record: Attributes) -> R:
+    """`resource`, with the promised values of a record, and no others."""
+    return _combine(resource, record, lambda attribute, this, that: that if attribute.role is Role.PROMISED else this)
+
+
 def as_configured(record: R) -> R:
     """What users wrote of it, without what was found out on the host."""
     return _combine(record, None, lambda attribute, this, _: this if attribute.role in CONFIGURABLE else None)

@@ -40,10 +40,15 @@ def number_of(address: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def network_of(text: str) -> Network:
-    """The network of "10.0.0.5/24", of an address alone, or of "default" (IPv4). Raises OSError or ValueError."""
+    """The network of "10.0.0.5/24", of an address alone, or of "default" (IPv4). Raises OSError or ValueError.
+
+    Of the address of a NIC with a peer, "10.0.0.5/32 peer 10.0.0.6", it is the peer's.
+    """
     if text == "default":
         return Network(AF_INET, 0, 0)
-    address, _, length = text.partition("/")
+    written, _, peer = text.partition(" (")[0].partition(" peer ")
+    address, _, length = written.partition("/")
+    address = peer or address
     family, value = number_of(address)
     bits = int(length) if length else _BITS[family]
     shift = _BITS[family] - bits

@@ -20,9 +20,7 @@ class Role(StrEnum):
     POLICY = "policy"  # steers scplan; never compared with the kernel
     REFERENCE = "reference"  # names what the kernel keeps under an identity of its own (RESOLVED); compared without it
     RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
-    PROMISED = (
-        "promised"  # set by scplan where the files say nothing; remembered as FORMER is, compared, changes in place
-    )
+    PROMISED = "promised"  # set where the files say nothing; remembered as FORMER is, compared, changed in place
     FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
     ORIGIN = "origin"  # the entry of the files that it stands for, where that is another's; never compared
     CARRIED = "carried"  # what an operation takes along, captured just before it for its undo; records don't keep it
@@ -303,10 +301,6 @@ class Attributes:
 
 class Resource(Attributes):
     """One thing that is plugged into a container. Each kind has a record of its own."""
-
-    def remark(self) -> str:
-        """A fact about the live resource that is no difference from its entry, but that its user should know."""
-        return ""
 
 
 def brought_by(record: Resource) -> str | None:

@@ -175,7 +175,21 @@ def _is_multicast(packed: bytes) -> bool:
 
 
 def _parse_interface_address(text: str) -> str:
-    """`10.0.0.7/24` as the kernel prints it; without a prefix length, one host (/32, /128)."""
+    """`10.0.0.7/24` as the kernel prints it; without a prefix length, one host (/32, /128).
+
+    `10.0.0.7 peer 10.0.0.8/32`, as ip-address(8) has it, becomes `10.0.0.7/32 peer 10.0.0.8`.
+    """
+    own, word, far = text.partition(" peer ")
+    if word:
+        far, _, far_length = far.strip().partition("/")
+        own, _, own_length = own.strip().partition("/")
+        if far_length and own_length and far_length != own_length:
+            raise ValueError(f"{text!r}: an address and its peer have one prefix length")
+        prefix = f"/{far_length or own_length}".rstrip("/")
+        one, other = _parse_interface_address(own + prefix), _parse_interface_address(far + prefix)
+        if (":" in one) != (":" in other):
+            raise ValueError(f"{text!r}: an address and its peer are of the same family")
+        return f"{one} peer {other.partition('/')[0]}"
     try:
         packed, length = _with_prefix(text)
     except ValueError:
@@ -183,6 +197,14 @@ def _parse_interface_address(text: str) -> str:
     if _is_multicast(packed) or not any(packed) or packed == _BROADCAST:
         raise ValueError(f"{text} can't be the address of a NIC")
     return f"{_printed(packed)}/{length}"
+
+
+def _check_interface_address(text: str) -> None:
+    """Raises ValueError for what is none; what was read from the kernel may say that it expires."""
+    own, word, far = text.partition(" (")[0].partition(" peer ")
+    _with_prefix(own)
+    if word:
+        _packed(far)
 
 
 def _parse_ip(text: str) -> str:
@@ -253,8 +275,8 @@ INTERFACE_NAME = ValueType(
 INTERFACE_ADDRESS = ValueType(
     _parse_interface_address,
     stored=str,
-    schema={"type": "string", "examples": ["10.0.0.5/24", "fd00::5/64"]},
-    check=_with_prefix,
+    schema={"type": "string", "examples": ["10.0.0.5/24", "fd00::5/64", "10.0.0.5 peer 10.0.0.6/32"]},
+    check=_check_interface_address,
 )
 IP = ValueType(_parse_ip, stored=str, schema={"type": "string"}, check=_check_ip)
 DESTINATION = ValueType(

@@ -24,11 +24,15 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def records(scplan: Scplan) -> dict[str, Any]:
-    """What scplan owns, by container and address."""
-    return {
+    """What scplan owns, by container and address; without the messages of a lent NIC, which hold times."""
+    found = {
         path.stem: decode_line(path.read_bytes(), str(path))["resources"]
         for path in scplan.state_dir.glob("containers/*/*.json")
     }
+    for resources in found.values():
+        for resource in resources.values():
+            resource.pop("host_state", None)
+    return found
 
 
 class Moment:

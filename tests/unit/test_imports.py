@@ -83,6 +83,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "typer": ("cli.typer_app",),
     "click": (),
     "yaml": ("yaml_source",),
+    "pyroute2": ("linux.netlink.rare",),
     "subprocess": ("linux.programs",),
     "multiprocessing": (),
     "pty": (),

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Described, Target
-from scplan.kinds.nic.record import DEFAULT_MTU, DEFAULT_TXQUEUELEN, FOREIGN, PHYSICAL, VETH, Nic, derived_host_name
+from scplan.kinds.nic.record import (
+    DEFAULT_MTU,
+    DEFAULT_TXQUEUELEN,
+    FOREIGN,
+    IPV6_MIN_MTU,
+    PHYSICAL,
+    VETH,
+    Nic,
+    derived_host_name,
+    plain,
+)
 from scplan.linux import links, pins
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.links import LinkChange
+from scplan.linux.links import LinkChange, NetworkNamespace
 from scplan.linux.netlink import Addr, Link, Route
-from scplan.model.comparison import as_recorded
+from scplan.model.comparison import as_recorded, differences
 from scplan.model.values import INTERFACE_NAME
 
 # reading
@@ -60,14 +71,24 @@ def describe(container: Container, host: Host) -> Described[Nic]:
 
 def _entry(nic: Nic) -> Nic:
     is_usual = not nic.is_physical and nic.txqueuelen == DEFAULT_TXQUEUELEN
-    return nic.but(bridge=nic.bridge or None, txqueuelen=None if is_usual else nic.txqueuelen)
+    return nic.but(
+        bridge=nic.bridge or None,
+        txqueuelen=None if is_usual else nic.txqueuelen,
+        host_mtu=None,
+        host_txqueuelen=None,
+        host_bridge=None,
+    )
 
 
 def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple[Nic | None, Nic | None]:
     if target.container.shares_host_network:
         raise links.refuse_host_network(target.container.name)
+    if before is not None and after is not None and _is_as(before, after):
+        return before, after  # only to be recorded
+    if after is not None and before is not None and not after.is_physical:
+        after = _with_promises(target.host, before, after)
     if before is not None:
-        before = _to_remove(target, before) if after is None else _with_carried(target, before)
+        before = _to_remove(target, before) if after is None else _with_carried(target, before, after)
     if after is not None and after.is_physical and after.origin_kind is None:
         after = _with_former(target.host, after).but(pinned=pins.pin_path(target.container.netns_fd, after.name))
     if after is not None and not after.is_physical and before is None:
@@ -75,11 +96,52 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     return before, after
 
 
+def _is_as(before: Nic, after: Nic) -> bool:
+    return not differences(after, before) and set(before.addresses or ()) == set(after.addresses or ())
+
+
+def _with_promises(host: Host, before: Nic, after: Nic) -> Nic:
+    """The goal of an update, with the values of its host end that follow, and without what can't be there together."""
+    if after.carried_name is not None:
+        return after  # an undo has what was there
+    promised: dict[str, Any] = {"addresses": _compatible(after.addresses)}
+    if before.bridge == after.bridge and after.host_bridge is not None:
+        promised["bridge"] = after.host_bridge  # somebody put it on the one that it is on
+    elif before.bridge != after.bridge:
+        promised["host_bridge"] = None if after.bridge else ""
+    if before.bridge != after.bridge or before.mtu != after.mtu:
+        promised["host_mtu"] = max(_mtu_of(host, after.bridge), after.mtu or 0) if after.bridge else after.mtu
+    if before.txqueuelen != after.txqueuelen:
+        promised["host_txqueuelen"] = after.txqueuelen
+    return after.but(**promised)
+
+
+def _mtu_of(host: Host, bridge: str) -> int:
+    """The MTU of a Linux bridge; 0 for one of Open vSwitch, which follows no port."""
+    if host.ovs is not None and bridge in host.ovs.bridges():
+        return 0
+    link = host.rtnl.link(bridge)
+    return link.mtu if link is not None else 0
+
+
+def _compatible(addresses: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Without addresses that can't be there beside a later one, which differs in its time or its peer alone."""
+    if addresses is None:
+        return None
+    last = {plain(text).partition(" peer ")[0]: text for text in addresses}
+    peers = {plain(text) for text in addresses if " peer " in text}
+    kept = []
+    for text in addresses:
+        winner = last[plain(text).partition(" peer ")[0]]
+        both_have_peers = plain(text) in peers and plain(winner) in peers and plain(text) != plain(winner)
+        if text == winner or both_have_peers:
+            kept.append(text)
+    return tuple(kept)
+
+
 def _new_mac() -> str:
-    """A random MAC address, unicast and locally administered, as the kernel would choose one."""
-    chosen = bytearray(os.urandom(6))
-    chosen[0] = chosen[0] & 0xFC | 0x02
-    return chosen.hex(":")
+    """A random MAC address for a host end: unicast, locally administered, and high, as bridges take the lowest."""
+    return (b"\xfe" + os.urandom(5)).hex(":")
 
 
 def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic | None) -> Nic | None:
@@ -89,8 +151,11 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
         return None
     is_physical = outer is None if wanted is None else wanted.is_physical
     is_foreign = wanted is not None and not (is_it(link, host_nsid, wanted) if is_physical else outer)
-    chosen = wanted.addresses or () if wanted is not None else ()
-    name, bridge, mtu, up = None, None, link.mtu, link.up
+    chosen = [plain(address) for address in wanted.addresses or ()] if wanted is not None else ()
+    # What it was to be when scplan made it, not only while it was adopted.
+    is_made = wanted is not None and (wanted.host_mac is not None or wanted.origin_kind is not None)
+    name, bridge, up = None, None, link.up
+    host_mtu, host_txqueuelen = None, None
     if is_foreign:
         pass
     elif is_physical:
@@ -98,21 +163,36 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
         name = wanted.host_name if wanted is not None and _is_lent(link, host, host_nsid, wanted) else link.name
     elif outer is not None:
         name, bridge = outer.name, links.bridge_of(host, outer)
-        # Both ends belong to it: with one that is down, or has another MTU, it doesn't work.
-        mtu = outer.mtu if wanted is not None and wanted.mtu == link.mtu else link.mtu
+        # Both ends belong to it: with one that is down it doesn't work.
         up = link.up and outer.up
+        host_mtu, host_txqueuelen = outer.mtu, outer.txqueuelen
     return Nic(
         name=link.name,
         type=FOREIGN if is_foreign else PHYSICAL if is_physical else VETH,
         host_name=name,
         bridge=bridge,
-        addresses=tuple(addr.address for addr in addrs if links.is_lasting(addr) or addr.address in chosen),
+        addresses=tuple(
+            _shown(addr, is_promised=is_made and addr.written() in chosen)
+            for addr in addrs
+            if links.is_lasting(addr) or addr.written() in chosen
+        ),
         mac=link.mac or None,
-        mtu=mtu,
+        mtu=link.mtu,
         txqueuelen=link.txqueuelen,
         up=up,
         device=name if is_physical and not is_foreign else None,
+        host_mtu=host_mtu,
+        host_txqueuelen=host_txqueuelen,
+        host_bridge=bridge,
     )
+
+
+def _shown(addr: Addr, *, is_promised: bool) -> str:
+    """The address as users write it; one that was to last and does not says so."""
+    text = addr.written()
+    if not is_promised or addr.is_lasting:
+        return text
+    return f"{text} (deprecated)" if addr.is_permanent else f"{text} (expires)"
 
 
 def _is_writable(name: str) -> bool:
@@ -148,20 +228,35 @@ def _to_remove(target: Target[Nic], before: Nic) -> Nic:
     return _carrying(side, before, inner)
 
 
-def _with_carried(target: Target[Nic], before: Nic) -> Nic:
+def _with_carried(target: Target[Nic], before: Nic, after: Nic) -> Nic:
     """`before` with what goes with the link, and is neither desired nor recorded: it makes an undo exact."""
     side = _Side(target)
     inner = side.rtnl.link(before.name)
-    return before if inner is None else _carrying(side, before, inner)
+    return before if inner is None else _carrying(side, before, inner, after)
 
 
-def _carrying(side: _Side, before: Nic, inner: Link) -> Nic:
+def _carrying(side: _Side, before: Nic, inner: Link, after: Nic | None = None) -> Nic:
+    """`before` with both ends as the kernel holds them, as far as they change on the way to `after`; None: they go."""
+    from scplan.linux import kept
+
     outer = side.host_end(inner) if not before.is_physical else None
+    # Below its smallest MTU IPv6 forgets its settings of the link.
+    is_whole = after is None or (after.mtu or IPV6_MIN_MTU) < IPV6_MIN_MTU
+    inside = kept.keep(side.rtnl, inner, whole=side.inside_namespace if is_whole else None)
+    on_host = None
+    if outer is not None and (after is None or _changes_host_end(before, after)):
+        on_host = kept.keep(side.host.rtnl, outer, whole=side.host_namespace if is_whole else None)
     return before.but(
         carried_mac=outer.mac if outer is not None else None,
         carried_name=inner.name,
-        carried_routes=tuple(route.text() for route in links.routes_over(side.rtnl, inner.index)),
+        carried_link=inside.texts(),
+        carried_host_end=on_host.texts() if on_host is not None else None,
     )
+
+
+def _changes_host_end(before: Nic, after: Nic) -> bool:
+    names = ("host_name", "bridge", "host_bridge", "host_mtu", "host_txqueuelen", "up")
+    return any(getattr(after, name) not in (None, getattr(before, name)) for name in names)
 
 
 def _with_former(host: Host, after: Nic) -> Nic:
@@ -170,7 +265,9 @@ def _with_former(host: Host, after: Nic) -> Nic:
     link = host.rtnl.link(after.host_name)
     if link is None:
         return after
-    former = links.settings(host.rtnl, link)
+    from scplan.linux import kept
+
+    former = kept.keep(host.rtnl, link, whole=NetworkNamespace(host.netns_fd, host.netns_fd))
     return after.but(
         former_mac=link.mac or None,
         former_mtu=link.mtu,
@@ -179,8 +276,9 @@ def _with_former(host: Host, after: Nic) -> Nic:
         origin_peer=link.peer_index > 0 and link.peer_nsid < 0,
         former_up=link.up,
         former_bridge=links.bridge_now(host, link),
-        former_addresses=tuple(addr.text() for addr in former.addresses),
-        former_routes=tuple(route.text() for route in former.routes),
+        former_addresses=tuple(raw.addr.written() for raw in former.addresses),
+        former_routes=tuple(raw.route.text() for raw in former.routes_of_users),
+        host_state=former.texts(),
     )
 
 
@@ -190,10 +288,12 @@ def _with_former(host: Host, after: Nic) -> Nic:
 def create(target: Target[Nic], after: Nic) -> None:
     side = _Side(target)
     inner = side.rtnl.link(after.carried_name or after.name)
+    is_new = inner is None
     if after.is_physical:
         if after.carried_name == "":
             return  # it was not there, nor is it to be
-        inner = inner if inner is not None and side.is_lent(inner, after) else side.take_in(after)
+        is_new = inner is None or not side.is_lent(inner, after)
+        inner = side.take_in(after) if inner is None or is_new else inner
         if after.pinned is not None:
             pins.pin(target.container.netns_fd, after.pinned)
     elif inner is None:
@@ -206,7 +306,7 @@ def create(target: Target[Nic], after: Nic) -> None:
             errno.EEXIST,
             detail=f"container {target.container.name} has a link of that name that is not the NIC",
         )
-    side.settle(inner, after, removed=())
+    side.settle(inner, after, is_new=is_new)
 
 
 def update(target: Target[Nic], before: Nic, after: Nic) -> None:
@@ -234,8 +334,9 @@ def delete(target: Target[Nic], before: Nic) -> None:
 
 
 def without(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The items of the first that the second does not have."""
-    return tuple(item for item in first or () if item not in (second or ()))
+    """The addresses of the first that the second does not have, however long they last."""
+    kept = {plain(address) for address in second or ()}
+    return tuple(plain(address) for address in first or () if plain(address) not in kept)
 
 
 class _Side:
@@ -247,6 +348,14 @@ class _Side:
         self.container = target.container
         self.host = target.host
         self.rtnl = target.container.rtnl
+
+    @property
+    def inside_namespace(self) -> NetworkNamespace:
+        return NetworkNamespace(self.container.netns_fd, self.host.netns_fd)
+
+    @property
+    def host_namespace(self) -> NetworkNamespace:
+        return NetworkNamespace(self.host.netns_fd, self.host.netns_fd)
 
     def host_end(self, inner: Link) -> Link | None:
         return links.host_end(self.host, inner, self.rtnl.nsid(self.host.netns_fd), self.host.rtnl.link)
@@ -266,15 +375,20 @@ class _Side:
 
     def make_veth(self, nic: Nic) -> Link:
         master = links.linux_bridge(self.host, nic.bridge) if nic.bridge else None
+        txqueuelen = DEFAULT_TXQUEUELEN if nic.txqueuelen is None else nic.txqueuelen
         self.host.rtnl.create_veth(
             self.host_name(nic),
-            mtu=nic.mtu or DEFAULT_MTU,
-            txqueuelen=DEFAULT_TXQUEUELEN if nic.txqueuelen is None else nic.txqueuelen,
+            mtu=nic.host_mtu or nic.mtu or DEFAULT_MTU,
+            txqueuelen=next(
+                (one for one in (nic.host_txqueuelen, nic.txqueuelen) if one is not None), DEFAULT_TXQUEUELEN
+            ),
             mac=nic.host_mac or "",
             master=master or 0,
             peer_name=nic.carried_name or nic.name,
             peer_netns_fd=self.container.netns_fd,
             peer_mac=nic.mac or "",
+            peer_mtu=nic.mtu or DEFAULT_MTU,
+            peer_txqueuelen=txqueuelen,
         )
         return self.inside(nic.carried_name or nic.name)
 
@@ -284,19 +398,46 @@ class _Side:
             raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail="it vanished while scplan worked on it")
         return link
 
-    def settle(self, inner: Link, nic: Nic, *, removed: tuple[str, ...]) -> None:
-        """Makes the NIC as `nic` says, from whatever it is; `removed` addresses are taken away."""
+    def settle(self, inner: Link, nic: Nic, *, removed: tuple[str, ...] = (), is_new: bool = False) -> None:
+        """Makes the NIC as `nic` says, from whatever it is; `removed` addresses are taken away.
+
+        One that `is_new` gets all that is carried; one that was there the whole time lost only some of it.
+        """
         if not nic.is_physical:
-            inner = self._settle_host_end(inner, nic)
-        change = LinkChange(mac=nic.mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=nic.up is not False)
-        links.change_link(self.rtnl, inner, change)
-        links.change_addresses(self.rtnl, inner.index, add=nic.addresses or (), remove=removed)
+            self._settle_host_end(inner, nic, is_new=is_new)
+        if nic.carried_link:
+            self._settle_as_it_was(inner, nic, nic.carried_link, removed, is_new=is_new)
+        else:
+            change = LinkChange(mac=nic.mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=nic.up is not False)
+            links.change_link(self.rtnl, inner, change)
+            links.change_addresses(self.rtnl, inner, add=_lasting(nic.addresses), remove=removed)
         if nic.carried_routes and nic.up is not False:
             routes = [Route.from_text(text, inner.index) for text in nic.carried_routes]
-            links.put_back(self.rtnl, inner.index, (), routes)
+            links.put_texts_back(self.rtnl, inner.index, (), routes)
         self.host.forget()
 
-    def _settle_host_end(self, inner: Link, nic: Nic) -> Link:
+    def _settle_as_it_was(
+        self, inner: Link, nic: Nic, texts: Iterable[str], removed: tuple[str, ...], *, is_new: bool
+    ) -> None:
+        """Makes the end in the container as an operation found it, which is undone."""
+        from scplan.linux import kept, link_sysctls
+
+        former = kept.Kept.from_texts(texts)
+        change = LinkChange(mac=nic.mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen)
+        links.change_link(self.rtnl, inner, change)
+        if is_new:
+            kept.put_link_back(self.rtnl, inner, former, self.inside_namespace)
+        elif former.settings:
+            link_sysctls.write(self.inside_namespace, inner, former.settings)
+        inner = self.inside(inner.name)
+        # A NIC is down, too, whose host end alone is.
+        links.change_link(self.rtnl, inner, LinkChange(up=nic.up is not False or former.link.up))
+        known = {raw.addr.written() for raw in former.addresses}
+        added = tuple(address for address in _lasting(nic.addresses) if address not in known)
+        links.change_addresses(self.rtnl, inner, add=added, remove=removed)
+        kept.put_back(self.rtnl, inner, former, exactly=True)
+
+    def _settle_host_end(self, inner: Link, nic: Nic, *, is_new: bool) -> None:
         outer = self.host_end(inner)
         if outer is None:
             raise ScplanError(
@@ -310,10 +451,31 @@ class _Side:
             # Open vSwitch knows its ports by name.
             links.join_bridge(self.host, outer, "")
             outer = outer._replace(master=0)
-        change = LinkChange(name=name, mac=nic.carried_mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=True)
+        former = None
+        if nic.carried_host_end:
+            from scplan.linux import kept
+
+            former = kept.Kept.from_texts(nic.carried_host_end)
+        mtu, txqueuelen = nic.host_mtu, nic.host_txqueuelen
+        if former is not None:
+            mtu = former.link.mtu if mtu is None else mtu
+            txqueuelen = former.link.txqueuelen if txqueuelen is None else txqueuelen
+        change = LinkChange(
+            name=name,
+            mac=nic.carried_mac,
+            mtu=mtu,
+            txqueuelen=txqueuelen,
+            # One that is down in the container is up on the host, unless it was that which was down.
+            up=nic.up is not False or former is None or former.link.up,
+        )
         links.change_link(self.host.rtnl, outer, change)
-        links.join_bridge(self.host, outer._replace(name=name), bridge)
-        return inner
+        outer = outer._replace(name=name)
+        links.join_bridge(self.host, outer, bridge)
+        if former is not None:
+            if is_new:
+                kept.put_link_back(self.host.rtnl, outer, former, self.host_namespace)
+            kept.put_port_back(self.host.rtnl, outer, former)
+            kept.put_back(self.host.rtnl, outer, former, exactly=True)
 
     def delete_veth(self, nic: Nic) -> None:
         """Deletes the pair, if it is there, by its end on the host."""
@@ -417,15 +579,37 @@ def is_like(link: Link, nic: Nic) -> bool:
     return link.kind == nic.origin_kind and link.mac in (nic.mac, nic.former_mac)
 
 
+def _lasting(addresses: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The addresses that are to be there for good."""
+    return tuple(address for address in addresses or () if address == plain(address))
+
+
 def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
-    """Gives a physical NIC that is back on the host its former MAC, MTU, queue, bridge, addresses, routes and state."""
-    change = LinkChange(
-        name=nic.host_name, mac=nic.former_mac, mtu=nic.former_mtu, txqueuelen=nic.former_txqueuelen, up=nic.former_up
-    )
+    """Makes a physical NIC that is back on the host as it was there before: all that went with it included."""
+    change = LinkChange(name=nic.host_name, mac=nic.former_mac, mtu=nic.former_mtu, txqueuelen=nic.former_txqueuelen)
+    if not nic.host_state:
+        _restore_from_words(host, link, nic, change)
+        return
+    from scplan.linux import kept
+
+    former = kept.Kept.from_texts(nic.host_state)
     links.change_link(host.rtnl, link, change)
+    link = link._replace(name=nic.host_name or link.name)
+    if nic.former_bridge is not None:
+        links.join_bridge(host, link, nic.former_bridge)
+    kept.put_link_back(host.rtnl, link, former, NetworkNamespace(host.netns_fd, host.netns_fd))
+    host.rtnl.set_link(link.index, label=link.name, up=nic.former_up)
+    kept.put_port_back(host.rtnl, link, former)
+    kept.put_back(host.rtnl, link, former, exactly=True)
+    host.forget()
+
+
+def _restore_from_words(host: Host, link: Link, nic: Nic, change: LinkChange) -> None:
+    """The same from a record of an earlier version, which knows less of it."""
+    links.change_link(host.rtnl, link, change._replace(up=nic.former_up))
     if nic.former_bridge is not None:
         links.join_bridge(host, link._replace(name=nic.host_name or link.name), nic.former_bridge)
     addresses = [Addr.from_text(text, link.index) for text in nic.former_addresses or ()]
     routes = [Route.from_text(text, link.index) for text in nic.former_routes or ()] if nic.former_up else []
-    links.put_back(host.rtnl, link.index, addresses, routes)
+    links.put_texts_back(host.rtnl, link.index, addresses, routes)
     host.forget()

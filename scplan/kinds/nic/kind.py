@@ -98,7 +98,12 @@ class NicKind(Kind[Nic]):
     def completed(self, address: Address, desired: Nic, host: HostFacts) -> Nic:
         if desired.is_physical:
             return desired
+        link = host.links.get(desired.bridge) if desired.bridge and desired.bridge not in host.ovs_bridges else None
         return desired.but(
+            # A smaller one would lower the MTU of the bridge, and with it that of all others on it.
+            host_mtu=max(link.mtu, desired.mtu or 0) if link is not None else desired.mtu,
+            host_txqueuelen=desired.txqueuelen,
+            host_bridge=None if desired.bridge else "",
             host_name=desired.host_name or derived_host_name(address.container, desired.name),
             bridge=desired.bridge or "",
             mtu=desired.mtu or DEFAULT_MTU,

@@ -25,7 +25,7 @@ BRIDGE = ValueType(INTERFACE_NAME.parse, stored=str, schema=INTERFACE_NAME.schem
 
 
 class Nic(Resource):
-    """One NIC of a container. `former_…` are what a physical NIC had on the host, given back when it returns."""
+    """One NIC of a container. `former_…` are what a physical NIC had on the host; `host_state` is all of it."""
 
     name: str = attr("name in the container", INTERFACE_NAME, role=Role.IDENTITY, required=True)
     type: str | None = attr("veth (default), or physical: a NIC of the host, moved in", NIC_TYPE, role=Role.FIXED)
@@ -53,6 +53,15 @@ class Nic(Resource):
         "false: a missing host NIC or bridge is a warning and not an error", BOOL, role=Role.POLICY, default=True
     )
     device: str | None = attr("physical: the host's NIC that it is", TEXT, role=Role.RESOLVED)
+    host_mtu: int | None = attr(
+        "MTU of the host end: on a bridge the bridge's, so that it keeps it, else mtu where that is written",
+        integer(0, 2**32 - 1),
+        role=Role.PROMISED,
+    )
+    host_txqueuelen: int | None = attr(
+        "transmit queue of the host end, where txqueuelen is written", integer(0, 2**32 - 1), role=Role.PROMISED
+    )
+    host_bridge: str | None = attr("empty for a host end that was made for no bridge", TEXT, role=Role.PROMISED)
     former_mac: str | None = attr("MAC address on the host", TEXT, role=Role.FORMER)
     former_mtu: int | None = attr("MTU on the host", integer(0, 2**32 - 1), role=Role.FORMER)
     former_txqueuelen: int | None = attr("transmit queue on the host", integer(0, 2**32 - 1), role=Role.FORMER)
@@ -64,14 +73,24 @@ class Nic(Resource):
     former_bridge: str | None = attr("its bridge on the host", TEXT, role=Role.FORMER)
     former_addresses: tuple[str, ...] | None = attr("its addresses on the host", TEXT, role=Role.FORMER, many=True)
     former_routes: tuple[str, ...] | None = attr("routes of the host over it", TEXT, role=Role.FORMER, many=True)
+    host_state: tuple[str, ...] | None = attr(
+        "the link on the host with all that goes with it, as messages of the kernel", TEXT, role=Role.FORMER, many=True
+    )
     pinned: str | None = attr("where the network namespace is kept, so that it comes back", TEXT, role=Role.FORMER)
     host_mac: str | None = attr("MAC address of the host end, by which it is known again", TEXT, role=Role.FORMER)
     carried_mac: str | None = attr("MAC address of the host end, put back by an undo", TEXT, role=Role.CARRIED)
     carried_name: str | None = attr(
         'name in the container when it was removed, "" when it was not there', TEXT, role=Role.CARRIED
     )
+    carried_link: tuple[str, ...] | None = attr(
+        "the link in the container with all that goes with it, as messages of the kernel, put back by an undo",
+        TEXT,
+        role=Role.CARRIED,
+        many=True,
+    )
+    carried_host_end: tuple[str, ...] | None = attr("the same of the host end", TEXT, role=Role.CARRIED, many=True)
     carried_routes: tuple[str, ...] | None = attr(
-        "routes in the container that others made over it, lost with it or with an address, put back by an undo",
+        "the same of its routes, as earlier versions kept them",
         TEXT,
         role=Role.CARRIED,
         many=True,
@@ -80,6 +99,11 @@ class Nic(Resource):
     @property
     def is_physical(self) -> bool:
         return self.type == PHYSICAL
+
+
+def plain(address: str) -> str:
+    """An address without the note that it expires or is deprecated, which a live one can have."""
+    return address.partition(" (")[0]
 
 
 def derived_host_name(container: str, nic: str) -> str:

@@ -7,6 +7,7 @@ out, and the time that a route has left is asked for in seconds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from struct import Struct
 
@@ -110,7 +111,8 @@ def raw_from_text(text: str) -> tuple[RawRoute, dict[int, str]]:
     """A route that `RawRoute.text` made, and the names that its links had. Raises ValueError."""
     links, _, body = text.partition(" ")
     names: dict[int, str] = {}
-    for link in links.split(",") if links != "-" else ():
+    # A name can hold commas, though no colons.
+    for link in re.split(r",(?=\d+:)", links) if links != "-" else ():
         index, _, name = link.partition(":")
         names[int(index)] = name
     raw = raw_route(bytes.fromhex(body))

@@ -57,6 +57,32 @@ class Addr(NamedTuple):
         """Whether it is of fe80::/10, where the kernel makes one for each link."""
         return self.family == AF_INET6 and self.scope == RT_SCOPE_LINK
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the addresses of one link differ in: address with prefix length, and peer."""
+        return self.address, self.peer
+
+    @property
+    def far_end(self) -> str:
+        """The address to whose network there is a route: the peer's, or its own, with prefix length."""
+        return f"{self.peer}/{self.address.partition('/')[2]}" if self.peer else self.address
+
+    @property
+    def is_lasting(self) -> bool:
+        """True if it neither expires nor is deprecated."""
+        return self.is_permanent and not self.flags & IFA_F_DEPRECATED
+
+    def written(self) -> str:
+        """`10.0.0.5/24`, `10.0.0.5/32 peer 10.0.0.6`"""
+        return f"{self.address} peer {self.peer}" if self.peer else self.address
+
+    @classmethod
+    def written_as(cls, text: str, index: int) -> Addr:
+        """The address that `written` returned as `text`, on link `index`."""
+        address, _, peer = text.partition(" peer ")
+        family = AF_INET6 if ":" in address else AF_INET
+        return cls(index, family, address, IFA_F_PERMANENT, RT_SCOPE_UNIVERSE, peer, "")
+
     def text(self) -> str:
         """`10.0.0.5/24 peer 10.0.0.6 brd 10.0.0.255`, without its link."""
         words = [self.address]

@@ -14,6 +14,10 @@ from scplan.named_tuple import NamedTuple
 
 _ADD = wire.NLM_F_CREATE | wire.NLM_F_EXCL
 _NOTHING: frozenset[int] = frozenset()
+_IFA_CACHEINFO = 6
+_FOREVER = b"\xff" * 8 + bytes(8)  # ifa_cacheinfo: preferred and valid in seconds
+# NODAD, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN
+_KEPT_ADDRESS_FLAGS = 0x02 | 0x10 | 0x100 | 0x200 | 0x400
 _PLACES = {
     "append": wire.NLM_F_CREATE | wire.NLM_F_APPEND,
     "prepend": wire.NLM_F_CREATE,
@@ -47,9 +51,13 @@ class Requests:
         peer_netns_fd: int,
         mac: str = "",
         peer_mac: str = "",
+        peer_mtu: int | None = None,
+        peer_txqueuelen: int | None = None,
         master: int = 0,
     ) -> None:
         """A veth pair: this end here and up, the other (`peer_name`) in another namespace and down.
+
+        Without MTU and queue of its own the other end has those of this one.
 
         One message makes both, so that there never is half a pair. IFF_UP and IFLA_MASTER of the peer don't work here.
         Fails with EEXIST when one of the names is taken.
@@ -58,8 +66,8 @@ class Requests:
             IFINFO.pack(0, 0, 0, 0, 0),
             text(wire.IFLA_IFNAME, peer_name),
             attribute(wire.IFLA_ADDRESS, wire.mac_bytes(peer_mac)) if peer_mac else b"",
-            u32(wire.IFLA_MTU, mtu),
-            u32(wire.IFLA_TXQLEN, txqueuelen),
+            u32(wire.IFLA_MTU, mtu if peer_mtu is None else peer_mtu),
+            u32(wire.IFLA_TXQLEN, txqueuelen if peer_txqueuelen is None else peer_txqueuelen),
             u32(wire.IFLA_NET_NS_FD, peer_netns_fd),
         ]
         pair = attribute(wire.VETH_INFO_PEER, b"".join(peer))
@@ -116,6 +124,12 @@ class Requests:
         operation = f"RTM_NEWLINK({', '.join([label or f'link {index}', *_words(asked, up)])})"
         self._submit(Request(wire.RTM_NEWLINK, 0, b"".join(body), operation))
 
+    def send_raw(
+        self, number: int, flags: int, body: bytes, operation: str, *, done_when: frozenset[int] = _NOTHING
+    ) -> None:
+        """Sends a message that was made elsewhere; `done_when` are the errors that mean "it is so already"."""
+        self._submit(Request(number, flags, body, operation, done_when))
+
     def delete_link(self, index: int, *, label: str = "") -> None:
         """Deletes a link (and its peer); succeeds when it is gone already."""
         operation = f"RTM_DELLINK({label or f'link {index}'})"
@@ -138,6 +152,15 @@ class Requests:
     def restore_address(self, addr: Addr, index: int) -> None:
         """Adds an address as it was on another link, or on this one before."""
         self.add_address(index, addr.address, peer=addr.peer, broadcast=addr.broadcast)
+
+    def make_address_last(self, addr: Addr) -> None:
+        """Makes an address that is there permanent, and no longer deprecated."""
+        _, body = _address(addr.index, addr.address, addr.peer)
+        # Of the other flags the kernel forgets those that a change does not name.
+        body += u32(wire.IFA_FLAGS, addr.flags & _KEPT_ADDRESS_FLAGS)
+        body += attribute(_IFA_CACHEINFO, _FOREVER)
+        operation = f"RTM_NEWADDR({addr.address}, link {addr.index}, permanent)"
+        self._submit(Request(wire.RTM_NEWADDR, wire.NLM_F_REPLACE, body, operation))
 
     def delete_address(self, index: int, address: str, *, peer: str = "") -> None:
         """Removes an address from a link; succeeds when it is gone already."""

@@ -161,6 +161,18 @@ class Rtnl(Requests, Closing):
                 return None
             raise
 
+    def bodies(self, number: int, answer: int, body: bytes, operation: str) -> list[bytes]:
+        """The bodies of the messages that answer a dump of any other object."""
+        return self._dump(number, answer, body, lambda data, start, end: data[start:end], operation)
+
+    def body(self, number: int, answer: int, body: bytes, operation: str) -> bytes:
+        """The body of the one message that answers a request, of a kind that is sent to all listeners.
+
+        Raises KernelError ENOENT when there is no answer.
+        """
+        flags = wire.NLM_F_ECHO | wire.NLM_F_ACK
+        return self._ask(number, answer, body, lambda data, start, end: data[start:end], operation, flags=flags)
+
     def link_name(self, index: int) -> str:
         """Name of a link by index, "" when there is none: many times cheaper than `link`. SIOCGIFNAME, netdevice(7)."""
         try:
@@ -226,17 +238,27 @@ class Rtnl(Requests, Closing):
         except OSError as error:
             raise KernelError.from_os(operation, error) from None
 
-    def _ask(self, number: int, answer: int, body: bytes, parse: Callable[[bytes, int, int], T], operation: str) -> T:
+    def _ask(
+        self,
+        number: int,
+        answer: int,
+        body: bytes,
+        parse: Callable[[bytes, int, int], T],
+        operation: str,
+        *,
+        flags: int = 0,
+    ) -> T:
         """The one answer to a request."""
-        self._send(self._message(number, wire.NLM_F_REQUEST, body), operation)
-        for data, start, end, kind, flags, sequence in self._messages(operation, lambda: True):
+        self._send(self._message(number, wire.NLM_F_REQUEST | flags, body), operation)
+        for data, start, end, kind, message_flags, sequence in self._messages(operation, lambda: True):
             if sequence != self._sequence:
                 continue
             if kind == answer:
                 return _parsed(operation, parse, data, start, end)
             if kind == wire.NLMSG_ERROR:
-                code, said = _parsed(operation, wire.parse_error, data, start, end, flags, done=False)
-                raise KernelError(operation, code, detail=said)
+                code, said = _parsed(operation, wire.parse_error, data, start, end, message_flags, done=False)
+                # An acknowledgement in place of an answer: there is nothing to show.
+                raise KernelError(operation, code or errno.ENOENT, detail=said)
         raise AssertionError("the messages of a socket never end; this is a bug in scplan")
 
     def _dump(
