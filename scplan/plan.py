@@ -13,7 +13,7 @@ from typing import Any
 from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
 from scplan.kinds.kind import Claim, Kind, Kinds, Unsuitable
 from scplan.model.address import Address, Selection
-from scplan.model.change import Action, Disruption, Plan
+from scplan.model.change import Action, Change, Disruption, Operation, Plan
 from scplan.model.comparison import (
     account_of,
     as_recorded,
@@ -29,9 +29,9 @@ from scplan.model.comparison import (
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import REPLACING, Resource, brought_by
 from scplan.named_tuple import NamedTuple
-from scplan.plan_order import put_in_order
+from scplan.plan_order import Circle, put_in_order
 from scplan.plan_waiting import removal_at_next_start, waiting
-from scplan.plan_world import Draft, World
+from scplan.plan_world import REMADE, Draft, World
 
 Resources = Mapping[Address, Resource]
 SourceOf = Callable[[Address], SourceRange | None]
@@ -48,6 +48,16 @@ class Resolution(NamedTuple):
     skipped: frozenset[Address]
     diagnostics: tuple[Diagnostic, ...]
     remarked: frozenset[Address] = frozenset()
+
+
+class Owner(NamedTuple):
+    """Who has a resource that two containers share: an address, and its state directory where that is another one."""
+
+    address: Address
+    directory: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.address} in the records of {self.directory}" if self.directory else str(self.address)
 
 
 class Inputs(NamedTuple):
@@ -67,7 +77,7 @@ class Inputs(NamedTuple):
     source_of: SourceOf
     selection: Selection
     unread: frozenset[str] = frozenset()
-    shared: Mapping[Address, str] = MappingProxyType({})
+    shared: Mapping[Address, Owner] = MappingProxyType({})
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
@@ -169,7 +179,7 @@ def finish(
     world = World(kinds, drafts, desired=inputs.resolution.desired, owned=inputs.owned, live=inputs.live)
     world.select(inputs.selection)
     world.draw_in_dependents()
-    changes, operations = put_in_order(list(world.drafts.values()), world, list(inputs.containers), kinds)
+    changes, operations = _ordered(world, list(inputs.containers), kinds)
     return Plan(
         containers=inputs.containers,
         changes=changes,
@@ -177,6 +187,22 @@ def finish(
         refreshed={address: record for address, record in refreshed.items() if address in inputs.selection},
         diagnostics=tuple(diagnostics),
     )
+
+
+def _ordered(world: World, containers: list[str], kinds: Kinds) -> tuple[tuple[Change, ...], tuple[Operation, ...]]:
+    """Changes and operations in order. Of changes that trade things of the host in a circle one becomes a replacement.
+
+    It gives up what it has, and takes what it is to have when the others have made their change.
+    """
+    while True:
+        try:
+            return put_in_order(list(world.drafts.values()), world, containers, kinds)
+        except Circle as circle:
+            if not world.break_circle(circle.addresses):
+                raise PlanError(
+                    f"these changes wait for one another: {' → '.join(map(str, circle.addresses))}",
+                    hint="take one of them out of the files, apply, and apply again with it",
+                ) from None
 
 
 def unsuitable(source: SourceRange | None, address: Address, error: Unsuitable, severity: Severity) -> Diagnostic:
@@ -227,12 +253,13 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
     return drafts, refreshed, diagnostics
 
 
-def _belongs_to(kind: Kind[Any], address: Address, owner: str) -> Unsuitable:
+def _belongs_to(kind: Kind[Any], address: Address, owner: Owner) -> Unsuitable:
     places = {"net": "network namespace", "mnt": "mount namespace", "cgroup": "cgroup"}
-    return Unsuitable(
-        f"{kind.name} {address.identity} belongs to {owner}",
-        hint=f"their containers share a {places.get(kind.lives_in, 'namespace')}: write it for one of them",
-    )
+    hint = f"their containers share a {places.get(kind.lives_in, 'namespace')}: write it for one of them"
+    if owner.directory:
+        name = owner.address.container
+        hint = f"work with that one, or have it forgotten there: `scplan --state-dir {owner.directory} state rm {name}`"
+    return Unsuitable(f"{kind.name} {address.identity} belongs to {owner}", hint=hint)
 
 
 def is_waiting(inputs: Inputs, address: Address) -> bool:
@@ -340,7 +367,20 @@ def taking_over(kind: Kind[Any], address: Address, desired: Resource, live: Reso
             hint="make the entry say what is there (it is then adopted, and can be changed later), or remove it there",
         )
     reason = "in the configuration; what is there now is kept and given back later"
-    return _creation(kind, address, desired, live, None, host, reason)
+    if not kind.takes_over_in_place(desired, live):
+        return _creation(kind, address, desired, live, None, host, reason)
+    after = goal(desired, live, None)
+    draft = Draft(
+        address=address,
+        action=Action.UPDATE,
+        reason=reason,
+        before=live,
+        after=after,
+        managed=desired,
+        owned=None,
+        changed=changed,
+    )
+    return draft.interrupting(*kind.disruption(live, after))
 
 
 def _alteration(
@@ -370,7 +410,7 @@ def _alteration(
     if any(desired.attribute(path).role in REPLACING for path in changed):
         return draft._replace(
             action=Action.REPLACE, after=kind.completed(address, desired, host), managed=desired
-        ).interrupting(Disruption.RECREATE, "")
+        ).interrupting(Disruption.RECREATE, REMADE)
     disruption, effect = kind.disruption(before, draft.after)
     return draft.interrupting(disruption, effect)
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 
-from scplan.errors import PlanError
 from scplan.kinds.kind import Claim, Kinds
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Operation
 from scplan.named_tuple import NamedTuple
 from scplan.plan_world import Draft, World
+
+
+class Circle(Exception):
+    """Changes that wait for one another."""
+
+    def __init__(self, addresses: Iterable[Address]) -> None:
+        super().__init__()
+        self.addresses = tuple(dict.fromkeys(addresses))
 
 
 class Act(NamedTuple):
@@ -30,7 +37,7 @@ def put_in_order(
     """Changes in the order of execution with the operations that they are made of.
 
     Without a reason to do otherwise: containers as in the files, kinds as registered, deletions after the rest.
-    Raises PlanError when changes wait for one another in a circle.
+    Raises Circle when changes wait for one another.
     """
     by_address = {draft.address: draft for draft in drafts}
     acts = list(_sorted_acts(by_address, world, _priority(drafts, containers, list(kinds))))
@@ -82,10 +89,7 @@ def _sorted_acts(
     try:
         graph.prepare()
     except CycleError as error:
-        names = " → ".join(str(act.address) for act in error.args[1])
-        raise PlanError(
-            f"these changes wait for one another: {names}", hint="make one of them in an apply of its own (--target)"
-        ) from None
+        raise Circle(act.address for act in error.args[1]) from None
     ready: list[tuple[tuple[int, ...], Act]] = []
     while graph.is_active():
         for act in graph.get_ready():

@@ -29,7 +29,7 @@ from scplan.model.comparison import (
 from scplan.model.resource import REPLACING, Resource, Role, brought_by
 from scplan.named_tuple import NamedTuple
 from scplan.plan_waiting import waiting
-from scplan.plan_world import Draft
+from scplan.plan_world import REMADE, Draft
 
 _MADE = "made by the apply that is undone"
 _REMOVED = "removed by the apply that is undone"
@@ -131,7 +131,11 @@ def _draft(
 def _withdrawal(address: Address, reversal: Reversal, owned: Resource, inputs: plan.Inputs) -> Draft:
     live = inputs.live.resources.get(address)
     if live is None or not reversal.adopted:
-        return plan.removal(inputs, address, _MADE)
+        draft = plan.removal(inputs, address, _MADE)
+        if draft.before is None or reversal.after is None:
+            return draft
+        # What its creation took the place of comes back with it.
+        return draft._replace(before=laid_over(draft.before, reversal.after, (Role.CARRIED,)))
     return plan.released(address, live, owned, "adopted by the apply that is undone")
 
 
@@ -189,7 +193,7 @@ def _alteration(
             managed=without_former(wanted),
             owned=owned,
             changed=changed,
-        ).interrupting(Disruption.RECREATE, "")
+        ).interrupting(Disruption.RECREATE, REMADE)
     before, after = as_recorded(live, owned), in_order_of(goal(target, live, owned), reversal.before)
     draft = Draft(
         address=address,

@@ -13,6 +13,8 @@ from scplan.model.live import Live
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 
+REMADE = "gone until it is made again"
+
 
 class Draft(NamedTuple):
     """A change before it has its place. `cause` is the address of the change that takes this resource down.
@@ -143,6 +145,21 @@ class World:
                 if draft is not None:
                     self.drafts[address] = draft
                     waiting.append(draft)
+
+    def break_circle(self, addresses: Iterable[Address]) -> bool:
+        """Makes a replacement of an update among these, with what goes down with it; false if there is none."""
+        for address in addresses:
+            draft = self.drafts.get(address)
+            if draft is None or draft.action is not Action.UPDATE:
+                continue
+            made_again = self._recreation(address, draft)
+            if made_again is not None:
+                reason = "trades what it has on the host with another one, and is made again"
+                made_again = made_again._replace(cause=None, reason=reason).interrupting(Disruption.RECREATE, REMADE)
+                self.drafts[address] = made_again
+                self.draw_in_dependents()
+                return True
+        return False
 
     def _taken_down_by(self, cause: Draft) -> Iterable[Address]:
         yield from self.hidden_by(cause)

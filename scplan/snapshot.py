@@ -19,6 +19,8 @@ from scplan.records import check_version, read_bytes
 
 FORMAT_VERSION = "1.0"
 F = TypeVar("F", PathFact, LinkFact)
+# For the words of errors alone.
+_NOT_KEPT = frozenset({"nodes"})
 _STORED_AS = {"int": int, "str": str, "bool": bool}
 
 
@@ -105,7 +107,7 @@ def _names(document: dict[str, Any], key: str, path: str) -> frozenset[str]:
 
 
 def _fact_to_json(fact: PathFact | LinkFact | None) -> dict[str, Any] | None:
-    return None if fact is None else fact._asdict()
+    return None if fact is None else {key: one for key, one in fact._asdict().items() if key not in _NOT_KEPT}
 
 
 def _fact(kind: type[F], document: object, where: str) -> F:
@@ -114,6 +116,8 @@ def _fact(kind: type[F], document: object, where: str) -> F:
         raise RecordDamaged(f"{where}: not a JSON object")
     values: dict[str, Any] = {}
     for name, annotation in kind.__annotations__.items():
+        if name in _NOT_KEPT:
+            continue
         value = document.get(name)
         wanted = _STORED_AS.get(annotation, list)
         if type(value) is not wanted:

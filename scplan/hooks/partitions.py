@@ -83,7 +83,7 @@ def _follow_locked(record: Record, facts: ContainerFacts, state: State, host: Ho
     brought = {address: one for address, one in record.resources.items() if brought_by(one) is not None}
     known = Scene({facts.name: facts}, {}, partial(read_records, state))
     of_disks = Scene({facts.name: facts}, {facts.name: _brought_now(record, host)}, lambda _: Records(brought))
-    made = plan_alone(of_disks, request, state, host)
+    made = plan_alone(of_disks, request, host)
     Run(made, known, state, host, request, is_start=True).execute(lambda _: None)
     return [f"{change.address}: {change.action}" for change in made.changes]
 

@@ -195,6 +195,10 @@ class Kind(ABC, Generic[R]):
         """Whether what is there without scplan may be changed to what is desired, its former state being kept."""
         return False
 
+    def takes_over_in_place(self, desired: R, live: R) -> bool:
+        """True if taking over changes what others made in place, so that its removal leaves it there as it was."""
+        return False
+
     def requires(self, resource: R, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         """Addresses in `others` (of the same container) that must be there first, and without which it is lost."""
         return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scplan.linux.ovsdb import Ovsdb
 
 _RTN_UNICAST = 1
+_NODES_DEPTH = 2
 _FILE_TYPES = {stat.S_IFBLK: "block", stat.S_IFCHR: "char", stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
 
 
@@ -37,6 +38,7 @@ class HostPath(NamedTuple):
     mode: str
     whole_disk: bool
     partitions: tuple[tuple[int, str, str], ...]
+    nodes: tuple[str, ...]
 
 
 def ovsdb_socket() -> str:
@@ -59,6 +61,21 @@ def boot_id() -> str:
     """Differs after each boot of the host. Source: random(4)."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
+
+
+def _nodes_below(directory: str, depth: int) -> Iterator[str]:
+    """Paths of the device nodes in a directory and those below it; none where it can't be read."""
+    try:
+        with os.scandir(directory) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in found:
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            yield entry.path
+        elif stat.S_ISDIR(mode) and depth:
+            yield from _nodes_below(entry.path, depth - 1)
 
 
 class Host(Closing):
@@ -227,6 +244,7 @@ class Host(Closing):
             mode=f"{stat.S_IMODE(found.st_mode):04o}",
             whole_disk=file_type == "block" and is_whole_disk(numbers),
             partitions=partitions(numbers) if file_type == "block" else (),
+            nodes=tuple(_nodes_below(path.rstrip("/"), _NODES_DEPTH)) if path.endswith("/") else (),
         )
 
     @cached_property

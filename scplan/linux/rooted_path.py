@@ -66,7 +66,8 @@ def split(path: str) -> tuple[str, str]:
 def parent_of(root_fd: int, path: str) -> Iterator[tuple[int, str]]:
     """(fd of the directory that holds `path`, its last part); the directory must exist. Raises OSError."""
     directory, name = split(path)
-    with opened(open_in_root(root_fd, directory, os.O_PATH | os.O_DIRECTORY)) as fd:
+    # With a dot at its end it is followed where it is a symlink, inside the root as all the others on the way.
+    with opened(open_in_root(root_fd, f"{directory.rstrip('/')}/.", os.O_PATH | os.O_DIRECTORY)) as fd:
         yield fd, name
 
 

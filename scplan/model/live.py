@@ -41,7 +41,8 @@ class PathFact(NamedTuple):
 
     `real` is the path without symlinks; `file_type` one of block, char, directory, file, other. `identity` is
     "st_dev:st_ino" and names the file itself; `numbers` is "major:minor" of a device node, else "". `mode` is
-    octal ("0660"). `whole_disk` and `partitions` ((number, path, numbers), by number) are for block devices.
+    octal ("0660"). `whole_disk` and `partitions` ((number, path, numbers), by number) are for block devices. `nodes`
+    are the device nodes in a directory, for a path with a slash at its end; snapshots don't keep them.
     """
 
     real: str
@@ -51,6 +52,7 @@ class PathFact(NamedTuple):
     mode: str = ""
     whole_disk: bool = False
     partitions: tuple[tuple[int, str, str], ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 class LinkFact(NamedTuple):

@@ -302,6 +302,10 @@ class Attributes:
 class Resource(Attributes):
     """One thing that is plugged into a container. Each kind has a record of its own."""
 
+    def remark(self) -> str:
+        """A fact about the live resource that is no difference from its entry, but that its user should know."""
+        return ""
+
 
 def brought_by(record: Resource) -> str | None:
     """The identity of the resource for whose entry it is there: for a partition, its disk; None: it has its own."""

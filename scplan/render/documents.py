@@ -237,6 +237,8 @@ def owned_state(owned: Owned) -> tuple[str, Style]:
     changed = differences(owned.recorded, owned.live)
     if changed:
         return difference_words(changed, owned.recorded, owned.live), "warning"
+    if remark := owned.live.remark():
+        return visible(f"as recorded; {remark}"), "warning"
     return "as recorded", "good"
 
 

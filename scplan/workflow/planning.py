@@ -14,7 +14,7 @@ from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, results
 from scplan.model.address import Address
-from scplan.model.change import Action, Plan
+from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
@@ -27,7 +27,7 @@ from scplan.workflow.modules import missing_said
 from scplan.workflow.modules import notices as module_notices
 from scplan.workflow.scene import Records, Request, Scene, named, set_scene, validate
 from scplan.workflow.settled import settled
-from scplan.workflow.sharing import ALL_SHARED, shared_in
+from scplan.workflow.sharing import shared_in
 
 
 def make_plan(request: Request) -> Plan:
@@ -96,11 +96,10 @@ def with_neighbours(
     scene: Scene,
     state: State,
     host: Host,
-    actions: Collection[Action] = ALL_SHARED,
 ) -> Plan:
     """The plan, made again where other containers have what it would make or remove. Raises PlanError."""
     made = make(inputs, KINDS)
-    shared, problems = shared_in(made, scene, state, host.boot_id, actions)
+    shared, problems = shared_in(made, scene, state, host.boot_id)
     if shared:
         made = make(inputs._replace(shared=shared), KINDS)
     return made._replace(diagnostics=(*made.diagnostics, *problems)) if problems else made
@@ -130,13 +129,9 @@ def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:
     return start_warnings(made, (*scene.only(stopped).desired, *(change.address for change in made.changes)))
 
 
-def plan_alone(scene: Scene, request: Request, state: State, host: Host) -> Plan:
-    """The same for what is in the records already: it was compared with those of all other containers then.
-
-    But for what is there when the container starts: one that it shares a namespace with may own it.
-    """
-    inputs = _gather(scene, request, host)
-    return with_neighbours(plan.make_plan, inputs, scene, state, host, (Action.ADOPT,))
+def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
+    """The same for what is in the records already: it was compared with those of all other containers then."""
+    return plan.make_plan(_gather(scene, request, host), KINDS)
 
 
 def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:

@@ -84,7 +84,7 @@ def end_starts(state: State, host: Host, request: Request) -> list[str]:
 def _plug_in(record: Record, facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
     """Needs the locks."""
     scene = Scene({facts.name: facts}, {facts.name: wanted_again(record)}, partial(read_records, state))
-    made = plan_alone(scene, request, state, host)
+    made = plan_alone(scene, request, host)
     outcome = Run(made, scene, state, host, request, is_start=True).execute(lambda _: None)
     now = state.read(facts.runtime, facts.name)
     if now is not None and not is_plugged_in(now, host.boot_id):

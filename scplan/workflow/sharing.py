@@ -7,7 +7,7 @@ or removed for another.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from scplan.errors import Diagnostic, ScplanError, Severity
@@ -18,29 +18,28 @@ from scplan.linux.state_dirs import state_dirs
 from scplan.model.address import Address
 from scplan.model.change import Action, Plan
 from scplan.model.live import ContainerFacts, Status
+from scplan.plan import Owner
 from scplan.state import Record, State
 from scplan.workflow.recorded import is_plugged_in
 from scplan.workflow.scene import Scene
 
 _TAKING = frozenset({Action.CREATE, Action.ADOPT})
-ALL_SHARED = frozenset({*_TAKING, Action.DELETE})
 
 
-def shared_in(
-    made: Plan, scene: Scene, state: State, boot_id: str, actions: Collection[Action]
-) -> tuple[dict[Address, str], list[Diagnostic]]:
+def shared_in(made: Plan, scene: Scene, state: State, boot_id: str) -> tuple[dict[Address, Owner], list[Diagnostic]]:
     """By address of a planned change, who else has the resource: an address, and its state directory if another.
 
-    And warnings about records of other state directories. Nothing is read where none of the `actions` is planned.
+    And warnings about records of other state directories. Nothing is read where nothing is made, adopted or removed.
     """
+    actions = {*_TAKING, Action.DELETE}
     changed = [change for change in made.changes if change.action in actions and not change.at_next_start]
     if not changed:
         return {}, []
     neighbours = _Neighbours(scene, state, boot_id)
-    found: dict[Address, str] = {}
+    found: dict[Address, Owner] = {}
     for change in changed:
         owner = neighbours.owner(change.address, is_taking=change.action in _TAKING)
-        if owner:
+        if owner is not None:
             found[change.address] = owner
     return found, neighbours.problems
 
@@ -56,8 +55,8 @@ class _Neighbours:
         self._places: dict[tuple[int, str], str] = {}
         self._order = {name: rank for rank, name in enumerate(scene.containers)}
 
-    def owner(self, address: Address, *, is_taking: bool) -> str:
-        """Who else has the resource; "" for nobody.
+    def owner(self, address: Address, *, is_taking: bool) -> Owner | None:
+        """Who else has the resource; None for nobody.
 
         For one that is to be taken: whoever owns it, or is written before it. For one that is to be removed: whoever
         keeps it, or, where all of them give it up, is written before it.
@@ -65,7 +64,7 @@ class _Neighbours:
         facts = self._scene.containers[address.container]
         place = self._place(facts, address.kind)
         if not place:
-            return ""
+            return None
         for other in self._of_name.get((address.kind, address.identity), ()):
             if other.container == address.container:
                 continue
@@ -73,18 +72,17 @@ class _Neighbours:
             is_desired, is_owned = other in self._scene.desired, other in self._scene.owned
             has_it = (is_owned or comes_first) if is_taking else (is_owned and (is_desired or comes_first))
             if has_it and self._place(self._scene.containers[other.container], other.kind) == place:
-                return str(other)
-        return next(self._elsewhere(address, place), "")
+                return Owner(other)
+        return next(self._elsewhere(address, place), None)
 
-    def _elsewhere(self, address: Address, place: str) -> Iterator[str]:
-        for where, record in self._records:
-            there = address._replace(container=record.name)
-            if there in record.resources and is_plugged_in(record, self._boot_id):
+    def _elsewhere(self, address: Address, place: str) -> Iterator[Owner]:
+        for directory, record in self._recorded.get((address.kind, address.identity), ()):
+            if is_plugged_in(record, self._boot_id):
                 facts = ContainerFacts(
                     record.name, record.runtime, record.id, Status.RUNNING, record.pid, record.start_time
                 )
                 if self._place(facts, address.kind) == place:
-                    yield f"{there}{where}"
+                    yield Owner(address._replace(container=record.name), directory)
 
     @cached_property
     def _of_name(self) -> Mapping[tuple[str, str], list[Address]]:
@@ -94,14 +92,20 @@ class _Neighbours:
         return found
 
     @cached_property
-    def _records(self) -> list[tuple[str, Record]]:
-        """(words for another state directory, record) of all containers that the scene is not about."""
+    def _recorded(self) -> Mapping[tuple[str, str], list[tuple[str, Record]]]:
+        """By kind and identity, (state directory if another, record) of other containers and of other directories."""
+        found: dict[tuple[str, str], list[tuple[str, Record]]] = {}
+        for directory, record in self._records():
+            for address in record.resources:
+                found.setdefault((address.kind, address.identity), []).append((directory, record))
+        return found
+
+    def _records(self) -> Iterator[tuple[str, Record]]:
         own = {(facts.runtime, facts.name) for facts in self._scene.containers.values()}
-        found = [("", record) for record in self._state.all() if (record.runtime, record.name) not in own]
+        yield from (("", record) for record in self._state.all() if (record.runtime, record.name) not in own)
         for directory in state_dirs():
             if directory != os.path.realpath(self._state.directory):
-                found += ((f" in the records of {directory}", record) for record in self._readable(directory))
-        return found
+                yield from ((directory, record) for record in self._readable(directory))
 
     def _readable(self, directory: str) -> Iterator[Record]:
         """The records of another state directory; those that can't be read are warned of."""

@@ -63,11 +63,17 @@ _CGROUP_FILES = (
     "memory.memsw.limit_in_bytes",
     "memory.soft_limit_in_bytes",
     "memory.swappiness",
+    "blkio.weight_device",
+    "memory.use_hierarchy",
     "cpu.shares",
+    "cpu.idle",
     "cpu.cfs_quota_us",
     "cpu.cfs_period_us",
+    "cpu.cfs_burst_us",
     "cpuset.cpus",
     "cpuset.mems",
+    "cpuset.cpu_exclusive",
+    "cpuset.mem_exclusive",
     "pids.max",
     "io.max",
     "io.weight",
@@ -225,12 +231,31 @@ def _mounts(pid: int) -> list[str]:
 
 
 def _nodes(container: Container) -> Iterator[tuple[str, str]]:
-    """Everything below /dev of the container, and device nodes elsewhere in its writable root."""
-    script = "find /dev -xdev ! -path '/dev/pts/*' -exec stat -c '%n|%F|%a|%u|%g|%t:%T' {} +"
-    output = container.exec(["sh", "-c", script], check=True).stdout
-    for line in output.splitlines():
-        name, rest = line.split("|", 1)
-        yield name, rest
+    """Everything below /dev of the container, as root of the host sees it; of device nodes their attributes, too."""
+    root = f"/proc/{container.pid}/root"
+    device = os.lstat(f"{root}/dev").st_dev
+    waiting = [f"{root}/dev"]
+    while waiting:
+        path = waiting.pop()
+        found = os.lstat(path)
+        words = [
+            stat.filemode(found.st_mode),
+            f"{found.st_uid}:{found.st_gid}",
+            f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}",
+        ]
+        if stat.S_ISLNK(found.st_mode):
+            words.append(os.readlink(path))
+        elif stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
+            words += [f"{name}={os.getxattr(path, name).hex()}" for name in sorted(os.listxattr(path))]
+        elif stat.S_ISDIR(found.st_mode) and found.st_dev == device:
+            waiting += [f"{path}/{name}" for name in os.listdir(path)]
+        yield path.removeprefix(root), " ".join(words)
+
+
+def times_of_nodes(container: Container, *paths: str) -> dict[str, tuple[int, int]]:
+    """When nodes were read and written last, in ns: an undo returns these, too; who makes a node anew does not."""
+    found = {path: os.lstat(f"/proc/{container.pid}/root{path}") for path in paths}
+    return {path: (one.st_atime_ns, one.st_mtime_ns) for path, one in found.items()}
 
 
 def _cgroup_files(container: Container) -> Iterator[tuple[str, str]]:

@@ -78,7 +78,7 @@ class Ground:
     def recover(self) -> int:
         """What an undo could not take back while it was worked against, once more; the exit code."""
         try:
-            workflow.recover(self.request, "auto", lambda _: None)
+            workflow.recover(self.request, "auto", lambda _: None, lambda _: None)
         except ScplanError as error:
             self.said.add(str(error))
             self.last = str(error)

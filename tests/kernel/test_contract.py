@@ -284,7 +284,8 @@ def _dies_at(ground: Ground, wanted: Sections, step: Step, number: int) -> bool:
     ground.write(wanted)
     if not killed_while_applying(ground, step, number):
         return False
-    lines = workflow.recover(ground.request, "auto", lambda _: None, lambda _: None)
+    lines: list[str] = []
+    workflow.recover(ground.request, "auto", lambda _: None, lines.append)
     assert len(lines) == 1
     assert difference(before, ground.picture()) == []
     ground.file.write_text(at_rest)

@@ -7,32 +7,42 @@ allowed is the union of what was allowed before scplan and what the managed node
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from scplan.errors import ScplanError
 from scplan.kinds.device import followed, rules
 from scplan.kinds.device.described import described
+from scplan.kinds.device.foreseen import foreseen
 from scplan.kinds.device.node import (
     file_type,
     is_taken,
     make_node,
+    node_status,
     nodes_below_dev,
     refuse_node_of_host,
     remove_node,
+    set_node_status,
     type_in_place,
     with_former,
 )
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits, is_same_device
-from scplan.kinds.kind import Described, Hears, Kind, Target, Unsuitable
+from scplan.kinds.kind import Described, Foreseen, Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import check_target, covering, identity_of
 from scplan.linux.blockdev import device_path
 from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
 from scplan.linux.container import Container
 from scplan.linux.host import Host, device_numbers
+from scplan.linux.node_status import NodeStatus
 from scplan.linux.syscalls import FileStatus
 from scplan.model.address import Address
+from scplan.model.change import Change
+from scplan.model.comparison import differences
 from scplan.model.live import HostFacts, PathFact
 from scplan.model.resource import Resource
+
+_NODES_SHOWN = 8
+_INSIDE = "inside="
 
 
 class DeviceKind(Kind[Device]):
@@ -50,10 +60,13 @@ class DeviceKind(Kind[Device]):
         values = {"source": source}
         if rest and rest[0].startswith("/"):
             values["target"] = rest.pop(0)
-        if rest:
+        if rest and rest[0].isalpha():
             values["permissions"] = rest.pop(0)
         if rest:
-            raise ValueError(f"{text!r} is not of the form source[:target][:permissions]")
+            raise ValueError(
+                f"{text!r} is not of the form source[:target][:permissions]; a path with colons takes the long form:"
+                f" {_long_form(text)}"
+            )
         return values
 
     def normalise(self, desired: Device) -> Device:
@@ -79,8 +92,14 @@ class DeviceKind(Kind[Device]):
                 hint="plug the device in, or write `required: false` to do without it",
                 absent=True,
             )
+        if fact.file_type == "directory":
+            nodes = host.paths.get(f"{desired.source}/")
+            raise Unsuitable(
+                f"{desired.source} is a directory; an entry is for one device node",
+                hint=_one_by_one(desired, nodes.nodes if nodes is not None else ()),
+            )
         if fact.file_type not in NODE_TYPES:
-            raise Unsuitable(f"{desired.source} is not a device node", hint="directories and files are for `mounts:`")
+            raise Unsuitable(f"{desired.source} is not a device node", hint="files are for `mounts:`")
         if desired.io is not None and not fact.whole_disk:
             raise Unsuitable(
                 f"{desired.source} is not a whole disk, so it can't have I/O limits",
@@ -118,6 +137,24 @@ class DeviceKind(Kind[Device]):
         fact = host.paths.get(desired.source)
         mode = desired.mode or (fact.mode if fact else "") or "0600"
         return desired.but(mode=mode, uid=desired.uid or 0, gid=desired.gid or 0)
+
+    def check_all(self, resources: Mapping[str, Device]) -> Iterable[tuple[str, str]]:
+        limited = [(identity, one) for identity, one in resources.items() if one.io is not None]
+        for number, (identity, one) in enumerate(limited):
+            for _, other in limited[:number]:
+                if one.source == other.source and (words := rules.contradiction(one, other)):
+                    yield identity, words
+
+    def takes_over_in_place(self, desired: Device, live: Device) -> bool:
+        return is_same_device(desired, live)
+
+    def value_before(self, owned: Device, path: str) -> Any:
+        if owned.former_node is None or path not in ("mode", "uid", "gid"):
+            return None
+        former = NodeStatus.decoded(owned.former_node)
+        if path == "mode":
+            return f"{former.mode:04o}"
+        return _inside_ids(owned.former_node).get(path)
 
     def can_take_over(self, desired: Device, live: Device) -> bool:
         return desired.replace_existing or (live.file_type, live.numbers) == (desired.file_type, desired.numbers)
@@ -160,16 +197,23 @@ class DeviceKind(Kind[Device]):
             return device.but(file_type=kind, partitions=is_followed, **other)
         numbers = device_numbers(there.st_rdev)
         source = device.source if device.numbers == numbers else device_path(kind, numbers) or device.source
+        mode = f"{stat.S_IMODE(there.st_mode):04o}"
+        uid, gid = container.inside_id("uid", there.st_uid), container.inside_id("gid", there.st_gid)
         return Device(
             source=source,
             target=device.target,
             permissions=rules.visible_access(device, kind, numbers, allowed, peers),
-            mode=f"{stat.S_IMODE(there.st_mode):04o}",
-            uid=container.inside_id("uid", there.st_uid),
-            gid=container.inside_id("gid", there.st_gid),
+            mode=mode,
+            uid=uid,
+            gid=gid,
             file_type=kind,
             numbers=numbers,
             partitions=is_followed,
+            in_force=rules.in_force(device, kind, numbers, allowed),
+            # Where the entry says something, that is compared.
+            default_mode=mode if device.default_mode is not None and device.mode is None else device.default_mode,
+            default_uid=uid if device.default_uid is not None and device.uid is None else device.default_uid,
+            default_gid=gid if device.default_gid is not None and device.gid is None else device.default_gid,
         )
 
     def _add_limits(
@@ -192,17 +236,28 @@ class DeviceKind(Kind[Device]):
 
     # kernel: changing
 
+    def foresee(
+        self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
+    ) -> Iterable[Foreseen]:
+        return foreseen(container, host, changes, after)
+
     def capture(
         self, target: Target[Device], before: Device | None, after: Device | None
     ) -> tuple[Device | None, Device | None]:
         target.container.refuse_host_mounts()
+        planned = before
         if before is not None:
             before = _as_made(target, before)
+            before = before.but(node=node_status(target.container, before))
+            if before.file_type == "block" and (before.io is not None or (after is not None and after.io is not None)):
+                before = before.but(io=rules.limits_before(target, before))
         if after is None:
             return before, after
         if before is None or before.numbers != after.numbers:
             _check_source(target.host, after)
+        after = _with_defaults(planned, after)
         refuse_node_of_host(target.container, after)
+        after = _with_taken_over(target, planned, after)
         if before is None or after.prior_access is None:
             after = with_former(target.container, after)
         if after.prior_access is None:
@@ -211,7 +266,7 @@ class DeviceKind(Kind[Device]):
             after = after.but(prior_limits=rules.prior_limits(target, after))
         if after.partitions and after.rule is None and target.host.has_udev:
             after = after.but(rule=followed.rule_of(target, after))
-        return before, after
+        return before, rules.kept_for_peers(target, after)
 
     def create(self, target: Target[Device], after: Device) -> None:
         target.container.refuse_host_mounts()
@@ -222,7 +277,11 @@ class DeviceKind(Kind[Device]):
         followed.follow(target, after)
 
     def update(self, target: Target[Device], before: Device, after: Device) -> None:
-        rules.allow(target, after)
+        if after.prior_access is None:
+            # An undo leaves it to others again: the rule is theirs.
+            rules.revoke(target, before)
+        else:
+            rules.allow(target, after)
         if not is_taken(target.container, after):
             # Made where it went since it was captured.
             make_node(target.container, after)
@@ -237,8 +296,14 @@ class DeviceKind(Kind[Device]):
             return  # nothing was made there
         followed.forget(before)
         rules.unlimit(target, before)
-        remove_node(target.container, before)
+        if before.former_node is None:
+            remove_node(target.container, before)
+        else:
+            _return_node(target, before)
         rules.revoke(target, before)
+
+    def is_given_back(self, removed: Device, live: Device) -> bool:
+        return removed.former_node is not None and is_same_device(removed, live)
 
     def is_left_to_others(self, made: Device, live: Device | None) -> bool:
         return made.taken_by is not None and live is not None and not is_same_device(made, live)
@@ -255,6 +320,79 @@ def _as_made(target: Target[Device], before: Device) -> Device:
     record = target.peers.get(identity_of(before.target))
     made = before if record is None or is_same_device(before, record) else record
     return made.but(taken_by=type_in_place(target.container, made))
+
+
+def _with_defaults(before: Device | None, after: Device) -> Device:
+    """`after` with the mode and owner that scplan promises where the entry says nothing: those of its creation.
+
+    An update leaves what is not written as it is; what is promised and has drifted returns to what it was.
+    """
+    if before is None:
+        return after.but(default_mode=after.mode, default_uid=after.uid, default_gid=after.gid)
+    values: dict[str, Any] = {}
+    for name in ("mode", "uid", "gid"):
+        promised, wanted = getattr(after, f"default_{name}"), getattr(after, name)
+        if promised is not None:
+            values[name] = promised if wanted == getattr(before, name) else wanted
+            values[f"default_{name}"] = values[name]
+    return after.but(**values)
+
+
+def _with_taken_over(target: Target[Device], before: Device | None, after: Device) -> Device:
+    """`after` with what was there, if that is the node of others: it is changed in place, and never removed."""
+    is_owned = identity_of(after.target) in target.peers
+    if is_owned or after.former_node is not None or (before is not None and not differences(after, before)):
+        return after
+    former = node_status(target.container, after)
+    if former is None:
+        return after
+    inside = "" if before is None else f" {_INSIDE}{before.uid}:{before.gid}"
+    return after.but(former_node=former + inside, default_mode=None, default_uid=None, default_gid=None)
+
+
+def _inside_ids(former_node: str) -> dict[str, int]:
+    """The ids in the container that a node had which was taken over."""
+    uid, _, gid = former_node.partition(_INSIDE)[2].partition(":")
+    return {name: int(value) for name, value in (("uid", uid), ("gid", gid)) if value.isdecimal()}
+
+
+def _return_node(target: Target[Device], device: Device) -> None:
+    """Gives a node that was taken over what it had of that which the entry has set."""
+    now = node_status(target.container, device)
+    if now is None:
+        return
+    record = target.peers.get(identity_of(device.target), device)
+    now_, former = NodeStatus.decoded(now), NodeStatus.decoded(device.former_node or "")
+    set_node_status(
+        target.container,
+        device,
+        now_._replace(
+            mode=now_.mode if record.mode is None else former.mode,
+            attributes=now_.attributes if record.mode is None else former.attributes,
+            uid=now_.uid if record.uid is None else former.uid,
+            gid=now_.gid if record.gid is None else former.gid,
+        ),
+        times=False,
+    )
+
+
+def _one_by_one(directory: Device, nodes: Sequence[str]) -> str:
+    """The way out for a directory of nodes: as a mount it would show them, and none could be opened."""
+    if not nodes:
+        return f"write the nodes in it one by one, such as {directory.source}/NODE:{directory.target}/NODE"
+    shown = [f"{node}:{directory.target}{node.removeprefix(directory.source)}" for node in nodes[:_NODES_SHOWN]]
+    more = f" and {len(nodes) - _NODES_SHOWN} more" if len(nodes) > _NODES_SHOWN else ""
+    return f"write the nodes in it one by one: {', '.join(shown)}{more}"
+
+
+def _long_form(text: str) -> str:
+    """The entry that a short form with colons in its paths may have meant."""
+    source, _, rest = text.partition(":/")
+    permissions = ""
+    if rest and not set(rest.rpartition(":")[2]) - set("rwm"):
+        rest, _, permissions = rest.rpartition(":")
+    words = [f'source: "{source}"', f'target: "/{rest}"' if rest else "", f"permissions: {permissions or 'rwm'}"]
+    return f"{{{', '.join(word for word in words if word)}}}"
 
 
 def _check_source(host: Host, device: Device) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterable
 from functools import partial
@@ -16,8 +17,9 @@ from scplan.kinds.device.record import NODE_TYPES, Device
 from scplan.kinds.paths import merged_paths
 from scplan.linux import bind
 from scplan.linux.container import Container
-from scplan.linux.host import device_numbers
+from scplan.linux.host import device_numbers, file_identity
 from scplan.linux.loose_node import is_loose_node, make_loose_node
+from scplan.linux.node_status import NodeStatus, read_status, set_status
 from scplan.linux.rooted_path import (
     make_directory,
     missing_directories,
@@ -36,6 +38,10 @@ _FILE_TYPES = {
     stat.S_IFLNK: "symlink",
 }
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+SAVED_PREFIX = ".scplan-saved-"
+"""Of the names under which files are kept whose place a node has taken."""
+LEGACY_SAVED_NAME = ".{}.scplan-saved"
+"""The name that earlier versions gave such a file; their records say so."""
 
 
 def file_type(mode: int) -> str:
@@ -75,11 +81,13 @@ def with_former(container: Container, device: Device) -> Device:
     there = container.status(device.target)
     taken = _is_in_the_way(container, there, device)
     made = _missing(container, device) if there is None or taken else ()
-    saved = f".{os.path.basename(device.target)}.scplan-saved" if taken else None
-    if device.saved_as is not None and container.status(_saved_path(device)) is not None:
-        saved = device.saved_as
+    if not _is_saved(container, device):
+        # A name that nobody in the container can have planted something at.
+        saved = f"{SAVED_PREFIX}{secrets.token_hex(8)}" if taken else None
+        identity = file_identity(there) if taken and there is not None else None
+        device = device.but(saved_as=saved, saved_identity=identity)
     # What was made for it before, and is still there, stays scplan's to remove.
-    return device.but(saved_as=saved, made=merged_paths(device.made, made))
+    return device.but(made=merged_paths(device.made, made))
 
 
 def _missing(container: Container, device: Device) -> tuple[str, ...]:
@@ -118,13 +126,60 @@ def make_node(container: Container, device: Device) -> None:
     there = container.status(device.target)
     if there is not None and _is_node(there, device):
         _own_node(container, device)
+        _restore(container, device, times=False)
         return
-    if _is_in_the_way(container, there, device):
-        _move_aside(container, device)
+    if there is not None and _is_in_the_way(container, there, device):
+        _move_aside(container, device, there)
     # Also what went since it was captured: an undo must not fail because of a directory.
     device = device.but(made=merged_paths(device.made, _missing(container, device)))
     make = _mount_node if container.has_user_namespace else _make_node
     make(container, device)
+    _restore(container, device, times=True)
+
+
+def _restore(container: Container, device: Device, *, times: bool) -> None:
+    """Makes the node what it was when the operation that is undone captured it."""
+    if device.node is not None:
+        wanted = NodeStatus.decoded(device.node)
+        if device.mode is None or int(device.mode, 8) == wanted.mode:
+            set_node_status(container, device, wanted, times=times)
+
+
+def node_status(container: Container, device: Device) -> str | None:
+    """The device's node as it is, encoded; None when something else is there, or nothing."""
+    there = container.status(device.target)
+    if there is None or not _is_node(there, device):
+        return None
+    what = f"look at {device.target} in container {container.name}"
+    return container.bounded(partial(_read_node, device=device), what=what)
+
+
+def _read_node(container: Container, device: Device) -> str | None:
+    try:
+        with opened(open_in_root(container.root_fd, device.target)) as fd:
+            return read_status(fd).encoded() if _is_node(statx(fd), device) else None
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise KernelError.from_os(f"getxattr({device.target})", error) from None
+
+
+def set_node_status(container: Container, device: Device, wanted: NodeStatus, *, times: bool) -> None:
+    """Gives the device's node a mode, owner, ACL and attributes, and maybe its times; nothing where it is gone."""
+    setting = partial(_set_node_status, device=device, wanted=wanted, times=times)
+    container.bounded(setting, what=f"change {device.target} in container {container.name}")
+
+
+def _set_node_status(container: Container, device: Device, wanted: NodeStatus, times: bool) -> None:
+    try:
+        fd = open_in_root(container.root_fd, device.target)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return
+        raise KernelError.from_os(f"openat2({device.target})", error) from None
+    with opened(fd):
+        if _is_node(statx(fd), device):
+            set_status(fd, wanted, times=times, name=device.target)
 
 
 def _make_node(container: Container, device: Device) -> None:
@@ -187,8 +242,17 @@ def _own(container: Container, device: Device) -> None:
             return
         _refuse_node_of_host(container, device, found)
         path = f"/proc/self/fd/{fd}"
-        os.chown(path, *_owner_of(container, device))
+        os.chown(path, *_new_owner(container, device))
         os.chmod(path, _mode_of(device, stat.S_IMODE(found.st_mode)))
+
+
+def _new_owner(container: Container, device: Device) -> tuple[int, int]:
+    """The host's ids that the node is to get; -1 keeps what it has."""
+    uid, gid = device.uid, device.gid
+    return (
+        -1 if uid is None else container.host_id("uid", uid),
+        -1 if gid is None else container.host_id("gid", gid),
+    )
 
 
 def refuse_node_of_host(container: Container, device: Device) -> None:
@@ -199,10 +263,13 @@ def refuse_node_of_host(container: Container, device: Device) -> None:
 
 
 def _is_owned(container: Container, device: Device, found: FileStatus) -> bool:
-    """Whether a node has its owner and mode. Compared as the container sees them: else ids may have no number."""
-    owner = container.inside_id("uid", found.st_uid), container.inside_id("gid", found.st_gid)
+    """True if a node has the owner and mode that are asked for.
+
+    Compared as the container sees them: else ids may have no number.
+    """
+    uid, gid = container.inside_id("uid", found.st_uid), container.inside_id("gid", found.st_gid)
     mode = stat.S_IMODE(found.st_mode)
-    return (owner, mode) == ((device.uid or 0, device.gid or 0), _mode_of(device, mode))
+    return device.uid in (None, uid) and device.gid in (None, gid) and _mode_of(device, mode) == mode
 
 
 def _mode_of(device: Device, otherwise: int) -> int:
@@ -222,7 +289,7 @@ def _refuse_node_of_host(container: Container, device: Device, found: FileStatus
         )
 
 
-def _move_aside(container: Container, device: Device) -> None:
+def _move_aside(container: Container, device: Device, there: FileStatus) -> None:
     if not device.replace_existing or device.saved_as is None:
         raise KernelError(
             f"mknodat({device.target})",
@@ -230,6 +297,8 @@ def _move_aside(container: Container, device: Device) -> None:
             detail="something else is there",
             hint="remove it, or write `replace_existing: true`; it is put back when the device is removed",
         )
+    if device.saved_identity not in (None, file_identity(there)):
+        raise ScplanError(f"{device.target} was changed inside the container meanwhile", hint="plan again")
     _rename(container, device.target, os.path.basename(device.target), device.saved_as)
 
 
@@ -272,12 +341,31 @@ def _made_for(container: Container, device: Device) -> tuple[str, ...]:
     made = device.made or ()
     if device.saved_as is None or device.target not in made:
         return made
-    return made if container.status(_saved_path(device)) is not None else made[:-1]
+    return made if _is_saved(container, device) else made[:-1]
 
 
 def _put_back(container: Container, device: Device) -> None:
-    if device.saved_as is not None and container.status(_saved_path(device)) is not None:
-        _rename(container, device.target, device.saved_as, os.path.basename(device.target))
+    """Puts back what was moved aside, if it is there and has not been replaced.
+
+    Where the container has put something else at the target meanwhile, that stays, as does what was moved aside: an
+    undo that failed for it would let the container's root keep all others from being changed.
+    """
+    if not _is_saved(container, device):
+        return
+    name = os.path.basename(device.target)
+    try:
+        _rename(container, device.target, device.saved_as or "", name)
+    except KernelError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY):
+            raise
+
+
+def _is_saved(container: Container, device: Device) -> bool:
+    """True if what was moved aside is where scplan keeps it. Records of earlier versions don't say which file it is."""
+    if device.saved_as is None:
+        return False
+    there = container.status(_saved_path(device))
+    return there is not None and device.saved_identity in (None, file_identity(there))
 
 
 def _saved_path(device: Device) -> str:

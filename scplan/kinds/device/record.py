@@ -52,7 +52,20 @@ class Device(Resource):
     partition_of: str | None = attr("identity of the disk whose entry brought this partition", TEXT, role=Role.ORIGIN)
     prior_access: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
     prior_limits: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
+    former_node: str | None = attr(
+        "mode, owner, times and attributes of a node that others had made and scplan took over", TEXT, role=Role.FORMER
+    )
+    default_mode: str | None = attr("mode that it was made with where the entry says nothing", MODE, role=Role.PROMISED)
+    default_uid: int | None = attr("owner that it was made with where the entry says nothing", ID, role=Role.PROMISED)
+    default_gid: int | None = attr("group that it was made with where the entry says nothing", ID, role=Role.PROMISED)
+    node: str | None = attr(
+        "mode, owner, times and attributes of the node just before the operation", TEXT, role=Role.CARRIED
+    )
+    in_force: str | None = attr(
+        "what the container may do where rules for more devices allow more than `permissions`", TEXT, role=Role.CARRIED
+    )
     saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER, lasting=True)
+    saved_identity: str | None = attr("which file that is: st_dev:st_ino", TEXT, role=Role.FORMER, lasting=True)
     taken_by: str | None = attr(
         "type of what others had put in the node's place when it was removed or changed", TEXT, role=Role.CARRIED
     )
@@ -60,6 +73,14 @@ class Device(Resource):
     made: tuple[str, ...] | None = attr(
         "what was made in the container for it", TEXT, role=Role.FORMER, many=True, lasting=True
     )
+
+    def remark(self) -> str:
+        return f"may {self.in_force} by a wider rule" if self.in_force else ""
+
+    def shown(self, path: str, value: object) -> str:
+        """Permissions with what the container may do besides."""
+        words = super().shown(path, value)
+        return f"{words} ({self.in_force} by a wider rule)" if path == "permissions" and self.in_force else words
 
 
 def is_same_device(one: Device, other: Device) -> bool:

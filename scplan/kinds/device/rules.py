@@ -5,10 +5,11 @@ Kernel: the cgroup v1 controllers devices and blkio.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits, is_same_device
 from scplan.kinds.kind import Target
+from scplan.kinds.paths import identity_of
 from scplan.linux import cgroup_v1
 from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, access_without, common_access, join_access
 
@@ -27,6 +28,17 @@ def visible_access(
     others = [peer.permissions for peer in peers.values() if peer is not device and is_same_device(peer, device)]
     explained = join_access(device.permissions, device.prior_access, *others)
     return join_access(granted, access_without(exact, explained))
+
+
+def in_force(device: Device, file_type: str, numbers: str, rules: DeviceRules) -> str | None:
+    """What the container may do where rules for more than this device allow more than its permissions; else None.
+
+    That any node may be made (m) is no more: every OCI runtime allows it.
+    """
+    wider = rules.wider(file_type[0], numbers)
+    if not access_without(common_access(wider, "rw"), device.permissions):
+        return None
+    return join_access(rules.exact(file_type[0], numbers), wider)
 
 
 def prior_access(target: Target[Device], device: Device) -> str:
@@ -63,6 +75,8 @@ def _set_access(target: Target[Device], device: Device, own: str) -> None:
 
 # limits
 
+NAMES = (*cgroup_v1.LIMIT_FILES, "weight")
+
 
 def limits_now(cgroup: Cgroup, device: Device) -> dict[str, int]:
     """The disk's limits and weight by the names of IoLimits; 0 is none."""
@@ -79,27 +93,103 @@ def prior_limits(target: Target[Device], device: Device) -> str:
     return " ".join(str(value) for value in limits_now(cgroup, device).values())
 
 
+def limits_before(target: Target[Device], before: Device) -> IoLimits:
+    """The limits that an undo returns the disk to: of those that only other nodes of it set, nothing.
+
+    Of those that this node sets, what the plan found: by now another operation may have changed them for a peer.
+    """
+    cgroup = Cgroup(target.container, target.host, "blkio")
+    now = limits_now(cgroup, before)
+    own, peers = _set_by(target.peers.get(identity_of(before.target))), _set_by(*_peers(target, before))
+    found = {}
+    for name, value in now.items():
+        planned = getattr(before.io, name) if before.io is not None else None
+        if name in own:
+            found[name] = value if planned is None else planned
+        else:
+            found[name] = None if name in peers else value
+    return IoLimits(**found)
+
+
+def kept_for_peers(target: Target[Device], device: Device) -> Device:
+    """`device`, with the limits that it would lift and other nodes of the disk need as these have them."""
+    if device.io is None:
+        return device
+    peers = _peers(target, device)
+    needed = {name: asked_by(peers, name) for name in NAMES if getattr(device.io, name) == 0}
+    return device.but(io=device.io.but(**{name: value for name, value in needed.items() if value}))
+
+
 def limit(target: Target[Device], device: Device) -> None:
     """Sets the limits that the device says anything of."""
-    if device.io is None or not device.numbers:
-        return
-    cgroup = Cgroup(target.container, target.host, "blkio")
-    now = limits_now(cgroup, device)
-    for name in cgroup_v1.LIMIT_FILES:
-        wanted = getattr(device.io, name)
-        if wanted is not None and wanted != now[name]:
-            cgroup_v1.write_limit(cgroup, name, device.numbers, wanted)
-    if device.io.weight is not None and device.io.weight != now["weight"]:
-        cgroup_v1.write_weight(cgroup, device.numbers, device.io.weight)
+    if device.io is not None:
+        _set_limits(target, device, {name: getattr(device.io, name) for name in NAMES})
 
 
 def unlimit(target: Target[Device], device: Device) -> None:
-    """Gives back the limits from before, unless another managed node of the disk has some: they are the disk's."""
-    if device.prior_limits is None or any(peer.io is not None for peer in _peers(target, device)):
+    """Returns the limits that the device has set to what other nodes of the disk ask for, else to those from before."""
+    record = target.peers.get(identity_of(device.target))
+    names, peers = _set_by(record if record is not None else device), _peers(target, device)
+    values: dict[str, int | None] = {name: asked_by(peers, name) for name in names}
+    if device.prior_limits is not None:
+        former = dict(zip(NAMES, map(int, device.prior_limits.split()), strict=True))
+        values = {name: former[name] if value is None else value for name, value in values.items()}
+        values |= _lifted(target, device, {name: one for name, one in former.items() if one and name not in names})
+    if values:
+        _set_limits(target, device, values)
+
+
+def _lifted(target: Target[Device], device: Device, former: Mapping[str, int]) -> dict[str, int]:
+    """Of limits that the disk had before, those that are lifted: an entry had set them, and does not any more."""
+    if not former:
+        return {}
+    now, others = limits_now(Cgroup(target.container, target.host, "blkio"), device), _set_by(*_peers(target, device))
+    return {name: value for name, value in former.items() if not now[name] and name not in others}
+
+
+def asked_by(peers: Iterable[Device], name: str) -> int | None:
+    """The limit that nodes of one disk ask for, the strictest; None when none of them does, 0 when none wants any."""
+    asked = [value for peer in peers if peer.io is not None and (value := getattr(peer.io, name)) is not None]
+    return min((value for value in asked if value), default=0) if asked else None
+
+
+def contradiction(one: Device, other: Device) -> str:
+    """The limits of one disk that two nodes of it set differently; "" when there are none."""
+    if one.io is None or other.io is None:
+        return ""
+    for path, attribute, value in one.io.leaves():
+        there = other.io.get(path)
+        if None not in (value, there) and value != there:
+            return (
+                f"{path} is {attribute.show(value)} here and {attribute.show(there)} for {other.target}, a node of the"
+                " same disk: the kernel has one limit for both"
+            )
+    return ""
+
+
+def _set_by(*devices: Device | None) -> set[str]:
+    """Names of the limits that any of these nodes sets."""
+    return {
+        name
+        for device in devices
+        if device is not None and device.io is not None
+        for name in NAMES
+        if getattr(device.io, name) is not None
+    }
+
+
+def _set_limits(target: Target[Device], device: Device, values: Mapping[str, int | None]) -> None:
+    if not device.numbers or device.file_type != "block":
         return
-    names = (*cgroup_v1.LIMIT_FILES, "weight")
-    former = dict(zip(names, map(int, device.prior_limits.split()), strict=True))
-    limit(target, device.but(io=IoLimits(**former)))
+    cgroup = Cgroup(target.container, target.host, "blkio")
+    now = limits_now(cgroup, device)
+    for name, value in values.items():
+        if value is None or value == now[name]:
+            continue
+        if name == "weight":
+            cgroup_v1.write_weight(cgroup, device.numbers, value)
+        else:
+            cgroup_v1.write_limit(cgroup, name, device.numbers, value)
 
 
 def _peers(target: Target[Device], device: Device) -> list[Device]:

@@ -1,0 +1,289 @@
+"""What a container will refuse of a device, and who has one open that goes: known before anything is changed.
+
+Sources: mknod(2), mount(2) MS_NODEV, admin-guide/cgroup-v1/devices, proc_pid_fd(5).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+
+from scplan.errors import ScplanError
+from scplan.kinds.device import rules
+from scplan.kinds.device.node import LEGACY_SAVED_NAME, file_type, refuse_node_of_host
+from scplan.kinds.device.record import Device, is_same_device
+from scplan.kinds.kind import Foreseen, Unsuitable
+from scplan.kinds.paths import covering
+from scplan.linux import cgroup_v1
+from scplan.linux.cgroup_v1 import Cgroup, access_without, device_rules, join_access
+from scplan.linux.container import Container
+from scplan.linux.host import Host, device_numbers
+from scplan.linux.mountinfo import Mount
+from scplan.linux.rooted_path import missing_directories
+from scplan.linux.syscalls import FileStatus, statx
+from scplan.model.address import Address
+from scplan.model.change import Action, Change
+from scplan.model.resource import Resource
+
+_MAX_PROCESSES = 2000
+_NAMED = 3
+_LOOKED_AT = (Action.CREATE, Action.REPLACE, Action.UPDATE)
+
+
+def foreseen(
+    container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
+) -> Iterable[Foreseen]:
+    """Findings about the planned changes of devices in one container."""
+    managed = {address: one for address, one in after.items() if isinstance(one, Device)}
+    managed |= {change.address: change.managed for change in changes if isinstance(change.managed, Device)}
+    for change in changes:
+        device = change.after
+        if isinstance(device, Device) and change.action in _LOOKED_AT:
+            refused = _refusal(container, host, change, device, managed, after)
+            yield Foreseen(change.address, refused=refused, warning=_wider_rule(container, host, device))
+        if isinstance(change.before, Device) and change.action in (Action.DELETE, Action.REPLACE):
+            yield from _open_in(container, host, change, change.before)
+
+
+def _refusal(
+    container: Container,
+    host: Host,
+    change: Change,
+    device: Device,
+    managed: Mapping[Address, Device],
+    after: Mapping[Address, Resource],
+) -> Unsuitable | None:
+    try:
+        return (
+            _contradicts(change, managed)
+            or _rule_refused(container, host, device)
+            or _limits_refused(container, host, device)
+            or _node_refused(container, change, device, after)
+        )
+    except ScplanError as error:
+        return Unsuitable(error.diagnostics[0].summary, hint=error.diagnostics[0].hint)
+
+
+# rules
+
+
+def _rule_refused(container: Container, host: Host, device: Device) -> Unsuitable | None:
+    """A cgroup can't allow what the one above it does not."""
+    cgroup = Cgroup(container, host, "devices")
+    cgroup.refuse_shared()
+    kind, numbers = (device.file_type or "")[:1], device.numbers or ""
+    own = device_rules(cgroup)
+    if own.allow_all:
+        return None
+    missing = access_without(device.permissions, own.exact(kind, numbers))
+    parent = cgroup.above()
+    above = device_rules(parent)
+    lacking = access_without(missing, join_access(above.exact(kind, numbers), above.wider(kind, numbers)))
+    if not lacking:
+        return None
+    return Unsuitable(
+        f"the cgroup above the container's does not allow {lacking} of {device.source} ({kind} {numbers})",
+        hint=f"allow it in devices:{parent.path}, or start the container elsewhere",
+    )
+
+
+def _wider_rule(container: Container, host: Host, device: Device) -> tuple[str, str] | None:
+    """A warning where the container may do more than `permissions` says, which nothing can take away."""
+    allowed = device_rules(Cgroup(container, host, "devices"))
+    may = rules.in_force(device, device.file_type or "block", device.numbers or "0:0", allowed)
+    if may is None:
+        return None
+    return (
+        f"the container may do {may} with {device.source}, more than `permissions: {device.permissions}`",
+        "a rule for more devices than this one allows it, as runtimes set it for privileged containers;"
+        " start the container without that, or write the permissions that it has",
+    )
+
+
+# limits
+
+
+def _contradicts(change: Change, managed: Mapping[Address, Device]) -> Unsuitable | None:
+    device = managed.get(change.address)
+    for address, other in managed.items():
+        if device is None or address == change.address or not is_same_device(device, other):
+            continue
+        if words := rules.contradiction(device, other):
+            return Unsuitable(words, hint="write the same limits for both, or `io:` for one of them alone")
+    return None
+
+
+def _limits_refused(container: Container, host: Host, device: Device) -> Unsuitable | None:
+    if device.io is None:
+        return None
+    cgroup = Cgroup(container, host, "blkio")
+    cgroup.refuse_shared()
+    for name, file in cgroup_v1.LIMIT_FILES.items():
+        if getattr(device.io, name) and not cgroup.has(file):
+            return Unsuitable(f"io.{name}: this kernel has no {file}", hint="it needs CONFIG_BLK_DEV_THROTTLING")
+    if not device.io.weight or device.io.weight == rules.limits_now(cgroup, device)["weight"]:
+        return None
+    file_of_weight = cgroup_v1.weight_file(cgroup)
+    if file_of_weight is None:
+        return Unsuitable("io.weight: no I/O scheduler of this kernel knows weights", hint="load bfq")
+    if "bfq" in file_of_weight and "[bfq]" not in _scheduler(device):
+        path = f"/sys/dev/block/{device.numbers}/queue/scheduler"
+        return Unsuitable(f"io.weight: {device.source} does not have the scheduler bfq", hint=f"echo bfq > {path}")
+    return None
+
+
+def _scheduler(device: Device) -> str:
+    try:
+        with open(f"/sys/dev/block/{device.numbers}/queue/scheduler", encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+# the node
+
+
+def _node_refused(
+    container: Container, change: Change, device: Device, after: Mapping[Address, Resource]
+) -> Unsuitable | None:
+    for kind, number in (("uid", device.uid), ("gid", device.gid)):
+        if number is not None and change.action is not Action.UPDATE:
+            container.host_id(kind, number)
+    mounts = container.mounts()
+    points = {mount.point for mount in mounts}
+    if any(f"/{other.identity}" not in points for other in covering(change.address, device.target, after)):
+        return None  # it will lie in a mount that is not there yet
+    there = container.status(device.target)
+    if there is not None and (file_type(there.st_mode), device_numbers(there.st_rdev)) == (
+        device.file_type,
+        device.numbers,
+    ):
+        refuse_node_of_host(container, device)
+        return None
+    if change.action is Action.REPLACE and change.owned is not None:
+        return None  # scplan's own node is there, and goes before
+    if there is not None and there.is_mount_root:
+        return Unsuitable(
+            f"something is mounted on {device.target} in the container, so that nothing can take its place",
+            hint="unmount it there, or choose another target",
+        )
+    return _place_refused(container, device, there, mounts)
+
+
+def _place_refused(
+    container: Container, device: Device, there: FileStatus | None, mounts: Sequence[Mount]
+) -> Unsuitable | None:
+    """What stands against a new file at the target: what it lies in, and how that is mounted."""
+    missing = missing_directories(container.status, device.target)
+    directory = os.path.dirname(missing[0] if missing else device.target)
+    # With a dot at the end a symlink is followed, and all but a directory is an error.
+    found = container.status(f"{directory.rstrip('/')}/.")
+    if found is None:
+        return Unsuitable(
+            f"{directory} in the container is no directory, so that {device.target} can't be made in it",
+            hint="remove what is there, or choose another target",
+        )
+    mount = next((one for one in mounts if one.id == found.mount_id), None)
+    if mount is None:
+        return None
+    text = container.read_proc("mountinfo")
+    if not container.has_user_namespace and _has_option(text, mount.id, "nodev"):
+        return Unsuitable(
+            f"{device.target} lies on {mount.point}, which is mounted nodev: no device could be opened there",
+            hint="choose a target on another mount, such as /dev",
+        )
+    is_needed = there is None or not (container.has_user_namespace and stat.S_ISREG(there.st_mode))
+    if is_needed and _has_option(text, mount.id, "ro"):
+        return Unsuitable(
+            f"{device.target} lies on {mount.point}, which is read-only in the container",
+            hint="choose a target on a tmpfs such as /dev",
+        )
+    if container.has_user_namespace and mount.shared in container.host.peer_groups:
+        return Unsuitable(
+            f"{device.target} lies in a mount that the container shares with the host",
+            hint="choose a target outside of it, or give the container's mount the propagation rslave",
+        )
+    legacy = os.path.join(os.path.dirname(device.target), LEGACY_SAVED_NAME.format(os.path.basename(device.target)))
+    if there is not None and container.status(legacy) is not None:
+        return Unsuitable(
+            f"{legacy} is in the container: earlier versions of scplan kept there what a device took the place of",
+            hint="see what it is, and remove or rename it",
+        )
+    return None
+
+
+def _has_option(text: bytes, mount_id: int, option: str) -> bool:
+    """True if a mount, or the file system that is mounted, has an option such as ro or nodev."""
+    for line in text.split(b"\n"):
+        fields = line.split(b" ")
+        if len(fields) > 5 and fields[0] == b"%d" % mount_id:
+            options = {*fields[5].split(b","), *fields[-1].split(b",")}
+            return option.encode() in options
+    return False
+
+
+# who has it open
+
+
+def _open_in(container: Container, host: Host, change: Change, device: Device) -> Iterable[Foreseen]:
+    """A warning that names processes of the container which hold the device open."""
+    if not device.numbers or device.former_node is not None:
+        return
+    major, _, minor = device.numbers.partition(":")
+    number = os.makedev(int(major), int(minor))
+    found = [pid for pid in _processes(container, host) if _has_open(pid, device.file_type or "", number)]
+    if not found:
+        return
+    named = ", ".join(f"{pid} ({_command(pid)})" for pid in found[:_NAMED])
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    yield Foreseen(
+        change.address,
+        warning=(
+            f"in use: {device.target} is open in process{'es' if len(found) > 1 else ''} {named}{more}",
+            "a process keeps what it has open; it can't open the device again once it is removed",
+        ),
+    )
+
+
+def _processes(container: Container, host: Host) -> Iterable[int]:
+    waiting = [Cgroup(container, host, "devices")]
+    if not waiting[0].is_its_own:
+        return
+    pids: list[int] = []
+    while waiting and len(pids) < _MAX_PROCESSES:
+        cgroup = waiting.pop()
+        pids += map(int, (cgroup.read("cgroup.procs") or "").split())
+        waiting += cgroup.below()
+    yield from islice(pids, _MAX_PROCESSES)
+
+
+def _has_open(pid: int, kind: str, number: int) -> bool:
+    try:
+        return any(_is_of(f"/proc/{pid}/fd/{fd}", kind, number) for fd in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:  # it has ended
+        return False
+
+
+def _is_of(path: str, kind: str, number: int) -> bool:
+    try:
+        # By its text first: what a process has open may lie on a file system that does not answer.
+        if not os.readlink(path).startswith("/"):
+            return False
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # closed meanwhile
+        return False
+    try:
+        found = statx(fd)
+        return file_type(found.st_mode) == kind and found.st_rdev == number
+    finally:
+        os.close(fd)
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return os.fsdecode(file.read().strip())
+    except OSError:
+        return "?"
