@@ -144,7 +144,7 @@ def _roll_back(
     # On a full disk without: whether it goes back is the user's choice then, and back is the default.
     with suppress(KernelError):
         journal.giving_up(cause[0].summary)
-    if made:
+    if made and isinstance(error, KeyboardInterrupt):
         # At once: the first step back may take its time, and who pressed ^C should know that it was heard.
         on_event(GoingBack(cause[0].summary, len(made)))
     failures = undo(made, total, executor, journal, on_event)

@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     LOCKED = 6
     DECLINED = 7
     RECOVERY_NEEDED = 8
+    REFUSED = 10
     USAGE = 64
 
 
@@ -141,6 +142,12 @@ class RecoveryNeeded(ScplanError):
 
 class AwaitingConfirmation(RecoveryNeeded):
     """An apply awaits confirmation; until then nothing else may change anything."""
+
+
+class Refused(ScplanError):
+    """The plan does more than a gate (--max-disruption) allows; nothing was changed."""
+
+    exit_code = ExitCode.REFUSED
 
 
 class UsageError(ScplanError):

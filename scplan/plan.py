@@ -6,7 +6,7 @@ operations of all drafts are put in order (plan_order.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -21,19 +21,21 @@ from scplan.model.comparison import (
     goal,
     is_recorded_as,
     promises_more,
+    rewritten,
     surplus,
     with_promises,
     with_values,
     withdrawn,
 )
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
-from scplan.model.resource import REPLACING, Resource, brought_by
+from scplan.model.resource import CONFIGURABLE, REPLACING, Resource, Role, brought_by
 from scplan.named_tuple import NamedTuple
 from scplan.plan_order import Circle, put_in_order
 from scplan.plan_waiting import removal_at_next_start, waiting
 from scplan.plan_world import REMADE, Draft, World
 
 Resources = Mapping[Address, Resource]
+_WRITTEN = CONFIGURABLE - {Role.IDENTITY}
 SourceOf = Callable[[Address], SourceRange | None]
 
 
@@ -66,7 +68,8 @@ class Inputs(NamedTuple):
     `owned` is what the records of these containers hold, `foreign` those of all other containers. `source_of` finds the
     place of an address in the files. Containers that are `unread` have no live state here, since nothing is to change
     in them: the selection leaves all of them out. `shared` tells of a resource who else has it, since their containers
-    share a namespace or a cgroup.
+    share a namespace or a cgroup. With `goes_on` an entry that can't be planned does not keep the others from it: for
+    reports, which nobody applies.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -78,6 +81,7 @@ class Inputs(NamedTuple):
     selection: Selection
     unread: frozenset[str] = frozenset()
     shared: Mapping[Address, Owner] = MappingProxyType({})
+    goes_on: bool = False
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
@@ -174,17 +178,18 @@ def finish(
     """The plan of these drafts and what they draw in. Raises PlanError with all that stands against it."""
     diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds), *_idle_globs(inputs)]
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity is Severity.ERROR]
-    if errors:
+    if errors and not inputs.goes_on:
         raise PlanError.of(errors)
     world = World(kinds, drafts, desired=inputs.resolution.desired, owned=inputs.owned, live=inputs.live)
     world.select(inputs.selection)
     world.draw_in_dependents()
     changes, operations = _ordered(world, list(inputs.containers), kinds)
+    chosen = {address: record for address, record in refreshed.items() if address in inputs.selection}
     return Plan(
         containers=inputs.containers,
-        changes=changes,
+        changes=(*changes, *_record_changes(inputs.owned, chosen, len(changes))),
         operations=operations,
-        refreshed={address: record for address, record in refreshed.items() if address in inputs.selection},
+        refreshed=chosen,
         diagnostics=tuple(diagnostics),
     )
 
@@ -203,6 +208,29 @@ def _ordered(world: World, containers: list[str], kinds: Kinds) -> tuple[tuple[C
                     f"these changes wait for one another: {' → '.join(map(str, circle.addresses))}",
                     hint="take one of them out of the files, apply, and apply again with it",
                 ) from None
+
+
+def _record_changes(owned: Resources, refreshed: Resources, before: int) -> Iterator[Change]:
+    """A row for each record that will say something else of what users write, numbered from `before` + 1."""
+    order = before
+    for address, record in refreshed.items():
+        changed = rewritten(owned[address], record, _WRITTEN)
+        if not changed:
+            continue
+        order += 1
+        yield Change(
+            order=order,
+            address=address,
+            action=Action.UPDATE,
+            reason="changed in the configuration; what is live is so already",
+            before=owned[address],
+            after=record,
+            managed=record,
+            owned=owned[address],
+            changed=changed,
+            effect="in the records only",
+            records_only=True,
+        )
 
 
 def unsuitable(source: SourceRange | None, address: Address, error: Unsuitable, severity: Severity) -> Diagnostic:

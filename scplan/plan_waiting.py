@@ -7,7 +7,7 @@ from typing import Any
 from scplan.kinds.kind import Kind
 from scplan.model.address import Address
 from scplan.model.change import Action
-from scplan.model.comparison import at_next_start, keep_former
+from scplan.model.comparison import at_next_start, keep_former, rewritten
 from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, Role
 from scplan.plan_world import Draft
@@ -31,7 +31,7 @@ def waiting(
             owned=None,
             at_next_start=True,
         )
-    changed = _rewritten(desired, owned)
+    changed = rewritten(owned, desired, _WRITTEN)
     if not changed:
         return None
     managed = keep_former(desired, owned)
@@ -60,17 +60,3 @@ def removal_at_next_start(address: Address, owned: Resource, reason: str) -> Dra
         owned=owned,
         at_next_start=True,
     )
-
-
-def _rewritten(desired: Resource, owned: Resource) -> tuple[str, ...]:
-    """Dotted paths of what users write and wrote otherwise before, nested records and their absence included."""
-    paths = dict.fromkeys(
-        path for one in (desired, owned) for path, attribute, _ in one.leaves() if attribute.role in _WRITTEN
-    )
-    return tuple(path for path in paths if not _is_same(desired.get(path), owned.get(path)))
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    if isinstance(one, tuple) or isinstance(other, tuple):
-        return set(one or ()) == set(other or ())
-    return bool(one == other)

@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from scplan import strict_json
-from scplan.errors import RecordDamaged, StalePlan
+from scplan.digest import sha256_hex
+from scplan.errors import Diagnostic, RecordDamaged, Severity, StalePlan
 from scplan.kinds.kind import Kinds
 from scplan.model.change import Action, Change, Disruption, Plan
 from scplan.model.codec import address_from_json, facts_from_json, from_json
 from scplan.model.plan_json import FORMAT_VERSION, plan_to_json
+from scplan.model.probe import Probe
 from scplan.model.resource import Resource
 from scplan.records import check_version, read_bytes, refuse_writable_by_all, write_document
 
 _EXPLAINED = 5
-_COMPARED = ("address", "action", "before", "after", "changed")
+_COMPARED = ("order", "address", "action", "before", "after", "changed", "managed", "disruption", "lost")
 
 
 def save(path: str, plan: Plan, origin: dict[str, Any], host: dict[str, str]) -> None:
@@ -29,6 +31,7 @@ def save(path: str, plan: Plan, origin: dict[str, Any], host: dict[str, str]) ->
     `origin` is what it takes to make it again: see workflow. `host` is whose plan it is, as of HostFacts.identity.
     """
     document = plan_to_json(plan) | {"host": host, "origin": origin}
+    document["digest"] = _digest(document)
     write_document(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
@@ -41,6 +44,29 @@ def load_to_apply(path: str, host: dict[str, str]) -> dict[str, Any]:
     document = load(path)
     check_host(path, document, host)
     return document
+
+
+def check_as_saved(path: str, document: dict[str, Any]) -> None:
+    """Raises StalePlan when the file was changed since it was saved, RecordDamaged when its changes are none."""
+    if is_as_saved(document):
+        return
+    _changes(document, path)
+    raise StalePlan(
+        f"{path} is stale: it was changed since it was saved, or an older scplan saved it",
+        detail="its digest does not fit what it holds",
+        hint="make a new plan, and review it again",
+    )
+
+
+def is_as_saved(document: dict[str, Any]) -> bool:
+    """True if nothing in the document was changed since it was saved."""
+    return bool(document.get("digest") == _digest(document))
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """The same for documents that hold the same, apart from their digests."""
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    return f"sha256:{sha256_hex(json.dumps(rest, sort_keys=True, separators=(',', ':')).encode())}"
 
 
 def load(path: str) -> dict[str, Any]:
@@ -86,7 +112,7 @@ def check_unchanged(path: str, document: dict[str, Any], plan: Plan) -> None:
     now = plan_to_json(plan)
     saved = _changes(document, path)
     current = _changes(now, path)
-    others = list(_other_containers(document, now))
+    others = [*_other_containers(document, now), *_other_orders(document, now)]
     if saved == current and not others:
         return
     named = [address for address in {**saved, **current} if saved.get(address) != current.get(address)]
@@ -126,7 +152,38 @@ def view(document: dict[str, Any], path: str, kinds: Kinds) -> Plan:
         changes=tuple(_change(change, path, kinds) for change in document["changes"]),
         operations=(),
         refreshed={},
+        modules=_modules(document, "modules", path),
+        new_modules=_modules(document, "new_modules", path),
+        probes=tuple(_probes(document, path)),
+        diagnostics=tuple(_diagnostics(document, path)),
     )
+
+
+def _modules(document: dict[str, Any], key: str, path: str) -> dict[str, tuple[str, ...]]:
+    modules = document.get(key, {})
+    if not isinstance(modules, dict) or not all(isinstance(names, list) for names in modules.values()):
+        raise RecordDamaged(f"{path}: {key} are no lists by container")
+    return {name: tuple(map(str, names)) for name, names in modules.items()}
+
+
+def _probes(document: dict[str, Any], path: str) -> Iterator[Probe]:
+    probes = document.get("probes", [])
+    for one in probes if isinstance(probes, list) else [{}]:
+        seconds = one.get("timeout_s") if isinstance(one, dict) else None
+        if not isinstance(one, dict) or not isinstance(seconds, int | float) or isinstance(seconds, bool):
+            raise RecordDamaged(f"{path}: probes are no list of commands with time limits")
+        yield Probe(str(one.get("command")), float(seconds))
+
+
+def _diagnostics(document: dict[str, Any], path: str) -> Iterator[Diagnostic]:
+    """The warnings of the plan when it was made, without their places in the files."""
+    diagnostics = document.get("diagnostics", [])
+    for one in diagnostics if isinstance(diagnostics, list) else [{}]:
+        try:
+            severity = Severity(one["severity"])
+            yield Diagnostic(str(one["summary"]), str(one["detail"]), str(one["hint"]), severity=severity)
+        except (KeyError, TypeError, ValueError):
+            raise RecordDamaged(f"{path}: diagnostics are no list of warnings") from None
 
 
 def _change(document: object, path: str, kinds: Kinds) -> Change:
@@ -155,6 +212,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
             at_next_start=document.get("at_next_start") is True,
             put_back=_texts(document, "put_back"),
             lost=_texts(document, "lost"),
+            records_only=document.get("records_only") is True,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordDamaged(f"{path}: {address}: {error}") from None
@@ -186,9 +244,7 @@ def _changes(document: dict[str, Any], path: str) -> dict[str, Any]:
     for change in document["changes"]:
         if not isinstance(change, dict):
             raise RecordDamaged(f"{path}: a change is not a JSON object")
-        # Plans saved by earlier versions have no list of what is lost.
-        compared = {key: change.get(key) for key in _COMPARED} | {"lost": change.get("lost", [])}
-        changes[str(change.get("address"))] = compared
+        changes[str(change.get("address"))] = {key: change.get(key) for key in _COMPARED}
     return changes
 
 
@@ -207,6 +263,14 @@ def _other_containers(document: dict[str, Any], now: dict[str, Any]) -> Iterator
             yield f"{name}: it is another container of that name: was {_named(facts)}, is {_named(there)}"
         elif differing:
             yield f"{name}: its first process is another process: it was {_told(facts)}, is {_told(there)}"
+
+
+def _other_orders(document: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """A line for each thing besides changes that an apply would obey, and that is not as it was saved."""
+    for key, words in (("modules", "kernel modules"), ("new_modules", "modules in the records"), ("probes", "probes")):
+        saved, current = document.get(key), now[key]
+        if saved != current:
+            yield f"{words}: were {json.dumps(saved)}, are {json.dumps(current)}"
 
 
 def _named(facts: dict[str, Any]) -> str:

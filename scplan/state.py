@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from scplan.errors import KernelError, Locked, RecordDamaged
+from scplan.errors import KernelError, Locked, RecordDamaged, ScplanError
 from scplan.kinds.kind import Kinds
 from scplan.linux.process import start_of
 from scplan.model.address import Address
@@ -160,6 +160,19 @@ class State:
             record = self.read(runtime, name)
             if record is not None:
                 yield record
+
+    def survey(self) -> tuple[list[Record], list[ScplanError]]:
+        """(every record that can be read, why the others can't): for commands that only report."""
+        records: list[Record] = []
+        failures: list[ScplanError] = []
+        for runtime, name in self.names():
+            try:
+                record = self.read(runtime, name)
+            except ScplanError as error:
+                failures.append(error)
+            else:
+                records += [record] if record is not None else []
+        return records, failures
 
     def names(self) -> list[tuple[str, str]]:
         """(runtime, container) of every record."""

@@ -6,13 +6,24 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
-from scplan.cli.options import AutoApprove, ConfirmWithin, Excludes, Files, LockTimeout, Probes, Targets, request
+from scplan.cli.options import (
+    AutoApprove,
+    ConfirmWithin,
+    Excludes,
+    Files,
+    LockTimeout,
+    MaxDisruption,
+    Probes,
+    Targets,
+    request,
+)
 from scplan.cli.output import approve, complain, messages, raw, results, unfailing
 from scplan.cli.parameters import Argument, Option, Settings
 from scplan.cli.plan import print_plan
 from scplan.errors import Declined, ExitCode, RecoveryNeeded, ScplanError, UsageError
 
 if TYPE_CHECKING:
+    from scplan.model.change import Disruption
     from scplan.model.report import OnEvent, Outcome
     from scplan.workflow import Run
 
@@ -31,6 +42,7 @@ def apply(
     as_json: JsonLines = False,
     confirm_within: ConfirmWithin = None,
     probes: Probes = None,
+    max_disruption: MaxDisruption = None,
     lock_timeout: LockTimeout = 30.0,
 ) -> ExitCode:
     """Plan, ask, and make the changes.
@@ -60,10 +72,10 @@ def apply(
         confirm_within_s=confirm_within,
     )
     if plan_file is None:
-        return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
+        return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json, most=max_disruption)
     if files or targets or excludes:
         raise UsageError("a saved plan takes no -f, --target or --exclude", hint="they belong to 'scplan plan --out'")
-    return carry_out(workflow.open_saved(plan_file, asked), approved=True, as_json=as_json)
+    return carry_out(workflow.open_saved(plan_file, asked), approved=True, as_json=as_json, most=max_disruption)
 
 
 def destroy(
@@ -94,14 +106,22 @@ def destroy(
     return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
 
 
-def carry_out(opened: AbstractContextManager[Run], *, approved: bool, as_json: bool) -> ExitCode:
-    """Prints the plan, asks unless that is approved already, executes it, and tells how it ended."""
+def carry_out(
+    opened: AbstractContextManager[Run], *, approved: bool, as_json: bool, most: Disruption | None = None
+) -> ExitCode:
+    """Print the plan, ask unless that is approved already, execute it, and report how it ended.
+
+    `most` is what it may interrupt. Raises Refused when it interrupts more.
+    """
+    from scplan.workflow import refuse_disruption
+
     if as_json:
-        return _carry_out_for_machines(opened, approved=approved)
+        return _carry_out_for_machines(opened, approved=approved, most=most)
     with opened as run:
         print_plan(run.plan)
         complain(run.plan.diagnostics)
-        if run.plan.changes:
+        refuse_disruption(run.plan, most)
+        if run.plan.has_changes:
             if not approved:
                 approve("Apply these changes?")
             _print_outcome(_execute_with_progress(run))
@@ -137,8 +157,11 @@ def _execute(run: Run, show: OnEvent) -> Outcome:
         ) from error
 
 
-def _carry_out_for_machines(opened: AbstractContextManager[Run], *, approved: bool) -> ExitCode:
+def _carry_out_for_machines(
+    opened: AbstractContextManager[Run], *, approved: bool, most: Disruption | None
+) -> ExitCode:
     from scplan.render import machine
+    from scplan.workflow import refuse_disruption
 
     def emit(document: dict[str, object]) -> None:
         raw(machine.to_line(document))
@@ -146,10 +169,11 @@ def _carry_out_for_machines(opened: AbstractContextManager[Run], *, approved: bo
     try:
         with opened as run:
             emit(machine.plan_event(run.plan))
+            refuse_disruption(run.plan, most)
             if not run.plan.changes and not run.changes_records:
                 emit(machine.unchanged_event(run.plan))
                 return ExitCode.OK
-            if run.plan.changes and not approved:
+            if run.plan.has_changes and not approved:
                 raise Declined("nothing was changed: --json can't ask", hint="approve it beforehand: --auto-approve")
             outcome = _execute(run, lambda event: emit(machine.event_document(event)))
         if outcome.confirm_within_s is not None:

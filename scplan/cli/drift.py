@@ -8,7 +8,7 @@ from typing import Annotated
 from scplan.cli.options import DetailedExitCode, Files, Json, request
 from scplan.cli.output import complain, raw, results
 from scplan.cli.parameters import Option, Settings
-from scplan.errors import ExitCode
+from scplan.errors import ExitCode, ScplanError
 
 
 def drift(
@@ -21,9 +21,10 @@ def drift(
     ] = None,
     detailed_exitcode: DetailedExitCode = False,
 ) -> ExitCode:
-    """Tell what is no longer as scplan left it, and what is pending.
+    """Report what is no longer as scplan left it, and what is pending.
 
-    Compares owned resources with live ones, and the files with what was applied. Read-only.
+    Compares owned resources with live ones, and the files with what was applied. Read-only. What can't be read,
+    located or planned is reported with the rest: the exit code is 1 then.
 
     Examples:
       scplan drift
@@ -32,14 +33,18 @@ def drift(
     """
     from scplan import workflow
 
-    report = workflow.drift(request(settings, files=files))
+    try:
+        report = workflow.drift(request(settings, files=files))
+    except ScplanError as error:
+        if metrics is not None:
+            from scplan.render.metrics import failure_metrics
+
+            _write(metrics, failure_metrics(len(error.diagnostics), time.time()))
+        raise
     if metrics is not None:
         from scplan.render.metrics import drift_metrics
 
-        # Readable by the exporter, which runs as another user; counts are no secret.
-        workflow.write_document(
-            metrics, drift_metrics(report, time.time()).encode(errors="surrogateescape"), mode=0o644
-        )
+        _write(metrics, drift_metrics(report, time.time()))
     if as_json:
         from scplan.render.machine import drift_document, to_text
 
@@ -49,5 +54,14 @@ def drift(
 
         results(drift_lines(report))
         complain((*report.diagnostics, *report.pending.diagnostics))
-    differs = bool(report.drifted or report.pending.changes)
+    if report.problems:
+        return ExitCode.ERROR
+    differs = bool(report.drifted or report.pending.has_changes)
     return ExitCode.CHANGES if detailed_exitcode and differs else ExitCode.OK
+
+
+def _write(path: str, text: str) -> None:
+    from scplan import workflow
+
+    # Readable by the exporter, which runs as another user; counts are no secret.
+    workflow.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)

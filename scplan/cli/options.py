@@ -11,9 +11,11 @@ from scplan.cli.parameters import Option, Settings
 from scplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from scplan.model.change import Disruption
     from scplan.model.probe import Probe
     from scplan.workflow import Request
 
+_LIMITS = ("none", "brief")
 _LONGEST_CONFIRM_S = 7 * 24 * 3600.0
 
 
@@ -42,6 +44,15 @@ def parse_probe(text: str) -> Probe:
         raise ValueError(f"{text!r}: {error}") from None
 
 
+def parse_disruption(text: str) -> Disruption:
+    """The most that a plan may interrupt."""
+    from scplan.model.change import Disruption
+
+    if text not in _LIMITS:
+        raise ValueError(f"{text!r} is none of {', '.join(_LIMITS)}")
+    return Disruption(text)
+
+
 Files = Annotated[
     list[str] | None,
     Option(
@@ -56,6 +67,15 @@ Targets = Annotated[
 ]
 Excludes = Annotated[
     list[str] | None, Option(("--exclude",), metavar="GLOB", help="All but these addresses; repeatable.")
+]
+MaxDisruption = Annotated[
+    Any,
+    Option(
+        ("--max-disruption",),
+        parser=parse_disruption,
+        metavar="LEVEL",
+        help="Refuse a plan that interrupts more, or loses something for good: none, brief. Exit 10.",
+    ),
 ]
 Json = Annotated[bool, Option(("--json",), help="One JSON document, for programs.")]
 DetailedExitCode = Annotated[

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from scplan.errors import Declined, Diagnostic
+from scplan.errors import Declined, Diagnostic, ExitCode, Severity
 from scplan.render.diagnostics import diagnostic_lines
 from scplan.render.lines import Line, line
 from scplan.render.text import write_lines
@@ -56,6 +56,11 @@ def complain(diagnostics: Iterable[Diagnostic]) -> None:
         write_lines(diagnostic_lines(dict.fromkeys(diagnostics)), sys.stderr)
     except BrokenPipeError:
         silence()
+
+
+def code_of(diagnostics: Iterable[Diagnostic]) -> ExitCode:
+    """The exit code of a command that reported what it could: ERROR when something could not be read."""
+    return ExitCode.ERROR if any(one.severity is Severity.ERROR for one in diagnostics) else ExitCode.OK
 
 
 def finish() -> bool:

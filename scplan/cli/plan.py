@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from scplan.cli.options import DetailedExitCode, Excludes, Files, Json, Targets, at_most_one, request
+from scplan.cli.options import DetailedExitCode, Excludes, Files, Json, MaxDisruption, Targets, at_most_one, request
 from scplan.cli.output import complain, message, raw, results
 from scplan.cli.parameters import Option, Settings
-from scplan.errors import ExitCode
+from scplan.errors import ExitCode, Refused
 
 if TYPE_CHECKING:
-    from scplan.model.change import Plan
+    from scplan.model.change import Disruption, Plan
 
 
 def plan(
@@ -28,6 +28,7 @@ def plan(
     markdown: Annotated[bool, Option(("--markdown",), help="Markdown, for comments that CI writes.")] = False,
     quiet: Annotated[bool, Option(("--quiet",), help="Print no plan: the exit code or --out is enough.")] = False,
     detailed_exitcode: DetailedExitCode = False,
+    max_disruption: MaxDisruption = None,
 ) -> ExitCode:
     """Print the changes that apply would make, in their order.
 
@@ -45,15 +46,33 @@ def plan(
 
     asked = request(settings, files=files, targets=targets, excludes=excludes, destroy=destroy, live=live)
     made = workflow.make_plan(asked)
-    if out is not None:
+    refused = _refused(made, max_disruption)
+    if refused is not None:
+        made = made._replace(diagnostics=(*made.diagnostics, *refused.diagnostics))
+    elif out is not None:
         workflow.save_plan(made, asked, out)
     if not quiet:
         print_plan(made, as_json=as_json, markdown=markdown)
+    if refused is not None:
+        if as_json or markdown:
+            return refused.exit_code
+        complain(one for one in made.diagnostics if one not in refused.diagnostics)
+        raise refused
     if not as_json and not markdown:
         complain(made.diagnostics)
     if out is not None and not as_json and not markdown and not quiet:
         message(f"saved; 'scplan apply {out}' makes exactly these changes")
-    return ExitCode.CHANGES if detailed_exitcode and made.changes else ExitCode.OK
+    return ExitCode.CHANGES if detailed_exitcode and made.has_changes else ExitCode.OK
+
+
+def _refused(made: Plan, max_disruption: Disruption | None) -> Refused | None:
+    from scplan import workflow
+
+    try:
+        workflow.refuse_disruption(made, max_disruption)
+    except Refused as error:
+        return error
+    return None
 
 
 def print_plan(plan: Plan, *, as_json: bool = False, markdown: bool = False) -> None:

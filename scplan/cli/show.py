@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from scplan.cli.options import Json, request
-from scplan.cli.output import complain, raw, results
+from scplan.cli.output import code_of, complain, raw, results
 from scplan.cli.parameters import Argument, Settings
 from scplan.cli.plan import print_plan
 from scplan.errors import ExitCode
@@ -26,8 +26,12 @@ def show(
 
     if plan_file is not None:
         plan = workflow.load_plan_view(plan_file)
-        print_plan(plan, as_json=as_json)
-        if not as_json:
+        if as_json:
+            print_plan(plan, as_json=True)
+        else:
+            from scplan.render.documents import saved_plan_lines
+
+            results(saved_plan_lines(plan))
             complain(plan.diagnostics)
         return ExitCode.OK
     asked = request(settings)
@@ -42,4 +46,4 @@ def show(
         from scplan.render.documents import owned_lines
 
         results(owned_lines(owned))
-    return ExitCode.OK
+    return code_of(notices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from scplan.cli.options import Json, LockTimeout, request
-from scplan.cli.output import complain, message, raw, results
+from scplan.cli.output import code_of, complain, message, raw, results
 from scplan.cli.parameters import Argument, Option, Settings
 from scplan.errors import ExitCode
 from scplan.render.lines import visible
@@ -41,7 +41,7 @@ def list_owned(settings: Settings, as_json: Json = False) -> ExitCode:
         from scplan.render.documents import address_lines
 
         results(address_lines(owned))
-    return ExitCode.OK
+    return code_of(notices)
 
 
 def show(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
+from scplan.model.probe import Probe
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 
@@ -36,6 +38,7 @@ class Change(NamedTuple):
     `managed` is what the record will hold afterwards: the attributes that scplan answers for. `owned` is what it holds
     now. `changed` are dotted attribute paths. `effect` says in words what is interrupted, "" for nothing.
     `at_next_start` marks a change of a container that does not run: of its records, which it is started from.
+    One that is `records_only` changes nothing but what scplan remembers: a policy, or an attribute that has its value.
     `put_back` are objects of others that go with the change and are restored after it; `lost` are those that nothing
     restores, not even an undo.
     """
@@ -55,6 +58,7 @@ class Change(NamedTuple):
     at_next_start: bool = False
     put_back: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    records_only: bool = False
 
 
 class Operation(NamedTuple):
@@ -94,7 +98,9 @@ class Plan(NamedTuple):
     """Changes in the order of execution, the operations that carry them out, and what was noticed on the way.
 
     `refreshed` are records to bring up to date although nothing changes in the kernel: an attribute that the files set
-    now and that has that value already.
+    now and that has that value already. Those that differ in what users write are changes, too (`records_only`).
+    `modules` are the kernel modules that the files name, by container; `new_modules` those of containers whose records
+    name others. `probes` are run after the changes, and undo them when one fails.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -102,6 +108,14 @@ class Plan(NamedTuple):
     operations: tuple[Operation, ...]
     refreshed: Mapping[Address, Resource]
     diagnostics: tuple[Diagnostic, ...] = ()
+    modules: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    new_modules: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    probes: tuple[Probe, ...] = ()
+
+    @property
+    def has_changes(self) -> bool:
+        """True if there is something that people agree to: in containers, or in the records."""
+        return bool(self.changes or self.new_modules)
 
     def summary(self) -> dict[Action, int]:
         """How many changes there are of each action; releases are only named where there are some."""

@@ -66,6 +66,20 @@ def _recorded(one: Attributes) -> tuple[Any, ...]:
     return tuple(_recorded(value) if isinstance(value, Attributes) else value for value in values)
 
 
+def rewritten(one: Resource, other: Resource, roles: Container[Role]) -> tuple[str, ...]:
+    """Dotted paths of the attributes of these roles in which two records differ, lists in any order."""
+    paths = dict.fromkeys(
+        path for side in (other, one) for path, attribute, _ in side.leaves() if attribute.role in roles
+    )
+    return tuple(path for path in paths if not _is_same(other.get(path), one.get(path)))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) or isinstance(other, tuple):
+        return set(one or ()) == set(other or ())
+    return bool(one == other)
+
+
 def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:
     """Dotted paths of `many` attributes that still hold elements which scplan set and which left the files."""
     return tuple(

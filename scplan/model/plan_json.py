@@ -20,6 +20,9 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "scplan_version": __version__,
         "containers": {name: facts_to_json(facts) for name, facts in plan.containers.items()},
         "changes": [change_to_json(change) for change in plan.changes],
+        "modules": {name: list(modules) for name, modules in plan.modules.items()},
+        "new_modules": {name: list(modules) for name, modules in plan.new_modules.items()},
+        "probes": [{"command": probe.command, "timeout_s": probe.timeout_s} for probe in plan.probes],
         "summary": {str(action): count for action, count in plan.summary().items()},
         "diagnostics": [diagnostic_to_json(diagnostic) for diagnostic in plan.diagnostics],
     }
@@ -44,6 +47,7 @@ def change_to_json(change: Change) -> dict[str, Any]:
         "at_next_start": change.at_next_start,
         "put_back": list(change.put_back),
         "lost": list(change.lost),
+        "records_only": change.records_only,
     }
 
 

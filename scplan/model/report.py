@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from scplan.errors import Diagnostic
+from scplan.errors import Diagnostic, Severity
 from scplan.model.address import Address
 from scplan.model.change import Action, Operation, Plan
 from scplan.model.live import ContainerFacts
@@ -49,7 +49,7 @@ class Probed(NamedTuple):
 
 
 class GoingBack(NamedTuple):
-    """An apply that turns back: `operations` that were made, or begun, are undone from now on. `reason` says why."""
+    """An apply that was interrupted: `operations`, made or begun, are undone from now on. `reason` says why."""
 
     reason: str
     operations: int
@@ -141,6 +141,11 @@ class DriftReport(NamedTuple):
     pending: Plan
     diagnostics: tuple[Diagnostic, ...] = ()
     waiting: tuple[Address, ...] = ()
+
+    @property
+    def problems(self) -> int:
+        """How many errors there are about what could not be read, located or planned."""
+        return sum(one.severity is Severity.ERROR for one in self.diagnostics)
 
 
 class Owned(NamedTuple):

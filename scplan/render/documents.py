@@ -33,10 +33,13 @@ from scplan.render.words import (
     difference_words,
     duration_words,
     effect_words,
+    module_words,
     moment_words,
+    plan_summary_words,
+    probe_words,
     resource_name,
     resource_words,
-    summary_words,
+    side_effect_words,
 )
 
 _NAME_WIDTH, _WORDS_WIDTH = 30, 37
@@ -69,8 +72,24 @@ _UNDOING = frozenset({Step.UNDOING, Step.UNDONE, Step.UNDO_FAILED})
 
 def plan_lines(plan: Plan) -> list[Line]:
     """The plan, container by container, in the order of execution, and its summary. Warnings are not part of it."""
-    lines = _changes(plan)
-    return [*lines, line((summary_words(plan.summary()), "title"))]
+    lines = [*_changes(plan), *_orders(plan)]
+    return [*lines, line((plan_summary_words(plan), "title"))]
+
+
+def _orders(plan: Plan) -> list[Line]:
+    """The kernel modules that an apply of the plan records, and the probes that it runs."""
+    texts = [module_words(name, names) for name, names in plan.new_modules.items()]
+    if plan.has_changes:
+        texts += [probe_words(probe) for probe in plan.probes]
+    return [*(line(text) for text in texts), []] if texts else []
+
+
+def saved_plan_lines(plan: Plan) -> list[Line]:
+    """A saved plan with everything that an apply of it obeys."""
+    texts = [
+        f"{visible(name)}: needs kernel modules {visible(', '.join(names))}" for name, names in plan.modules.items()
+    ]
+    return [*plan_lines(plan), *(line(text) for text in texts)]
 
 
 def _changes(plan: Plan) -> list[Line]:
@@ -80,7 +99,9 @@ def _changes(plan: Plan) -> list[Line]:
     lines: list[Line] = []
     for container, changes in plan.by_container():
         lines.append(_header(container, plan.containers.get(container)))
-        lines += [by_change[id(change)] for change in changes]
+        for change in changes:
+            lines.append(by_change[id(change)])
+            lines += [line((f"  {' ' * digits}   {text}", "warning")) for text in side_effect_words(change)]
         lines.append([])
     return lines
 
@@ -182,7 +203,7 @@ def awaiting_lines(outcome: Outcome) -> list[Line]:
 def drift_lines(report: DriftReport) -> list[Line]:
     """Two parts: owned resources that are not as recorded, and what the files ask for and is not applied."""
     lines = _drifted(report)
-    if not report.pending.changes:
+    if not report.pending.has_changes:
         return [*lines, line("Nothing pending.")]
     lines.append(line(("Pending: what the files ask for and is not applied.", "title")))
     return lines + plan_lines(report.pending)

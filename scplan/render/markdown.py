@@ -9,7 +9,17 @@ from scplan.model.change import Change, Plan
 from scplan.model.plan_json import change_to_json
 from scplan.render.diagnostics import diagnostic_lines
 from scplan.render.lines import plain, visible
-from scplan.render.words import SYMBOLS, change_words, container_words, effect_words, resource_name, summary_words
+from scplan.render.words import (
+    SYMBOLS,
+    change_words,
+    container_words,
+    effect_words,
+    module_words,
+    plan_summary_words,
+    probe_words,
+    resource_name,
+    side_effect_words,
+)
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
 # A backslash does not stop the forge from reading @name as a mention.
@@ -18,10 +28,12 @@ _HARMLESS = {"&": "&amp;", "<": "&lt;", "@": "@<!-- -->"}
 
 def plan_markdown(plan: Plan) -> str:
     """The plan as GitHub-flavoured Markdown: summary, a table for each container, warnings, before and after."""
-    parts = [f"**{summary_words(plan.summary())}**\n"]
+    parts = [f"**{plan_summary_words(plan)}**\n"]
     for container, changes in plan.by_container():
         name, rest = container_words(container, plan.containers.get(container))
         parts.append(f"### {_code(name)} {_text(rest)}".rstrip() + "\n\n" + _table(changes))
+    if orders := _orders(plan):
+        parts.append(orders)
     if plan.diagnostics:
         parts.append(_folded("Warnings", _block("", plain(diagnostic_lines(plan.diagnostics)))))
     if plan.changes:
@@ -37,10 +49,18 @@ def _table(changes: list[Change]) -> str:
             f"`{SYMBOLS[change.action]}`",
             _code(resource_name(change.address, change.after or change.before)),
             _code(change_words(change)),
-            _text(effect_words(change)),
+            "<br>".join(_text(text) for text in (effect_words(change), *side_effect_words(change)) if text),
         ]
         rows.append(f"| {' | '.join(cells)} |\n")
     return "".join(rows)
+
+
+def _orders(plan: Plan) -> str:
+    """What else of the files an apply obeys, as a list; "" for nothing."""
+    texts = [module_words(name, names) for name, names in plan.new_modules.items()]
+    if plan.has_changes:
+        texts += [probe_words(probe) for probe in plan.probes]
+    return "".join(f"- {_text(text)}\n" for text in texts)
 
 
 def _values(change: Change) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from scplan.model.report import DriftReport, Tally
 
+_PROBLEMS = "Records, containers and entries that could not be read, located or planned."
+
 
 def watch_metrics(tally: Tally, written_at_s: float) -> str:
     """What `watch` keeps: drift and problems of each container now, and what it has done since it began."""
@@ -58,10 +60,18 @@ def drift_metrics(report: DriftReport, checked_at_s: float) -> str:
                 {name: waiting[name] for name in names},
             ),
             _single("scplan_owned_resources", "Owned resources that were checked.", str(report.checked)),
+            _single("scplan_check_problems", _PROBLEMS, str(report.problems)),
             _single(
                 "scplan_last_check_timestamp_seconds", "When the check was made (Unix time).", f"{checked_at_s:.3f}"
             ),
         ]
+    )
+
+
+def failure_metrics(problems: int, checked_at_s: float) -> str:
+    """The metrics of a check that could not be made at all."""
+    return _single("scplan_check_problems", _PROBLEMS, str(problems)) + _single(
+        "scplan_last_check_timestamp_seconds", "When the check was made (Unix time).", f"{checked_at_s:.3f}"
     )
 
 

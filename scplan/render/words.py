@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scplan.model.address import Address
-from scplan.model.change import Action, Change
+from scplan.model.change import Action, Change, Plan
 from scplan.model.comparison import differences
 from scplan.model.live import ContainerFacts
+from scplan.model.probe import Probe
 from scplan.model.resource import Attribute, Resource, Role
 from scplan.render.lines import visible
 
@@ -190,6 +191,30 @@ def summary_words(counts: Mapping[Action, int]) -> str:
         if counts.get(action) or action in _ALWAYS_COUNTED
     ]
     return f"Plan: {', '.join(parts)}."
+
+
+def plan_summary_words(plan: Plan) -> str:
+    """The summary of a plan's changes; of kernel modules alone, where the records name others and nothing else."""
+    if not plan.changes and plan.new_modules:
+        return f"Plan: kernel modules of {counted(len(plan.new_modules), 'container')} to record."
+    return summary_words(plan.summary())
+
+
+def side_effect_words(change: Change) -> list[str]:
+    """`also: 3 routes of others over eth1, put back`; `can't be brought back: …`."""
+    texts = [f"also: {visible(text)}, put back" for text in change.put_back]
+    return texts + [f"can't be brought back: {visible(text)}" for text in change.lost]
+
+
+def module_words(container: str, names: Iterable[str]) -> str:
+    """`web: kernel modules dummy, wireguard, recorded`."""
+    listed = visible(", ".join(names))
+    return f"{visible(container)}: " + (f"kernel modules {listed}" if listed else "no kernel modules") + ", recorded"
+
+
+def probe_words(probe: Probe) -> str:
+    """`then: ping -c 1 10.0.0.1, within 30 s, else all is undone`."""
+    return f"then: {visible(probe.command)}, within {duration_words(probe.timeout_s)}, else all is undone"
 
 
 def duration_words(seconds: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import cast
 
+from scplan.errors import RecordDamaged
 from scplan.runtimes.runtime import Runtime, Runtimes
 
 # The module below this package, and its class.
@@ -41,8 +42,18 @@ class _Registry(Mapping[str, Runtime]):
     def __len__(self) -> int:
         return len(_CLASSES)
 
+    def made(self) -> list[Runtime]:
+        """The runtimes that were asked for so far."""
+        return list(self._made.values())
+
     def __contains__(self, name: object) -> bool:
         return name in _CLASSES
 
 
-RUNTIMES: Runtimes = _Registry()
+_REGISTRY = _Registry()
+RUNTIMES: Runtimes = _REGISTRY
+
+
+def unreadable_states() -> list[RecordDamaged]:
+    """Why state files of runtimes were left out: they are damaged, and not those of a container that was looked for."""
+    return [error for runtime in _REGISTRY.made() for error in runtime.unreadable.values()]

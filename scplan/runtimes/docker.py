@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from scplan.errors import ScplanError
+from scplan.errors import RecordDamaged, ScplanError
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.local_api import NOT_FOUND, existing, get, get_one, is_plain, said
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id
@@ -21,8 +21,16 @@ _CONTAINERD = ("/run/containerd", "/run/docker/containerd/daemon")
 class Docker(Runtime):
     name = "docker"
 
+    def _host_of_context(self) -> str | None:
+        try:
+            return _host_of_context()
+        except RecordDamaged as error:
+            # Of docker(1)'s settings for one user: without them it asks the daemon of the host.
+            self.unreadable["context"] = error
+            return None
+
     def places(self) -> list[str]:
-        host = os.environ.get("DOCKER_HOST") or _host_of_context()
+        host = os.environ.get("DOCKER_HOST") or self._host_of_context()
         if host:
             # Containers behind tcp:// or ssh:// are not of this host.
             return [host.removeprefix("unix://")] if host.startswith("unix://") else []

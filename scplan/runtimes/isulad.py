@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
+from scplan.errors import RecordDamaged
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
 from scplan.runtimes.state_files import facts_of, field, list_directories, plain, read_state
@@ -22,13 +23,28 @@ class Isulad(Runtime):
         return [f"{graph if isinstance(graph, str) and graph else _GRAPH}/engines"]
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        return [facts for one in by_name_or_id(reference, self.all()) if (facts := _facts(one)) is not None]
+        names = by_name_or_id(reference, self.all())
+        if not any(reference in one[:2] for one in names):
+            for path, error in self.unreadable.items():
+                # Its name is not known: it may be the one. Its ID is that of its directory.
+                if not names or path.split("/")[-2].startswith(reference):
+                    raise error
+        return [facts for one in names if (facts := _facts(one)) is not None]
 
     def all(self) -> list[ContainerName]:
         (engines,) = self.places()
         directories = [f"{engines}/{engine}" for engine in list_directories(engines)]
-        read = (_name(place, one) for place in directories for one in list_directories(place))
+        self.unreadable.clear()
+        read = (self._name(place, one) for place in directories for one in list_directories(place))
         return [one for one in read if one is not None]
+
+    def _name(self, place: str, container_id: str) -> ContainerName | None:
+        """None for one that is being made or removed, or whose file is damaged."""
+        try:
+            return _name(place, container_id)
+        except RecordDamaged as error:
+            self.unreadable[f"{place}/{container_id}/{_FILE}"] = error
+            return None
 
     def signs(self, name: str, container_id: str) -> Signs:
         (engines,) = self.places()

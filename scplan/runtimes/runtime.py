@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import ClassVar
 
-from scplan.errors import ContainerNotFound, KernelError, NoSuchContainer
+from scplan.errors import ContainerNotFound, KernelError, NoSuchContainer, RecordDamaged
 from scplan.model.live import ContainerFacts
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_bundle
@@ -54,6 +55,11 @@ class Runtime(ABC):
     name: ClassVar[str]
     needs_pid: ClassVar[bool] = False
     """Whether its containers are named by `pid` or `pid_file` in the configuration instead."""
+
+    @cached_property
+    def unreadable(self) -> dict[str, RecordDamaged]:
+        """By path, damaged state files that were left out of `find` and `all`."""
+        return {}
 
     @abstractmethod
     def places(self) -> list[str]:
@@ -107,22 +113,41 @@ def locate(
     asked = [runtimes[runtime]] if runtime != AUTO else [known for known in runtimes.values() if not known.needs_pid]
     answers: list[ContainerFacts] = []
     silent: list[str] = []
+    broken: dict[str, RecordDamaged] = {}
     for known in asked:
         try:
             answers += known.find(reference, pid, pid_file)
+        except RecordDamaged as error:
+            if runtime != AUTO:
+                raise
+            broken[known.name] = error
         except KernelError as error:
             if runtime != AUTO or error.errno not in _NOT_THERE:
                 raise
             silent.append(f"{known.name} could not be asked: {error}")
     found = _meant(reference, answers)
+    if broken and not (len(found) == 1 and _is_sure(found[0], reference, list(runtimes), broken)):
+        raise next(iter(broken.values()))
     if len(found) == 1:
         return found[0]
     if not found:
+        silent += (f"left out: {path}, which is damaged" for known in asked for path in known.unreadable)
         raise _not_found(reference, asked, silent)
     raise ContainerNotFound(
         f"{reference!r} can mean {len(found)} containers: {', '.join(map(_told, found))}",
         hint="write more of its name, or `runtime:`",
     )
+
+
+def _is_sure(facts: ContainerFacts, reference: str, order: list[str], broken: Iterable[str]) -> bool:
+    """True if a container of that very name is not known to one of the broken runtimes as well.
+
+    Engines run their containers by runtimes that come later in the order, and give them generated IDs.
+    """
+    if reference not in (facts.name, facts.id):
+        return False
+    is_outermost = all(order.index(facts.runtime) < order.index(name) for name in broken)
+    return is_outermost or len(facts.id) != _GENERATED_ID_LENGTH
 
 
 def _meant(reference: str, answers: Iterable[ContainerFacts]) -> list[ContainerFacts]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scplan.workflow.confirming import confirm as confirm
     from scplan.workflow.confirming import state_notices as state_notices
     from scplan.workflow.confirming import wait_for_confirmation as wait_for_confirmation
+    from scplan.workflow.gates import refuse_disruption as refuse_disruption
     from scplan.workflow.hooking import carry_out as carry_out
     from scplan.workflow.hooking import hook_install as hook_install
     from scplan.workflow.hooking import hook_spec as hook_spec
@@ -76,6 +77,7 @@ _HOMES = {
     "open_undo": "scplan.workflow.undoing",
     "record_notices": "scplan.workflow.reporting",
     "recover": "scplan.workflow.applying",
+    "refuse_disruption": "scplan.workflow.gates",
     "save_plan": "scplan.workflow.planning",
     "schema": "scplan.workflow.planning",
     "show_owned": "scplan.workflow.reporting",

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scplan import observe
@@ -21,7 +21,7 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
 from scplan.workflow.lifecycle import bring_home, give_back
-from scplan.workflow.modules import load_modules, new_modules
+from scplan.workflow.modules import load_modules
 from scplan.workflow.planning import left_out_of, plan_scene
 from scplan.workflow.recorded import located_again
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
@@ -71,6 +71,7 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
     configuration = configuration_from_json(origin.get("configuration"), KINDS)
     if not request.destroy:
         _check_probes(configuration, request)
+    planfile.check_as_saved(path, document)
     state = State(request.state_dir, KINDS)
     with Host() as host:
         undo_overdue(state, host, request.lock_timeout_s)
@@ -137,14 +138,10 @@ class Run:
             at_next_start=sum(change.at_next_start for change in self.plan.changes),
         )
 
-    @cached_property
-    def _new_modules(self) -> dict[str, tuple[str, ...]]:
-        return new_modules(self._scene, self._state, self.plan)
-
     @property
     def changes_records(self) -> bool:
         """Whether there is something to record even if nothing changes in the kernel."""
-        return bool(self.plan.refreshed or self._new_modules)
+        return bool(self.plan.refreshed or self.plan.new_modules)
 
     @property
     def _confirm_within_s(self) -> float | None:
@@ -168,7 +165,7 @@ class Run:
         from scplan.recovery import elsewhere
 
         note_state_dir(self._state.directory)
-        modules = self._new_modules
+        modules = self.plan.new_modules
         load_modules(self._scene, self.plan, modules)
         names = {address.container for address in self.plan.refreshed} | modules.keys()
         names |= {operation.address.container for operation in self.plan.operations}
@@ -215,7 +212,7 @@ class Run:
             undoes=self._undoes,
             confirm_within_s=self._confirm_within_s,
             operations=self.plan.operations,
-            modules=self._new_modules,
+            modules=self.plan.new_modules,
         )
 
     def _arm(self, journal: Journal, apply_id: str) -> None:

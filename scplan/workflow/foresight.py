@@ -33,7 +33,7 @@ def with_foresight(made: Plan, owned: Mapping[Address, Resource], source_of: Sou
 
 def _found(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Iterable[Foreseen]:
     for name, changes in made.by_container():
-        now = [change for change in changes if not change.at_next_start]
+        now = [change for change in changes if not (change.at_next_start or change.records_only)]
         if not now:
             continue
         after = _managed_after(name, changes, owned)

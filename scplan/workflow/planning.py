@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from scplan import observe, plan
-from scplan.errors import ContainerNotFound, Diagnostic
+from scplan.errors import Diagnostic, ScplanError, Severity, SourceRange
 from scplan.kinds import KINDS
 from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
@@ -23,9 +23,9 @@ from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, in_shares, is_wo
 from scplan.workflow.confirming import notices
 from scplan.workflow.foresight import with_foresight
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings
-from scplan.workflow.modules import missing_said
+from scplan.workflow.modules import asked_modules, missing_said, new_modules
 from scplan.workflow.modules import notices as module_notices
-from scplan.workflow.scene import Records, Request, Scene, named, set_scene, validate
+from scplan.workflow.scene import Records, Request, Scene, emptied, named, set_scene, unlisted, validate
 from scplan.workflow.settled import settled
 from scplan.workflow.sharing import shared_in
 
@@ -42,9 +42,12 @@ def make_plan(request: Request) -> Plan:
 def _plan_now(request: Request, state: State) -> Plan:
     with ahead_of_files(request, state) as ahead, Host() as host:
         scene = set_scene(request, state)
-        return with_foresight(
+        made = with_foresight(
             look_and_plan(scene, request, state, host, ahead).plan, scene.owned, scene.source_of, host
         )
+        if request.destroy or not request.selection.is_everything:
+            return made
+        return made._replace(diagnostics=(*made.diagnostics, *emptied(scene), *unlisted(scene, state)))
 
 
 @contextmanager
@@ -65,15 +68,31 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan
 
 
 class Planned(NamedTuple):
-    """A plan, and the live state that it was made from: of all containers but those in which nothing is to be done."""
+    """A plan, and the live state that it was made from: of all containers but those in which nothing is to be done.
+
+    `unread` are containers whose live state is not known.
+    """
 
     plan: Plan
     live: Live
     unchanged: frozenset[str]
+    unread: frozenset[str] = frozenset()
 
 
-def look_and_plan(scene: Scene, request: Request, state: State, host: Host, ahead: LookAhead | None = None) -> Planned:
-    """The plan for a scene; what was found out ahead is used where the containers are many."""
+def look_and_plan(
+    scene: Scene,
+    request: Request,
+    state: State,
+    host: Host,
+    ahead: LookAhead | None = None,
+    *,
+    goes_on: bool = False,
+) -> Planned:
+    """The plan for a scene; what was found out ahead is used where the containers are many.
+
+    With `goes_on` what can't be planned, read or located is an error among the plan's diagnostics, and the rest is
+    planned: for reports.
+    """
     unchanged: frozenset[str] = frozenset()
     if is_worth_sharing_out(scene.containers):
         if ahead is not None:
@@ -82,12 +101,19 @@ def look_and_plan(scene: Scene, request: Request, state: State, host: Host, ahea
             with LookAhead(state, [(facts.runtime, name) for name, facts in scene.containers.items()]) as beside:
                 unchanged = _unchanged(scene, request, host, beside)
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
-    inputs = _gather(rest, request, host)._replace(containers=scene.containers)
+    inputs = _gather(rest, request, host, goes_on=goes_on)._replace(containers=scene.containers)
     with missing_said(scene):
-        inputs = inputs._replace(foreign=foreign_to(inputs, state))
-        made = with_neighbours(plan.make_plan, inputs, rest, state, host)
+        made = with_neighbours(plan.make_plan, _with_foreign(inputs, state), rest, state, host)
     diagnostics = (*made.diagnostics, *_start_warnings(made, scene), *module_notices(scene, made))
-    return Planned(made._replace(diagnostics=diagnostics), inputs.live, unchanged)
+    made = made._replace(diagnostics=diagnostics, new_modules=new_modules(scene, state, made))
+    return Planned(_with_orders(made, scene, request), inputs.live, unchanged, inputs.unread)
+
+
+def _with_orders(made: Plan, scene: Scene, request: Request) -> Plan:
+    """The plan with what else of the files an apply obeys."""
+    probes = scene.configuration.probes if scene.configuration is not None and not request.destroy else ()
+    modules = {name: modules for name, modules in asked_modules(scene).items() if modules}
+    return made._replace(modules=modules, probes=probes)
 
 
 def with_neighbours(
@@ -134,7 +160,18 @@ def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
     return plan.make_plan(_gather(scene, request, host), KINDS)
 
 
-def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:
+def _with_foreign(inputs: plan.Inputs, state: State) -> plan.Inputs:
+    """The inputs with what scplan owns elsewhere. Raises RecordDamaged, unless it goes on all the same."""
+    try:
+        return inputs._replace(foreign=foreign_to(inputs, state))
+    except ScplanError as error:
+        if not inputs.goes_on:
+            raise
+        said = (*inputs.resolution.diagnostics, *error.diagnostics)
+        return inputs._replace(resolution=inputs.resolution._replace(diagnostics=said))
+
+
+def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False) -> plan.Inputs:
     """Resolves on the host and reads live state."""
     scene.refuse_stale()
     facts = observe.host_facts(host)
@@ -145,10 +182,37 @@ def _gather(scene: Scene, request: Request, host: Host) -> plan.Inputs:
     known = {**resolution.desired, **scene.owned}
     unread = left_out_of(scene.containers, known, request)
     read = {name: one for name, one in scene.containers.items() if name not in unread}
-    live = Live(
-        host=facts, containers=scene.containers, resources=_observe(read, wanted_of(scene.containers, known), host)
-    )
-    return inputs_of(scene, resolution, live, request)._replace(unread=unread)
+    wanted = wanted_of(scene.containers, known)
+    try:
+        resources = _observe(read, wanted, host)
+    except ScplanError:
+        if not goes_on:
+            raise
+        resources, problems = live_of(read, wanted, host)
+        unread |= problems.keys()
+        said = (*resolution.diagnostics, *problems.values())
+        resolution = resolution._replace(diagnostics=said)
+    live = Live(host=facts, containers=scene.containers, resources=resources)
+    return inputs_of(scene, resolution, live, request)._replace(unread=unread, goes_on=goes_on)
+
+
+def live_of(
+    containers: Mapping[str, ContainerFacts], wanted: Mapping[str, observe.Wanted], host: Host
+) -> tuple[dict[Address, Resource], dict[str, Diagnostic]]:
+    """Live resources, and by container why they could not be read."""
+    live: dict[Address, Resource] = {}
+    problems: dict[str, Diagnostic] = {}
+    for name, facts in containers.items():
+        if not wanted[name].by_kind:
+            continue
+        try:
+            live.update(observe.observe({name: facts}, wanted, KINDS, host))
+        except ScplanError as error:
+            first = error.diagnostics[0]
+            problems[name] = Diagnostic(summary=first.summary, detail=first.detail, hint=first.hint)
+        except OSError as error:
+            problems[name] = Diagnostic(f"container {name}: {error.filename or 'system call'}: {error.strerror}")
+    return live, problems
 
 
 def left_out_of(containers: Collection[str], known: Iterable[Address], request: Request) -> frozenset[str]:
@@ -222,13 +286,17 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
     configuration = validate(request)
     containers: dict[str, ContainerFacts] = {}
     desired: dict[str, Mapping[Address, Resource]] = {}
+    missing: list[Diagnostic] = []
+    written_as: dict[str, str] = {}
     for reference, config in configuration.containers.items():
         matches = [name for name in captured.live.containers if name == reference] or [
             name for name in captured.live.containers if name.startswith(reference)
         ]
         if len(matches) != 1:
-            raise ContainerNotFound(f"the snapshot has {len(matches)} containers {reference!r}")
+            missing.append(_not_captured(reference, len(matches), config.source, captured.live.containers))
+            continue
         containers[matches[0]] = captured.live.containers[matches[0]]
+        written_as[matches[0]] = reference
         if not request.destroy:
             desired[matches[0]] = named(config.resources, reference, matches[0])
     own = {address: one for address, one in captured.owned.items() if address.container in containers}
@@ -238,12 +306,28 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
         if name in containers
     )
     records = Records(own, stale=stale)
-    scene = Scene(containers, desired, lambda _: records, configuration.source_of, configuration.diagnostics)
+    scene = Scene(
+        containers,
+        desired,
+        lambda _: records,
+        configuration.source_of,
+        (*configuration.diagnostics, *missing),
+        configuration,
+        written_as,
+    )
     scene.refuse_stale()
     resolution = _resolve(scene, captured.live.host)
     inputs = inputs_of(scene, resolution, captured.live, request)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}
-    return plan.make_plan(inputs._replace(foreign=foreign), KINDS)
+    return _with_orders(plan.make_plan(inputs._replace(foreign=foreign), KINDS), scene, request)
+
+
+def _not_captured(reference: str, count: int, source: SourceRange | None, known: Iterable[str]) -> Diagnostic:
+    from difflib import get_close_matches
+
+    close = get_close_matches(reference, known, 1)
+    hint = f'did you mean "{close[0]}"?' if close else "capture it again: `scplan snapshot --out FILE`"
+    return Diagnostic(f"the snapshot has {count} containers {reference!r}", hint=hint, source=source)
 
 
 def save_plan(made: Plan, request: Request, path: str) -> None:
@@ -270,10 +354,19 @@ def _host_of(request: Request) -> dict[str, str]:
 
 
 def load_plan_view(path: str) -> Plan:
-    """A saved plan, to be looked at."""
+    """A saved plan, to be looked at; with a warning when it is not as it was saved."""
     from scplan import planfile
 
-    return planfile.view(planfile.load(path), path, KINDS)
+    document = planfile.load(path)
+    viewed = planfile.view(document, path, KINDS)
+    if planfile.is_as_saved(document):
+        return viewed
+    changed = Diagnostic(
+        summary=f"{path} is not as it was saved: an apply refuses it",
+        detail="it was changed since, or an older scplan saved it",
+        severity=Severity.WARNING,
+    )
+    return viewed._replace(diagnostics=(*viewed.diagnostics, changed))
 
 
 def schema() -> dict[str, object]:

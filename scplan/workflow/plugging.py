@@ -85,12 +85,13 @@ def _plug_in(record: Record, facts: ContainerFacts, state: State, host: Host, re
     """Needs the locks."""
     scene = Scene({facts.name: facts}, {facts.name: wanted_again(record)}, partial(read_records, state))
     made = plan_alone(scene, request, host)
-    outcome = Run(made, scene, state, host, request, is_start=True).execute(lambda _: None)
+    Run(made, scene, state, host, request, is_start=True).execute(lambda _: None)
     now = state.read(facts.runtime, facts.name)
     if now is not None and not is_plugged_in(now, host.boot_id):
         # Everything was there already: nothing was journaled, but from now on it belongs to this life.
         state.write([Record.of(facts, host.boot_id, now.resources)])
-    return Plugged(sum(outcome.summary.values()), [one.line for one in made.diagnostics], [])
+    plugged_in = sum(not change.records_only for change in made.changes)
+    return Plugged(plugged_in, [one.line for one in made.diagnostics], [])
 
 
 def _settle(facts: ContainerFacts, state: State, host: Host, request: Request) -> list[str]:

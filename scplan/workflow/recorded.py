@@ -69,6 +69,14 @@ def gone(record: Record) -> ContainerFacts:
     return ContainerFacts(name=record.name, runtime=record.runtime, id=record.id, status=Status.STOPPED)
 
 
+def as_plugged_in(record: Record, boot_id: str) -> ContainerFacts:
+    """The record's container by the record alone: running where the process that it names still does."""
+    facts = gone(record)
+    if not is_plugged_in(record, boot_id):
+        return facts
+    return facts._replace(status=Status.RUNNING, pid=record.pid, start_time=record.start_time)
+
+
 def is_plugged_in(record: Record, boot_id: str) -> bool:
     """Whether the process into which the resources were plugged still runs; asks no runtime."""
     alive = record.boot_id == boot_id and start_of(record.pid) == record.start_time

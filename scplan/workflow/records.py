@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 
 def state_list(request: Request) -> list[Owned]:
-    """Everything in the records, without looking at the kernel."""
-    return [
-        _owned_of(record, address) for record in State(request.state_dir, KINDS).all() for address in record.resources
-    ]
+    """Everything in the records that can be read, without looking at the kernel."""
+    records, _ = State(request.state_dir, KINDS).survey()
+    return [_owned_of(record, address) for record in records for address in record.resources]
 
 
 def state_show(request: Request, address: Address) -> Owned:
@@ -34,6 +33,9 @@ def state_show(request: Request, address: Address) -> Owned:
     for owned in show_owned(request):
         if owned.address == address:
             return owned
+    _, failures = State(request.state_dir, KINDS).survey()
+    if failures:
+        raise failures[0]
     raise UsageError(f"{address} is not in the records", hint="`scplan state list` shows what is")
 
 
@@ -46,7 +48,8 @@ def state_rm(request: Request, glob: str) -> list[Diagnostic]:
     chosen = Selection((glob,))
     returned: list[Diagnostic] = []
     found = False
-    for record in list(state.all()):
+    records, failures = state.survey()
+    for record in records:
         if not any(owned in chosen for owned in record.resources):
             continue
         found = True
@@ -54,6 +57,8 @@ def state_rm(request: Request, glob: str) -> list[Diagnostic]:
             returned += held.returned
             kept = {owned: one for owned, one in held.record.resources.items() if owned not in chosen}
             state.write([held.record._replace(resources=kept)])
+    if not found and failures:
+        raise failures[0]
     if not found:
         raise UsageError(f"{glob} matches nothing in the records", hint="`scplan state list` shows what is there")
     return returned

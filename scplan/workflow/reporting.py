@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from scplan import observe, plan
-from scplan.errors import ContainerReplaced, Diagnostic, KernelError, ScplanError, Severity
+from scplan.errors import ContainerReplaced, Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
@@ -18,20 +18,23 @@ from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import left_on_host
-from scplan.workflow.planning import ahead_of_files, look_and_plan, wanted_of
+from scplan.workflow.planning import ahead_of_files, live_of, look_and_plan, wanted_of
 from scplan.workflow.scene import (
     Request,
     Scene,
+    emptied,
     has_default_files,
     scene_of_all_records,
     scene_of_configuration,
     set_scene,
+    unlisted,
     validate,
 )
 from scplan.workflow.settled import settled
 
 if TYPE_CHECKING:
     from scplan.model.report import Drifted, DriftReport, Finding, Owned
+    from scplan.workflow.ahead import LookAhead
 
 
 def drift(request: Request) -> DriftReport:
@@ -41,32 +44,61 @@ def drift(request: Request) -> DriftReport:
 
 
 def _drift_now(request: Request, state: State) -> DriftReport:
+    """Each part that can't be read, located or planned is an error of the report, and hides no other part."""
+    with ahead_of_files(request, state) as ahead, Host() as host:
+        problems: list[Diagnostic] = []
+        if request.files or has_default_files():
+            try:
+                scene = set_scene(request, state)
+                return _drift_of_files(scene, request, state, host, ahead)
+            except ScplanError as error:
+                # Files that are wrong, or can't be planned at all: what is owned is compared all the same.
+                problems += error.diagnostics
+        return _drift_of_records(state, host, ahead, problems)
+
+
+def _drift_of_files(scene: Scene, request: Request, state: State, host: Host, ahead: LookAhead | None) -> DriftReport:
+    notices_of_files = [*unlisted(scene, state)]
+    scene, problems = scene.readable()
+    notices_of_files += emptied(scene)
+    stale = scene.stale
+    scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
+    made, live, unchanged, unread = look_and_plan(scene, request, state, host, ahead, goes_on=True)
+    drifted = _drifted(scene.only(scene.containers.keys() - unchanged), live.resources, unread)
+    drifted = (*drifted, *_left_alone(record for record, _ in stale))
+    problems += (_warning(error) for _, error in stale)
+    return _report(scene, made, drifted, unread, [*problems, *notices_of_files, *notices(state)])
+
+
+def _drift_of_records(state: State, host: Host, ahead: LookAhead | None, problems: list[Diagnostic]) -> DriftReport:
+    scene, stale, more = _known(state)
+    left = tuple(left_on_host(scene.lost, host))
+    made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={}, diagnostics=left)
+    as_recorded = ahead.as_recorded(scene.containers) if ahead is not None else frozenset()
+    drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
+    drifted = (*drifted, *_left_alone(record for record, _ in stale))
+    more += (_warning(error) for _, error in stale)
+    errors = [one._replace(severity=Severity.ERROR) for one in unread.values()]
+    return _report(scene, made, drifted, unread, [*problems, *more, *errors, *notices(state)])
+
+
+def _report(
+    scene: Scene,
+    made: Plan,
+    drifted: tuple[Drifted, ...],
+    unread: Collection[str],
+    diagnostics: Iterable[Diagnostic],
+) -> DriftReport:
     from scplan.model.report import DriftReport
 
-    with ahead_of_files(request, state) as ahead, Host() as host:
-        if request.files or has_default_files():
-            scene = set_scene(request, state)
-            stale, problems = scene.stale, list[Diagnostic]()
-            scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
-            made, live, unchanged = look_and_plan(scene, request, state, host, ahead)
-            drifted = _drifted(scene.only(scene.containers.keys() - unchanged), live.resources)
-            unread: dict[str, Diagnostic] = {}
-        else:
-            scene, stale, problems = _known(state)
-            left = tuple(left_on_host(scene.lost, host))
-            made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={}, diagnostics=left)
-            as_recorded = ahead.as_recorded(scene.containers) if ahead is not None else frozenset()
-            drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
-    drifted = (*drifted, *_left_alone(record for record, _ in stale))
     known = {one.address for one in drifted}
     pending = tuple(change for change in made.changes if change.address not in known or _asks_for_more(change))
-    problems += (_warning(error) for _, error in stale)
     return DriftReport(
         containers=scene.containers,
-        checked=len(scene.owned),
+        checked=sum(address.container not in unread for address in scene.owned),
         drifted=drifted,
         pending=made._replace(changes=pending, operations=()),
-        diagnostics=(*made.diagnostics, *problems, *unread.values(), *notices(state)),
+        diagnostics=tuple(dict.fromkeys((*made.diagnostics, *diagnostics))),
         waiting=tuple(address for address in scene.owned if does_wait(scene, address)),
     )
 
@@ -79,12 +111,13 @@ def _asks_for_more(change: Change) -> bool:
 
 
 def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]], list[Diagnostic]]:
-    """(containers with records, records whose containers were made again, warnings about those that are gone)"""
-    scene, problems = scene_of_all_records(state)
-    again = {name: error for name, error in problems.items() if isinstance(error, ContainerReplaced)}
-    stale = [(record, again[record.name]) for record in state.all() if record.name in again] if again else []
-    rest = scene.only(scene.containers.keys() - problems.keys())
-    return rest, stale, [_warning(error) for name, error in problems.items() if name not in again]
+    """(containers with records, records whose containers were made again, warnings and errors about others)"""
+    scene, unfound, problems = scene_of_all_records(state)
+    again = {name: error for name, error in unfound.items() if isinstance(error, ContainerReplaced)}
+    stale = [(record, again[record.name]) for record in state.survey()[0] if record.name in again] if again else []
+    rest = scene.only(scene.containers.keys() - unfound.keys())
+    gone_ones = [_warning(error) for name, error in unfound.items() if name not in again]
+    return rest, stale, [*gone_ones, *(one for _, one in problems)]
 
 
 def _left_alone(records: Iterable[Record]) -> Iterator[Drifted]:
@@ -103,6 +136,11 @@ def _warning(error: ScplanError) -> Diagnostic:
 def does_wait(scene: Scene, address: Address) -> bool:
     """Whether the resource waits for the next start of its container."""
     return scene.containers[address.container].status is Status.STOPPED
+
+
+def does_not_run(scene: Scene, name: str) -> bool:
+    """True for a container that is not running, or whose record can't be read."""
+    return name not in scene.containers or scene.containers[name].status is Status.STOPPED
 
 
 def drifted_in(scene: Scene, host: Host) -> tuple[tuple[Drifted, ...], dict[str, Diagnostic]]:
@@ -129,19 +167,9 @@ def _drifted(
 
 
 def _live_of(scene: Scene, host: Host) -> tuple[dict[Address, Resource], dict[str, Diagnostic]]:
-    """Live values of what is owned, and by container why they could not be read."""
-    wanted = wanted_of(scene.containers, scene.owned)
-    live: dict[Address, Resource] = {}
-    problems: dict[str, Diagnostic] = {}
-    for name, facts in scene.containers.items():
-        if not wanted[name].by_kind:
-            continue
-        try:
-            live.update(observe.observe({name: facts}, wanted, KINDS, host))
-        except ScplanError as error:
-            first = error.diagnostics[0]
-            problems[name] = Diagnostic(summary=first.summary, hint=first.hint, severity=Severity.WARNING)
-    return live, problems
+    """Live values of what is owned, and by container a warning why they could not be read."""
+    live, problems = live_of(scene.containers, wanted_of(scene.containers, scene.owned), host)
+    return live, {name: one._replace(severity=Severity.WARNING) for name, one in problems.items()}
 
 
 def show_owned(request: Request) -> list[Owned]:
@@ -149,10 +177,11 @@ def show_owned(request: Request) -> list[Owned]:
     from scplan.model.report import Owned
 
     state = State(request.state_dir, KINDS)
-    scene, unfound = scene_of_all_records(state)
+    scene, unfound, unasked = scene_of_all_records(state)
     with Host() as host:
         live, unread = _live_of(scene, host)
-    problems = {name: one.summary for name, one in unread.items()}
+    problems = {name: one.summary for name, one in unasked if does_not_run(scene, name)}
+    problems |= {name: one.summary for name, one in unread.items()}
     problems |= {name: error.diagnostics[0].summary for name, error in unfound.items()}
     return [
         Owned(
@@ -162,7 +191,7 @@ def show_owned(request: Request) -> list[Owned]:
             recorded=recorded,
             live=as_recorded(live[address], recorded) if address in live else None,
             problem=problems.get(address.container, ""),
-            at_next_start=does_wait(scene, address) and address.container not in unfound,
+            at_next_start=does_wait(scene, address) and address.container not in problems,
         )
         for address, recorded in scene.owned.items()
     ]
@@ -173,9 +202,11 @@ def snapshot(request: Request) -> str:
     from scplan import snapshot as snapshots
 
     state = State(request.state_dir, KINDS)
-    scene, _ = scene_of_all_records(state)
+    scene = scene_of_all_records(state).scene
     if request.files or has_default_files():
-        scene = scene_of_configuration(validate(request), request, state).joined_by(scene.containers)
+        of_files = scene_of_configuration(validate(request), request, state)
+        of_files.refuse_missing()
+        scene = of_files.joined_by(scene.containers)
     running = scene.only({name for name, facts in scene.containers.items() if facts.status is not Status.STOPPED})
     with Host() as host:
         facts = observe.host_facts(host, (*_paths_of(scene.desired), *_paths_of(scene.owned), *host.disks()))
@@ -194,13 +225,12 @@ def _paths_of(resources: Mapping[Address, Resource]) -> Iterator[str]:
 
 
 def record_notices(request: Request) -> list[Diagnostic]:
-    """Warnings about containers that are gone or were made again, and about what they have left of the host."""
-    try:
-        scene, problems = scene_of_all_records(State(request.state_dir, KINDS))
-    except KernelError as error:
-        return [_warning(error)]  # a runtime can't be asked: nothing is known of its containers
+    """What stands against trusting the records: warnings about containers that are gone or were made again, and about
+    what they have left of the host; errors about records and runtimes that can't be read."""
+    scene, unfound, problems = scene_of_all_records(State(request.state_dir, KINDS))
     with Host() as host:
-        return [*map(_warning, problems.values()), *left_on_host(scene.lost, host)]
+        left = left_on_host(scene.lost, host)
+    return [*map(_warning, unfound.values()), *(one for _, one in problems), *left]
 
 
 def doctor() -> list[Finding]:

@@ -8,7 +8,15 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from scplan.errors import ContainerGone, ContainerNotFound, ContainerReplaced, Diagnostic, NoSuchContainer
+from scplan.errors import (
+    ContainerGone,
+    ContainerNotFound,
+    ContainerReplaced,
+    Diagnostic,
+    NoSuchContainer,
+    ScplanError,
+    Severity,
+)
 from scplan.kinds import KINDS
 from scplan.linux.host import boot_id
 from scplan.model.address import Address, Selection
@@ -16,15 +24,26 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.plan import SourceOf
-from scplan.runtimes import RUNTIMES
+from scplan.runtimes import RUNTIMES, unreadable_states
 from scplan.runtimes.runtime import AUTO, locate
 from scplan.state import Record, State
-from scplan.workflow.recorded import find_again, gone, is_about, locate_recorded, located_again, replaced
+from scplan.workflow.recorded import (
+    as_plugged_in,
+    find_again,
+    gone,
+    is_about,
+    locate_recorded,
+    located_again,
+    replaced,
+)
 
 if TYPE_CHECKING:
     from scplan.config import Configuration
     from scplan.config.configuration import ContainerConfig
     from scplan.model.probe import Probe
+
+
+_SHOWN = 5
 
 
 class Request(NamedTuple):
@@ -112,6 +131,27 @@ class Scene:
         """Records of containers that had the names of these before, and what to say about each."""
         return [(record, replaced(record, self.containers[record.name])) for record in self._records.stale]
 
+    def readable(self) -> tuple[Scene, list[Diagnostic]]:
+        """(the same without the containers whose records can't be read, why those can't)"""
+        try:
+            self.owned  # noqa: B018 - all at once, as long as they are as they should be
+        except ScplanError:
+            kept, problems = set[str](), list[Diagnostic]()
+            for name in self.containers:
+                try:
+                    self.only({name}).owned  # noqa: B018
+                    kept.add(name)
+                except ScplanError as error:
+                    problems += error.diagnostics
+            return self.only(kept), problems
+        return self, []
+
+    def refuse_missing(self) -> None:
+        """Raises ContainerNotFound with every container of the files that can't be located."""
+        errors = [one for one in self.diagnostics if one.severity is Severity.ERROR]
+        if errors:
+            raise ContainerNotFound.of(errors)
+
     def refuse_stale(self) -> None:
         """Raises ContainerReplaced when any of the containers is not the one that its records are about."""
         found = [diagnostic for _, error in self.stale for diagnostic in error.diagnostics]
@@ -162,13 +202,24 @@ def set_scene(request: Request, state: State) -> Scene:
 
 
 def scene_of_configuration(configuration: Configuration, request: Request, state: State) -> Scene:
-    """Locates the containers of the files. Addresses carry the name that the runtime gives a container."""
+    """Locates the containers of the files. Addresses carry the name that the runtime gives a container.
+
+    A container that can't be located is an error among the scene's diagnostics, with its place in the files.
+    """
     containers: dict[str, ContainerFacts] = {}
     written_as: dict[str, str] = {}
+    problems: dict[tuple[str, str], Diagnostic] = {}
     for reference, config in configuration.containers.items():
-        facts = _locate(reference, config, state)
-        if facts.name in containers:
-            raise ContainerNotFound(f"{written_as[facts.name]!r} and {reference!r} are the same container {facts.name}")
+        try:
+            facts = _locate(reference, config, state)
+            if facts.name in containers:
+                same = f"{written_as[facts.name]!r} and {reference!r} are the same container {facts.name}"
+                raise ContainerNotFound(same)
+        except ScplanError as error:
+            for one in error.diagnostics:
+                # A runtime that does not answer is said once, not for each of its containers.
+                problems.setdefault((one.summary, one.detail), one._replace(source=config.source))
+            continue
         containers[facts.name] = facts
         written_as[facts.name] = reference
 
@@ -178,23 +229,47 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
 
     records = partial(read_records, state)
     desired = _Desired(configuration, {} if request.destroy else written_as)
-    return Scene(containers, desired, records, source_of, configuration.diagnostics, configuration, written_as)
+    diagnostics = (*configuration.diagnostics, *problems.values(), *_unreadable_states())
+    return Scene(containers, desired, records, source_of, diagnostics, configuration, written_as)
+
+
+def _unreadable_states() -> Iterator[Diagnostic]:
+    """A warning about each file of a runtime that was left out because it is damaged."""
+    for error in unreadable_states():
+        first = error.diagnostics[0]
+        yield Diagnostic(summary=first.summary, detail=first.detail, hint=first.hint, severity=Severity.WARNING)
 
 
 def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerFacts:
     try:
         facts = locate(reference, config.runtime, RUNTIMES, pid=config.pid, pid_file=config.pid_file)
-    except NoSuchContainer:
+    except NoSuchContainer as error:
         recorded = [pair for pair in state.names() if pair[1] == reference and config.runtime in (AUTO, pair[0])]
         record = state.read(*recorded[0]) if len(recorded) == 1 else None
         if record is None:
-            raise
+            raise _with_guess(error, reference, config) from None
         return find_again(record)
     if facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid:
         raise ContainerGone(
             f"container {reference} is not running", hint="a plain process is planned for only while it runs"
         )
     return facts
+
+
+def _with_guess(error: NoSuchContainer, reference: str, config: ContainerConfig) -> NoSuchContainer:
+    """The error with the name that was probably meant, of those that the runtimes know."""
+    from difflib import get_close_matches
+
+    names: set[str] = set()
+    for runtime in RUNTIMES if config.runtime == AUTO else (config.runtime,):
+        try:
+            names |= {one.name for one in RUNTIMES[runtime].all()}
+        except ScplanError:
+            continue  # it was asked for the container before, and what it said is in the error
+    first = error.diagnostics[0]
+    close = get_close_matches(reference, names, 1)
+    hint = f'did you mean "{close[0]}"?' if close else first.hint
+    return NoSuchContainer(first.summary, detail=first.detail, hint=hint)
 
 
 class _Desired(Mapping[str, Mapping[Address, Resource]]):
@@ -250,17 +325,86 @@ def record_of(reference: str, state: State, runtime: str = AUTO) -> Record:
     return record
 
 
-def scene_of_all_records(state: State) -> tuple[Scene, dict[str, ContainerNotFound]]:
-    """All containers with records, and by name why one can't be found again: it is gone, or was made again."""
+class Known(NamedTuple):
+    """All containers with records.
+
+    `unfound` says by name why a container can't be found again: it is gone, or was made again. `problems` are errors
+    about what could not be asked or read, by container ("" for a record whose container is not known).
+    """
+
+    scene: Scene
+    unfound: Mapping[str, ContainerNotFound]
+    problems: tuple[tuple[str, Diagnostic], ...]
+
+
+def scene_of_all_records(state: State) -> Known:
+    """All containers with records, as far as these and their runtimes can be read."""
     containers: dict[str, ContainerFacts] = {}
-    problems: dict[str, ContainerNotFound] = {}
-    for record in state.all():
+    unfound: dict[str, ContainerNotFound] = {}
+    records, failures = state.survey()
+    problems = [("", one) for error in failures for one in error.diagnostics]
+    for record in records:
         try:
             containers[record.name] = find_again(record)
         except ContainerNotFound as error:
             containers[record.name] = gone(record)
-            problems[record.name] = error
-    return Scene(containers, {}, partial(read_records, state)), problems
+            unfound[record.name] = error
+        except ScplanError as error:
+            # Its runtime does not answer: the record says which process it was plugged into.
+            containers[record.name] = as_plugged_in(record, boot_id())
+            problems += [(record.name, one) for one in error.diagnostics]
+    scene = Scene(containers, {}, partial(read_records, state)).only(containers.keys())
+    return Known(scene, unfound, tuple(problems))
+
+
+def unlisted(scene: Scene, state: State) -> list[Diagnostic]:
+    """A notice about the containers that have records and are in none of the files; none where no files are."""
+    if scene.configuration is None:
+        return []
+    listed = {(facts.runtime, facts.name) for facts in scene.containers.values()}
+    written = scene.configuration.containers.keys()
+    rest = [pair for pair in state.names() if pair not in listed and pair[1] not in written]
+    if not rest:
+        return []
+    shown = ", ".join(f"{name} ({_size(state, runtime, name)})" for runtime, name in rest[:_SHOWN])
+    more = f", and {len(rest) - _SHOWN} more" if len(rest) > _SHOWN else ""
+    return [
+        Diagnostic(
+            summary=f"not in these files: {shown}{more}",
+            hint="scplan goes on owning what it plugged in there; `scplan destroy NAME` removes it,"
+            " `scplan state rm NAME` forgets it",
+            severity=Severity.NOTICE,
+        )
+    ]
+
+
+def emptied(scene: Scene) -> list[Diagnostic]:
+    """A warning about each container of the files that has no entry, while scplan owns something in it."""
+    if scene.configuration is None:
+        return []
+    owned = {address.container for address in scene.owned}
+    found = []
+    for name, reference in scene.written_as.items():
+        config = scene.configuration.containers[reference]
+        if name in owned and not config.resources:
+            found.append(
+                Diagnostic(
+                    summary=f"container {name} has no entries: all that scplan owns there is removed",
+                    hint="take its key out of the files, too, to leave it as it is",
+                    source=config.source,
+                    severity=Severity.WARNING,
+                )
+            )
+    return found
+
+
+def _size(state: State, runtime: str, name: str) -> str:
+    try:
+        record = state.read(runtime, name)
+    except ScplanError:
+        return "its record can't be read"
+    count = len(record.resources) if record is not None else 0
+    return f"{count} resource{'s' if count != 1 else ''}"
 
 
 def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Records:

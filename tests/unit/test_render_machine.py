@@ -48,8 +48,12 @@ def test_plan_document_has_the_documented_keys() -> None:
                 "at_next_start": False,
                 "put_back": [],
                 "lost": [],
+                "records_only": False,
             }
         ],
+        "modules": {},
+        "new_modules": {},
+        "probes": [],
         "summary": {"create": 1, "update": 0, "replace": 0, "delete": 0, "adopt": 0},
         "diagnostics": [
             {

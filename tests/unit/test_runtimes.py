@@ -380,6 +380,29 @@ def test_directory_that_isulad_is_just_making_is_not_there(tmp_path: Path, monke
         Isulad().find("web", None, None)
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]"])
+def test_damaged_file_of_one_container_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    monkeypatch.setattr(Isulad, "places", lambda _: [f"{tmp_path}/engines"])
+    for container_id, content in {ID: None, "d" * 64: damage}.items():
+        file = tmp_path / f"engines/runc/{container_id}/config.v2.json"
+        file.parent.mkdir(parents=True)
+        good = {"CommonConfig": {"Name": "web", "id": container_id}, "State": {"Running": False}}
+        file.write_bytes(json.dumps(good).encode() if content is None else content)
+    runtime = Isulad()
+    assert [one.id for one in runtime.find("web", None, None)] == [ID]
+    assert [one.id for one in runtime.find(ID[:8], None, None)] == [ID]
+    assert list(runtime.unreadable) == [f"{tmp_path}/engines/runc/{'d' * 64}/config.v2.json"]
+    for reference in ("dddd", "other"):
+        with pytest.raises(RecordDamaged, match=r"config\.v2\.json"):
+            runtime.find(reference, None, None)
+    runtimes = {"isulad": runtime}
+    with pytest.raises(RecordDamaged, match=r"config\.v2\.json"):
+        locate("other", "auto", runtimes)
+    assert locate("web", "auto", runtimes).id == ID
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
