@@ -41,6 +41,8 @@ class Record(NamedTuple):
 
     `boot_id`, `start_time` and `pid` say in which of its lives the resources were plugged in; "" and 0: in none, they
     wait for its next start. `modules` are kernel modules that must be loaded first; None: those of the record so far.
+    `bundle` is the directory of the container's OCI configuration, which tells it from others of the same ID; "": that
+    of the record so far.
     """
 
     name: str
@@ -51,12 +53,22 @@ class Record(NamedTuple):
     start_time: int = 0
     pid: int = 0
     modules: tuple[str, ...] | None = None
+    bundle: str = ""
 
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
         """The record of a container as it is now."""
         boot_id = boot_id if facts.start_time else ""
-        return cls(facts.name, facts.runtime, facts.id, resources, boot_id, facts.start_time, facts.pid)
+        return cls(
+            facts.name,
+            facts.runtime,
+            facts.id,
+            resources,
+            boot_id,
+            facts.start_time,
+            facts.pid,
+            bundle=facts.bundle,
+        )
 
     def is_over(self, facts: ContainerFacts, boot_id: str) -> bool:
         """Whether the container's process is another one than that into which the resources were plugged."""
@@ -128,9 +140,8 @@ class State:
         update = Update()
         try:
             for record in records:
-                if record.modules is None:
-                    known = self.read(record.runtime, record.name)
-                    record = record._replace(modules=known.modules if known else ())
+                if record.modules is None or not record.bundle:
+                    record = _completed(record, self.read(record.runtime, record.name))
                 content = encode_line(_document(record)) if record.resources else None
                 path = self._path(record.runtime, record.name)
                 if content is not None and content == read_bytes(path):
@@ -224,7 +235,8 @@ class State:
         if type(started) is not int or type(pid) is not int:
             raise RecordDamaged(f"{path}: start_time or pid is not a number")
         record = Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
-        return record._replace(modules=_modules(document.get("modules", []), path))
+        modules, bundle = _modules(document.get("modules", []), path), str(container.get("bundle", ""))
+        return record._replace(modules=modules, bundle=bundle)
 
     # locks
 
@@ -288,6 +300,15 @@ def records_of(
     ]
 
 
+def _completed(record: Record, known: Record | None) -> Record:
+    """The record with what it leaves to the one so far."""
+    modules = record.modules
+    if modules is None:
+        modules = known.modules if known else ()
+    is_about_it = known is not None and known.id == record.id
+    return record._replace(modules=modules, bundle=record.bundle or (known.bundle if known and is_about_it else ""))
+
+
 def _modules(document: object, path: str) -> tuple[str, ...]:
     if not isinstance(document, list) or not all(type(name) is str for name in document):
         raise RecordDamaged(f"{path}: modules are not an array of names")
@@ -304,6 +325,7 @@ def _document(record: Record) -> dict[str, object]:
             "boot_id": record.boot_id,
             "start_time": record.start_time,
             "pid": record.pid,
+            **({"bundle": record.bundle} if record.bundle else {}),
         },
         "modules": list(record.modules or ()),
         "resources": {

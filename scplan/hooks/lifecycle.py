@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import select
-
-from scplan.errors import ContainerGone, KernelError, ScplanError
+from scplan.errors import ContainerGone, ScplanError
 from scplan.hooks.find import Found
+from scplan.hooks.identity import ends_soon, why_another
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
-from scplan.state import Record, State
+from scplan.state import State
 from scplan.workflow import plugging
 from scplan.workflow.recorded import is_plugged_in
 from scplan.workflow.scene import Request
-
-_ENDING_S = 2
 
 
 def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> list[str]:
@@ -40,7 +36,13 @@ def _start(told: Told, found: Found, state: State, host: Host, request: Request)
     started = start_of(told.pid)
     if not started:
         raise ContainerGone(f"container {found.name}: its process {told.pid} is gone")
-    facts = ContainerFacts(found.name, found.runtime, told.id, Status.RUNNING, told.pid, started, told.root)
+    record = state.read(found.runtime, found.name)
+    why = why_another(told, record, host.boot_id) if record is not None else ""
+    if why:
+        return [f"container {told.id}: not the {found.name} of scplan's records, which has this ID, too: {why}"]
+    facts = ContainerFacts(
+        found.name, found.runtime, told.id, Status.RUNNING, told.pid, started, told.root, bundle=told.bundle
+    )
     done = plugging.start(facts, state, host, request)
     said = [f"container {found.name}: {text}" for text in done.said]
     if done.changed:
@@ -53,30 +55,8 @@ def _stop(found: Found, state: State, host: Host, request: Request) -> list[str]
     record = state.read(found.runtime, found.name)
     if record is None or not record.start_time:
         return []
-    if is_plugged_in(record, host.boot_id) and not _ends(record):
+    if is_plugged_in(record, host.boot_id) and not ends_soon(record):
         return [f"container {found.name} runs: nothing of it is given back"]
     if not plugging.end(record, state, host, request):
         return []  # somebody else was quicker
     return [f"container {found.name}: the host has its things back"]
-
-
-def _ends(record: Record) -> bool:
-    """Whether the process of a container that its runtime says is stopped ends soon: crun only sends a signal.
-
-    Source: pidfd_open(2).
-    """
-    try:
-        pidfd = os.pidfd_open(record.pid)
-    except ProcessLookupError:
-        return True
-    try:
-        if start_of(record.pid) != record.start_time:
-            return True
-        # Readable as soon as the process ends, be it a zombie.
-        waiting = select.poll()
-        waiting.register(pidfd, select.POLLIN)
-        return bool(waiting.poll(_ENDING_S * 1000))
-    except OSError as error:
-        raise KernelError.from_os(f"poll(pidfd of {record.pid})", error) from None
-    finally:
-        os.close(pidfd)

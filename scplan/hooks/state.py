@@ -36,13 +36,15 @@ _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running"
 class Told(NamedTuple):
     """A container as its runtime described it. `pid` is 0 once it has ended.
 
-    `about` is all that was told of one that is started and has not entered its root yet, else None.
+    `about` is all that was told of one that is started and has not entered its root yet, else None. `bundle` is the
+    directory of its configuration; "" where the runtime has none, or does not say.
     """
 
     id: str
     stage: str
     pid: int = 0
     about: dict[str, Any] | None = None
+    bundle: str = ""
 
     @property
     def root(self) -> str:
@@ -92,7 +94,14 @@ def parse_state(text: bytes, stage: str | None) -> Told:
         return Told(container_id, stage)
     if type(pid) is not int or not 0 < pid <= _MAX_PID:
         raise _bad("it has no pid, but the container is to start")
-    return Told(container_id, stage, pid, state if STAGES[stage] == "start" else None)
+    return Told(container_id, stage, pid, state if STAGES[stage] == "start" else None, _bundle(state))
+
+
+def _bundle(state: dict[str, Any]) -> str:
+    bundle = state.get("bundle")
+    if isinstance(bundle, str) and os.path.isabs(bundle) and "\0" not in bundle and len(bundle) <= _MAX_PATH:
+        return bundle
+    return ""
 
 
 def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None) -> Told:

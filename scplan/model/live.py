@@ -24,7 +24,8 @@ class ContainerFacts(NamedTuple):
     """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped.
 
     `root` is its root directory while it is being started, as a path in its mount namespace: its process is not in it
-    yet. "" once it is.
+    yet. "" once it is. `bundle` is the directory of its OCI configuration; "" where it is not known. Plans and journals
+    don't keep it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ContainerFacts(NamedTuple):
     pid: int = 0
     start_time: int = 0
     root: str = ""
+    bundle: str = ""
 
 
 class PathFact(NamedTuple):

@@ -76,5 +76,6 @@ def _facts(one: ContainerName) -> ContainerFacts:
     for runtime in _OCI_RUNTIMES:
         found = runtime.read(states, one.id)
         if found is not None:
-            return found._replace(runtime=Containerd.name)
-    return facts_of(one.name, Containerd.name, pid_in_file(f"{one.place}/{one.id}/init.pid", one.id), 0)
+            return found._replace(runtime=Containerd.name, bundle=f"{one.place}/{one.id}")
+    pid = pid_in_file(f"{one.place}/{one.id}/init.pid", one.id)
+    return facts_of(one.name, Containerd.name, pid, 0)._replace(bundle=f"{one.place}/{one.id}")

@@ -42,7 +42,8 @@ class StateDirectoryRuntime(Runtime):
         if state is None:
             return None
         started = field(state, self.start_key, int, path) if self.start_key in state else 0
-        return facts_of(container_id, self.name, field(state, self.pid_key, int, path), started)
+        facts = facts_of(container_id, self.name, field(state, self.pid_key, int, path), started)
+        return facts._replace(bundle=self.bundle_in(state) or "")
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         state = read_state(f"{self.places()[0]}/{facts.id}/{self.file}")

@@ -113,7 +113,9 @@ def _moved(
     left = {address: one for address, one in record.resources.items() if address not in addresses}
     if left and (record.id == facts.id or (record.runtime, record.name) == (facts.runtime, facts.name)):
         raise UsageError("a container's records are about one container", hint="name it without an address")
-    target = source._replace(name=facts.name, runtime=facts.runtime, id=facts.id, resources=resources)
+    target = source._replace(
+        name=facts.name, runtime=facts.runtime, id=facts.id, resources=resources, bundle=facts.bundle
+    )
     if (record.runtime, record.name) == (facts.runtime, facts.name):
         return [target]
     if there is not None:

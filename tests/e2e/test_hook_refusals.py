@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from scplan.linux.programs import hook_command
+from scplan.records import decode_line, encode_line
 from tests.conftest import MakeContainer, Scplan
 from tests.containers import host_parts
 from tests.containers.container import Container
@@ -75,6 +77,42 @@ NONSENSE: dict[str, bytes | None] = {
     "deep": b"[" * 100_000,
     "enormous": b'{"id": "' + b"x" * (2 << 20) + b'"}',
 }
+
+
+def as_another(other: Container, web: Container) -> bytes:
+    """The state of a container that has the ID of `web`, as a runtime with another root tells it."""
+    return json.dumps(state(other, id=web.name)).encode()
+
+
+def test_another_container_of_the_same_id_gets_nothing(scplan: Scplan, make_container: MakeContainer) -> None:
+    web, other = make_container("runc"), make_container("runc")
+    scplan("apply", "--auto-approve", config=of(web, cgroup={"pids.max": 100})).ok()
+    with nothing_changed(web, other):
+        ended = call(scplan, "createRuntime", as_another(other, web), "--runtime", "runc")
+    assert ended.returncode == 0, ended.stderr
+    assert f"not the {web.name} of scplan's records" in ended.stderr
+    plan_is_empty(scplan)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_container_that_may_be_another_one_is_refused(
+    scplan: Scplan, make_container: MakeContainer, is_known: bool
+) -> None:
+    """The recorded one has ended, and the bundle is another one. Records of before this was kept don't say which."""
+    web, other = make_container("runc"), make_container("runc")
+    scplan("apply", "--auto-approve", config=of(web, cgroup={"pids.max": 100})).ok()
+    (record,) = scplan.state_dir.glob("containers/runc/*.json")
+    document = decode_line(record.read_bytes(), "record")
+    assert document["container"]["bundle"] == str(web.bundle)
+    if not is_known:
+        del document["container"]["bundle"]
+        record.write_bytes(encode_line(document))
+    os.kill(web.pid, signal.SIGKILL)
+    ended = call(scplan, "createRuntime", as_another(other, web), "--runtime", "runc")
+    # The other one runs: without a doubt it is refused later, since its root can't be entered any more.
+    assert ended.returncode == 1
+    assert ("may be another one" in ended.stderr) == is_known, ended.stderr
+    assert other.cgroup_file("pids.max").strip() == "max"
 
 
 @pytest.mark.parametrize("what", NONSENSE)

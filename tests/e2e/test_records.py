@@ -59,6 +59,8 @@ def test_damaged_record_stops_everything_that_needs_it(
 def test_copy_before_the_damaged_record_is_good(scplan: Scplan, record: Path) -> None:
     previous = record.with_name(f"{record.name}.previous")
     record.write_bytes(previous.read_bytes())
+    assert "100 → 101" in scplan("plan", "--detailed-exitcode").ok(2).stdout
+    scplan("apply", "--auto-approve").ok()
     scplan("plan", "--detailed-exitcode").ok()
 
 

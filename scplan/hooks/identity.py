@@ -1,0 +1,92 @@
+"""The container of a record, distinguished from others of the same ID: by the runtime's root, bundle and process.
+
+Runtimes keep IDs apart by more than the ID: runc(8) and crun(1) by `--root`, containerd by its namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from scplan.errors import KernelError, ScplanError
+from scplan.hooks.state import Told
+from scplan.linux.process import start_of
+from scplan.runtimes import RUNTIMES
+from scplan.state import Record
+from scplan.workflow.recorded import is_plugged_in
+
+_ENDING_S = 2
+_BY_ROOT = ("runc", "crun")
+"""Runtimes whose containers scplan looks for below one root alone."""
+_PROGRAMS = ("runc", "crun")
+
+
+def why_another(told: Told, record: Record, boot_id: str) -> str:
+    """Why the container that starts is not the one that the record is about; "" if it is that one.
+
+    Raises ScplanError where that can't be told.
+    """
+    if record.runtime in _BY_ROOT:
+        root = _root_of_caller()
+        expected = RUNTIMES[record.runtime].places()[0]
+        if root is not None:
+            return "" if _is_same(root or expected, expected) else f"{record.runtime} keeps it in {root}"
+    if is_plugged_in(record, boot_id) and record.pid != told.pid and not ends_soon(record):
+        return f"the recorded one runs, as process {record.pid}"
+    if not told.bundle or not record.bundle or _is_same(told.bundle, record.bundle):
+        return ""
+    if record.runtime in _BY_ROOT:
+        raise ScplanError(
+            f"container {told.id} may be another one than the one that scplan's records are about",
+            detail=f"its bundle is {told.bundle}, the recorded one's was {record.bundle}, and who calls is not known",
+            hint=f"`scplan state rm {record.name}` forgets the records; or start it by {record.runtime} itself",
+        )
+    return f"its bundle is {told.bundle}, the recorded one's is {record.bundle}"
+
+
+def _is_same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _root_of_caller() -> str | None:
+    """The --root of the runtime that calls this hook, "" for its default; None where its parent is no OCI runtime.
+
+    Source: proc_pid_cmdline(5); runc(8) and crun(1): global options stand before the command.
+    """
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            words = [os.fsdecode(word) for word in file.read(1 << 16).split(b"\0")]
+    except OSError:
+        return None
+    if not words or os.path.basename(words[0]) not in _PROGRAMS:
+        return None
+    for index, word in enumerate(words[1:], 1):
+        if word == "--root":
+            return words[index + 1] if index + 1 < len(words) else None
+        if word.startswith("--root="):
+            return word.removeprefix("--root=")
+        if word in ("create", "run", "start", "delete", "restore", "kill"):
+            return ""
+    return None
+
+
+def ends_soon(record: Record) -> bool:
+    """True if the recorded process ends within a moment: crun only sends a signal before it reports a stop.
+
+    Source: pidfd_open(2).
+    """
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if start_of(record.pid) != record.start_time:
+            return True
+        # Readable as soon as the process ends, be it a zombie.
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        return bool(waiting.poll(_ENDING_S * 1000))
+    except OSError as error:
+        raise KernelError.from_os(f"poll(pidfd of {record.pid})", error) from None
+    finally:
+        os.close(pidfd)
