@@ -13,7 +13,7 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Action, Operation
-from scplan.model.comparison import differences, keep_former
+from scplan.model.comparison import differences, keep_former, mismatch_words
 from scplan.model.resource import REPLACING, Resource
 
 
@@ -137,11 +137,7 @@ class Executor:
             raise ScplanError(f"{operation.address} {how}")
         wrong = differences(operation.after, live)
         if wrong:
-            listed = "; ".join(
-                f"{path} is {operation.after.attribute(path).show(live.get(path))},"
-                f" not {operation.after.attribute(path).show(operation.after.get(path))}"
-                for path in wrong
-            )
+            listed = "; ".join(mismatch_words(operation.after, live, path) for path in wrong)
             raise ScplanError(f"{operation.address} is not as it should be after the change: {listed}")
 
 

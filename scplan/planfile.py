@@ -139,7 +139,10 @@ def _explain(address: str, saved: dict[str, Any] | None, current: dict[str, Any]
     for found in DeepDiff(saved, current, view="tree").values():
         for item in found:
             path = ".".join(str(part) for part in item.path(output_format="list"))
-            yield f"{address}: {path or 'it'} was {item.t1}, is {item.t2}"
+            if path.endswith("_identity"):
+                yield f"{address}: its source is another file or directory now"
+            else:
+                yield f"{address}: {path or 'it'} was {item.t1}, is {item.t2}"
 
 
 def view(document: dict[str, Any], path: str, kinds: Kinds) -> Plan:

@@ -133,7 +133,7 @@ def read_file(path: str) -> Document:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         hint = "name the files with -f" if isinstance(error, FileNotFoundError) else ""
-        return _failed(f"{name}: {reason}", hint, SourceRange(name, 1, 1), summary="can't read the file")
+        return _failed(f"{name}: {reason}", hint, None, summary="can't read the file")
     if len(data) > MAX_FILE_BYTES:
         limit = f"a configuration file may have at most {MAX_FILE_BYTES // 1024**2} MiB"
         return _failed(limit, "split it into several files of one directory", SourceRange(name, 1, 1))
@@ -215,7 +215,7 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _failed(detail: str, hint: str, source: SourceRange, *, summary: str = "unsuitable file") -> Document:
+def _failed(detail: str, hint: str, source: SourceRange | None, *, summary: str = "unsuitable file") -> Document:
     return Document(None, (Diagnostic(summary=summary, detail=detail, hint=hint, source=source),))
 
 

@@ -111,9 +111,21 @@ def _read(arguments: Sequence[str]) -> Call | None:
         return call
     from scplan.cli import typer_app
 
+    if not is_completion and _names_a_group(arguments):
+        arguments = [*arguments, "--help"]
     if is_completion:
         typer_app.complete(arguments, COMMANDS)
     return typer_app.read(arguments, COMMANDS)
+
+
+def _names_a_group(arguments: Sequence[str]) -> bool:
+    """True for `scplan` and `scplan state`, which can only mean: what is there?"""
+    group: str | Group = COMMANDS
+    for word in arguments:
+        if not isinstance(group, Group) or word not in group.members:
+            return False
+        group = group.members[word]
+    return isinstance(group, Group)
 
 
 def _os_error_words(error: OSError) -> str:

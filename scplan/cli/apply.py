@@ -6,6 +6,7 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
+from scplan.cli.given_files import saved_plan
 from scplan.cli.options import (
     AutoApprove,
     ConfirmWithin,
@@ -32,8 +33,12 @@ JsonLines = Annotated[bool, Option(("--json",), help="A JSON object a line for e
 
 def apply(
     settings: Settings,
-    plan_file: Annotated[
-        str | None, Argument(metavar="[PLAN]", help="A plan saved by 'scplan plan --out'. It is not asked about.")
+    paths: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[PLAN | FILE...]",
+            help="A plan saved by 'scplan plan --out', which is not asked about; or configurations, as after -f.",
+        ),
     ] = None,
     files: Files = None,
     targets: Targets = None,
@@ -54,7 +59,7 @@ def apply(
     terminal or the connection is lost meanwhile.
 
     Examples:
-      scplan apply -f web.yaml
+      scplan apply web.yaml
       scplan apply --auto-approve --target web
       scplan apply web.plan
       scplan apply --confirm-within 60s
@@ -62,9 +67,10 @@ def apply(
     """
     from scplan import workflow
 
+    plan_file = saved_plan(paths or ())
     asked = request(
         settings,
-        files=files,
+        files=[*(files or ()), *(paths or ())] if plan_file is None else files,
         targets=targets,
         excludes=excludes,
         lock_timeout_s=lock_timeout,

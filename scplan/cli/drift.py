@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from scplan.cli.options import DetailedExitCode, Files, Json, request
+from scplan.cli.options import DetailedExitCode, Files, Json, Paths, request
 from scplan.cli.output import complain, raw, results
 from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode, ScplanError
@@ -13,6 +13,7 @@ from scplan.errors import ExitCode, ScplanError
 
 def drift(
     settings: Settings,
+    paths: Paths = None,
     files: Files = None,
     as_json: Json = False,
     metrics: Annotated[
@@ -34,7 +35,7 @@ def drift(
     from scplan import workflow
 
     try:
-        report = workflow.drift(request(settings, files=files))
+        report = workflow.drift(request(settings, files=[*(files or ()), *(paths or ())]))
     except ScplanError as error:
         if metrics is not None:
             from scplan.render.metrics import failure_metrics

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from scplan.cli.parameters import Option, Settings
+from scplan.cli.parameters import Argument, Option, Settings
 from scplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ Files = Annotated[
         metavar="PATH",
         help="Configuration file, or directory of *.yaml and *.yml; repeatable. Default: scplan.yaml, else scplan.d/.",
     ),
+]
+Paths = Annotated[
+    list[str] | None, Argument(metavar="[FILE]...", help="Configuration files and directories, as after -f.")
 ]
 Targets = Annotated[
     list[str] | None,

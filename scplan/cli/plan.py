@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from scplan.cli.options import DetailedExitCode, Excludes, Files, Json, MaxDisruption, Targets, at_most_one, request
+from scplan.cli.options import (
+    DetailedExitCode,
+    Excludes,
+    Files,
+    Json,
+    MaxDisruption,
+    Paths,
+    Targets,
+    at_most_one,
+    request,
+)
 from scplan.cli.output import complain, message, raw, results
 from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode, Refused
@@ -15,6 +25,7 @@ if TYPE_CHECKING:
 
 def plan(
     settings: Settings,
+    paths: Paths = None,
     files: Files = None,
     targets: Targets = None,
     excludes: Excludes = None,
@@ -37,14 +48,21 @@ def plan(
 
     Examples:
       scplan plan
-      scplan plan -f web.yaml --target 'web/nic/*'
+      scplan plan web.yaml --target 'web/nic/*'
       scplan plan --out web.plan && scplan apply web.plan
       scplan plan --live host.snapshot --markdown
     """
     at_most_one(json=as_json, markdown=markdown, quiet=quiet)
     from scplan import workflow
 
-    asked = request(settings, files=files, targets=targets, excludes=excludes, destroy=destroy, live=live)
+    asked = request(
+        settings,
+        files=[*(files or ()), *(paths or ())],
+        targets=targets,
+        excludes=excludes,
+        destroy=destroy,
+        live=live,
+    )
     made = workflow.make_plan(asked)
     refused = _refused(made, max_disruption)
     if refused is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Annotated
 
 from scplan.cli.options import Json, request
 from scplan.cli.output import code_of, complain, raw, results
 from scplan.cli.parameters import Argument, Settings
 from scplan.cli.plan import print_plan
-from scplan.errors import ExitCode
+from scplan.errors import ExitCode, RecordDamaged
 
 
 def show(
@@ -25,6 +27,8 @@ def show(
     from scplan import workflow
 
     if plan_file is not None:
+        if not os.path.exists(plan_file):
+            raise _no_plan(plan_file, workflow.recorded_containers(request(settings)))
         plan = workflow.load_plan_view(plan_file)
         if as_json:
             print_plan(plan, as_json=True)
@@ -47,3 +51,15 @@ def show(
 
         results(owned_lines(owned))
     return code_of(notices)
+
+
+def _no_plan(path: str, containers: Iterable[str]) -> RecordDamaged:
+    container = path.partition("/")[0]
+    if container in containers:
+        what = f"scplan state show {path}" if "/" in path else "scplan show"
+        hint = (
+            f"{container} is a container: `{what}` shows what scplan owns, `scplan plan --target {container}` what is"
+        )
+        hint += " to be done"
+        return RecordDamaged(f"there is no plan {path}", hint=hint)
+    return RecordDamaged(f"there is no plan {path}", hint="`scplan plan --out FILE` saves one")

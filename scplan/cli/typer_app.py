@@ -22,6 +22,7 @@ PROGRAM = "scplan"
 SHARED = ("state_dir", "version")
 """Names of the options that all commands take."""
 _EXAMPLES = "Examples:\n"
+_HELP_OPTIONS: dict[Any, Any] = {"help_option_names": ["-h", "--help"]}
 
 
 def complete(words: Sequence[str], root: Group) -> None:
@@ -41,15 +42,20 @@ def read(words: Sequence[str], root: Group) -> Call | None:
     except typer.Exit:  # by --help, --version
         return None
     except _WrongUsage as error:
-        raise _usage_error(error) from None
+        raise _usage_error(error, words) from None
 
 
 _WrongUsage: type[Any] = typer.BadParameter.__mro__[1]
 """UsageError of the Click that this Typer uses, be it its own or the package."""
 
 
-def _usage_error(error: Any) -> UsageError:
+def _usage_error(error: Any, words: Sequence[str]) -> UsageError:
     path = error.ctx.command_path if error.ctx else PROGRAM
+    flags = {flag for param in error.ctx.command.params for flag in param.opts} if error.ctx else set()
+    for word in words:
+        # Of one dash, a word is read as letters that are options: -auto-approve as -a -u …
+        if word.startswith("-") and len(word) > 2 and f"-{word.partition('=')[0]}" in flags:
+            return UsageError(f"{path}: no such option: {word}", hint=f"did you mean -{word}?")
     possible = sorted(getattr(error, "possibilities", None) or ())
     message = str(error.message if possible else error.format_message()).rstrip(".")
     hints = [f"did you mean {' or '.join(possible)}?"] if possible else []
@@ -144,11 +150,21 @@ def _built(
     # A line of \b alone keeps the lines below it as they are.
     epilog = f"\b\n{_EXAMPLES}{_outdented(examples)}"
     # Plain help: Rich's would cost its import, and colours tell nothing here.
-    app = typer.Typer(name=name, add_completion=completion, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        name=name,
+        add_completion=completion,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_HELP_OPTIONS,
+    )
     if isinstance(entry, Group):
-        app.callback(cls=_Commands, help=text.strip(), epilog=epilog)(signature or (lambda: None))
+        app.callback(cls=_Commands, help=text.strip(), epilog=epilog, context_settings=_HELP_OPTIONS)(
+            signature or (lambda: None)
+        )
     else:
-        app.command(name, cls=_OneCommand, help=text.strip(), epilog=epilog)(_calling(function))
+        app.command(name, cls=_OneCommand, help=text.strip(), epilog=epilog, context_settings=_HELP_OPTIONS)(
+            _calling(function)
+        )
     built = cast(TyperCommand, typer.main.get_command(app))
     if isinstance(built, _Commands) and isinstance(entry, Group):
         built.members = entry.members

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scplan.cli.options import Files, Json, request
+from scplan.cli.options import Files, Json, Paths, request
 from scplan.cli.output import complain, raw, results
 from scplan.cli.parameters import Settings
 from scplan.errors import ConfigurationError, ExitCode
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from scplan.workflow import Request
 
 
-def validate(settings: Settings, files: Files = None, as_json: Json = False) -> ExitCode:
+def validate(settings: Settings, paths: Paths = None, files: Files = None, as_json: Json = False) -> ExitCode:
     """Report all that is wrong in configuration files.
 
     The host is not looked at.
 
     Examples:
       scplan validate
+      scplan validate web.yaml common.d/
       scplan validate -f web.yaml -f common.d/ --json
     """
     from scplan import workflow
 
-    asked = request(settings, files=files)
+    asked = request(settings, files=[*(files or ()), *(paths or ())])
     if as_json:
         return _validate_for_machines(asked)
     from scplan.render.lines import line

@@ -37,7 +37,7 @@ from scplan.model.address import Address
 from scplan.model.change import Disruption
 from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, Role, attr
-from scplan.model.values import ABSOLUTE_PATH, BOOL, TEXT, choice
+from scplan.model.values import ABSOLUTE_PATH, BOOL, FILE_IDENTITY, TEXT, choice
 
 MAX_MOUNTS = 128
 _PROPAGATION = {"private": MS_PRIVATE, "slave": MS_SLAVE, "shared": MS_SHARED}
@@ -56,7 +56,7 @@ class BindMount(Resource):
         "make the host directory when absent; goes with the last mount", BOOL, role=Role.POLICY, default=False
     )
     required: bool = attr("an absent source is an error", BOOL, role=Role.POLICY, default=True)
-    source_identity: str | None = attr("st_dev:st_ino of the source", TEXT, role=Role.RESOLVED)
+    source_identity: str | None = attr("st_dev:st_ino of the source", FILE_IDENTITY, role=Role.RESOLVED)
     taken: bool | None = attr(
         "whether others had something mounted at target when it was removed or changed", BOOL, role=Role.CARRIED
     )

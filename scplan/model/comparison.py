@@ -66,6 +66,15 @@ def _recorded(one: Attributes) -> tuple[Any, ...]:
     return tuple(_recorded(value) if isinstance(value, Attributes) else value for value in values)
 
 
+def mismatch_words(expected: Resource, live: Resource, path: str) -> str:
+    """`mtu is 1500, not 1400`: the difference at a dotted path, for an error."""
+    attribute = expected.attribute(path)
+    if attribute.type is not None and attribute.type.opaque:
+        named = next((one.name for one in expected.attributes() if one.role is Role.REFERENCE), path)
+        return f"{named} is another file than it should be"
+    return f"{path} is {attribute.show(live.get(path))}, not {attribute.show(expected.get(path))}"
+
+
 def rewritten(one: Resource, other: Resource, roles: Container[Role]) -> tuple[str, ...]:
     """Dotted paths of the attributes of these roles in which two records differ, lists in any order."""
     paths = dict.fromkeys(

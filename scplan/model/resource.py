@@ -39,7 +39,8 @@ class ValueType:
     `parse` takes the text of a YAML scalar and returns the normalised value, or raises ValueError with what is wrong
     and what was expected. `check` raises ValueError for a stored text that is none of the type: what was read from the
     kernel need not be what users may write. `schema` is the JSON Schema of the written form. A value that `speaks` is
-    understood without the name of its attribute: `rwm`.
+    understood without the name of its attribute: `rwm`. Of two that are `opaque` people only need to know that they
+    differ: they are different files.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ValueType:
         schema: Mapping[str, object],
         show: Callable[[Any], str] = str,
         speaks: bool = False,
+        opaque: bool = False,
         check: Callable[[str], object] = str,
     ) -> None:
         self.parse = parse
@@ -58,6 +60,7 @@ class ValueType:
         self.schema = schema
         self.show = show
         self.speaks = speaks
+        self.opaque = opaque
 
 
 class Attribute:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
@@ -260,8 +261,19 @@ OPERATIONS_PER_SECOND = ValueType(
     schema={"type": "integer", "minimum": 0, "maximum": UINT32_MAX},
     show=lambda value: f"{value}/s" if value else "no limit",
 )
+
+
+def _show_file_identity(text: str) -> str:
+    """`inode 131 on device 8:1` of st_dev:st_ino, stat(2)."""
+    device, _, inode = text.partition(":")
+    if not (device.isdecimal() and inode.isdecimal()):
+        return text
+    return f"inode {inode} on device {os.major(int(device))}:{os.minor(int(device))}"
+
+
 BOOL = ValueType(_parse_bool, stored=bool, schema={"type": "boolean"})
 TEXT = ValueType(check_text, stored=str, schema={"type": "string"})
+FILE_IDENTITY = ValueType(check_text, stored=str, schema={"type": "string"}, show=_show_file_identity, opaque=True)
 ABSOLUTE_PATH = ValueType(_parse_absolute_path, stored=str, schema={"type": "string", "pattern": "^/"})
 PERMISSIONS = ValueType(
     _parse_permissions, stored=str, schema={"type": "string", "pattern": "^[rwm]{1,3}$"}, speaks=True

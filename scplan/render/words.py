@@ -142,6 +142,9 @@ def _with_references(
 
 def _difference(known: Resource, path: str, before: Any, after: Any) -> str:
     attribute = known.attribute(path)
+    if attribute.type is not None and attribute.type.opaque:
+        named = next((one.name for one in known.attributes() if one.role is Role.REFERENCE), path)
+        return f"{named} is another file or directory now"
     label = f"{_label(path)} ".lstrip()
     if attribute.many:
         return f"{label}{_elements(attribute, before or (), after or ())}"

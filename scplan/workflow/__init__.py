@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scplan.workflow.planning import make_plan as make_plan
     from scplan.workflow.planning import save_plan as save_plan
     from scplan.workflow.planning import schema as schema
+    from scplan.workflow.records import recorded_containers as recorded_containers
     from scplan.workflow.records import state_list as state_list
     from scplan.workflow.records import state_rm as state_rm
     from scplan.workflow.records import state_show as state_show
@@ -76,6 +77,7 @@ _HOMES = {
     "open_saved": "scplan.workflow.applying",
     "open_undo": "scplan.workflow.undoing",
     "record_notices": "scplan.workflow.reporting",
+    "recorded_containers": "scplan.workflow.records",
     "recover": "scplan.workflow.applying",
     "refuse_disruption": "scplan.workflow.gates",
     "save_plan": "scplan.workflow.planning",

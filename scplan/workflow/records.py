@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from scplan.model.report import Owned
 
 
+def recorded_containers(request: Request) -> list[str]:
+    """Names of the containers that have records."""
+    return [name for _, name in State(request.state_dir, KINDS).names()]
+
+
 def state_list(request: Request) -> list[Owned]:
     """Everything in the records that can be read, without looking at the kernel."""
     records, _ = State(request.state_dir, KINDS).survey()

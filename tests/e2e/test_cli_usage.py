@@ -121,14 +121,13 @@ def test_completion_knows_the_commands() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "missing command"),
         ("plam", "no such command: plam; did you mean plan?"),
         ("state lst", "no such command: lst; did you mean list?"),
         ("frobnicate", "no such command: frobnicate\n"),
-        ("state", "missing command"),
+        ("apply -auto-approve", "did you mean --auto-approve?"),
         ("plan --jsn", "did you mean --json?"),
         ("--jsn", "no such option: --jsn"),
-        ("plan stray", "unexpected extra argument"),
+        ("schema stray", "unexpected extra argument"),
         ("plan --target", "--target"),
         ("state show", "missing argument 'ADDR'"),
         ("state rm", "missing argument 'ADDR...'"),
@@ -145,6 +144,40 @@ def test_wrong_usage_says_what_is_wrong(arguments: str, said: str) -> None:
     assert (ended.returncode, ended.stdout) == (64, "")
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", ["", "-h", "state", "state -h", "plan -h"])
+def test_what_can_only_ask_for_help_gets_it(arguments: str) -> None:
+    ran = scplan(*arguments.split())
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("Usage: scplan")
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "apply", "drift"])
+def test_file_that_is_not_there_has_no_place_in_it(command: str, tmp_path: Path) -> None:
+    ran = scplan(command, str(tmp_path / "nofile.yaml"), "--state-dir", str(tmp_path / "state"))
+    assert ran.returncode == 1
+    assert f"{tmp_path}/nofile.yaml: No such file or directory" in ran.stderr
+    assert ":1:1" not in ran.stderr
+
+
+def test_files_are_plain_arguments_too(tmp_path: Path) -> None:
+    good, wrong = tmp_path / "a.conf", tmp_path / "b.yaml"
+    good.write_text("version: 1\ncontainers: {web: {cgroup: {pids.max: 10}}}\n")
+    wrong.write_text("version: 1\ncontainers: {db: {cgroup: {pids.maxx: 10}}}\n")
+    assert "1 container, 1 resource" in scplan("validate", str(good)).stdout
+    for command in ("validate", "plan", "apply"):
+        assert "pids.maxx" in scplan(command, str(good), str(wrong), "--state-dir", str(tmp_path / "state")).stderr
+
+
+def test_plan_is_known_by_its_content(tmp_path: Path) -> None:
+    state = ("--state-dir", str(tmp_path / "state"))
+    plan, files = tmp_path / "web.yaml", tmp_path / "web.plan"
+    plan.write_text('{"format_version": "1.0", "changes": []}')
+    files.write_text("version: 1\ncontainers: {web: {cgroup: {pids.maxx: 10}}}\n")
+    assert "has no origin" in scplan("apply", str(plan), *state).stderr
+    assert "pids.maxx" in scplan("apply", str(files), *state).stderr
+    assert "it is applied alone" in scplan("apply", str(files), str(plan), *state).stderr
 
 
 def test_empty_path_is_not_the_current_directory() -> None:

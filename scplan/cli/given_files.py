@@ -1,0 +1,41 @@
+"""Files as plain arguments of `apply`: configurations, or one saved plan, distinguished by their content."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from scplan.errors import UsageError
+
+_HEAD_BYTES = 1 << 16
+_CONFIGURATION = re.compile(rb"^(version|runtime|containers|profiles|probes|x-[^:\s]*)[ \t]*:", re.MULTILINE)
+_NAMED = (".yaml", ".yml")
+
+
+def saved_plan(paths: Sequence[str]) -> str | None:
+    """The saved plan that the paths name; None when they are configurations. Raises UsageError for a mixture."""
+    plans = [path for path in paths if not _is_configuration(path)]
+    if not plans:
+        return None
+    if len(paths) > 1:
+        raise UsageError(f"{plans[0]} is a saved plan: it is applied alone", hint=f"scplan apply {plans[0]}")
+    return plans[0]
+
+
+def _is_configuration(path: str) -> bool:
+    """By content; by its name where the content is neither. What can't be read is for its reader to complain about."""
+    if path == "-" or os.path.isdir(path):
+        return True
+    try:
+        # Not blocking: a FIFO is refused by the reader of either form.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            head = os.read(fd, _HEAD_BYTES)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        head = b""
+    if head.lstrip().startswith(b"{"):
+        return b'"changes"' not in head and b'"containers"' in head
+    return path.endswith(_NAMED) or _CONFIGURATION.search(head) is not None
