@@ -120,3 +120,21 @@ def test_recovery_goes_on_past_one_that_fails(other: Container, scplan: Scplan, 
     assert other.cgroup_file("pids.max").strip() == "max"
     assert [path.name for path in journal.parent.iterdir()] == [journal.name]
     scplan("apply", "--auto-approve", config=limit(other, 71)).ok()
+
+
+@pytest.mark.parametrize(("call", "number"), [("fsync", 1), ("rename", 1), ("fdatasync", 1), ("rename", 2)])
+def test_acceptance_that_is_killed_is_made_again(
+    process_container: Container, scplan: Scplan, journal: Path, call: str, number: int
+) -> None:
+    """Before and after the record, and before and after the journal, are in place."""
+    trap = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", *trap, *scplan.command("recover", "--accept-live")]
+    with nothing_changed(process_container):
+        subprocess.run(command, capture_output=True, timeout=60, cwd=scplan.directory, env=scplan.environment)
+        scplan("recover", "--accept-live").ok()
+    assert not list(journal.parent.iterdir())
+    assert address(process_container, "nic/eth1") in scplan("state", "list").ok().stdout
+    asked = of(process_container, nics=[{"name": "eth1"}], cgroup={"pids.max": 100})
+    scplan("apply", "--auto-approve", config=asked).ok()
+    scplan("destroy", process_container.name, "--auto-approve").ok()
+    assert [link["ifname"] for link in process_container.ip("link")] == ["lo"]
