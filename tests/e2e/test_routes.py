@@ -310,6 +310,16 @@ def test_gateways_that_only_others_reach_are_taken(scplan: Scplan, web: Containe
     assert [one["dev"] for one in web.ip("route", "show", "proto", "static")] == ["eth0", "eth0"]
 
 
+@pytest.mark.parametrize(("default", "gateway"), [("default", "192.0.2.1"), ("::/0", "2001:db8::1")])
+def test_a_gateway_can_be_on_the_link_of_a_default_route(
+    scplan: Scplan, web: Container, default: str, gateway: str
+) -> None:
+    """Written first, it is made last."""
+    to = "fd94::/64" if ":" in gateway else "10.94.0.0/16"
+    apply(scplan, of(web, nics=NICS, routes=[{"to": to, "via": gateway}, {"to": default, "dev": "eth2"}]))
+    assert [one["dev"] for one in routes(web)] == ["eth2"]
+
+
 def test_a_nic_that_goes_or_loses_the_network_under_a_route_is_refused(scplan: Scplan, web: Container) -> None:
     config = routing(web, FOUR[2], SIX[2])
     apply(scplan, config)

@@ -97,6 +97,8 @@ OTHERS: dict[Address, Resource] = {
         (route("198.51.100.0/24", via="192.0.2.1", dev="eth0"), []),
         (route("fd00:1::/64", via="fd00::1"), ["nic/eth1"]),
         (route("fd00:1::/64", via="fd00:9::1"), []),
+        (route("198.51.100.0/24", via="192.0.2.1"), ["route/default"]),
+        (route("198.51.100.0/24", via="192.0.2.1", dev="eth1"), ["nic/eth1", "route/default"]),
         (route("172.16.0.1/32", via="172.16.0.1", dev="eth3"), ["nic/eth3", "route/172.16.0.0/12"]),
         (route("198.51.100.0/24", via="10.1.0.1 dev eth1, dev eth3 weight 2"), ["nic/eth1", "nic/eth3"]),
     ],

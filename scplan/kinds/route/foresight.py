@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from socket import AF_INET6
 
 from scplan.kinds.kind import Foreseen, Unsuitable
 from scplan.kinds.route.kernel import LOCAL_TABLE, is_made_by_kernel, nics_hint, unreachable_hint
@@ -59,7 +60,7 @@ class _Ground:
             if isinstance(change.before, Route) and change.action not in (Action.ADOPT, Action.RELEASE)
         }
         self.on_link = [
-            (names[raw.route.oif], network_of(raw.route.dst if raw.route.dst != "default" else "0.0.0.0/0"))
+            (names[raw.route.oif], _network(raw))
             for raw in self.routes
             if raw.route.oif in names
             and names[raw.route.oif] in self.links
@@ -67,13 +68,12 @@ class _Ground:
             and not raw.route.gateway
             and raw.route.protocol != _KERNEL
             and raw.route.table != LOCAL_TABLE
-            and raw.route.dst != "default"
             and (raw.route.dst, raw.route.metric, raw.route.table) not in replaced
         ]
         self.on_link += [
             (route.link, network_of(route.to))
             for route in after.values()
-            if isinstance(route, Route) and not route.via and route.link is not None and route.to not in _DEFAULTS
+            if isinstance(route, Route) and not route.via and route.link is not None
         ]
 
     def reaches(self, via: str, dev: str | None) -> bool:
@@ -95,7 +95,11 @@ class _Ground:
 
 
 _KERNEL = 2
-_DEFAULTS = ("default", "::/0")
+
+
+def _network(raw: RawRoute) -> Network:
+    is_ipv6_default = raw.route.dst == "default" and raw.route.family == AF_INET6
+    return network_of("::/0" if is_ipv6_default else raw.route.dst)
 
 
 def _live_link(is_up: bool, addresses: Iterable[Addr]) -> _Link:

@@ -35,7 +35,8 @@ from scplan.model.networks import network_of
 from scplan.model.next_hops import TYPES, Way, is_address, text_of, type_of, ways_of
 
 LOCAL_TABLE = 255
-_TAKEN_AWAY, _STAYS = "-", "="
+_OWN, _MOVED, _STAYS = "-", "~", "="
+_TAKEN_AWAY = (_OWN, _MOVED)
 
 Identify = Callable[[Route], str]
 NameOf = Callable[[int], str]
@@ -207,8 +208,12 @@ class _Places:
         return wanted.options in (None, options_of(raw))
 
     def own(self, before: Route, record: Route | None) -> RawRoute | None:
-        """The entry that is scplan's: as the record says, else, where others changed it, as it was found."""
-        return self.find(record) or self.find(before)
+        """The entry that is scplan's: the one captured as such, or as the record says, else as it was found."""
+        if before.carried is None:
+            return self.find(record) or self.find(before)
+        captured = (self.of_text(text[1:]) for text in before.carried if text.startswith(_OWN))
+        keys = {raw.key for raw in captured if raw is not None}
+        return next((raw for raw in self.entries if raw.key in keys), None)
 
     def hop(self, record: Route | None) -> RawRoute | None:
         """The one next hop of an IPv6 route that is scplan's, where others have joined theirs to it."""
@@ -318,16 +323,13 @@ def capture(
     after = after and _with_link(target.container, after)
     if before is not None:
         record = target.peers.get(identity(before))
-        own = places.own(before, record)
+        own = places.own(before.but(carried=None), record)
         if after is None and own is not None:
             # What is in force may be a route that others put in front of it.
             before = as_recorded(places.record(own), record or before)
         before = before.but(
             protocol=own.route.protocol if own is not None else None,
-            carried=tuple(
-                (_TAKEN_AWAY if _is_touched(places, raw, own, after) else _STAYS) + places.text(raw)
-                for raw in places.entries
-            ),
+            carried=tuple(_mark(places, raw, own, after) + places.text(raw) for raw in places.entries),
         )
     elif after is not None and places.is_ipv6:
         displaced = [raw for raw in places.entries if raw.route.protocol in links.KERNEL_MADE]
@@ -345,11 +347,12 @@ def _with_link(container: Container, after: Route) -> Route:
     return after.but(over=_link_towards(container, after.via))
 
 
-def _is_touched(places: _Places, raw: RawRoute, own: RawRoute | None, after: Route | None) -> bool:
-    """True if an update or a removal takes the entry away, and be it for a moment."""
+def _mark(places: _Places, raw: RawRoute, own: RawRoute | None, after: Route | None) -> str:
+    """Whether an entry is scplan's, or taken away for a moment by an update, or stays."""
     if raw is own:
-        return True
-    return after is not None and (places.is_ipv6 or fits(after, places.record(raw)))
+        return _OWN
+    is_moved = after is not None and (places.is_ipv6 or fits(after, places.record(raw)))
+    return _MOVED if is_moved else _STAYS
 
 
 def _link_towards(container: Container, via: str) -> str | None:
@@ -360,7 +363,7 @@ def _link_towards(container: Container, via: str) -> str | None:
         if live.gateway or not live.oif or live.table == LOCAL_TABLE or live.tos or live.source_length:
             continue
         network = network_of(_key_of(live).to)
-        if network.length and network.holds(via) and (best is None or network.length > best[0]):
+        if network.holds(via) and (best is None or network.length > best[0]):
             best = network.length, container.rtnl.link_name(live.oif)
     return best[1] if best else None
 
@@ -399,7 +402,7 @@ def update(target: Target[Route], before: Route, after: Route, identity: Identif
     if done is not None and not places.is_exact(done, after):
         done = None
     if done is not None and done is places.entries[0]:
-        places.take([own] if own is not None and own is not done and fits(before, places.record(own)) else [])
+        places.take([own] if own is not None and own is not done else [])
         return
     if done is not None and done is not own and own is not None:
         places.take([own])
@@ -419,7 +422,7 @@ def delete(target: Target[Route], before: Route, identity: Identify) -> None:
         return  # nothing was made there
     places = _Places(target.container, before)
     record = target.peers.get(identity(before))
-    own = places.find(record) or places.hop(record) or places.find(before)
+    own = places.find(record) or places.hop(record) or places.own(before, record)
     if own is not None:
         places.take([own])
     if before.displaced:

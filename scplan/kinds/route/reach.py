@@ -12,6 +12,7 @@ from scplan.model.resource import Resource
 
 Resources = Mapping[Address, Resource]
 _IPV6_MIN_MTU = 1280
+_DEFAULTS = ("default", "::/0")
 
 
 def hosts(nic: Resource) -> list[str]:
@@ -38,7 +39,9 @@ def route_that_reaches(route: Route, others: Resources, own: Address) -> Address
     """The route over a link, with the narrowest network, that makes the gateway reachable."""
     best: tuple[int, Address] | None = None
     for address, other in others.items():
-        if address.kind != "route" or address == own or other.get("via") or other.get("to") == "default":
+        if address.kind != "route" or address == own or other.get("via"):
+            continue
+        if other.get("to") in _DEFAULTS and route.dev not in (None, other.get("dev")):
             continue
         network = network_of(other.get("to"))
         if network.holds(route.via) and (best is None or network.length > best[0]):

@@ -50,7 +50,7 @@ class Route(Resource):
     )
     carried: tuple[str, ...] | None = attr(
         "routes of its destination, metric and table in their order, as the kernel held them before an operation;"
-        ' "-" marks those that the operation takes away, "=" the rest',
+        ' "-" marks scplan\'s own, "~" those that are made again behind it, "=" the rest',
         TEXT,
         role=Role.CARRIED,
         many=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Mapping
+from socket import AF_INET6
 from struct import Struct
 
 from scplan.linux.netlink import wire
@@ -28,6 +29,7 @@ _RTM_F_CLONED = 0x200
 _ASKED_FLAGS = RTNH_F_ONLINK | _RTNH_F_PERVASIVE
 _CACHED = Struct("=IIi")  # rta_cacheinfo: references, last use, time left
 _USER_HZ = 100
+_NO_GATEWAY = bytes(16)
 
 
 class RawRoute(NamedTuple):
@@ -68,6 +70,23 @@ class RawRoute(NamedTuple):
         if with_expiry:
             asked += [wire.u32(_EXPIRES, seconds) for seconds in _seconds_left(found)]
         return header + b"".join(asked)
+
+    def removal(self) -> bytes:
+        """The body of an RTM_DELROUTE for it.
+
+        To IPv6 no gateway means any, and its next hops can have makers that differ, of which only one is listed.
+        """
+        body = self.request(with_expiry=False)
+        if self.route.family != AF_INET6:
+            return body
+        family, to, source, tos, table, _, scope, kind, flags = RTMSG.unpack_from(body)
+        found = [
+            (number, _exact_hops(payload) if number == _MULTIPATH else payload) for number, payload in _attributes(body)
+        ]
+        if not {number for number, _ in found} & {_GATEWAY, _MULTIPATH, _NH_ID}:
+            found.append((_GATEWAY, _NO_GATEWAY))
+        attributes = b"".join(wire.attribute(number, payload) for number, payload in found)
+        return RTMSG.pack(family, to, source, tos, table, 0, scope, kind, flags) + attributes
 
     @property
     def key(self) -> bytes:
@@ -157,6 +176,17 @@ def _hops_over(payload: bytes, indexes: Mapping[int, int]) -> bytes:
 def _asked_hops(payload: bytes) -> bytes:
     """The next hops without the state of their links, for which the kernel refuses a request."""
     return b"".join(_packed(flags & _ASKED_FLAGS, weight, index, rest) for flags, weight, index, rest in _hops(payload))
+
+
+def _exact_hops(payload: bytes) -> bytes:
+    """The next hops, with an empty gateway for those that have none."""
+    exact = []
+    for flags, weight, index, rest in _hops(payload):
+        has_gateway = any(number in (_GATEWAY, _VIA) for number, _, _ in places(rest, 0, len(rest)))
+        exact.append(
+            _packed(flags, weight, index, rest if has_gateway else rest + wire.attribute(_GATEWAY, _NO_GATEWAY))
+        )
+    return b"".join(exact)
 
 
 def _seconds_left(attributes: Iterator[tuple[int, bytes]] | list[tuple[int, bytes]]) -> Iterator[int]:

@@ -206,7 +206,7 @@ class Requests:
     def take_route(self, raw: RawRoute) -> None:
         """Removes just this route; succeeds when it is gone already."""
         gone = frozenset((errno.ESRCH,))
-        self._submit(Request(wire.RTM_DELROUTE, 0, raw.request(), f"RTM_DELROUTE({raw.route.text()})", gone))
+        self._submit(Request(wire.RTM_DELROUTE, 0, raw.removal(), f"RTM_DELROUTE({raw.route.text()})", gone))
 
 
 _AF_INET6 = 10
