@@ -132,13 +132,16 @@ class _PathFacts(Mapping[str, PathFact | None]):
 
 
 class _LinkFacts(Mapping[str, LinkFact]):
-    """The host's links by name; a fact is made when it is asked for, since a host can have thousands."""
+    """The host's links by name; a fact is made when it is asked for, since a host can have thousands.
+
+    Under an alternative name of a link is the fact with its own name.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     def __getitem__(self, name: str) -> LinkFact:
-        link = self._host.links_by_name[name]
+        link = self._host.link_called(name)
         master = self._host.links().get(link.master)
         return LinkFact(
             name=link.name, kind=link.kind, mac=link.mac, mtu=link.mtu, master=master.name if master else ""

@@ -173,6 +173,10 @@ class Host(Closing):
         """The same by name."""
         return self._links.by_name
 
+    def link_called(self, name: str) -> Link:
+        """The link of a name, or of an alternative name (ip-link(8), "property"); raises KeyError."""
+        return self._links.known(name)
+
     def forget(self) -> None:
         """Makes the next reader see the host's links and bridges as they are then."""
         self._dump = None

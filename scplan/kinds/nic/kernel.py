@@ -92,7 +92,9 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     if after is not None and after.is_physical and after.origin_kind is None:
         after = _with_former(target.host, after).but(pinned=pins.pin_path(target.container.netns_fd, after.name))
     if after is not None and not after.is_physical and before is None:
-        after = after.but(host_mac=after.carried_mac or after.host_mac or _new_mac())
+        after = after.but(
+            host_mac=after.carried_mac or after.host_mac or _new_mac(), made_name=_Side(target).host_name(after)
+        )
     return before, after
 
 

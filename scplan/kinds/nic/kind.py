@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from socket import AF_INET
 from typing import Any
 
-from scplan.kinds.kind import Claim, Described, Hears, Kind, Target, Unsuitable
+from scplan.kinds.kind import Claim, Described, Foreseen, Hears, Kind, Target, Unsuitable
 from scplan.kinds.nic import kernel
 from scplan.kinds.nic import lost as lost_nics
 from scplan.kinds.nic.record import (
@@ -20,8 +21,10 @@ from scplan.kinds.nic.record import (
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
-from scplan.model.change import Disruption
+from scplan.model.change import Change, Disruption
 from scplan.model.live import HostFacts, LinkFact
+from scplan.model.networks import network_of, number_of
+from scplan.model.resource import Resource
 
 MAX_PHYSICAL = 8
 
@@ -41,9 +44,13 @@ class NicKind(Kind[Nic]):
         if nic.name == "lo":
             raise ValueError("lo is the container's own loopback interface; it can't be a NIC")
         hosts = [address.partition("/")[0] for address in nic.addresses or ()]
-        doubled = {host for host in hosts if hosts.count(host) > 1}
+        # One can be there several times, with another peer each.
+        single = [address.partition("/")[0] for address in nic.addresses or () if " peer " not in address]
+        doubled = {host for host in single if hosts.count(host) > 1}
         if doubled:
             raise ValueError(f"the address {min(doubled)} is written twice")
+        for address in nic.addresses or ():
+            _check_address(address)
         if nic.mtu is not None and nic.mtu < IPV6_MIN_MTU and any(":" in host for host in hosts):
             raise ValueError(f"IPv6 needs an mtu of {IPV6_MIN_MTU} or more, and this NIC has an IPv6 address")
         if not nic.is_physical:
@@ -90,6 +97,7 @@ class NicKind(Kind[Nic]):
             return
         name = desired.host_name or derived_host_name(address.container, desired.name)
         if name in host.links:
+            _refuse_other_name(name, host.links[name])
             raise Unsuitable(
                 f"the host has a link {name} already, which can't be the host end of this NIC",
                 hint=f"remove it (`ip link del {name}`) if it is left over, or set another host_name",
@@ -141,6 +149,13 @@ class NicKind(Kind[Nic]):
     def read(self, container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
         return kernel.read(container, host, wanted)
 
+    def foresee(
+        self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
+    ) -> Iterable[Foreseen]:
+        from scplan.kinds.nic.foresight import foresee
+
+        return foresee(container, host, changes)
+
     def describe(self, container: Container, host: Host) -> Described[Nic]:
         return kernel.describe(container, host)
 
@@ -177,8 +192,31 @@ class NicKind(Kind[Nic]):
         return facts._replace(links=ChainMap({home.name: home}, dict(facts.links)))
 
 
+def _check_address(text: str) -> None:
+    """Raises ValueError for an address that stands for a network, or for all of its hosts."""
+    if " peer " in text:
+        return
+    address, _, length = text.partition("/")
+    network = network_of(text)
+    family, value = number_of(address)
+    if int(length) < (31 if family == AF_INET else 127) and value == network.first:
+        raise ValueError(f"{text} is the address of the network itself; a NIC needs one of its hosts'")
+    if network.is_broadcast(address):
+        raise ValueError(f"{text} is the broadcast address of its network; a NIC needs one of its hosts'")
+
+
+def _refuse_other_name(name: str, link: LinkFact) -> None:
+    if link.name != name:
+        raise Unsuitable(
+            f"{name} is an alternative name of the host's link {link.name}",
+            hint=f"the kernel has one link by that name: write {link.name} if it is meant, or choose another name",
+        )
+
+
 def _check_bridge(name: str, host: HostFacts) -> None:
     link = host.links.get(name)
+    if link is not None:
+        _refuse_other_name(name, link)
     if name in host.ovs_bridges or (link is not None and link.kind == "bridge"):
         return
     if link is None:
@@ -197,6 +235,7 @@ def _check_physical(desired: Nic, host: HostFacts) -> None:
             hint="is it in another container? A container that ended gives it back under the name that it had inside",
             absent=True,
         )
+    _refuse_other_name(name, host.links[name])
     if name in host.uplinks and not desired.allow_uplink:
         raise Unsuitable(
             f"{name} is the NIC of the host's default route; moving it into a container would cut the host off",

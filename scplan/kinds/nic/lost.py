@@ -56,7 +56,8 @@ def _is_home(link: Link, nic: Nic) -> bool:
 
 def left_end(host: Host, nic: Nic) -> Link | None:
     """The host end of a veth whose namespace has not ended yet: the kernel takes its time."""
-    outer = host.rtnl.link(nic.host_name) if nic.host_name is not None else None
+    name = nic.host_name or nic.made_name
+    outer = host.rtnl.link(name) if name is not None else None
     if outer is None or outer.kind != "veth" or nic.host_mac is None or outer.mac != nic.host_mac:
         return None
     return outer

@@ -77,7 +77,12 @@ class Nic(Resource):
         "the link on the host with all that goes with it, as messages of the kernel", TEXT, role=Role.FORMER, many=True
     )
     pinned: str | None = attr("where the network namespace is kept, so that it comes back", TEXT, role=Role.FORMER)
-    host_mac: str | None = attr("MAC address of the host end, by which it is known again", TEXT, role=Role.FORMER)
+    made_name: str | None = attr(
+        "name of the host end when it was made, where none is written", TEXT, role=Role.FORMER, lasting=True
+    )
+    host_mac: str | None = attr(
+        "MAC address of the host end, by which it is known again", TEXT, role=Role.FORMER, lasting=True
+    )
     carried_mac: str | None = attr("MAC address of the host end, put back by an undo", TEXT, role=Role.CARRIED)
     carried_name: str | None = attr(
         'name in the container when it was removed, "" when it was not there', TEXT, role=Role.CARRIED

@@ -97,7 +97,8 @@ class LinkTable(Mapping[int, Link]):
             return self._rtnl.link(which)
         if isinstance(which, str):
             self._known.update((link.name, link) for link in self.values())
-            return self._known.get(which)
+            # The kernel also knows links by alternative names, which are in no dump that is parsed here.
+            return self._known.get(which) or self._rtnl.link(which)
         message = self._dumped().get(which)
         return None if message is None else self._rtnl.parsed_link(message)
 
