@@ -62,7 +62,7 @@ def open_container(facts: ContainerFacts, host: Host) -> Container:
         raise ScplanError(
             f"container {facts.name} is not running", hint=f"start it with {facts.runtime}, then run scplan again"
         )
-    return Container(facts.name, facts.pid, facts.start_time, host, facts.root, facts.runtime)
+    return Container(facts.name, facts.pid, facts.start_time, host, facts.root, facts.runtime, facts.cgroup)
 
 
 class OpenContainers(Mapping[str, Container]):

@@ -15,7 +15,7 @@ from scplan.linux.process import start_of
 from scplan.model.address import Address
 from scplan.model.codec import from_json, to_json
 from scplan.model.comparison import at_next_start
-from scplan.model.live import ContainerFacts
+from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.records import (
@@ -42,7 +42,7 @@ class Record(NamedTuple):
     `boot_id`, `start_time` and `pid` say in which of its lives the resources were plugged in; "" and 0: in none, they
     wait for its next start. `modules` are kernel modules that must be loaded first; None: those of the record so far.
     `bundle` is the directory of the container's OCI configuration, which tells it from others of the same ID; "": that
-    of the record so far.
+    of the record so far. `cgroup` is the one of that life, as in ContainerFacts.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Record(NamedTuple):
     pid: int = 0
     modules: tuple[str, ...] | None = None
     bundle: str = ""
+    cgroup: str = ""
 
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
@@ -68,6 +69,20 @@ class Record(NamedTuple):
             facts.start_time,
             facts.pid,
             bundle=facts.bundle,
+            cgroup=facts.cgroup,
+        )
+
+    def facts(self) -> ContainerFacts:
+        """The container in the life that the record is about, as if it ran; no runtime is asked."""
+        return ContainerFacts(
+            self.name,
+            self.runtime,
+            self.id,
+            Status.RUNNING,
+            self.pid,
+            self.start_time,
+            bundle=self.bundle,
+            cgroup=self.cgroup,
         )
 
     def is_over(self, facts: ContainerFacts, boot_id: str) -> bool:
@@ -81,7 +96,7 @@ class Record(NamedTuple):
     def at_next_start(self) -> Record:
         """The record when the container has ended and the host has its things back."""
         resources = {address: at_next_start(resource) for address, resource in self.resources.items()}
-        return self._replace(resources=resources, boot_id="", start_time=0, pid=0)
+        return self._replace(resources=resources, boot_id="", start_time=0, pid=0, cgroup="")
 
 
 class Update:
@@ -236,7 +251,7 @@ class State:
             raise RecordDamaged(f"{path}: start_time or pid is not a number")
         record = Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
         modules, bundle = _modules(document.get("modules", []), path), str(container.get("bundle", ""))
-        return record._replace(modules=modules, bundle=bundle)
+        return record._replace(modules=modules, bundle=bundle, cgroup=str(container.get("cgroup", "")))
 
     # locks
 
@@ -326,6 +341,7 @@ def _document(record: Record) -> dict[str, object]:
             "start_time": record.start_time,
             "pid": record.pid,
             **({"bundle": record.bundle} if record.bundle else {}),
+            **({"cgroup": record.cgroup} if record.cgroup else {}),
         },
         "modules": list(record.modules or ()),
         "resources": {

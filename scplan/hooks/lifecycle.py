@@ -8,7 +8,7 @@ from scplan.hooks.identity import ends_soon, why_another
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
-from scplan.linux.process import start_of
+from scplan.linux.process import cgroup_of, start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.state import State
 from scplan.workflow import plugging
@@ -40,9 +40,9 @@ def _start(told: Told, found: Found, state: State, host: Host, request: Request)
     why = why_another(told, record, host.boot_id) if record is not None else ""
     if why:
         return [f"container {told.id}: not the {found.name} of scplan's records, which has this ID, too: {why}"]
-    facts = ContainerFacts(
-        found.name, found.runtime, told.id, Status.RUNNING, told.pid, started, told.root, bundle=told.bundle
-    )
+    # Its own process has not begun: it is where its runtime has put it.
+    life = told.pid, started, told.root, told.bundle, cgroup_of(told.pid)
+    facts = ContainerFacts(found.name, found.runtime, told.id, Status.RUNNING, *life)
     done = plugging.start(facts, state, host, request)
     said = [f"container {found.name}: {text}" for text in done.said]
     if done.changed:

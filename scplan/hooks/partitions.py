@@ -75,7 +75,7 @@ def _follow(runtime: str, name: str, state: State, host: Host) -> list[str]:
         if not is_plugged_in(record, host.boot_id):
             give_back(record, gone(record), state, host)
             return [f"container {name} has ended: its disks are not followed any more"]
-        facts = facts._replace(id=record.id, pid=record.pid, start_time=record.start_time)
+        facts = record.facts()
         return _follow_locked(record, facts, state, host, request)
 
 

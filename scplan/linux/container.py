@@ -20,7 +20,15 @@ from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_
 from scplan.linux.process import start_time
 from scplan.linux.rooted_path import IN_ROOT
 from scplan.linux.signals import stop_requests_wait
-from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, FileStatus, openat2, owner_of_namespace, setns
+from scplan.linux.syscalls import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    FileStatus,
+    openat2,
+    owner_of_namespace,
+    setns,
+)
 from scplan.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
     from scplan.linux.netlink import Rtnl
 
 T = TypeVar("T")
+_GENERATED_ID_LENGTH = 64
 OVERFLOW_ID = 65534
 """What the kernel shows for an id that is not mapped. user_namespaces(7)."""
 
@@ -36,9 +45,16 @@ class Container(Closing):
     """A running container, opened. Use it in a `with` block; fds are opened on first use and closed at its end."""
 
     def __init__(
-        self, name: str, pid: int, expected_start_time: int, host: Host, root: str = "", runtime: str = ""
+        self,
+        name: str,
+        pid: int,
+        expected_start_time: int,
+        host: Host,
+        root: str = "",
+        runtime: str = "",
+        cgroup: str = "",
     ) -> None:
-        """Pins process `pid`. `runtime` is the name of what it is a container of.
+        """Pins process `pid`. `runtime` is the name of what it is a container of; `cgroup` as in ContainerFacts.
 
         `root` is where its root directory will be, as a path in its mount namespace, while it is being started: the
         process has not entered it yet. Raises ContainerGone when it is not there, or started at another time than
@@ -47,6 +63,7 @@ class Container(Closing):
         self.name = name
         self.runtime = runtime
         self._root = root.rstrip("/")
+        self._cgroup = cgroup
         self.pid = pid
         self.host = host
         self._fds: dict[str, int] = {}
@@ -244,6 +261,7 @@ class Container(Closing):
         made._fds = dict(zip(keys, fds, strict=True))
         made._rtnl = None
         made._cgroups = None
+        made._cgroup = ""
         return made
 
     def apart(self, work: Callable[..., T], *fds: int, what: str) -> T:
@@ -345,14 +363,16 @@ class Container(Closing):
     # cgroups
 
     def cgroup_path(self, controller: str) -> str:
-        """Path of the container in the hierarchy of a v1 controller; "" names the v2 hierarchy."""
+        """Path of the container's own cgroup, the one that its runtime made, in the hierarchy of a v1 controller.
+
+        Its first process may be in one below: init.scope, with systemd inside. "" names the v2 hierarchy.
+        """
         if self._cgroups is None:
-            self._cgroups = {}
-            # A cgroup can be called all kinds of things, but no newline is in its name: cgroup_mkdir() refuses it.
-            for line in os.fsdecode(self.read_proc("cgroup")).rstrip("\n").split("\n"):
-                _, names, path = line.split(":", 2)
-                for name in names.split(","):
-                    self._cgroups[name] = path
+            of_process = _parse_cgroups(self.read_proc("cgroup"))
+            inside = {} if self._cgroup else self._cgroups_inside()
+            self._cgroups = {
+                name: self._own_part(name, path, inside.get(name, "/")) for name, path in of_process.items()
+            }
         try:
             path = self._cgroups[controller]
         except KeyError:
@@ -367,6 +387,59 @@ class Container(Closing):
                 hint="run scplan in the host's cgroup namespace",
             )
         return path
+
+    def _own_part(self, controller: str, path: str, inside: str) -> str:
+        """The beginning of the process's cgroup that is the container's own.
+
+        By the runtime's state: the first part that ends as it says, and does not hold scplan itself. Else by the root
+        of the cgroup namespace, of which `inside` is seen. A container can make cgroups of any name, but only below.
+        """
+        if not self._cgroup:
+            return path if ".." in inside.split("/") else path.removesuffix(inside.rstrip("/")) or "/"
+        parts, end = path.strip("/").split("/"), self._cgroup.split("/")
+        own = f"{self.host.own_cgroups.get(controller, '')}/"
+        for count in range(len(end), len(parts) + 1):
+            found = "/" + "/".join(parts[:count])
+            if _ends_with(parts[:count], end) and not own.startswith(f"{found}/"):
+                return found
+        return path
+
+    def _cgroups_inside(self) -> dict[str, str]:
+        """The process's cgroups as seen from its own cgroup namespace; empty where that is scplan's.
+
+        Source: cgroup_namespaces(7).
+        """
+        try:
+            if self._shares("cgroup"):
+                return {}
+            namespace_fd, home_fd = self._held("cgroup", "ns/cgroup"), self.host.cgroupns_fd
+        except KernelError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
+                raise
+            return {}  # to look takes root; cgroups can be read by anybody
+        setns(namespace_fd, CLONE_NEWCGROUP, name=f"the cgroup namespace of container {self.name}")
+        try:
+            return _parse_cgroups(self.read_proc("cgroup"))
+        finally:
+            setns(home_fd, CLONE_NEWCGROUP, name="scplan's own cgroup namespace")
+
+
+def _ends_with(parts: Sequence[str], end: Sequence[str]) -> bool:
+    """True if a path ends so. A generated ID is a part of a name, too: docker-4f6c….scope."""
+    if len(end) == 1 and len(end[0]) == _GENERATED_ID_LENGTH:
+        return end[0] in parts[-1]
+    return list(parts[-len(end) :]) == list(end)
+
+
+def _parse_cgroups(text: bytes) -> dict[str, str]:
+    """Paths by controller, of a /proc/PID/cgroup."""
+    found = {}
+    # A cgroup can be called all kinds of things, but no newline is in its name: cgroup_mkdir() refuses it.
+    for line in os.fsdecode(text).rstrip("\n").split("\n"):
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            found[name] = path
+    return found
 
 
 class _Pinned(NamedTuple):

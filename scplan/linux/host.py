@@ -95,15 +95,15 @@ class Host(Closing):
         self.stepper.close()
         if "rtnl" in self.__dict__:
             self.rtnl.close()
-        if "netns_fd" in self.__dict__:
-            os.close(self.netns_fd)
+        for namespace in ("netns_fd", "cgroupns_fd"):
+            if namespace in self.__dict__:
+                os.close(self.__dict__.pop(namespace))
         if "lookup" in self.__dict__:
             self.__dict__.pop("lookup").close()
         ovs = self.__dict__.pop("ovs", None)
         if ovs is not None:
             ovs.close()
         self.__dict__.pop("rtnl", None)
-        self.__dict__.pop("netns_fd", None)
 
     def namespace_id(self, kind: str) -> int:
         """Inode of one of scplan's own namespaces: net, mnt, user."""
@@ -204,6 +204,10 @@ class Host(Closing):
         from scplan.linux.ovsdb import Ovsdb
 
         return Ovsdb(path)
+
+    @cached_property
+    def cgroupns_fd(self) -> int:
+        return os.open("/proc/self/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
 
     # paths
 

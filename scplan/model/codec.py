@@ -102,6 +102,7 @@ def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:
         "pid": facts.pid,
         "start_time": facts.start_time,
         **({"root": facts.root} if facts.root else {}),
+        **({"cgroup": facts.cgroup} if facts.cgroup else {}),
     }
 
 
@@ -121,6 +122,7 @@ def facts_from_json(name: str, document: object, where: str) -> ContainerFacts:
             pid=pid,
             start_time=started,
             root=str(document.get("root", "")),
+            cgroup=str(document.get("cgroup", "")),
         )
     except (KeyError, TypeError, ValueError):
         raise RecordDamaged(f"{where}: facts of container {name!r} are missing or malformed") from None

@@ -23,6 +23,7 @@ class Status(StrEnum):
 class ContainerFacts(NamedTuple):
     """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped.
 
+    `cgroup` is the end that the paths of the cgroup which its runtime made have in all hierarchies; "": not known.
     `root` is its root directory while it is being started, as a path in its mount namespace: its process is not in it
     yet. "" once it is. `bundle` is the directory of its OCI configuration; "" where it is not known. Plans and journals
     don't keep it.
@@ -36,6 +37,7 @@ class ContainerFacts(NamedTuple):
     start_time: int = 0
     root: str = ""
     bundle: str = ""
+    cgroup: str = ""
 
 
 class PathFact(NamedTuple):

@@ -13,6 +13,10 @@ class Crun(StateDirectoryRuntime):
     pid_key = "pid"
     start_key = "process-start-time"
 
+    def cgroup_in(self, state: dict[str, Any]) -> str:
+        path = state.get("cgroup-path")
+        return path.strip("/") if isinstance(path, str) else ""
+
     def bundle_in(self, state: dict[str, Any]) -> str | None:
         bundle = state.get("bundle")
         return bundle if isinstance(bundle, str) else None

@@ -115,7 +115,7 @@ def _facts(answer: Any, socket: str) -> ContainerFacts:
         0,
         id=container_id,
         paused=state.get("Paused") is True,
-    )
+    )._replace(cgroup=container_id)
 
 
 def _host_of_context() -> str | None:

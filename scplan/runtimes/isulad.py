@@ -84,4 +84,6 @@ def _facts(one: ContainerName) -> ContainerFacts | None:
     running = state.get("Running") is True
     pid = field(state, "Pid", int, f"{path}: State") if running else 0
     started = field(state, "StartTime", int, f"{path}: State") if running and "StartTime" in state else 0
-    return facts_of(one.name, Isulad.name, pid, started, id=one.id, paused=state.get("Paused") is True)
+    return facts_of(one.name, Isulad.name, pid, started, id=one.id, paused=state.get("Paused") is True)._replace(
+        cgroup=one.id
+    )

@@ -43,11 +43,16 @@ class StateDirectoryRuntime(Runtime):
             return None
         started = field(state, self.start_key, int, path) if self.start_key in state else 0
         facts = facts_of(container_id, self.name, field(state, self.pid_key, int, path), started)
-        return facts._replace(bundle=self.bundle_in(state) or "")
+        cgroup = self.cgroup_in(state) if facts.pid else ""
+        return facts._replace(bundle=self.bundle_in(state) or "", cgroup=cgroup)
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         state = read_state(f"{self.places()[0]}/{facts.id}/{self.file}")
         return None if state is None else self.bundle_in(state)
+
+    @abstractmethod
+    def cgroup_in(self, state: dict[str, Any]) -> str:
+        """The container's cgroup, as ContainerFacts has it, that a state file names; "" where it names none."""
 
     @abstractmethod
     def bundle_in(self, state: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scplan.linux.process import common_end
 from scplan.runtimes.oci_state import StateDirectoryRuntime
 
 
@@ -12,6 +13,12 @@ class Runc(StateDirectoryRuntime):
     file = "state.json"
     pid_key = "init_process_pid"
     start_key = "init_process_start"
+
+    def cgroup_in(self, state: dict[str, Any]) -> str:
+        """Of directories such as /sys/fs/cgroup/pids/web, by controller, what is the same in all of them."""
+        paths = state.get("cgroup_paths")
+        known = [path for path in paths.values() if isinstance(path, str)] if isinstance(paths, dict) else []
+        return common_end(known) if len(known) > 1 else ""
 
     def bundle_in(self, state: dict[str, Any]) -> str | None:
         config = state.get("config")

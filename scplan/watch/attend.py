@@ -124,7 +124,7 @@ def _known(key: Key, record: Record) -> Seen:
 
 def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) -> Seen:
     if is_plugged_in(record, host.boot_id):
-        facts = ContainerFacts(record.name, record.runtime, record.id, Status.RUNNING, record.pid, record.start_time)
+        facts = record.facts()
         return _compare(seen, record, facts, order, state, host)
     if record.start_time:
         # It has ended, whatever its runtime says, or whether that answers.

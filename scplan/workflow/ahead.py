@@ -20,7 +20,7 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, is_ready
 from scplan.model.comparison import account_of, differences
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
@@ -186,8 +186,7 @@ def _account(record: Record) -> str:
 def _opened(record: Record, said: str, host: Host, stack: ExitStack) -> _Opened | None:
     """The container, until the stack ends."""
     # The process that it was plugged into, by the record alone; no runtime is asked.
-    running = Status.RUNNING
-    facts = ContainerFacts(record.name, record.runtime, record.id, running, record.pid, record.start_time)
+    facts = record.facts()
     try:
         container = stack.enter_context(observe.open_container(facts, host))
     except (ScplanError, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -332,3 +333,30 @@ def test_what_is_planted_in_its_place_is_not_put_back(
     assert web.stat("/dev/data") is None
     scplan("recover").ok()
     assert scplan("state", "list", "--json").json["resources"] == []
+
+
+def test_node_of_a_runtime_is_taken_over_at_each_start(
+    make_container: MakeContainer, scplan: Scplan, loop_disk: LoopDisk
+) -> None:
+    spec = scplan("hook", "spec", "--runtime", "runc").ok().json["hooks"]
+    web = make_container("runc", hooks=spec)
+    assert web.bundle is not None
+    web.stop()
+    file = web.bundle / "config.json"
+    bundle = json.loads(file.read_text())
+    node = {"path": NODE, "type": "b", "major": loop_disk.major, "minor": loop_disk.minor, "fileMode": 0o660, "gid": 6}
+    bundle["linux"]["devices"] = [*bundle["linux"].get("devices", ()), node]
+    file.write_text(json.dumps(bundle))
+    web.start()
+    before = fingerprint([web])
+    theirs = Theirs(web, loop_disk)
+    config = theirs.config(mode="0600", io={"read_bps": "1m"})
+    scplan("apply", "--auto-approve", config=config).ok()
+    applied = fingerprint([web])
+    for _ in range(2):
+        web.stop()
+        web.start()
+        assert difference(applied, fingerprint([web])) == []
+        assert scplan("plan", config=config).ok().stdout.strip() == "No changes."
+    scplan("destroy", web.name, "--auto-approve").ok()
+    assert difference(before, fingerprint([web])) == []

@@ -72,12 +72,14 @@ def _refusal(
 def _rule_refused(container: Container, host: Host, device: Device) -> Unsuitable | None:
     """A cgroup can't allow what the one above it does not."""
     cgroup = Cgroup(container, host, "devices")
-    cgroup.refuse_shared()
     kind, numbers = (device.file_type or "")[:1], device.numbers or ""
     own = device_rules(cgroup)
     if own.allow_all:
         return None
     missing = access_without(device.permissions, own.exact(kind, numbers))
+    if not missing:
+        return None
+    cgroup.refuse_shared()
     parent = cgroup.above()
     above = device_rules(parent)
     lacking = access_without(missing, join_access(above.exact(kind, numbers), above.wider(kind, numbers)))

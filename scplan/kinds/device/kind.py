@@ -339,13 +339,16 @@ def _with_defaults(before: Device | None, after: Device) -> Device:
 
 
 def _with_taken_over(target: Target[Device], before: Device | None, after: Device) -> Device:
-    """`after` with what was there, if that is the node of others: it is changed in place, and never removed."""
-    is_owned = identity_of(after.target) in target.peers
-    if is_owned or after.former_node is not None or (before is not None and not differences(after, before)):
+    """`after` with what was there, if that is the node of others: it is changed in place, and never removed.
+
+    One that was taken over in a former life of the container, and has to be made in this one, is scplan's.
+    """
+    is_kept = before is not None and (after.former_node is not None or not differences(after, before))
+    if is_kept or (after.former_node is None and identity_of(after.target) in target.peers):
         return after
     former = node_status(target.container, after)
     if former is None:
-        return after
+        return after.but(former_node=None)
     inside = "" if before is None else f" {_INSIDE}{before.uid}:{before.gid}"
     return after.but(former_node=former + inside, default_mode=None, default_uid=None, default_gid=None)
 

@@ -53,7 +53,10 @@ class Device(Resource):
     prior_access: str | None = attr("what the container could do before scplan", TEXT, role=Role.FORMER)
     prior_limits: str | None = attr("the disk's I/O limits before scplan", TEXT, role=Role.FORMER)
     former_node: str | None = attr(
-        "mode, owner, times and attributes of a node that others had made and scplan took over", TEXT, role=Role.FORMER
+        "mode, owner, times and attributes of a node that others had made and scplan took over",
+        TEXT,
+        role=Role.FORMER,
+        lasting=True,  # who made it makes it again at the next start
     )
     default_mode: str | None = attr("mode that it was made with where the entry says nothing", MODE, role=Role.PROMISED)
     default_uid: int | None = attr("owner that it was made with where the entry says nothing", ID, role=Role.PROMISED)
