@@ -72,6 +72,9 @@ def apply(
             raise
         except (ScplanError, OSError, KeyboardInterrupt) as error:
             _roll_back(error, made, total, executor, journal, on_event)
+        else:
+            if assurance.confirm_within_s is None:
+                executor.release()
         finally:
             forget_stop_requests()
 
@@ -153,6 +156,7 @@ def _roll_back(
         kept = Diagnostic(summary="not everything could be undone", hint=hint)
         raise RollbackIncomplete.of([*cause, *failures, kept]) from error
     journal.close("rolled_back")
+    executor.release()
     count = f"{len(made)} operation{'s' if len(made) != 1 else ''} undone" if made else "nothing had been changed"
     raise ApplyFailed.of([*cause, Diagnostic(summary=f"apply failed: {count}, everything is as before")]) from error
 

@@ -197,6 +197,8 @@ def confirm(directory: str, kinds: Kinds, boot_id: str, wanted: str | None = Non
                 hint="`scplan state history` shows when; `scplan recover` undoes it now, if that has not been done",
             )
         journal.close("committed")
+    for kind in kinds.values():
+        kind.release(directory, entries.begin.apply_id)
     return awaiting[0].apply_id
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,12 +28,14 @@ class Executor:
         owned: Mapping[Address, Resource],
         state_dir: str,
         elsewhere: Callable[[], Mapping[Address, Resource]],
+        apply_id: str,
     ) -> None:
         """`elsewhere` reads what the records of all other containers hold, where an operation has to know."""
         self.host = host
         self.containers = containers
         self.kinds = kinds
         self._state_dir = os.path.abspath(state_dir)
+        self._apply_id = apply_id
         self._read_elsewhere = elsewhere
         self._owned: dict[tuple[str, str], dict[str, Resource]] = {}
         # One that took steps before does not hold the journal that is to be written now; the next one will.
@@ -118,10 +120,14 @@ class Executor:
         self._verify(kind, target, operation)
         self.note(operation.address, operation.owned_after)
 
+    def release(self) -> None:
+        """Drops what the kinds keep for the undo of this apply, once its journal has ended."""
+        release(self.kinds, self._state_dir, self._apply_id)
+
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:
         container = self.containers[address.container]
         others = partial(self._others, address)
-        target = Target(container, self.host, self._peers(address), others, self._state_dir)
+        target = Target(container, self.host, self._peers(address), others, self._state_dir, self._apply_id)
         return self.kinds[address.kind], target
 
     def _verify(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> None:
@@ -139,6 +145,22 @@ class Executor:
         if wrong:
             listed = "; ".join(mismatch_words(operation.after, live, path) for path in wrong)
             raise ScplanError(f"{operation.address} is not as it should be after the change: {listed}")
+
+
+def release(kinds: Kinds, state_dir: str, apply_id: str) -> None:
+    """Drops what the kinds keep for the undo of an apply that has ended."""
+    for kind in kinds.values():
+        kind.release(state_dir, apply_id)
+
+
+def release_ended(kinds: Kinds, state_dir: str, open_ids: Callable[[], Collection[str]]) -> None:
+    """The same for all applies without an open journal: one may have been killed between its end and the release."""
+    kept = {(kind.name, apply_id) for kind in kinds.values() for apply_id in kind.kept_by(state_dir)}
+    # Read afterwards: an apply has a journal before anything is kept for it.
+    still_open = open_ids() if kept else ()
+    for name, apply_id in sorted(kept):
+        if apply_id not in still_open:
+            kinds[name].release(state_dir, apply_id)
 
 
 def _read_back(kind: Kind[Any], target: Target[Any], operation: Operation) -> Resource | None:

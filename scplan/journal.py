@@ -47,6 +47,7 @@ __all__ = [
     "left_behind",
     "new_apply_id",
     "open_again",
+    "open_ids",
     "operation_from_json",
     "operation_to_json",
     "read_begin",
@@ -247,6 +248,11 @@ def _is_locked_soon(fd: int) -> bool:
 def left_behind(directory: str) -> list[str]:
     """Paths of the journals that no running apply holds, oldest first."""
     return [path for path in _open_journals(directory) if _is_abandoned(path)]
+
+
+def open_ids(directory: str) -> list[str]:
+    """IDs of the applies whose journal has not been put away, oldest first."""
+    return [os.path.basename(path).removesuffix(".jsonl") for path in _open_journals(directory)]
 
 
 def is_at_work(directory: str) -> bool:

@@ -13,8 +13,8 @@ from typing import Literal
 from scplan.apply import Begun, apply
 from scplan.confirmation import Scope, all_left_behind, blocking, refusal, seconds_left
 from scplan.errors import KernelError, RecordDamaged, RollbackIncomplete, ScplanError
-from scplan.execute import Executor
-from scplan.journal import Entries, Journal, left_behind, open_again, read_journal, retire, sweep
+from scplan.execute import Executor, release, release_ended
+from scplan.journal import Entries, Journal, left_behind, open_again, open_ids, read_journal, retire, sweep
 from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
 from scplan.linux.signals import stop_requests_wait
@@ -75,6 +75,7 @@ def recover(recovery: Recovery, direction: Direction, tell: Callable[[str], None
     code is that of RollbackIncomplete where something could not be undone. The journals of those are kept.
     """
     sweep(recovery.state.directory)
+    release_ended(recovery.kinds, recovery.state.directory, partial(open_ids, recovery.state.directory))
     for_each_left(recovery.state, lambda path: tell(recover_one(path, recovery, direction)))
 
 
@@ -127,6 +128,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
         return f"{name}: recovered by another process meanwhile"
     if entries.ending:
         retire(path)
+        release(recovery.kinds, recovery.state.directory, entries.begin.apply_id)
         return f"{name}: had ended, and is put away"
     containers = list(entries.begin.containers.values())
     with recovery.state.locked(containers, host=True, timeout_s=recovery.timeout_s):
@@ -156,6 +158,7 @@ def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Jou
     owned = _owned(entries, recovery.state, entries.started, _refreshed(entries))
     recovery.state.write(_records(entries, owned))
     journal.close("committed")
+    release(recovery.kinds, recovery.state.directory, entries.begin.apply_id)
     return f"{name}: {len(entries.started)} operations kept, records written"
 
 
@@ -197,6 +200,7 @@ def _executor(
         elsewhere=partial(
             elsewhere, recovery.state, recovery.kinds, recovery.host.boot_id, entries.begin.containers.values()
         ),
+        apply_id=entries.begin.apply_id,
     )
 
 
@@ -219,6 +223,7 @@ def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal
         raise RollbackIncomplete.of(failures)
     _put_records_back(entries, recovery.state)
     journal.close("rolled_back", reason)
+    release(recovery.kinds, recovery.state.directory, entries.begin.apply_id)
     because = f" ({reason})" if entries.must_be_confirmed else ""
     return f"{name}: {len(left)} operations undone{because}"
 

@@ -16,7 +16,7 @@ from scplan.model.address import Address
 from scplan.model.codec import from_json, to_json
 from scplan.model.comparison import at_next_start
 from scplan.model.live import ContainerFacts, Status
-from scplan.model.resource import Resource
+from scplan.model.resource import RECORDED, Resource
 from scplan.named_tuple import NamedTuple
 from scplan.records import (
     FILE_MODE,
@@ -345,7 +345,8 @@ def _document(record: Record) -> dict[str, object]:
         },
         "modules": list(record.modules or ()),
         "resources": {
-            f"{address.kind}/{address.identity}": to_json(resource) for address, resource in record.resources.items()
+            f"{address.kind}/{address.identity}": to_json(resource, RECORDED)
+            for address, resource in record.resources.items()
         },
     }
 

@@ -34,8 +34,8 @@ class Target(NamedTuple, Generic[R]):
     """Where an operation acts: an opened container, the host, and the kind's other managed resources there.
 
     `peers` maps identities to the records that scplan answers for in this container at this moment; `others` gives
-    those of the kind at all other addresses of the host, and raises RecordDamaged. `state_dir` is where they are kept;
-    "" for an operation without records.
+    those of the kind at all other addresses of the host, and raises RecordDamaged. `state_dir` is where they are kept,
+    and `apply_id` names the apply: both are "" for an operation without records.
     """
 
     container: Container
@@ -43,6 +43,7 @@ class Target(NamedTuple, Generic[R]):
     peers: Mapping[str, R]
     others: Callable[[], Collection[R]] = tuple
     state_dir: str = ""
+    apply_id: str = ""
 
 
 class Claim(NamedTuple):
@@ -276,6 +277,13 @@ class Kind(ABC, Generic[R]):
 
         Succeeds when it is gone already, and does nothing where `create` refuses: an undo must not be refused as well.
         """
+
+    def release(self, state_dir: str, apply_id: str) -> None:
+        """Drops what is kept for the undo of an apply: its journal has ended. Nothing is kept after a second call."""
+
+    def kept_by(self, state_dir: str) -> Iterable[str]:
+        """IDs of the applies of a state directory for whose undo something is kept."""
+        return ()
 
     def change_waiting(self, before: R | None, after: R | None, others: Callable[[], Collection[R]]) -> None:
         """What a change of a container that does not run makes on the host, or takes away; `others` as in Target."""

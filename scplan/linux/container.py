@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -208,15 +209,15 @@ class Container(Closing):
         """What is at a path of the container, a symlink itself; None when there is nothing. Never waits for long."""
         return self.host.lookup.status(self.root_fd, path, container=self.name)
 
-    def mounts(self, only: frozenset[bytes] | None = None) -> list[Mount]:
-        """Mounts below the container's root, which is "/" in their mount points; `only` as in parse_mountinfo."""
+    def mounts(self, only: frozenset[bytes] | None = None, *, below: bool = False) -> list[Mount]:
+        """Mounts below the container's root, which is "/" in their mount points; the rest as in parse_mountinfo."""
         if not self._root:
-            return parse_mountinfo(self.read_proc("mountinfo"), only)
+            return parse_mountinfo(self.read_proc("mountinfo"), only, below=below)
         prefix = escape(self._root)
         inside = None if only is None else frozenset(prefix + point.removesuffix(b"/") for point in only)
-        mounts = parse_mountinfo(self.read_proc("mountinfo"), inside)
-        below = [mount for mount in mounts if f"{mount.point}/".startswith(f"{self._root}/")]
-        return [mount._replace(point=mount.point.removeprefix(self._root) or "/") for mount in below]
+        mounts = parse_mountinfo(self.read_proc("mountinfo"), inside, below=below)
+        found = [mount for mount in mounts if f"{mount.point}/".startswith(f"{self._root}/")]
+        return [mount._replace(point=mount.point.removeprefix(self._root) or "/") for mount in found]
 
     @property
     def mount_owner_fd(self) -> int | None:
@@ -302,6 +303,21 @@ class Container(Closing):
         os.chroot(".")
         os.umask(0)
         return root_fd
+
+    @contextmanager
+    def mounts_entered(self) -> Iterator[None]:
+        """This process is in the container's mount namespace until the block ends, which must do nothing by path."""
+        home_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        home_root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        setns(self._held("mnt", "ns/mnt"), CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
+        try:
+            yield
+        finally:
+            setns(home_fd, CLONE_NEWNS, name="scplan's own mount namespace")
+            os.fchdir(home_root_fd)
+            os.chroot(".")
+            os.close(home_fd)
+            os.close(home_root_fd)
 
     def as_its_root(self, work: Callable[[Container], T], *, what: str) -> T:
         """What `work(container)` returns: called as in `bounded`, with the ids of the container's root.

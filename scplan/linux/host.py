@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -180,7 +180,7 @@ class Host(Closing):
     def forget(self) -> None:
         """Makes the next reader see the host's links and bridges as they are then."""
         self._dump = None
-        for known in ("_links", "uplinks"):
+        for known in ("_links", "uplinks", "known_mounts"):
             self.__dict__.pop(known, None)
         self.cgroup_files.clear()
         ovs = self.__dict__.get("ovs")
@@ -230,6 +230,11 @@ class Host(Closing):
         return parse_mountinfo(self.mountinfo())
 
     @cached_property
+    def known_mounts(self) -> list[Mount]:
+        """The host's mounts in kernel order, read once until `forget`."""
+        return self.mounts()
+
+    @cached_property
     def _mounts(self) -> dict[str, Mount]:
         return {mount.point: mount for mount in parse_mountinfo(self.mountinfo())}
 
@@ -245,7 +250,7 @@ class Host(Closing):
         is_device = file_type in ("block", "char")
         numbers = device_numbers(found.st_rdev) if is_device else ""
         return HostPath(
-            real=os.path.realpath(path) if is_device else path,
+            real=os.path.realpath(path) if is_device or file_type == "directory" else path,
             file_type=file_type,
             identity=file_identity(found),
             numbers=numbers,
@@ -259,11 +264,6 @@ class Host(Closing):
     def peer_groups(self) -> frozenset[int]:
         """Peer groups of the host's shared mounts: what is mounted in a member shows up here."""
         return frozenset(mount.shared for mount in self._mounts.values()) - {0}
-
-    def has_mounts_of(self, trees: Iterable[tuple[str, str]]) -> bool:
-        """Whether each of these (device, root of the file system) is mounted on the host now."""
-        there = {(mount.device, mount.root) for mount in parse_mountinfo(self.mountinfo())}
-        return all(tree in there for tree in trees)
 
     @cached_property
     def _propagates(self) -> bool:

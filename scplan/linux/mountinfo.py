@@ -11,11 +11,16 @@ from scplan.named_tuple import NamedTuple
 # The kernel ends an answer before a line that would not fit into its 4 KiB; lines without paths are much shorter.
 _SURELY_WHOLE = 1024
 _FEW_POINTS = 8
+REMOVED = "//deleted"
+"""How the kernel ends the root of a mount whose file or directory was removed."""
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
-    """One line. `point` is the mount point as that process sees it; `root` the directory of the file system in it."""
+    """One line. `point` is the mount point as that process sees it; `root` the directory of the file system in it.
+
+    `options` are those of the mount, not of its file system: "ro,nosuid,relatime".
+    """
 
     id: int
     parent: int
@@ -27,6 +32,9 @@ class Mount(NamedTuple):
     master: int
     filesystem: str
     source: str
+    options: str = ""
+    unbindable: bool = False
+    filesystem_read_only: bool = False
 
     @property
     def propagation(self) -> str:
@@ -39,6 +47,11 @@ class Mount(NamedTuple):
     def receives(self) -> bool:
         """Whether mounts made elsewhere can show up below it."""
         return bool(self.shared or self.master)
+
+
+def is_removed(mount: Mount) -> bool:
+    """True if what is mounted was removed from its directory since."""
+    return mount.root.endswith(REMOVED)
 
 
 def read_all(fd: int, *, has_paths: bool = True) -> bytes:
@@ -58,16 +71,16 @@ def read_all(fd: int, *, has_paths: bool = True) -> bytes:
     return b"".join(chunks)
 
 
-def parse_mountinfo(text: bytes, only: frozenset[bytes] | None = None) -> list[Mount]:
+def parse_mountinfo(text: bytes, only: frozenset[bytes] | None = None, *, below: bool = False) -> list[Mount]:
     """Mounts in kernel order (parents first, and of a stack the lowest first).
 
-    `only` limits the list to these mount points, written as the kernel escapes them. Lines that are not of the
-    documented form are left out.
+    `only` limits the list to these mount points, written as the kernel escapes them, and with `below` to those below
+    them. Lines that are not of the documented form are left out.
     """
     mounts = []
-    for line in text.split(b"\n") if only is None else _lines_with(text, only):
+    for line in text.split(b"\n") if only is None else _lines_with(text, only, below=below):
         fields = line.split(b" ")
-        if only is not None and (len(fields) < 5 or fields[4] not in only):
+        if only is not None and (len(fields) < 5 or not _is_among(fields[4], only, below=below)):
             continue
         mount = _parse_line(fields)
         if mount is not None:
@@ -75,17 +88,26 @@ def parse_mountinfo(text: bytes, only: frozenset[bytes] | None = None) -> list[M
     return mounts
 
 
-def _lines_with(text: bytes, points: frozenset[bytes]) -> Iterable[bytes]:
+def _is_among(point: bytes, points: frozenset[bytes], *, below: bool) -> bool:
+    if point in points or not below:
+        return point in points
+    while (point := point.rpartition(b"/")[0]) and point not in points:
+        pass
+    return bool(point)
+
+
+def _lines_with(text: bytes, points: frozenset[bytes], *, below: bool) -> Iterable[bytes]:
     """The lines that can be about these mount points, in their order: a few are found faster than all are split."""
     if len(points) > _FEW_POINTS:
         return text.split(b"\n")
     lines: dict[int, bytes] = {}
-    for point in points:
-        found = text.find(b" %b " % point)
+    sought = [b" %b%b" % (point, end) for point in points for end in ((b" ", b"/") if below else (b" ",))]
+    for words in sought:
+        found = text.find(words)
         while found >= 0:
             begin, end = text.rfind(b"\n", 0, found) + 1, text.find(b"\n", found)
             lines[begin] = text[begin : end if end >= 0 else len(text)]
-            found = text.find(b" %b " % point, begin + len(lines[begin]))
+            found = text.find(words, begin + len(lines[begin]))
     return [lines[begin] for begin in sorted(lines)]
 
 
@@ -110,19 +132,24 @@ def _parse_line(fields: list[bytes]) -> Mount | None:
             int(fields[0]),
             int(fields[1]),
             fields[2].decode(),
-            _unescape(fields[3]),
-            _unescape(fields[4]),
+            unescape(fields[3]),
+            unescape(fields[4]),
             b"ro" in fields[5].split(b","),
             shared,
             master,
             os.fsdecode(fields[separator + 1]),
-            _unescape(fields[separator + 2]),
+            unescape(fields[separator + 2]),
+            fields[5].decode(),
+            b"unbindable" in fields[6:separator],
+            b"ro" in fields[-1].split(b","),
         )
     except (ValueError, IndexError, UnicodeDecodeError):
         return None
 
 
-def _unescape(field: bytes) -> str:
+def unescape(text: bytes | str) -> str:
+    """A path, as mountinfo writes it, as it is."""
+    field = os.fsencode(text)
     if b"\\" in field:
         field = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
     return os.fsdecode(field)

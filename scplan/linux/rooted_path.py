@@ -22,14 +22,15 @@ BENEATH = int(Resolve.BENEATH | Resolve.NO_SYMLINKS | Resolve.NO_MAGICLINKS)
 _RACE_RETRIES = 64
 
 
-def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH) -> int:
-    """An fd of `path` with `root_fd` as its root; symlinks on the way are followed inside it, a final one is not.
+def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH | os.O_NOFOLLOW) -> int:
+    """An fd of `path` with `root_fd` as its root; symlinks on the way are followed inside it.
 
-    Raises OSError (ENOENT, ENOTDIR, ELOOP …). A rename that races with the lookup is retried.
+    A final one is not followed, unless the flags lack O_NOFOLLOW. Raises OSError (ENOENT, ENOTDIR, ELOOP …). A rename
+    that races with the lookup is retried.
     """
     for _ in range(_RACE_RETRIES):
         try:
-            return openat2(root_fd, path, flags | os.O_NOFOLLOW, resolve=IN_ROOT)
+            return openat2(root_fd, path, flags, resolve=IN_ROOT)
         except OSError as error:
             if error.errno != errno.EAGAIN:
                 raise
@@ -64,7 +65,10 @@ def split(path: str) -> tuple[str, str]:
 
 @contextmanager
 def parent_of(root_fd: int, path: str) -> Iterator[tuple[int, str]]:
-    """(fd of the directory that holds `path`, its last part); the directory must exist. Raises OSError."""
+    """(fd of the directory that holds `path`, its last part); the directory must exist. Raises OSError.
+
+    A directory that is a symlink is followed inside the root, as the container does: /var/run, which leads to /run.
+    """
     directory, name = split(path)
     # With a dot at its end it is followed where it is a symlink, inside the root as all the others on the way.
     with opened(open_in_root(root_fd, f"{directory.rstrip('/')}/.", os.O_PATH | os.O_DIRECTORY)) as fd:
@@ -81,22 +85,26 @@ def missing_directories(status: Callable[[str], object | None], path: str) -> tu
     return tuple(above)
 
 
-def make_directory(root_fd: int, path: str) -> None:
-    """Makes one directory (0755 where there is no umask, owned by this process); leaves one that is there.
+def make_directory(root_fd: int, path: str) -> bool:
+    """Makes one directory (0755 where there is no umask, owned by this process); returns False where it is there.
 
     Raises OSError.
     """
     with parent_of(root_fd, path) as (parent, name), contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=parent)
+        return True
+    return False
 
 
-def make_file(root_fd: int, path: str) -> None:
-    """Makes an empty file (0644 where there is no umask, owned by this process); leaves one that is there.
+def make_file(root_fd: int, path: str) -> bool:
+    """Makes an empty file (0644 where there is no umask, owned by this process); returns False where it is there.
 
     Raises OSError.
     """
     with parent_of(root_fd, path) as (parent, name), contextlib.suppress(FileExistsError):
         os.close(openat2(parent, name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o644, resolve=BENEATH))
+        return True
+    return False
 
 
 def remove_made(root_fd: int, paths: tuple[str, ...]) -> None:

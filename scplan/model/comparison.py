@@ -96,6 +96,7 @@ def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ..
         for path, attribute, value in owned.leaves()
         if attribute.many
         and attribute.role in COMPARED
+        and attribute.role not in REMEMBERED
         and value
         and set(live.get(path) or ()) & (set(value) - set(desired.get(path) or ()))
     )

@@ -29,6 +29,7 @@ class Role(StrEnum):
 CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY, Role.REFERENCE})
 COMPARED = frozenset({Role.MANAGED, Role.FIXED, Role.RESOLVED, Role.PROMISED})
 REMEMBERED = frozenset({Role.PROMISED, Role.FORMER})
+RECORDED = frozenset(Role) - {Role.CARRIED}
 _NAMING = (Role.REFERENCE, Role.RESOLVED)
 REPLACING = frozenset({Role.FIXED, Role.RESOLVED, Role.REFERENCE})
 

@@ -160,11 +160,12 @@ class Run:
 
     def _execute(self, apply_id: str, on_event: OnEvent) -> None:
         from scplan.apply import Assurance, apply
-        from scplan.execute import Executor
-        from scplan.journal import Journal, Refreshed
+        from scplan.execute import Executor, release_ended
+        from scplan.journal import Journal, Refreshed, open_ids
         from scplan.recovery import elsewhere
 
         note_state_dir(self._state.directory)
+        release_ended(KINDS, self._state.directory, partial(open_ids, self._state.directory))
         modules = self.plan.new_modules
         load_modules(self._scene, self.plan, modules)
         names = {address.container for address in self.plan.refreshed} | modules.keys()
@@ -181,6 +182,7 @@ class Run:
                 owned={**before, **self.plan.refreshed},
                 state_dir=self._state.directory,
                 elsewhere=partial(elsewhere, self._state, KINDS, self._host.boot_id, touched.values()),
+                apply_id=apply_id,
             )
             # As long as the journal is open no request to stop may end scplan otherwise than by undoing.
             stack.enter_context(stop_requests_wait())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -214,20 +213,35 @@ def _steady(value: Any) -> Any:
 
 
 def _mounts(pid: int) -> list[str]:
-    """Mount points with their source, options and propagation, without the IDs of mounts and peer groups.
+    """Mount points with their source, options and propagation, without the IDs of mounts.
 
-    Nor with the number of a tmpfs that scplan made: it is the next one that is free.
+    A peer group is called after its members on the host, or else those beside it. Nor with the number of a tmpfs that
+    scplan made: it is the next one that is free.
 
     Sorted by mount point; mounts stacked on the same one stay in their order, which is what can be seen of them.
     """
     lines = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+    listed = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    groups = _peer_groups(listed) | _peer_groups(Path("/proc/self/mountinfo").read_text().splitlines())
+    for line in listed:
         _, _, numbers, root, point, options, *rest = line.split()
-        tail = re.sub(r"\b(shared|master|propagate_from):\d+", r"\1", " ".join(rest))
+        tags = (tag.partition(":") for tag in rest[: rest.index("-")])
+        tail = " ".join([*(f"{word}({groups.get(group, '')})" for word, _, group in tags), *rest[rest.index("-") :]])
         if rest[-3:-1] == ["tmpfs", "scplan"]:
             numbers = "0:*"
         lines.append((point, f"{point} {root} {numbers} {options} {tail}"))
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+
+
+def _peer_groups(listed: list[str]) -> dict[str, str]:
+    """The mount points of each group of shared mounts, by its number."""
+    groups: dict[str, list[str]] = {}
+    for line in listed:
+        fields = line.split()
+        for tag in fields[6 : fields.index("-")]:
+            if tag.startswith("shared:") and not fields[4].startswith("/run/scplan/"):
+                groups.setdefault(tag.removeprefix("shared:"), []).append(fields[4])
+    return {group: ",".join(sorted(points)) for group, points in groups.items()}
 
 
 def _nodes(container: Container) -> Iterator[tuple[str, str]]:

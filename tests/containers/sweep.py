@@ -23,7 +23,15 @@ def sweep(pid: int) -> list[str]:
     """Removes all that the session with this PID made. Returns what could not be removed, one message each."""
     prefix = naming.owner_prefix(pid)
     troubles: list[str] = []
-    steps = (_remove_containers, _remove_cgroups, _remove_links, _remove_loops, _remove_mounts, _remove_files)
+    steps = (
+        _remove_containers,
+        _remove_cgroups,
+        _remove_links,
+        _remove_loops,
+        _remove_mounts,
+        _remove_parked,
+        _remove_files,
+    )
     for step in steps:
         try:
             step(prefix)
@@ -89,6 +97,20 @@ def _remove_mounts(prefix: str) -> None:
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in reversed([point for point in points if point.startswith(f"/tmp/{prefix}")]):
         _run("umount", "--lazy", point)
+
+
+def _remove_parked(prefix: str) -> None:
+    """Clones of mounts that a killed scplan kept for an undo: they are named after the inode of its records."""
+    parked = Path("/run/scplan/parked")
+    if not os.access(parked, os.R_OK | os.X_OK):
+        return
+    tops = _entries(Path("/tmp"), prefix)
+    inodes = {os.stat(directory).st_ino for top in tops for directory, _, _ in os.walk(top)}
+    for path in parked.iterdir():
+        if int(path.name.partition(".")[0].partition(":")[2]) in inodes:
+            _run("mount", "--make-rprivate", str(path))
+            _run("umount", "--lazy", str(path))
+            path.rmdir()
 
 
 def _remove_files(prefix: str) -> None:

@@ -344,6 +344,6 @@ def test_source_that_becomes_a_symlink_is_not_followed(
     ground.write(mounts=[{"source": str(source), "target": "/data", "create_source": True}])
     with workflow.open_apply(ground.request) as run:
         source.symlink_to(host_canary.directory)
-        with pytest.raises(ApplyFailed, match="is a symlink now"):
+        with pytest.raises(ApplyFailed, match="a directory on the way was replaced by a symlink"):
             run.execute(lambda _: None)
     assert "/data" not in process_container.mount_points()

@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator
 
 from scplan.linux.host import Host, file_identity
-from scplan.linux.mountinfo import Mount
+from scplan.linux.mountinfo import REMOVED, Mount
 from scplan.linux.syscalls import FileStatus
 
-_REMOVED = "//deleted"
 _TREES = ("/proc", "/sys", "/run/host")
 _OF_RUNTIMES = ("/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/dev/console", "/run/secrets", "/run/.containerenv")
 _OF_INCUS = ("/dev/incus", "/dev/.incus-mounts", "/dev/lxd", "/dev/.lxd-mounts")
@@ -37,7 +36,7 @@ class BindSources:
 
     def had(self, mount: Mount, path: str) -> bool:
         """Whether the file or directory that is mounted was at a path of the host, and was removed there."""
-        root = mount.root.removesuffix(_REMOVED)
+        root = mount.root.removesuffix(REMOVED)
         return root != mount.root and path in self._candidates(mount._replace(root=root))
 
     def _candidates(self, mount: Mount) -> Iterator[str]:

@@ -1,0 +1,142 @@
+"""Live bind mounts, read and recognised. proc_pid_mountinfo(5), statx(2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from scplan.digest import sha256_hex
+from scplan.errors import ScplanError
+from scplan.kinds.mount.bind_sources import BindSources
+from scplan.kinds.mount.record import BindMount
+from scplan.kinds.mount.source_tree import SourceTree, flags_text, source_tree, submount_path, submount_text
+from scplan.linux.container import Container
+from scplan.linux.host import Host, file_identity
+from scplan.linux.mount_tree import Branch, tree_of
+from scplan.linux.mountinfo import Mount
+from scplan.linux.parking import is_copy
+from scplan.linux.syscalls import FileStatus, statx
+
+_NAME_LENGTH = 16
+
+
+def as_found(container: Container, host: Host, wanted: BindMount, tree: Sequence[Branch]) -> BindMount:
+    """The live mount. Its source is the wanted one when both are the same file; else where the host has it.
+
+    Where the host has it nowhere, that is its path on its file system, or what kind of file system it is.
+    """
+    top = tree[0].mount
+    there = container.status(wanted.target)
+    identity = file_identity(there) if there is not None else ""
+    source: str | None = wanted.source
+    if there is None or identity != (wanted.source_identity or identity_on_host(wanted.source)):
+        source = BindSources(host).of(top, there) if there is not None else None
+    if source is None:
+        source = top.filesystem if top.root == "/" else top.root
+    found = BindMount(
+        source=source,
+        target=wanted.target,
+        read_only=top.read_only,
+        recursive=wanted.recursive,
+        propagation=visible_propagation(host, wanted, top),
+        source_identity=identity,
+        flags=flags_text(top),
+        submounts=(),
+    )
+    if source != wanted.source or (len(tree) == 1 and not wanted.submounts and wanted.read_only >= top.read_only):
+        return found
+    return _compared_with_source(found, wanted, tree, source_tree(host.known_mounts, source))
+
+
+def _compared_with_source(found: BindMount, wanted: BindMount, tree: Sequence[Branch], source: SourceTree) -> BindMount:
+    """With what the host's own mounts decide: what came along, and what is read-only for the host's reasons."""
+    brought = source.brought(tree[1:])
+    on_host = {branch.path for branch in source.below}
+    # What the host has unmounted since is no difference.
+    gone = [text for text in wanted.submounts or () if submount_path(text) not in on_host]
+    if wanted.read_only:
+        read_only = found.read_only and all(branch.mount.read_only for branch in brought)
+    else:
+        read_only = found.read_only and not source.is_read_only("/")
+    return found.but(read_only=read_only, submounts=(*map(submount_text, brought), *gone))
+
+
+def visible_propagation(host: Host, wanted: BindMount, top: Mount) -> str:
+    """As in /proc, in the recursive or plain word that was wanted: the kernel does not keep which of them it was.
+
+    The slave of a mount that nothing can reach is private to the kernel, and is as wanted.
+    """
+    prefix = "r" if wanted.propagation.startswith("r") else ""
+    word = wanted.propagation.removeprefix(prefix)
+    if word == "slave" and top.propagation == "private" and not host.receives(wanted.source):
+        return wanted.propagation
+    return prefix + top.propagation
+
+
+def tree_behind_symlink(container: Container, target: str) -> list[Branch]:
+    """The mount at a target whose path leads over symlinks, so that mountinfo has it under another name."""
+    there = container.status(target)
+    if there is None or not there.is_mount_root:
+        return []
+    return tree_of(container.mounts(), there.mount_id)
+
+
+def tree_at(container: Container, mount: BindMount) -> list[Branch]:
+    """The live mount at the target with all mounts below it; empty when it is not the mount's source."""
+    there = container.status(mount.target)
+    if there is None or not there.is_mount_root or not _is_of_source(container, mount, there):
+        return []
+    return tree_of(container.mounts(), there.mount_id)
+
+
+def is_ours(container: Container, fd: int, mount: BindMount) -> bool:
+    """True if the mount at the target is the one that scplan made.
+
+    Raises ScplanError when that may lie below another one. Where there is only one, and not ours, ours is gone.
+    """
+    there = statx(fd)
+    if _is_of_source(container, mount, there):
+        return True
+    mounts = container.mounts()
+    points = [other.point for other in mounts if other.id == there.mount_id]
+    if sum(other.point in points for other in mounts) == 1:
+        return False
+    raise ScplanError(
+        f"{mount.target}: others have mounted something on top of it", hint="unmount that first, or stop the container"
+    )
+
+
+def is_taken(container: Container, mount: BindMount) -> bool:
+    """True if others have mounted something at the target."""
+    there = container.status(mount.target)
+    return there is not None and there.is_mount_root and not _is_of_source(container, mount, there)
+
+
+def _is_of_source(container: Container, mount: BindMount, there: FileStatus) -> bool:
+    """Whether what is mounted is the mount's source; one that is known by its path may have been removed since."""
+    identity = file_identity(there)
+    if mount.source_identity is not None:
+        return identity == mount.source_identity or _is_copy(container, mount, there)
+    if identity == identity_on_host(mount.source):
+        return True
+    mounted = next((one for one in container.mounts() if one.id == there.mount_id), None)
+    return mounted is not None and BindSources(container.host).had(mounted, mount.source)
+
+
+def kept_name(container: Container, target: str) -> str:
+    """The name under which a clone is kept of what is mounted at a target."""
+    return sha256_hex(os.fsencode(f"{container.runtime} {container.name} {target}"))[:_NAME_LENGTH]
+
+
+def _is_copy(container: Container, mount: BindMount, there: FileStatus) -> bool:
+    """True if an undo has mounted a copy there, of a file that was removed."""
+    mounted = next((one for one in container.mounts() if one.id == there.mount_id), None)
+    return mounted is not None and is_copy(mounted, kept_name(container, mount.target))
+
+
+def identity_on_host(path: str) -> str | None:
+    """st_dev:st_ino at a path of the host, symlinks followed; None where there is nothing."""
+    try:
+        return file_identity(os.stat(path))
+    except OSError:
+        return None
