@@ -107,13 +107,15 @@ def _set(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
     )
 
 
-def change_addresses(rtnl: Rtnl, link: Link, *, add: Sequence[str], remove: Collection[str]) -> None:
+def change_addresses(
+    rtnl: Rtnl, link: Link, *, add: Sequence[str], remove: Collection[str], renew: Collection[str] = ()
+) -> None:
     """Adds and removes addresses ("10.0.0.5/24") of a link; those that are not named stay.
 
     With a primary IPv4 address the kernel drops the secondary ones, and with an address routes: what is still possible
-    without it is put back. One that is there for a limited time, or with another peer, is made as it is in `add`. Those
-    that are added to others come into the order of `add`, as an undo needs it: of several in one network the first is
-    the primary one, from which packets go.
+    without it is put back. One that is there with another peer is made as it is in `add`; those to `renew` no longer
+    expire. Those that are added to others come into the order of `add`, as an undo needs it: of several in one network
+    the first is the primary one, from which packets go.
     """
     there = [addr for addr in rtnl.addresses({link.index}) if addr.index == link.index]
     added = [Addr.written_as(text, link.index) for text in add]
@@ -127,7 +129,7 @@ def change_addresses(rtnl: Rtnl, link: Link, *, add: Sequence[str], remove: Coll
         _replace_addresses(rtnl, link, leaving, missing)
     else:
         _add_addresses(rtnl, missing)
-    _make_lasting(rtnl, [addr for addr in there if addr.key in wanted and not addr.is_lasting])
+    _make_lasting(rtnl, [addr for addr in there if addr.written() in renew and not addr.is_lasting])
     if there:
         _put_in_order(rtnl, link, [addr.key for addr in added])
 

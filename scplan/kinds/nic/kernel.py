@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from scplan.errors import KernelError, ScplanError
@@ -248,6 +248,8 @@ def _carrying(side: _Side, before: Nic, inner: Link, after: Nic | None = None) -
     on_host = None
     if outer is not None and (after is None or _changes_host_end(before, after)):
         on_host = kept.keep(side.host.rtnl, outer, whole=side.host_namespace if is_whole else None)
+    if outer is not None:
+        before = before.but(host_mtu=outer.mtu, host_txqueuelen=outer.txqueuelen)
     return before.but(
         carried_mac=outer.mac if outer is not None else None,
         carried_name=inner.name,
@@ -319,7 +321,9 @@ def update(target: Target[Nic], before: Nic, after: Nic) -> None:
         return
     if after.carried_name is not None and not after.is_physical and side.host_end(inner) is None:
         return  # as in `create`
-    side.settle(inner, after, removed=without(before.addresses, after.addresses))
+    renewed = {plain(address) for address in before.addresses or () if address != plain(address)}
+    renewed &= set(_lasting(after.addresses))
+    side.settle(inner, after, removed=without(before.addresses, after.addresses), renewed=renewed)
 
 
 def delete(target: Target[Nic], before: Nic) -> None:
@@ -400,8 +404,16 @@ class _Side:
             raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail="it vanished while scplan worked on it")
         return link
 
-    def settle(self, inner: Link, nic: Nic, *, removed: tuple[str, ...] = (), is_new: bool = False) -> None:
-        """Makes the NIC as `nic` says, from whatever it is; `removed` addresses are taken away.
+    def settle(
+        self,
+        inner: Link,
+        nic: Nic,
+        *,
+        removed: tuple[str, ...] = (),
+        renewed: Collection[str] = (),
+        is_new: bool = False,
+    ) -> None:
+        """Makes the NIC as `nic` says, from whatever it is; `removed` addresses are taken away, `renewed` ones last.
 
         One that `is_new` gets all that is carried; one that was there the whole time lost only some of it.
         """
@@ -412,7 +424,7 @@ class _Side:
         else:
             change = LinkChange(mac=nic.mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen, up=nic.up is not False)
             links.change_link(self.rtnl, inner, change)
-            links.change_addresses(self.rtnl, inner, add=_lasting(nic.addresses), remove=removed)
+            links.change_addresses(self.rtnl, inner, add=_lasting(nic.addresses), remove=removed, renew=renewed)
         if nic.carried_routes and nic.up is not False:
             routes = [Route.from_text(text, inner.index) for text in nic.carried_routes]
             links.put_texts_back(self.rtnl, inner.index, (), routes)

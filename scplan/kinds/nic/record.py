@@ -11,6 +11,7 @@ FOREIGN = "foreign"
 DEFAULT_MTU, DEFAULT_TXQUEUELEN = 1500, 1000
 IPV6_MIN_MTU = 1280
 _HOST_NAME_BYTES = 15
+_MESSAGES = frozenset(("host_state", "carried_link", "carried_host_end"))
 
 
 def _parse_type(text: str) -> str:
@@ -100,6 +101,11 @@ class Nic(Resource):
         role=Role.CARRIED,
         many=True,
     )
+
+    def shown(self, path: str, value: object) -> str:
+        if path in _MESSAGES and isinstance(value, tuple):
+            return f"{len(value)} objects, as the kernel holds them"
+        return super().shown(path, value)
 
     @property
     def is_physical(self) -> bool:
