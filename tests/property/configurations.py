@@ -183,6 +183,7 @@ def _cgroup() -> st.SearchStrategy[dict[str, Any]]:
         "pids.max": CHOICES((50, 100, "max")),
         "cpu.max": CHOICES(("50000 100000", "max", "20000 50000")),
         "cpu.weight": CHOICES((50, 100, 900)),
+        "cpu.idle": CHOICES((0, 1)),
         "cpuset.cpus": st.just("0"),
         "cpuset.mems": st.just("0"),
     }
