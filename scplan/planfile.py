@@ -22,7 +22,7 @@ from scplan.model.resource import Resource
 from scplan.records import check_version, read_bytes, refuse_writable_by_all, write_document
 
 _EXPLAINED = 5
-_COMPARED = ("order", "address", "action", "before", "after", "changed", "managed", "disruption", "lost")
+_COMPARED = ("order", "address", "action", "before", "after", "changed", "managed", "disruption")
 
 
 def save(path: str, plan: Plan, origin: dict[str, Any], host: dict[str, str]) -> None:
@@ -47,25 +47,28 @@ def load_to_apply(path: str, host: dict[str, str]) -> dict[str, Any]:
 
 
 def check_as_saved(path: str, document: dict[str, Any]) -> None:
-    """Raises StalePlan when the file was changed since it was saved, RecordDamaged when its changes are none."""
+    """Raises StalePlan when the file was changed since it was saved."""
     if is_as_saved(document):
         return
-    _changes(document, path)
     raise StalePlan(
-        f"{path} is stale: it was changed since it was saved, or an older scplan saved it",
+        f"{path} is stale: it was changed since it was saved",
         detail="its digest does not fit what it holds",
         hint="make a new plan, and review it again",
     )
 
 
 def is_as_saved(document: dict[str, Any]) -> bool:
-    """True if nothing in the document was changed since it was saved."""
-    return bool(document.get("digest") == _digest(document))
+    """True if nothing in the document was changed since it was saved.
+
+    Plans saved by earlier versions have no digest. For these, and whoever takes it out, all that an apply obeys is
+    compared with what planning again gives.
+    """
+    return "digest" not in document or bool(document["digest"] == _digest(document))
 
 
 def _digest(document: dict[str, Any]) -> str:
-    """The same for documents that hold the same, apart from their digests."""
-    rest = {key: value for key, value in document.items() if key != "digest"}
+    """The same for documents that hold the same, apart from their digests and the host, which is compared by itself."""
+    rest = {key: value for key, value in document.items() if key not in ("digest", "host")}
     return f"sha256:{sha256_hex(json.dumps(rest, sort_keys=True, separators=(',', ':')).encode())}"
 
 
@@ -247,7 +250,9 @@ def _changes(document: dict[str, Any], path: str) -> dict[str, Any]:
     for change in document["changes"]:
         if not isinstance(change, dict):
             raise RecordDamaged(f"{path}: a change is not a JSON object")
-        changes[str(change.get("address"))] = {key: change.get(key) for key in _COMPARED}
+        # Plans saved by earlier versions have no list of what is lost.
+        compared = {key: change.get(key) for key in _COMPARED} | {"lost": change.get("lost", [])}
+        changes[str(change.get("address"))] = compared
     return changes
 
 
@@ -271,7 +276,7 @@ def _other_containers(document: dict[str, Any], now: dict[str, Any]) -> Iterator
 def _other_orders(document: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """A line for each thing besides changes that an apply would obey, and that is not as it was saved."""
     for key, words in (("modules", "kernel modules"), ("new_modules", "modules in the records"), ("probes", "probes")):
-        saved, current = document.get(key), now[key]
+        saved, current = document.get(key, type(now[key])()), now[key]
         if saved != current:
             yield f"{words}: were {json.dumps(saved)}, are {json.dumps(current)}"
 

@@ -119,14 +119,15 @@ def carry_out(
 
     `most` is what it may interrupt. Raises Refused when it interrupts more.
     """
-    from scplan.workflow import refuse_disruption
+    from scplan import workflow
 
     if as_json:
         return _carry_out_for_machines(opened, approved=approved, most=most)
     with opened as run:
         print_plan(run.plan)
         complain(run.plan.diagnostics)
-        refuse_disruption(run.plan, most)
+        if most is not None:
+            workflow.refuse_disruption(run.plan, most)
         if run.plan.has_changes:
             if not approved:
                 approve("Apply these changes?")
@@ -166,8 +167,8 @@ def _execute(run: Run, show: OnEvent) -> Outcome:
 def _carry_out_for_machines(
     opened: AbstractContextManager[Run], *, approved: bool, most: Disruption | None
 ) -> ExitCode:
+    from scplan import workflow
     from scplan.render import machine
-    from scplan.workflow import refuse_disruption
 
     def emit(document: dict[str, object]) -> None:
         raw(machine.to_line(document))
@@ -175,7 +176,8 @@ def _carry_out_for_machines(
     try:
         with opened as run:
             emit(machine.plan_event(run.plan))
-            refuse_disruption(run.plan, most)
+            if most is not None:
+                workflow.refuse_disruption(run.plan, most)
             if not run.plan.changes and not run.changes_records:
                 emit(machine.unchanged_event(run.plan))
                 return ExitCode.OK

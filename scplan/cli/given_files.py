@@ -25,8 +25,10 @@ def saved_plan(paths: Sequence[str]) -> str | None:
 
 def _is_configuration(path: str) -> bool:
     """By content; by its name where the content is neither. What can't be read is for its reader to complain about."""
-    if path == "-" or os.path.isdir(path):
+    if path == "-":
         return True
+    if os.path.isdir(path):
+        return any(name.endswith(_NAMED) for name in os.listdir(path))
     try:
         # Not blocking: a FIFO is refused by the reader of either form.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

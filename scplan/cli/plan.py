@@ -84,6 +84,8 @@ def plan(
 
 
 def _refused(made: Plan, max_disruption: Disruption | None) -> Refused | None:
+    if max_disruption is None:
+        return None
     from scplan import workflow
 
     try:

@@ -71,7 +71,6 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
     configuration = configuration_from_json(origin.get("configuration"), KINDS)
     if not request.destroy:
         _check_probes(configuration, request)
-    planfile.check_as_saved(path, document)
     state = State(request.state_dir, KINDS)
     with Host() as host:
         undo_overdue(state, host, request.lock_timeout_s)
@@ -79,6 +78,7 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
         with locked_scene(scene, request, state, host) as locked:
             made = plan_scene(locked, request, state, host)
             planfile.check_unchanged(path, document, made)
+            planfile.check_as_saved(path, document)
             yield Run(made, locked, state, host, request)
 
 

@@ -363,7 +363,7 @@ def load_plan_view(path: str) -> Plan:
         return viewed
     changed = Diagnostic(
         summary=f"{path} is not as it was saved: an apply refuses it",
-        detail="it was changed since, or an older scplan saved it",
+        detail="it was changed since",
         severity=Severity.WARNING,
     )
     return viewed._replace(diagnostics=(*viewed.diagnostics, changed))
