@@ -27,7 +27,6 @@ from scplan.workflow.modules import asked_modules, missing_said, new_modules
 from scplan.workflow.modules import notices as module_notices
 from scplan.workflow.scene import Records, Request, Scene, emptied, named, set_scene, unlisted, validate
 from scplan.workflow.settled import settled
-from scplan.workflow.sharing import shared_in
 
 
 def make_plan(request: Request) -> Plan:
@@ -124,6 +123,8 @@ def with_neighbours(
     host: Host,
 ) -> Plan:
     """The plan, made again where other containers have what it would make or remove. Raises PlanError."""
+    from scplan.workflow.sharing import shared_in  # a hook does without
+
     made = make(inputs, KINDS)
     shared, problems = shared_in(made, scene, state, host.boot_id)
     if shared:

@@ -52,17 +52,25 @@ def read(container: Container, wanted: Mapping[str, Route] | None, identity: Ide
             return {}
         raise links.refuse_host_network(container.name)
     name_of = _names(container.rtnl)
+    if wanted is None:
+        firsts = ((key, entries[0]) for key, entries in _by_key(container.rtnl.raw_routes()).items())
+        return {
+            identity(_key_of(first.route)): record_of(first, name_of)
+            for (*_, table), first in firsts
+            if table != LOCAL_TABLE and _is_usual(first.route)
+        }
+    by_key = _by_key(_listed(container.rtnl, wanted.values()))
     found: dict[str, Route] = {}
-    for key, entries in _by_identity(container.rtnl, None if wanted is None else wanted.values(), identity).items():
-        if wanted is None:
-            first = entries[0].route
-            if first.type == RTN_UNICAST and first.protocol not in links.KERNEL_MADE and not first.nexthops:
-                found[key] = record_of(entries[0], name_of)
-        elif key in wanted:
-            live = _in_force(entries, wanted[key], name_of)
-            if live is not None:
-                found[key] = live
+    for name, goal in wanted.items():
+        entries = by_key.get((goal.family, kernel_destination(goal.to), metric_of(goal), table_of(goal)))
+        live = _in_force(entries, goal, name_of) if entries else None
+        if live is not None:
+            found[name] = live
     return found
+
+
+def _is_usual(live: LiveRoute) -> bool:
+    return live.type == RTN_UNICAST and live.protocol not in links.KERNEL_MADE and not live.nexthops
 
 
 def _in_force(entries: Sequence[RawRoute], goal: Route, name_of: NameOf) -> Route | None:
@@ -105,27 +113,24 @@ def _why_left_out(live: LiveRoute) -> str:
     return f"it is of type {TYPES.get(live.type, live.type)}" if live.type != RTN_UNICAST else ""
 
 
-def _by_identity(rtnl: Rtnl, wanted: Collection[Route] | None, identity: Identify) -> dict[str, list[RawRoute]]:
-    """The routes of each key, in order; read no further than the wanted ones take."""
-    found: dict[str, list[RawRoute]] = {}
-    for raw in _listed(rtnl, wanted):
-        if raw.route.table != LOCAL_TABLE and not raw.route.tos and not raw.route.source_length:
-            found.setdefault(identity(_key_of(raw.route)), []).append(raw)
+def _by_key(listed: Iterable[RawRoute]) -> dict[tuple[int, str, int, int], list[RawRoute]]:
+    """The routes of each (family, destination, metric, table), in order."""
+    found: dict[tuple[int, str, int, int], list[RawRoute]] = {}
+    for raw in listed:
+        live = raw.route
+        if not live.tos and not live.source_length:
+            found.setdefault((live.family, live.dst, live.metric, live.table), []).append(raw)
     return found
 
 
-def _listed(rtnl: Rtnl, wanted: Collection[Route] | None) -> list[RawRoute]:
-    if wanted is None:
-        return rtnl.raw_routes()
+def _listed(rtnl: Rtnl, wanted: Collection[Route]) -> list[RawRoute]:
+    """Routes that can be those wanted: read no further than that takes."""
     families, tables = {route.family for route in wanted}, {table_of(route) for route in wanted}
-    destinations = {kernel_destination(route.to) for route in wanted}
-    listed = rtnl.raw_routes(
+    return rtnl.raw_routes(
         families.pop() if len(families) == 1 else 0,
         table=tables.pop() if len(tables) == 1 else 0,
-        lengths={network_of(destination).length for destination in destinations},
+        lengths={network_of(kernel_destination(route.to)).length for route in wanted},
     )
-    # Those of the IPv6 default are told by the family of what was asked for.
-    return [raw for raw in listed if raw.route.dst in destinations]
 
 
 def _names(rtnl: Rtnl) -> NameOf:
@@ -140,8 +145,11 @@ def _names(rtnl: Rtnl) -> NameOf:
 
 
 def _key_of(live: LiveRoute) -> Route:
-    to = DEFAULT_IPV6 if live.dst == "default" and live.family == AF_INET6 else live.dst
-    return Route(to=to, metric=live.metric, table=live.table)
+    return Route(to=_destination(live), metric=live.metric, table=live.table)
+
+
+def _destination(live: LiveRoute) -> str:
+    return DEFAULT_IPV6 if live.dst == "default" and live.family == AF_INET6 else live.dst
 
 
 def record_of(raw: RawRoute, name_of: NameOf) -> Route:
@@ -152,8 +160,16 @@ def record_of(raw: RawRoute, name_of: NameOf) -> Route:
         via, dev = TYPES.get(live.type, f"type {live.type}"), ""
     elif live.nexthops:
         via = text_of(Way(hop.gateway, name_of(hop.oif) or "?", hop.weight, hop.onlink) for hop in live.nexthops)
-    return _key_of(live).but(
-        via=via, dev=dev or None, over=dev or None, src=live.prefsrc, onlink=live.onlink, options=options_of(raw)
+    return Route(
+        to=_destination(live),
+        metric=live.metric,
+        table=live.table,
+        via=via,
+        dev=dev or None,
+        over=dev or None,
+        src=live.prefsrc,
+        onlink=live.onlink,
+        options=options_of(raw),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from socket import AF_INET6
 
 from scplan.kinds.kind import Described, Foreseen, Hears, Kind, Target
-from scplan.kinds.route import foresight, kernel, reach
+from scplan.kinds.route import kernel, reach
 from scplan.kinds.route.kernel import LOCAL_TABLE
 from scplan.kinds.route.record import DEFAULT_IPV6, IPV6_METRIC, Route, fits
 from scplan.linux.container import Container
@@ -131,6 +131,8 @@ class RouteKind(Kind[Route]):
     def foresee_together(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
     ) -> Iterable[Foreseen]:
+        from scplan.kinds.route import foresight  # a hook does without
+
         return foresight.foresee(container, changes, after)
 
     def capture(

@@ -8,7 +8,7 @@ out, and the time that a route has left is asked for in seconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from socket import AF_INET6
 from struct import Struct
 
@@ -96,7 +96,12 @@ class RawRoute(NamedTuple):
     @property
     def expires(self) -> bool:
         """True if the kernel removes the route after a time."""
-        return any(True for _ in _seconds_left(_attributes(self.body)))
+        return does_expire(_attributes(self.body))
+
+
+def does_expire(attributes: Iterable[tuple[int, bytes]]) -> bool:
+    """True if these are attributes of a route that the kernel removes after a time."""
+    return any(True for _ in _seconds_left(attributes))
 
 
 def raw_route(body: bytes) -> RawRoute:
@@ -189,7 +194,7 @@ def _exact_hops(payload: bytes) -> bytes:
     return b"".join(exact)
 
 
-def _seconds_left(attributes: Iterator[tuple[int, bytes]] | list[tuple[int, bytes]]) -> Iterator[int]:
+def _seconds_left(attributes: Iterable[tuple[int, bytes]]) -> Iterator[int]:
     for number, payload in attributes:
         if number == _CACHEINFO and len(payload) >= _CACHED.size:
             left = _CACHED.unpack_from(payload)[2]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
 from scplan.linux.netlink import wire
 from scplan.linux.netlink.layouts import ATTRIBUTE, places
-from scplan.linux.netlink.raw import RawRoute
+from scplan.linux.netlink.raw import RawRoute, does_expire
 from scplan.linux.netlink.wire import RTMSG, U32
 
 # linux/rtnetlink.h
@@ -41,7 +42,13 @@ _EXPIRES = "expires"
 
 def options_of(raw: RawRoute) -> str:
     """The options of a route that the kernel listed, "" for none; that it expires is one, without the time left."""
-    found = {kind: payload for kind, payload in _inside(raw.body, RTMSG.size) if kind not in _NO_OPTIONS}
+    return _options(raw.body)
+
+
+@lru_cache(maxsize=1024)  # most routes of a host's containers are alike
+def _options(body: bytes) -> str:
+    attributes = list(_inside(body, RTMSG.size))
+    found = {kind: payload for kind, payload in attributes if kind not in _NO_OPTIONS}
     words = list(_metric_words(found.pop(_METRICS, b"")))
     if flow := U32.unpack(found.pop(_FLOW, bytes(4)))[0]:
         words.append(f"realms {flow >> 16}/{flow & 0xFFFF}")
@@ -51,7 +58,7 @@ def options_of(raw: RawRoute) -> str:
     if encap_type is not None:
         words.append(f"encap {struct.unpack('=H', encap_type)[0]}:{found.pop(_ENCAP, b'').hex()}")
     words += [f"attribute{kind} {payload.hex()}" for kind, payload in sorted(found.items())]
-    return " ".join(words + ([_EXPIRES] if raw.expires else []))
+    return " ".join(words + ([_EXPIRES] if does_expire(attributes) else []))
 
 
 def _metric_words(metrics: bytes) -> Iterator[str]:
