@@ -6,10 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from socket import AF_INET6
 
 from scplan.kinds.kind import Foreseen, Unsuitable
-from scplan.kinds.route.kernel import LOCAL_TABLE, is_made_by_kernel, nics_hint, unreachable_hint
-from scplan.kinds.route.record import Route, kernel_destination, metric_of, table_of
+from scplan.kinds.route.kernel import (
+    LOCAL_TABLE,
+    is_made_by_kernel,
+    nics_hint,
+    record_of,
+    unreachable_hint,
+    would_be_joined,
+)
+from scplan.kinds.route.record import Route, fits, kernel_destination, metric_of, table_of
 from scplan.linux.container import Container
 from scplan.linux.netlink import RTN_UNICAST, Addr, RawRoute
+from scplan.linux.netlink import Route as LiveRoute
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
 from scplan.model.networks import Network, network_of
@@ -130,7 +138,7 @@ def foresee(container: Container, changes: Sequence[Change], after: Mapping[Addr
     ground = _Ground(container, changes, after)
     for change, route in planned:
         # An undo makes again what the kernel held: next hops that nobody can write are not looked at.
-        refused = _refused(route, ground) if route.carried is None else None
+        refused = _refused(route, ground) or _joined(change, route, ground) if route.carried is None else None
         displaced = tuple(_displaced(route, ground)) if change.action is Action.CREATE else ()
         if refused is not None or displaced:
             yield Foreseen(address=change.address, refused=refused, lost=displaced)
@@ -162,6 +170,36 @@ def _refused(route: Route, ground: _Ground) -> Unsuitable | None:
     return None
 
 
+def _joined(change: Change, route: Route, ground: _Ground) -> Unsuitable | None:
+    """IPv6 would join the route to one that others have behind it."""
+    of_key = [raw for raw in ground.routes if _is_of_key(raw, route)]
+    names = {index: ground.container.rtnl.link_name(index) for raw in of_key for index in raw.route.oifs}
+    mine = [one for one in (change.owned, change.before) if isinstance(one, Route)]
+    own = next((raw for one in mine for raw in of_key if fits(one, record_of(raw, names.__getitem__))), None)
+    if not is_address(route.via) or not would_be_joined(
+        _gateway_route(route), [raw for raw in of_key if raw is not own]
+    ):
+        return None
+    return Unsuitable(
+        f"others have a route to {route.to} of the same metric and table, to which IPv6 would join this one",
+        hint="choose another metric, or remove that route",
+    )
+
+
+def _gateway_route(route: Route) -> LiveRoute:
+    return LiveRoute(family=route.family, dst=kernel_destination(route.to), gateway=route.via)
+
+
+def _is_of_key(raw: RawRoute, route: Route) -> bool:
+    live = raw.route
+    return (
+        (live.dst, live.metric, live.table) == _key(route)
+        and live.family == route.family
+        and not live.source_length
+        and not live.tos
+    )
+
+
 def _is_link_local(address: str) -> bool:
     return network_of("fe80::/10").holds(address)
 
@@ -172,8 +210,7 @@ def _displaced(route: Route, ground: _Ground) -> Iterator[str]:
         return
     for raw in ground.routes:
         live = raw.route
-        is_of_key = (live.dst, live.metric, live.table) == _key(route) and live.family == route.family
-        if is_of_key and not live.source_length and is_made_by_kernel(live, route):
+        if _is_of_key(raw, route) and is_made_by_kernel(live, route):
             yield f"route {_words(raw, ground)}, which a router announced: its next announcement brings it back"
 
 

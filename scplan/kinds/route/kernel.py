@@ -283,6 +283,8 @@ class _Places:
     def put_first(self, made: RawRoute, wanted: Route, own: RawRoute | None) -> None:
         """Puts a route in front of the others, in place of its former self."""
         others = [raw for raw in self.entries if raw is not own]
+        if would_be_joined(made.route, others):
+            raise KernelError(f"RTM_NEWROUTE({made.route.text()})", errno.EEXIST, hint=_hint(errno.EEXIST, wanted))
         if own is not None and self.entries[0] is own and (not self.is_ipv6 or not others):
             self.put(made, wanted, "replace")
         elif not self.is_ipv6:
@@ -323,6 +325,14 @@ class _Places:
         self.take(staying[same:])
         for raw in goal[same:]:
             self.put(raw, wanted, "append")
+
+
+def would_be_joined(made: LiveRoute, others: Iterable[RawRoute]) -> bool:
+    """True if IPv6 would make next hops of one route of this and of others': neither would be as it was asked for."""
+    if made.family != AF_INET6 or not made.gateway:
+        return False
+    lives = (raw.route for raw in others)
+    return any((live.gateway or live.nexthops) and live.protocol not in links.KERNEL_MADE for live in lives)
 
 
 # capturing
@@ -438,7 +448,9 @@ def delete(target: Target[Route], before: Route, identity: Identify) -> None:
         return  # nothing was made there
     places = _Places(target.container, before)
     record = target.peers.get(identity(before))
-    own = places.find(record) or places.hop(record) or places.own(before, record)
+    own = places.own(before, record)
+    if own is not None and own.route.nexthops:
+        own = places.hop(record) or own
     if own is not None:
         places.take([own])
     if before.displaced:
