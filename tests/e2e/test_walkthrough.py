@@ -15,6 +15,7 @@ from tests.containers.container import Container
 from tests.containers.session import CHECKOUT
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PLACE = re.compile(r"\S+\.yaml:\d+:\d+: ")
 _PROMPT = "# "
 _AND_SO_ON = "…"
 
@@ -60,7 +61,7 @@ class Walk:
 
     def _compare(self, typed: Typed) -> None:
         printed = self._type(typed.command)
-        fails = any(line.startswith("error: ") for line in typed.shown or ())
+        fails = any(line.startswith("error: ") or _PLACE.match(line) for line in typed.shown or ())
         assert (self._code != 0) is fails, printed
         if typed.shown is not None:
             assert [_cut(line, shown) for line, shown in zip(printed, typed.shown, strict=False)] == typed.shown
@@ -123,4 +124,4 @@ def test_readme_and_tutorial_print_what_they_show(runc_container: Container, bri
     walk = Walk(runc_container, bridge, scplan)
     # The container and the bridge are there; to remove them is left to the test, too.
     assert walk.follow("README.md", "What it should have, in `scplan.yaml`", "Take it all out again") == 6
-    assert walk.follow("docs/tutorial/first-plan.md") == 10
+    assert walk.follow("docs/tutorial/first-plan.md") == 12
