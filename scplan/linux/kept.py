@@ -144,7 +144,11 @@ def keep(rtnl: Rtnl, link: Link, *, whole: NetworkNamespace | None = None) -> Ke
     raw = read_link(rtnl, link.index)
     if raw is None:
         raise KernelError(f"RTM_GETLINK({link.name})", errno.ENODEV, detail="it vanished while scplan looked at it")
-    addresses = tuple(one for one in read_addresses(rtnl, link.index) if not one.is_kernel_made(raw.link))
+    listed = read_addresses(rtnl, link.index)
+    by_users = [one for one in listed if not one.is_kernel_made(raw.link)]
+    # Beside link-local ones of users the kernel's own have a place, which it would not give them when they come late.
+    has_local = any(one.addr.is_link_local for one in by_users)
+    addresses = tuple(one for one in listed if one in by_users or (has_local and one.is_kernel_made_local(raw.link)))
     objects = rare.neighbours(rtnl, link) + rare.of_port(rtnl, raw.link)
     return Kept(
         int(time.clock_gettime(time.CLOCK_BOOTTIME)),
@@ -256,7 +260,8 @@ def put_addresses_back(
     rtnl: Rtnl, link: Link, kept: Kept, *, but: Collection[tuple[str, str]] = (), exactly: bool = False
 ) -> None:
     """The addresses of `put_back` alone."""
-    wanted = [raw for raw in kept.addresses if raw.key not in but]
+    is_same = exactly and link.mac == kept.link.mac
+    wanted = [raw for raw in kept.addresses if raw.key not in but and (is_same or not raw.is_kernel_made(kept.link))]
     elapsed_s = max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME)) - kept.boot_s)
     there = {raw.key: raw for raw in read_addresses(rtnl, link.index)}
     # The kernel lists those of IPv6 with the newest first.

@@ -147,7 +147,8 @@ def difference(before: Fingerprint, after: Fingerprint, path: str = "") -> list[
 
 def _network(enter: list[str]) -> Fingerprint:
     # Without a family: the rules are those of IPv4, and all else is of both.
-    links, addressed, routes, rules = _ip(enter, "link show", "address show", "route show table all", "rule show")
+    asked = ("link show", "address show", "route show table all", "rule show", "neighbour show nud permanent")
+    links, addressed, routes, rules, neighbours = _ip(enter, *asked)
     (rules_6,) = _ip(enter, "rule show", options=("-6",))
     # Link-local addresses come some seconds after a link is up, and their routes with them: the kernel's own doing.
     return {
@@ -168,6 +169,7 @@ def _network(enter: list[str]) -> Fingerprint:
             key=repr,
         ),
         "rules": [*rules, *rules_6],
+        "neighbours": sorted(neighbours, key=repr),
     }
 
 

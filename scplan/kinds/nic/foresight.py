@@ -10,7 +10,6 @@ from scplan.kinds.nic.record import Nic
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.links import NetworkNamespace
 from scplan.linux.netlink import RTPROT_STATIC, Link, Rtnl
 from scplan.model.change import Action, Change
 
@@ -62,7 +61,7 @@ def _lent(host: Host, change: Change, name: str) -> Iterator[Foreseen]:
     link = host.rtnl.link(name)
     if link is not None:
         put_back = _of_others(host.rtnl, link, f"{name}, when it returns")
-        lost = _programs(host.rtnl, link, NetworkNamespace(host.netns_fd, host.netns_fd))
+        lost = _programs(host.rtnl, link)
         yield Foreseen(change.address, put_back=tuple(put_back), lost=tuple(lost))
 
 
@@ -77,10 +76,10 @@ def _changed(container: Container, host: Host, change: Change, before: Nic) -> I
             # The kernel drops secondary addresses with the first of their network, and routes with the last one.
             yield Foreseen(change.address, put_back=tuple(_of_others(container.rtnl, link, before.name)))
         return
-    lost = list(_programs(container.rtnl, link, NetworkNamespace(container.netns_fd, host.netns_fd)))
+    lost = list(_programs(container.rtnl, link))
     outer = links.host_end(host, link, container.rtnl.nsid(host.netns_fd), host.rtnl.link)
     if outer is not None:
-        lost += _programs(host.rtnl, outer, NetworkNamespace(host.netns_fd, host.netns_fd))
+        lost += _programs(host.rtnl, outer)
     if lost:
         yield Foreseen(change.address, lost=tuple(lost))
 
@@ -96,11 +95,12 @@ def _of_others(rtnl: Rtnl, link: Link, where: str) -> Iterator[str]:
     yield from (f"{one.words()} of {where}" for one in found.rare)
 
 
-def _programs(rtnl: Rtnl, link: Link, namespace: NetworkNamespace) -> Iterator[str]:
+def _programs(rtnl: Rtnl, link: Link) -> Iterator[str]:
     """Programs of a link, which only whoever attached them can attach again."""
-    from scplan.linux import kept
+    from scplan.linux.netlink import rare
+    from scplan.linux.netlink.raw_links import read_link
 
-    found = kept.keep(rtnl, link, whole=namespace)
-    if found.raw.has_program:
+    raw = read_link(rtnl, link.index)
+    if raw is not None and raw.has_program:
         yield f"the XDP program of {link.name}"
-    yield from (f"{one.words()} of {link.name}" for one in found.rare if not one.comes_back)
+    yield from (f"{one.words()} of {link.name}" for one in rare.traffic_control(rtnl, link) if not one.comes_back)

@@ -120,6 +120,10 @@ class RawAddr(NamedTuple):
         is_local = self.addr.scope == RT_SCOPE_LINK
         return is_local and self.addr.address == f"{_link_local_of(link.mac)}/64"
 
+    def is_kernel_made_local(self, link: Link) -> bool:
+        """True for the link-local address that the kernel makes from the link's MAC address."""
+        return self.addr.is_link_local and self.addr.address == f"{_link_local_of(link.mac)}/64"
+
     def shape(self) -> bytes:
         """What stays the same about the address while its time runs."""
         preferred, valid = self.lifetimes_s
