@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 Sections = dict[str, Any]
 Pair = tuple[Sections, Sections]
 CHOICES = st.sampled_from
+_WILD_TARGETS = ("/link/a", "/link/new/in", "/dangling", "/dangling/in", "/srv/b/in", "/srv/a/new", "/etc/mounted")
 _DRAWN = ("hop", "sourced", "by_link")
 
 
@@ -25,22 +26,26 @@ def configurations(parts: dict[str, str]) -> st.SearchStrategy[Pair]:
     """
     own = [parts | {"end": f"{parts['end']}{letter}", "net": net} for letter, net in (("a", "4"), ("b", "5"))]
     return CHOICES((None, 0, 1)).flatmap(
-        lambda lent_to: st.tuples(*(_of_one(own[number], has_nic=lent_to == number) for number in (0, 1)))
+        lambda lent_to: st.tuples(*(of_one(own[number], has_nic=lent_to == number) for number in (0, 1)))
     )
 
 
-def _of_one(parts: dict[str, str], *, has_nic: bool) -> st.SearchStrategy[Sections]:
+def of_one(parts: dict[str, str], *, has_nic: bool, is_wild: bool = False) -> st.SearchStrategy[Sections]:
+    """The sections of one container. Wild ones may ask for what can't be: a plan has to say so."""
+    routes, mounts, devices = _route(), _mount(parts), _device(parts)
+    if is_wild:
+        routes, mounts, devices = routes | _wild_route(parts), mounts | _wild_mount(parts), devices | _wild_device()
     return st.builds(
         _sections,
-        devices=st.lists(_device(parts), max_size=3, unique_by=lambda one: one["target"]),
+        devices=st.lists(devices, max_size=3, unique_by=lambda one: one["target"]),
         limits=st.none() | _limits(),
         nics=st.lists(CHOICES(("eth1", "eth2", "eth3")), max_size=3, unique=True).flatmap(
             lambda names: st.tuples(*(_veth(name, parts) for name in names))
         ),
         physical=_physical(parts) if has_nic else st.none(),
-        routes=st.lists(_route(), max_size=4, unique_by=lambda one: (one["to"], one.get("metric"), one.get("table"))),
-        mounts=st.lists(_mount(parts), max_size=4, unique_by=lambda one: one["target"]),
-        cgroup=_cgroup(),
+        routes=st.lists(routes, max_size=4, unique_by=lambda one: (one["to"], one.get("metric"), one.get("table"))),
+        mounts=st.lists(mounts, max_size=4, unique_by=lambda one: one["target"]),
+        cgroup=_cgroup() | _wild_cgroup() if is_wild else _cgroup(),
         disk=st.just(parts["disk"]),
     )
 
@@ -67,6 +72,9 @@ def _sections(
     }
     usable = []
     for route in routes:
+        if "hop" not in route:
+            usable.append(route)
+            continue
         address = reached.get((route["dev"], ":" in route["to"]))
         if address is None:
             continue
@@ -174,6 +182,65 @@ def _mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
         optional=extra,
     )
     return st.one_of(of_directories, of_directories, of_made, of_files)
+
+
+def _wild_route(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Written whatever NICs there are: the gateway may be in no network, the NIC absent or down."""
+    net = parts["net"]
+    return st.fixed_dictionaries(
+        {"to": CHOICES(("default", "10.94.0.0/16", "10.95.7.0/24", "10.60.7.0/24"))},
+        optional={
+            "via": CHOICES((f"10.{net}1.0.1", f"10.{net}2.0.1", "10.60.0.1", "10.200.0.1")),
+            "dev": CHOICES(("eth0", "eth1", "eth2", "eth9")),
+            "metric": CHOICES((50, 200)),
+        },
+    ).filter(lambda one: "via" in one or "dev" in one)
+
+
+def _wild_mount(parts: dict[str, str]) -> st.SearchStrategy[dict[str, Any]]:
+    """At places that may be symlinks, files, read-only, or below one another."""
+    return st.fixed_dictionaries(
+        {
+            "source": CHOICES((parts["one"], parts["two"], f"{parts['one']}/file", f"{parts['one']}/absent")),
+            "target": CHOICES(
+                (
+                    "/link/a",
+                    "/link/new/place",
+                    "/dangling",
+                    "/dangling/in",
+                    "/srv/b/in",
+                    "/srv/a/new",
+                    "/etc/mounted",
+                    "/srv/b",
+                )
+            ),
+        },
+        optional={"read_only": st.booleans(), "required": st.booleans(), "propagation": CHOICES(("rshared", "rslave"))},
+    )
+
+
+def _wild_device() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "source": CHOICES(("/dev/null", "/dev/zero", "/dev/absent", "/dev")),
+            "target": CHOICES(("/srv/a/node", "/srv/b/node", "/link/node", "/dangling", "/etc/mounted", "/dev/d1")),
+        },
+        optional={"replace_existing": st.booleans(), "required": st.booleans(), "mode": st.just("0640")},
+    )
+
+
+def _wild_cgroup() -> st.SearchStrategy[dict[str, Any]]:
+    """CPUs that may not exist, limits that may not go together."""
+    return optional(
+        **{
+            "cpuset.cpus": CHOICES(("0", "0-1", "0-4095")),
+            "cpuset.mems": CHOICES(("0", "7")),
+            "memory.max": CHOICES(("4k", "64m", "512m")),
+            "cpu.idle": CHOICES((0, 1)),
+            "cpu.weight": CHOICES((50, 900)),
+            "pids.max": CHOICES((50, "max")),
+        }
+    )
 
 
 def _cgroup() -> st.SearchStrategy[dict[str, Any]]:

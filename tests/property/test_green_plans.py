@@ -1,0 +1,212 @@
+"""Random files in random surroundings: what a plan without errors promises is what happens.
+
+It applies; what changes is what its rows name; the second plan is empty; and however it is taken back (an undo, a
+failure at the end or on the way, a death and its recovery), an independent fingerprint is as before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from scplan import workflow
+from scplan.errors import ApplyFailed, ConfigurationError, PlanError
+from scplan.model.change import Plan
+from scplan.model.probe import Probe
+from scplan.model.report import Step
+from tests.containers import host_parts
+from tests.containers.fingerprint import difference
+from tests.containers.session import Session
+from tests.kernel.test_contract import Ground, killed_while_applying, without_random_addresses
+from tests.property.configurations import of_one
+from tests.property.surroundings import Disturbance, after_scplan, before_scplan
+from tests.property.test_property import stopped_at, undo
+from tests.tried import TRIED
+
+pytestmark = pytest.mark.needs("root", "busybox", "cgroup1", "userns", "veth", "bridge", "loop")
+EXAMPLES = int(os.environ.get("SCPLAN_GREEN_EXAMPLES", "40"))
+# Of many draws a failure costs its share alone, and processes can take shares.
+SHARE = 20
+SETTINGS = settings(
+    max_examples=min(EXAMPLES, SHARE),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),
+    database=None,
+)
+WAYS = ("undo", "probe", "step", "death")
+Sections = dict[str, Any]
+
+
+class Lab:
+    """Parts of the host for all draws; each draw has a container of its own."""
+
+    def __init__(self, session: Session, stack: ExitStack) -> None:
+        self.session = session
+        enter = stack.enter_context
+        one, two = enter(host_parts.scratch_directory(session)), enter(host_parts.scratch_directory(session))
+        for directory in (one, two):
+            (directory / "deep/deep").mkdir(parents=True)
+            (directory / "file").write_text(directory.name)
+        disk = enter(host_parts.loop_disk(session))
+        self.parts = {
+            "disk": disk.path,
+            "disk_numbers": disk.numbers,
+            "bridge": enter(host_parts.bridge(session)),
+            "nic": "unused",
+            "one": str(one),
+            "two": str(two),
+            "net": "4",
+        }
+
+    @contextmanager
+    def ground(self, *, userns: bool) -> Iterator[Ground]:
+        parts = self.parts | {"end": self.session.name(), "foreign": self.session.name()}
+        with (
+            host_parts.scratch_directory(self.session) as directory,
+            self.session.container("process", userns=userns) as container,
+        ):
+            yield Surrounded(container, directory, parts)
+
+
+class Surrounded(Ground):
+    """Its picture has the directories of the host that are mounted, too."""
+
+    def picture(self) -> dict[str, Any]:
+        files = sorted(
+            f"{file} {file.lstat().st_mode:o} {file.lstat().st_uid}:{file.lstat().st_gid}"
+            for name in ("one", "two")
+            for file in Path(self.parts[name]).rglob("*")
+        )
+        picture = without_random_addresses(super().picture())
+        return picture | {"host": picture["host"] | {"files": files}}
+
+    def disturb(self, disturbances: Sequence[Disturbance]) -> None:
+        for one in disturbances:
+            print(f"others {one}")
+            one.make(self.container)
+
+
+@pytest.fixture(scope="module")
+def lab(session: Session) -> Iterator[Lab]:
+    with ExitStack() as stack:
+        yield Lab(session, stack)
+
+
+@pytest.mark.parametrize("share", range(max(1, EXAMPLES // SHARE)))
+@SETTINGS
+@given(data=st.data())
+def test_a_plan_without_errors_applies_and_is_taken_back(lab: Lab, share: int, data: st.DataObject) -> None:
+    with lab.ground(userns=data.draw(st.booleans())) as ground:
+        ground.disturb(data.draw(before_scplan(ground.parts)))
+        first = data.draw(of_one(ground.parts, has_nic=False, is_wild=True))
+        if _planned(ground, first) is not None:
+            _apply(ground)
+            assert ground.actions() == []
+        ground.disturb(data.draw(after_scplan(ground.parts)))
+        before = ground.picture()
+        second = data.draw(of_one(ground.parts, has_nic=False, is_wild=True))
+        planned = _planned(ground, second)
+        assert difference(before, ground.picture()) == [], "a plan changed something"
+        if planned is not None and planned.operations:
+            _taken_back(ground, planned, before, data)
+
+
+def _taken_back(ground: Ground, planned: Plan, before: dict[str, Any], data: st.DataObject) -> None:
+    way = data.draw(st.sampled_from(WAYS))
+    number = data.draw(st.integers(1, len(planned.operations)))
+    print(f"{way} {number} of {[f'{one.action} {one.address}' for one in planned.operations]}")
+    match way:
+        case "undo":
+            _apply(ground)
+            assert ground.actions() == []
+            unplanned = unnamed(planned, ground, difference(before, ground.picture()))
+            assert unplanned == [], "changed, and named by no row of the plan"
+            try:
+                undo(ground)
+            except PlanError as error:
+                TRIED["green plans"]["applied; the undo is refused"] += 1
+                print(f"undo refused: {error}")
+                return
+        case "probe":
+            with pytest.raises(ApplyFailed, match="everything is as before"):
+                _apply(ground, Probe("false"))
+        case "step":
+            stopped_at(ground, number)
+        case "death":
+            assert killed_while_applying(ground, data.draw(st.sampled_from((Step.STARTED, Step.DONE))), number)
+            workflow.recover(ground.request, "back", lambda _: None)
+    lost = [text for change in planned.changes for text in change.lost]
+    found = difference(before, ground.picture())
+    if lost and found:
+        TRIED["green plans"][f"taken back by {way}, but for what the plan named"] += 1
+    else:
+        assert found == [], f"not as before after {way}"
+        TRIED["green plans"][f"taken back by {way}"] += 1
+
+
+def _planned(ground: Ground, sections: Sections) -> Plan | None:
+    """The plan; None where it is refused. Anything but a refusal with its reason is a failure."""
+    print(f"plan {sections}")
+    ground.write(sections)
+    try:
+        planned = workflow.make_plan(ground.request)
+    except (PlanError, ConfigurationError) as error:
+        print(f"refused: {error}")
+        for one in error.diagnostics:
+            kind = re.sub(r"[^ ]*[0-9/][^ ]*", "…", one.summary)
+            TRIED["refusals"][kind[:60]] += 1
+        TRIED["green plans"]["refused"] += 1
+        ground.write({})
+        return None
+    return planned
+
+
+def _apply(ground: Ground, *probes: Probe) -> None:
+    with workflow.open_apply(ground.request._replace(probes=probes)) as run:
+        run.execute(lambda _: None)
+
+
+# which row of a plan names a difference of the fingerprint
+
+
+def unnamed(planned: Plan, ground: Ground, found: Sequence[str]) -> list[str]:
+    """The differences that no change of the plan names."""
+    return [line for line in found if not any(_names(change.address, line, ground) for change in planned.changes)]
+
+
+def _names(address: Any, line: str, ground: Ground) -> bool:
+    side, _, rest = line.partition(".")
+    is_host = side == "host"
+    what = rest.partition(".")[0].partition(":")[0]
+    match address.kind, what:
+        case "nic", "links" | "addresses" | "neighbours" | "sysctls" | "fdb" | "vlans":
+            end = f"{ground.parts['end']}{address.identity[-1]}"
+            return (end if is_host else address.identity) in rest
+        case "nic", "routes":
+            # Of a link that goes or comes, the kernel's own routes, and those over it that the plan names as put back.
+            name = f"{ground.parts['end']}{address.identity[-1]}" if is_host else address.identity
+            return f"'dev': '{name}'" in rest and "'protocol': 'kernel'" in rest
+        case "route", "routes":
+            to = address.identity.partition("@")[0]
+            return not is_host and f"'dst': '{'default' if to == '::/0' else to}'" in rest
+        case "mount" | "device", "mounts":
+            return f" /{address.identity}" in rest and not is_host
+        case "mount", "files":
+            return is_host and "made" in rest
+        case "device", "devices":
+            return f"/{address.identity}" in rest or f"/{address.identity}".startswith(rest.split(":")[0][8:])
+        case "device", "cgroup":
+            return "devices." in rest or "blkio." in rest or "bfq" in rest
+        case "cgroup", "cgroup":
+            controller = address.identity.partition(".")[0]
+            return f"cgroup.{controller}." in rest
+    return False
