@@ -295,7 +295,7 @@ def _dies_at(ground: Ground, wanted: Sections, step: Step, number: int) -> bool:
 
 def killed_while_applying(ground: Ground, step: Step, number: int) -> bool:
     def die(event: Event) -> None:
-        if (event.step, event.number) == (step, number):
+        if isinstance(event, Event) and (event.step, event.number) == (step, number):
             os.kill(os.getpid(), signal.SIGKILL)
 
     pid = os.fork()

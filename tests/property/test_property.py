@@ -205,7 +205,7 @@ def stopped_at(ground: Ground, number: int) -> None:
     print(f"stop at {number}")
 
     def stop(event: Event) -> None:
-        if (event.step, event.number) == (Step.STARTED, number):
+        if isinstance(event, Event) and (event.step, event.number) == (Step.STARTED, number):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(ApplyFailed, match="interrupted"):
