@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -76,7 +77,7 @@ class Scene:
         for container in self.containers:
             # Where scplan makes what it mounts on.
             found = container.exec(["find", "/srv", "-xdev"], check=True).stdout
-            picture[container.name]["files"] = sorted(found.split())
+            picture[container.name]["files"] = sorted(map(_nameless, found.split()))
         return {**picture, "records": self.records(), "host files": self._host_files()}
 
     def records(self) -> dict[str, Any]:
@@ -96,14 +97,29 @@ class Scene:
         return sorted(str(path) for root in roots for path in (root, *root.rglob("*")) if path.exists())
 
 
+def _nameless(path: str) -> str:
+    """The path without the random part of the name under which scplan keeps a file."""
+    return re.sub(r"(\.scplan-saved-)[0-9a-f]+$", r"\1…", path)
+
+
+def _timeless(text: str) -> str:
+    """A text of a kept link, without the time at which it was kept and the link's index."""
+    return re.sub(r"^(boottime )\d+$|^(link .{8}).{8}", lambda found: found[1] or found[2], text)
+
+
 def _said_by(record: Path) -> dict[str, Any]:
     """The resources of a record, without what is another one each time that it is made.
 
-    That is the inode of a directory made for `create_source`, and the MAC address of a veth's host end.
+    That is the inode of a directory made for `create_source`, the MAC address of a veth's host end, the name of a file
+    that is kept, and the time at which a NIC was lent with its index.
     """
     resources: dict[str, Any] = json.loads(record.read_text().partition(" ")[2])["resources"]
     for resource in resources.values():
         resource.pop("host_mac", None)
+        if "saved_as" in resource:
+            resource["saved_as"] = _nameless(resource["saved_as"])
+        if "host_state" in resource:
+            resource["host_state"] = [_timeless(text) for text in resource["host_state"]]
         if resource.get("made_source"):
             resource.pop("source_identity", None)
     return resources

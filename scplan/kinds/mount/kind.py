@@ -202,6 +202,9 @@ class MountKind(Kind[BindMount]):
     ) -> tuple[BindMount | None, BindMount | None]:
         target.container.refuse_host_mounts()
         live = None
+        if after is not None:
+            # An undo plans with what an earlier apply carried, whose clones are gone.
+            after = after.but(parked=None)
         if before is not None:
             before = self._as_removed(target, before)
             live = tree_at(target.container, before)

@@ -35,6 +35,8 @@ _OF_A_LINK = frozenset((2, 13, 17, 20, 27, 39, 40, 41, 58, 63, 64))
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 1, 4, 18, 52, 53
 _IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
 _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
+# IFLA_STATS, OPERSTATE, STATS64, AF_SPEC (counters of IPv6), CARRIER and its changes: nothing to restore.
+_COUNTERS = frozenset((7, 16, 23, 26, 33, 35, 47, 48))
 # IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST: set by users; the others follow the link's state.
 _KEPT_FLAGS = 0x80 | 0x100 | 0x200 | 0x1000
 # Of a bridge's port the kernel lists more than it takes: spanning tree, timers, counters.
@@ -60,11 +62,18 @@ def read_link(rtnl: Rtnl, index: int) -> RawLink | None:
     """One link; None when there is none."""
     body = IFINFO.pack(0, 0, index, 0, 0) + wire.u32(wire.IFLA_EXT_MASK, wire.RTEXT_FILTER_SKIP_STATS)
     try:
-        return raw_link(rtnl.body(wire.RTM_GETLINK, wire.RTM_NEWLINK, body, f"RTM_GETLINK({index})"))
+        answer = rtnl.body(wire.RTM_GETLINK, wire.RTM_NEWLINK, body, f"RTM_GETLINK({index})")
     except KernelError as error:
         if error.errno == errno.ENODEV:
             return None
         raise
+    return raw_link(_without_counters(answer))
+
+
+def _without_counters(body: bytes) -> bytes:
+    """The message without what changes by itself: it would only make journals and records long."""
+    kept = (body[at:stop] for number, at, stop in places(body, IFINFO.size, len(body)) if number not in _COUNTERS)
+    return body[: IFINFO.size] + b"".join(one + bytes(-len(one) % ATTRIBUTE.size) for one in kept)
 
 
 def read_addresses(rtnl: Rtnl, index: int) -> list[RawAddr]:
