@@ -8,6 +8,7 @@ from scplan.kinds.cgroup.record import CgroupSetting
 from scplan.kinds.cgroup.settings import (
     LIMIT,
     MEMSW,
+    NOT_IN_FORCE,
     PERIOD,
     QUOTA,
     SETTINGS,
@@ -25,6 +26,16 @@ from scplan.linux.host import Host
 from scplan.model.values import show_size
 
 _BURST = "cpu.cfs_burst_us"
+
+
+def removal_refusal(removed: CgroupSetting, values: Mapping[str, str]) -> Unsuitable | None:
+    """Why a setting that stays can't be kept once another one is removed; None if it can."""
+    if removed.name != "cpu.idle" or removed.former != "1" or "cpu.weight" not in values:
+        return None
+    return Unsuitable(
+        "without cpu.idle the cgroup is idle as before, and the kernel keeps no cpu.weight of it then",
+        hint="take cpu.weight out, too, or write cpu.idle: 0",
+    )
 
 
 def refusal(
@@ -45,12 +56,48 @@ def refusal(
         )
     match wanted.name:
         case "memory.max" | "memory.swap.max":
+            limit = values.get("memory.max", "max")
+            if limit != "max" and (refused := _not_reclaimable(cgroup, int(limit))) is not None:
+                return refused
             return _memory(cgroup, setting, wanted.name, values, formers)
         case "cpuset.cpus" | "cpuset.mems":
             return _cpuset(cgroup, wanted)
+        case "cpu.weight":
+            return _weight(cgroup, setting, values, formers)
         case "cpu.max":
             return _cpu_max(cgroup, wanted)
     return None
+
+
+def _weight(
+    cgroup: Cgroup, setting: Setting, values: Mapping[str, str], formers: Mapping[str, str]
+) -> Unsuitable | None:
+    if "cpu.idle" in values:
+        return None
+    is_idle = setting.value(setting.group.read(cgroup)) == NOT_IN_FORCE
+    if formers.get("cpu.idle", "1" if is_idle else "0") == "0":
+        return None
+    return Unsuitable(
+        "cpu.weight: the container's cgroup is idle without an entry, and the kernel keeps no weight of it then",
+        hint="write cpu.idle: 0, too, to end that",
+    )
+
+
+def _not_reclaimable(cgroup: Cgroup, limit: int) -> Unsuitable | None:
+    """The refusal of a limit below the anonymous memory in use, where there is no swap to move it to. proc(5)."""
+    stat = dict(line.split(" ", 1) for line in (cgroup.read("memory.stat") or "").splitlines() if " " in line)
+    used = int(stat.get("total_rss", "0"))
+    if limit >= used or _has_swap():
+        return None
+    return Unsuitable(
+        f"memory.max {show_size(limit)} is below the {show_size(used)} that the container uses, and there is no swap",
+        hint="choose a higher limit, or stop what uses it",
+    )
+
+
+def _has_swap() -> bool:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return any(line.split()[:2] != ["SwapTotal:", "0"] for line in file if line.startswith("SwapTotal:"))
 
 
 def _memory(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from scplan.errors import ScplanError
-from scplan.kinds.cgroup.foreseen import refusal
+from scplan.kinds.cgroup.foreseen import refusal, removal_refusal
 from scplan.kinds.cgroup.record import CgroupSetting
 from scplan.kinds.cgroup.settings import (
     IDLE,
     NOT_IN_FORCE,
     SETTINGS,
+    SHARES,
     Files,
     Setting,
     decoded,
@@ -55,17 +56,18 @@ class CgroupKind(Kind[CgroupSetting]):
     def requires(
         self, resource: CgroupSetting, others: Mapping[Address, Resource], address: Address
     ) -> Iterable[Address]:
-        """On cgroup v1 a limit of swap is counted on top of that of memory."""
-        memory = address._replace(identity="memory.max")
-        if resource.name == "memory.swap.max" and memory in others:
-            yield memory
+        """On cgroup v1 a limit of swap is counted on top of that of memory, and an idle cgroup takes no weight."""
+        needed = {"memory.swap.max": "memory.max", "cpu.weight": "cpu.idle"}.get(resource.name)
+        if needed is not None and (place := address._replace(identity=needed)) in others:
+            yield place
 
     def is_given_back(self, removed: CgroupSetting, live: CgroupSetting) -> bool:
         if removed.former is None or live.files is not None:
             return True
         former = removed.former
-        if removed.former_files is not None:
-            former = setting_of(removed.name).value(decoded(removed.former_files)) or former
+        files = removed.found if removed.found is not None else removed.former_files
+        if files is not None:
+            former = setting_of(removed.name).value(decoded(files)) or former
         return _weight(former) == _weight(live.value)
 
     def read(
@@ -119,6 +121,10 @@ class CgroupKind(Kind[CgroupSetting]):
             if change.after is None and (former := getattr(change.before, "former", None)) is not None
         }
         for change in changes:
+            if change.after is None and isinstance(change.before, CgroupSetting):
+                refused = removal_refusal(change.before, values)
+                if refused is not None:
+                    yield Foreseen(change.address, refused=refused)
             if change.after is not None and isinstance(change.after, CgroupSetting):
                 refused = refusal(container, host, change.after, values, formers)
                 if refused is not None:
@@ -136,10 +142,13 @@ class CgroupKind(Kind[CgroupSetting]):
             return before, after
         now = setting.group.read(cgroup)
         if before is not None:
-            before = before.but(files=encoded(now), value=_value_before(before, setting, now))
+            before = before.but(files=encoded(now), found=None, value=_value_before(before, setting, now))
         if after is not None and after.former is None:
             former = _former_files(target, name, now)
             after = after.but(former=setting.value(former), former_files=encoded(former))
+        if after is not None:
+            # The undo of a creation is exact; a later removal goes by `former`. What an earlier apply carried is over.
+            after = after.but(found=encoded(now) if before is None else None, files=None)
         return before, after
 
     def create(self, target: Target[CgroupSetting], after: CgroupSetting) -> None:
@@ -162,18 +171,22 @@ class CgroupKind(Kind[CgroupSetting]):
         if cgroup.is_its_own:
             now = setting.group.read(cgroup)
             if setting.value(now) is not None:
-                setting.group.write(cgroup, now, _without(target, before, setting, now))
+                found = decoded(before.found) if before.found is not None else {}
+                is_undo = found.keys() == now.keys()
+                setting.group.write(cgroup, now, found if is_undo else _without(target, before, setting, now))
 
 
 def _while_idle(wanted: Mapping[str, CgroupSetting] | None) -> dict[str, CgroupSetting]:
     """cpu.weight of a cgroup that is idle: the kernel keeps none, as `files` notes.
 
-    As wanted where the cgroup is meant to be idle: it is set when that ends. Else it is not in force.
+    A weight of scplan's is as wanted where the cgroup is meant to be idle: it is set when that ends. Else none is in
+    force.
     """
     if wanted is None:
         return {}
-    idle = wanted.get("cpu.idle")
-    value = wanted["cpu.weight"].value if idle is not None and idle.value == "1" else NOT_IN_FORCE
+    idle, weight = wanted.get("cpu.idle"), wanted["cpu.weight"]
+    is_meant = idle is not None and idle.value == "1" and weight.former is not None
+    value = weight.value if is_meant else NOT_IN_FORCE
     return {"cpu.weight": CgroupSetting(name="cpu.weight", value=value, files=encoded({IDLE: "1"}))}
 
 
@@ -207,14 +220,27 @@ def _is_hidden(name: str, value: str | None) -> bool:
 
 
 def _former_files(target: Target[CgroupSetting], name: str, now: Files) -> dict[str, str]:
-    """The group's files without scplan: as a peer of the group recorded them, else as they are."""
+    """The group's files without scplan: as a peer of the group recorded them, else, or changed since, as they are."""
     former = dict(now)
     for peer in _peers(target, name):
         if peer.former_files is not None:
-            return decoded(peer.former_files)
+            return _as_recorded(target, name, decoded(peer.former_files), now)
         if peer.former is not None:
             former = laid_over(former, {peer.name: peer.former})
     return former
+
+
+def _as_recorded(target: Target[CgroupSetting], name: str, recorded: Files, now: Files) -> dict[str, str]:
+    """What was recorded, with the files that others have changed since scplan set the peers."""
+    made = laid_over(recorded, _values_of_peers(target, name))
+    is_idle = now.get(IDLE) == "1"
+    return {
+        # While it is idle the kernel shows no shares of a cgroup.
+        file: recorded.get(file, text)
+        if (file == SHARES and is_idle) or holds_same(file, made.get(file, text), text)
+        else text
+        for file, text in now.items()
+    }
 
 
 def _peers(target: Target[CgroupSetting], name: str) -> list[CgroupSetting]:

@@ -17,6 +17,7 @@ class CgroupSetting(Resource):
         TEXT,
         role=Role.FORMER,
     )
+    found: str | None = attr("the same files, as a creation found them", TEXT, role=Role.CARRIED)
     files: str | None = attr("the same files, just before the operation", TEXT, role=Role.CARRIED)
 
     def shown(self, path: str, value: object) -> str:

@@ -34,15 +34,19 @@ QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 
 
 class Group(NamedTuple):
-    """Files that depend on each other. `write(cgroup, now, goal)` changes those that differ, in the kernel's order."""
+    """Files that depend on each other. `write(cgroup, now, goal)` changes those that differ, in the kernel's order.
+
+    `kept(files)` returns what the kernel keeps, where it shows something else at times.
+    """
 
     files: tuple[str, ...]
     write: Callable[[Cgroup, Files, Files], None]
+    kept: Callable[[dict[str, str]], dict[str, str]] = dict
 
     def read(self, cgroup: Cgroup) -> dict[str, str]:
         """The files that this kernel has."""
         texts = ((file, cgroup.read(file)) for file in self.files)
-        return {file: text for file, text in texts if text is not None}
+        return self.kept({file: text for file, text in texts if text is not None})
 
 
 class Setting(NamedTuple):
@@ -310,7 +314,12 @@ def _write_weight(cgroup: Cgroup, now: Files, goal: Files) -> None:
         cgroup.write(SHARES, goal[SHARES])
 
 
-_WEIGHT = Group((SHARES, IDLE), _write_weight)
+def _kept_weight(files: dict[str, str]) -> dict[str, str]:
+    """An idle cgroup shows shares of 3; it has those of a new one when that ends. sched_group_set_idle()."""
+    return files | {SHARES: _SHARES_AFTER_IDLE} if files.get(IDLE) == "1" and SHARES in files else files
+
+
+_WEIGHT = Group((SHARES, IDLE), _write_weight, _kept_weight)
 
 
 # cpuset
