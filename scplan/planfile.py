@@ -218,6 +218,7 @@ def _change(document: object, path: str, kinds: Kinds) -> Change:
             at_next_start=document.get("at_next_start") is True,
             put_back=_texts(document, "put_back"),
             lost=_texts(document, "lost"),
+            taken_along=_texts(document, "taken_along"),
             records_only=document.get("records_only") is True,
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -85,13 +85,15 @@ class Foreseen(NamedTuple):
     """One finding about a planned change, made in the container before anyone agrees to the plan.
 
     `refused`: the container as it is now stands against the change. `put_back` are objects of others that the kernel
-    drops with it and scplan restores ("3 routes of others over eth1"); `lost` are those that nothing restores, not even
+    drops with it and scplan restores ("3 routes of others over eth1"); `taken_along` are those that go with a resource
+    that is removed, and that an undo restores; `lost` are those that nothing restores, not even
     an undo. `warning` is (summary, hint). Findings about one change add up.
     """
 
     address: Address
     refused: Unsuitable | None = None
     put_back: tuple[str, ...] = ()
+    taken_along: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     warning: tuple[str, str] | None = None
 

@@ -39,8 +39,8 @@ class Change(NamedTuple):
     now. `changed` are dotted attribute paths. `effect` says in words what is interrupted, "" for nothing.
     `at_next_start` marks a change of a container that does not run: of its records, which it is started from.
     One that is `records_only` changes nothing but what scplan remembers: a policy, or an attribute that has its value.
-    `put_back` are objects of others that go with the change and are restored after it; `lost` are those that nothing
-    restores, not even an undo.
+    `put_back` are objects of others that go with the change and are restored after it, `taken_along` those that only an
+    undo restores, `lost` those that nothing restores, not even an undo.
     """
 
     order: int
@@ -58,6 +58,7 @@ class Change(NamedTuple):
     at_next_start: bool = False
     put_back: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    taken_along: tuple[str, ...] = ()
     records_only: bool = False
 
 

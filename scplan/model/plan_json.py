@@ -46,6 +46,7 @@ def change_to_json(change: Change) -> dict[str, Any]:
         "managed": None if change.managed is None else to_json(change.managed),
         "at_next_start": change.at_next_start,
         "put_back": list(change.put_back),
+        "taken_along": list(change.taken_along),
         "lost": list(change.lost),
         "records_only": change.records_only,
     }

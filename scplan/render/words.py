@@ -204,8 +204,9 @@ def plan_summary_words(plan: Plan) -> str:
 
 
 def side_effect_words(change: Change) -> list[str]:
-    """`also: 3 routes of others over eth1, put back`; `can't be brought back: …`."""
+    """`also: 3 routes of others over eth1, put back`; `also goes: …`; `can't be brought back: …`."""
     texts = [f"also: {visible(text)}, put back" for text in change.put_back]
+    texts += [f"also goes: {visible(text)}" for text in change.taken_along]
     return texts + [f"can't be brought back: {visible(text)}" for text in change.lost]
 
 

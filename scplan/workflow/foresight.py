@@ -60,6 +60,7 @@ def _with(change: Change, found: list[Foreseen]) -> Change:
         return change
     return change._replace(
         put_back=tuple(dict.fromkeys(text for one in found for text in one.put_back)),
+        taken_along=tuple(dict.fromkeys(text for one in found for text in one.taken_along)),
         lost=tuple(dict.fromkeys(text for one in found for text in one.lost)),
     )
 

@@ -47,6 +47,7 @@ def test_plan_document_has_the_documented_keys() -> None:
                 },
                 "at_next_start": False,
                 "put_back": [],
+                "taken_along": [],
                 "lost": [],
                 "records_only": False,
             }

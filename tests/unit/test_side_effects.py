@@ -23,13 +23,16 @@ def plan(*changes: Change) -> Plan:
 
 
 def test_objects_of_others_are_named_below_the_change() -> None:
-    made = plan(BRIEF._replace(put_back=("3 routes of others over eth1",), lost=("2 neighbours\nof x",)))
+    along = {"put_back": ("3 routes of others over eth1",), "taken_along": ("a qdisc of eth1",)}
+    made = plan(BRIEF._replace(**along, lost=("2 neighbours\nof x",)))
     text = plain(plan_lines(made))
+    assert "\n      also goes: a qdisc of eth1\n" in text
     assert "\n      also: 3 routes of others over eth1, put back\n" in text
     assert "\n      can't be brought back: 2 neighbours\\nof x\n" in text
     table = plan_markdown(made)
     row = next(line for line in table.splitlines() if "eth1" in line and line.startswith("| 1"))
-    assert "link down for a moment<br>also: 3 routes of others over eth1, put back<br>can't be brought back:" in row
+    assert "link down for a moment<br>also: 3 routes of others over eth1, put back<br>also goes: a qdisc" in row
+    assert "a qdisc of eth1<br>can't be brought back:" in row
 
 
 def test_what_else_of_the_files_is_obeyed_is_shown() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from scplan.kinds.kind import Foreseen, Unsuitable
 from scplan.kinds.nic.kernel import without
@@ -10,25 +10,51 @@ from scplan.kinds.nic.record import Nic
 from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.netlink import RTPROT_STATIC, Link, Rtnl
+from scplan.linux.netlink import MAIN_TABLE, Link, Rtnl
+from scplan.model.address import Address
 from scplan.model.change import Action, Change
+from scplan.model.resource import Resource
+
+RouteKey = tuple[str, int, int]
+"""Destination, metric and table."""
 
 
-def foresee(container: Container, host: Host, changes: Sequence[Change]) -> Iterator[Foreseen]:
-    """Findings about the planned NICs of a container."""
-    if container.shares_host_network:
+def foresee(
+    container: Container, host: Host, changes: Sequence[Change], managed: Mapping[Address, Resource]
+) -> Iterator[Foreseen]:
+    """Findings about the planned NICs of a container. `changes` and `managed` are of all kinds."""
+    nics = [change for change in changes if change.address.kind == "nic"]
+    if not nics or container.shares_host_network:
         return
-    for change in changes:
+    routes = [one for address, one in managed.items() if address.kind == "route"]
+    routes += [change.before for change in changes if change.address.kind == "route" and change.before is not None]
+    own = {_key_of(route) for route in routes}
+    for change in nics:
         before, after = change.before, change.after
         if isinstance(after, Nic) and change.action is not Action.RELEASE:
             refused = _bridge_has(host, after) or (_name_is_taken(container, after) if before is None else None)
             if refused is not None:
                 yield Foreseen(change.address, refused=refused)
                 continue
+            yield from _packets_are_dropped(host, change.address, after)
         if change.action is Action.CREATE and isinstance(after, Nic) and after.is_physical and after.host_name:
             yield from _lent(host, change, after.host_name)
         elif isinstance(before, Nic) and change.action in (Action.DELETE, Action.REPLACE, Action.UPDATE):
-            yield from _changed(container, host, change, before)
+            yield from _changed(container, host, change, before, own)
+
+
+def _key_of(route: Resource) -> RouteKey:
+    to = route.get("to")
+    return "default" if to == "::/0" else to, route.get("metric") or 0, route.get("table") or MAIN_TABLE
+
+
+def _packets_are_dropped(host: Host, address: Address, nic: Nic) -> Iterator[Foreseen]:
+    """A warning about a NIC with a larger MTU than its bridge: the bridge keeps its own, for all others on it."""
+    bridge = host.links_by_name.get(nic.bridge) if nic.bridge else None
+    if bridge is not None and nic.mtu is not None and bridge.kind == "bridge" and nic.mtu > bridge.mtu:
+        summary = f"packets of more than {bridge.mtu} bytes are dropped: that is the MTU of the bridge {bridge.name}"
+        hint = f"raise it, if all on the bridge can take that (`ip link set {bridge.name} mtu {nic.mtu}`), or lower mtu"
+        yield Foreseen(address, warning=(summary, hint))
 
 
 def _bridge_has(host: Host, nic: Nic) -> Unsuitable | None:
@@ -65,31 +91,37 @@ def _lent(host: Host, change: Change, name: str) -> Iterator[Foreseen]:
         yield Foreseen(change.address, put_back=tuple(put_back), lost=tuple(lost))
 
 
-def _changed(container: Container, host: Host, change: Change, before: Nic) -> Iterator[Foreseen]:
+def _changed(
+    container: Container, host: Host, change: Change, before: Nic, own: Collection[RouteKey]
+) -> Iterator[Foreseen]:
     link = container.rtnl.link(before.name)
     if link is None:
         return
     if change.action is Action.UPDATE:
         after = change.after
+        if isinstance(after, Nic) and before.up and after.up is False:
+            yield Foreseen(change.address, taken_along=tuple(_of_others(container.rtnl, link, before.name, own)))
+            return
         removed = without(before.addresses, after.addresses) if isinstance(after, Nic) else ()
         if any(":" not in address for address in removed):
             # The kernel drops secondary addresses with the first of their network, and routes with the last one.
-            yield Foreseen(change.address, put_back=tuple(_of_others(container.rtnl, link, before.name)))
+            yield Foreseen(change.address, put_back=tuple(_of_others(container.rtnl, link, before.name, own)))
         return
-    lost = list(_programs(container.rtnl, link))
+    lost, along = list(_programs(container.rtnl, link)), list(_of_others(container.rtnl, link, before.name, own))
     outer = links.host_end(host, link, container.rtnl.nsid(host.netns_fd), host.rtnl.link)
     if outer is not None:
         lost += _programs(host.rtnl, outer)
-    if lost:
-        yield Foreseen(change.address, lost=tuple(lost))
+        along += _of_others(host.rtnl, outer, outer.name)
+    if lost or along:
+        yield Foreseen(change.address, taken_along=tuple(along), lost=tuple(lost))
 
 
-def _of_others(rtnl: Rtnl, link: Link, where: str) -> Iterator[str]:
-    """`3 routes of others over eth1`: what scplan does not make itself. Its routes have the protocol "static"."""
+def _of_others(rtnl: Rtnl, link: Link, where: str, own: Collection[RouteKey] = ()) -> Iterator[str]:
+    """`3 routes of others over eth1`: the objects that go with a link, without scplan's `own` routes."""
     from scplan.linux import kept
 
     found = kept.keep(rtnl, link)
-    routes = [raw for raw in found.routes_of_users if raw.route.protocol != RTPROT_STATIC or where != link.name]
+    routes = [raw for raw in found.routes_of_users if (raw.route.dst, raw.route.metric, raw.route.table) not in own]
     if routes:
         yield f"{len(routes)} {'route' if len(routes) == 1 else 'routes'} of others over {where}"
     yield from (f"{one.words()} of {where}" for one in found.rare)
