@@ -253,7 +253,9 @@ def put_back(
     if now.up:
         _put_nexthops(rtnl, link, kept)
         _put_routes(rtnl, link, kept, _networks(raw.addr for raw in kept.addresses if raw.key in but), exactly=exactly)
-    rare.put_back(rtnl, now, (one for one in kept.rare if now.up or one.sort != "neighbour"))
+    # The kernel drops the neighbours of a link that goes down; one that is down can be given some.
+    is_lasting = now.up or not kept.link.up
+    rare.put_back(rtnl, now, (one for one in kept.rare if is_lasting or one.sort != "neighbour"))
 
 
 def put_addresses_back(

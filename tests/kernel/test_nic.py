@@ -150,7 +150,7 @@ def test_a_creation_that_was_cut_off_is_completed(
         ({"addresses": ("10.9.0.5/24", "10.9.0.6/24")}, False),
         ({"addresses": ("10.9.0.6/24",)}, True),
         ({"addresses": ("fd00:9::6/64",)}, True),
-        ({"bridge": ""}, False),
+        ({"bridge": ""}, True),
         ({"up": False}, True),
     ],
 )

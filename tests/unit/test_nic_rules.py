@@ -157,7 +157,9 @@ def test_a_bridge_must_be_there_and_be_one() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "effect"),
     [
-        ({"mtu": 1500}, {"mtu": 1400, "mac": "02:00:5e:10:00:01", "bridge": "x", "host_name": "y"}, ""),
+        ({"mtu": 1500}, {"mtu": 1400, "mac": "02:00:5e:10:00:01", "host_name": "y"}, ""),
+        ({"bridge": "x"}, {"bridge": "y"}, "its connections are cut for a moment: it goes to another bridge"),
+        ({"bridge": "x"}, {"bridge": ""}, "its connections are cut for a moment: it goes to another bridge"),
         ({"addresses": ("10.0.0.5/24",)}, {"addresses": ("10.0.0.5/24", "10.0.0.6/24")}, ""),
         ({"addresses": ("10.0.0.5/24",)}, {"addresses": ()}, "routes that use 10.0.0.5/24 are lost for a moment"),
         ({}, {"up": False}, "goes down, and its routes with it"),

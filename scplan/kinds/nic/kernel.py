@@ -112,7 +112,7 @@ def _with_promises(host: Host, before: Nic, after: Nic) -> Nic:
     elif before.bridge != after.bridge:
         promised["host_bridge"] = None if after.bridge else ""
     if before.bridge != after.bridge or before.mtu != after.mtu:
-        promised["host_mtu"] = max(_mtu_of(host, after.bridge), after.mtu or 0) if after.bridge else after.mtu
+        promised["host_mtu"] = _mtu_of(host, after.bridge) or after.mtu if after.bridge else after.mtu
     if before.txqueuelen != after.txqueuelen:
         promised["host_txqueuelen"] = after.txqueuelen
     return after.but(**promised)
@@ -153,7 +153,7 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
         return None
     is_physical = outer is None if wanted is None else wanted.is_physical
     is_foreign = wanted is not None and not (is_it(link, host_nsid, wanted) if is_physical else outer)
-    chosen = [plain(address) for address in wanted.addresses or ()] if wanted is not None else ()
+    chosen = {plain(address) for address in wanted.addresses or ()} if wanted is not None else set()
     # What it was to be when scplan made it, not only while it was adopted.
     is_made = wanted is not None and (wanted.host_mac is not None or wanted.origin_kind is not None)
     name, bridge, up = None, None, link.up
@@ -174,7 +174,7 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
         host_name=name,
         bridge=bridge,
         addresses=tuple(
-            _shown(addr, is_promised=is_made and addr.written() in chosen)
+            _shown(addr, is_plain=wanted is None or (addr.written() in chosen and not is_made))
             for addr in addrs
             if links.is_lasting(addr) or addr.written() in chosen
         ),
@@ -189,10 +189,10 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
     )
 
 
-def _shown(addr: Addr, *, is_promised: bool) -> str:
-    """The address as users write it; one that was to last and does not says so."""
+def _shown(addr: Addr, *, is_plain: bool) -> str:
+    """The address as users write it; one that does not last says so, unless it is shown `is_plain`."""
     text = addr.written()
-    if not is_promised or addr.is_lasting:
+    if is_plain or addr.is_lasting:
         return text
     return f"{text} (deprecated)" if addr.is_permanent else f"{text} (expires)"
 

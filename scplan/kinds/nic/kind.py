@@ -108,8 +108,8 @@ class NicKind(Kind[Nic]):
             return desired
         link = host.links.get(desired.bridge) if desired.bridge and desired.bridge not in host.ovs_bridges else None
         return desired.but(
-            # A smaller one would lower the MTU of the bridge, and with it that of all others on it.
-            host_mtu=max(link.mtu, desired.mtu or 0) if link is not None else desired.mtu,
+            # Another one would change the MTU of the bridge, and with it that of all others on it.
+            host_mtu=link.mtu if link is not None else desired.mtu,
             host_txqueuelen=desired.txqueuelen,
             host_bridge=None if desired.bridge else "",
             host_name=desired.host_name or derived_host_name(address.container, desired.name),
@@ -129,6 +129,8 @@ class NicKind(Kind[Nic]):
         removed = kernel.without(before.addresses, after.addresses)
         if removed:
             return Disruption.BRIEF, f"routes that use {', '.join(removed)} are lost for a moment"
+        if after.bridge is not None and (after.bridge or "") != (before.bridge or ""):
+            return Disruption.BRIEF, "its connections are cut for a moment: it goes to another bridge"
         has_ipv6 = any(":" in address for address in after.addresses or ())
         if has_ipv6 and after.mtu is not None and before.mtu is not None and after.mtu < IPV6_MIN_MTU <= before.mtu:
             return Disruption.BRIEF, f"loses its IPv6 addresses and routes: they need an mtu of {IPV6_MIN_MTU}"
@@ -149,12 +151,12 @@ class NicKind(Kind[Nic]):
     def read(self, container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
         return kernel.read(container, host, wanted)
 
-    def foresee(
+    def foresee_together(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
     ) -> Iterable[Foreseen]:
         from scplan.kinds.nic.foresight import foresee
 
-        return foresee(container, host, changes)
+        return foresee(container, host, changes, after)
 
     def describe(self, container: Container, host: Host) -> Described[Nic]:
         return kernel.describe(container, host)
