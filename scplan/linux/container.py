@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -359,13 +360,18 @@ class Container(Closing):
                 return first + outside - start
         return OVERFLOW_ID
 
-    def maps(self, found: FileStatus) -> bool:
+    def maps(self, found: FileStatus | os.stat_result) -> bool:
         """Whether the container's root may change a file's owner and mode: both ids of it are the container's."""
         owner = {"uid": found.st_uid, "gid": found.st_gid}
         return all(
             any(start <= outside < start + count for _, start, count in self._id_map(kind))
             for kind, outside in owner.items()
         )
+
+    def may_make_in(self, directory: str) -> bool:
+        """True if the container's root may make files in a directory of the host that is mounted in the container."""
+        found = os.stat(directory)
+        return not self.has_user_namespace or self.maps(found) or bool(found.st_mode & stat.S_IWOTH)
 
     def _id_map(self, kind: str) -> list[tuple[int, int, int]]:
         if not self.has_user_namespace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -265,7 +266,8 @@ def _nodes(container: Container) -> Iterator[tuple[str, str]]:
             words += [f"{name}={os.getxattr(path, name).hex()}" for name in sorted(os.listxattr(path))]
         elif stat.S_ISDIR(found.st_mode) and found.st_dev == device:
             waiting += [f"{path}/{name}" for name in os.listdir(path)]
-        yield path.removeprefix(root), " ".join(words)
+        # The name under which scplan keeps a file is random at its end.
+        yield re.sub(r"(\.scplan-saved-)[0-9a-f]+$", r"\1*", path.removeprefix(root)), " ".join(words)
 
 
 def times_of_nodes(container: Container, *paths: str) -> dict[str, tuple[int, int]]:

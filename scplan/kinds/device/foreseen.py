@@ -155,8 +155,10 @@ def _node_refused(
             container.host_id(kind, number)
     mounts = container.mounts()
     points = {mount.point for mount in mounts}
-    if any(f"/{other.identity}" not in points for other in covering(change.address, device.target, after)):
-        return None  # it will lie in a mount that is not there yet
+    entries = [after[other] for other in covering(change.address, device.target, after)]
+    if any(one.get("target") not in points for one in entries):
+        # It will lie in a mount that is not there yet.
+        return _refused_in_source(container, device, max(entries, key=lambda one: len(one.get("target"))))
     there = container.status(device.target)
     if there is not None and (file_type(there.st_mode), device_numbers(there.st_rdev)) == (
         device.file_type,
@@ -164,14 +166,22 @@ def _node_refused(
     ):
         refuse_node_of_host(container, device)
         return None
-    if change.action is Action.REPLACE and change.owned is not None:
-        return None  # scplan's own node is there, and goes before
+    if change.action is Action.REPLACE and isinstance(change.owned, Device):
+        # scplan's own node is there, and goes before.
+        return _saved_comes_back(device) if change.owned.saved_as and not device.replace_existing else None
     if there is not None and there.is_mount_root:
         return Unsuitable(
             f"something is mounted on {device.target} in the container, so that nothing can take its place",
             hint="unmount it there, or choose another target",
         )
     return _place_refused(container, device, there, mounts)
+
+
+def _saved_comes_back(device: Device) -> Unsuitable:
+    return Unsuitable(
+        f"the file that was at {device.target} comes back when the node is replaced, and is in the way of another one",
+        hint="write `replace_existing: true` as before",
+    )
 
 
 def _place_refused(
@@ -214,6 +224,31 @@ def _place_refused(
             hint="see what it is, and remove or rename it",
         )
     return None
+
+
+def _refused_in_source(container: Container, device: Device, mount: Resource) -> Unsuitable | None:
+    """What stands against a node below a mount entry: looked for in the source of that, on the host."""
+    path = mount.get("source").rstrip("/") + device.target[len(mount.get("target")) :]
+    if os.path.lexists(path):
+        return None
+    directory = os.path.dirname(path)
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    if not os.path.isdir(directory):
+        return Unsuitable(f"{device.target} lies below {directory} of the host, which is no directory")
+    flags, hint = os.statvfs(directory).f_flag, "choose a target outside of that mount, such as in /dev"
+    if mount.get("read_only") or flags & os.ST_RDONLY:
+        return Unsuitable(f"{device.target} lies in the mount {mount.get('target')}, which is read-only", hint=hint)
+    if not container.has_user_namespace:
+        if flags & os.ST_NODEV:
+            return Unsuitable(f"{device.target} lies in the mount {mount.get('target')}, which is nodev", hint=hint)
+        return None
+    if container.may_make_in(directory):
+        return None
+    return Unsuitable(
+        f"{device.target} lies in {directory} of the host, where the container's root may make nothing",
+        hint=f"{hint}, or make the file {path} there",
+    )
 
 
 def _has_option(text: bytes, mount_id: int, option: str) -> bool:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from scplan.kinds.kind import Foreseen, Unsuitable
-from scplan.kinds.mount.live import tree_at
+from scplan.kinds.mount.live import is_covered, tree_at
 from scplan.kinds.mount.record import BindMount
 from scplan.kinds.mount.source_tree import of_others, source_tree
 from scplan.linux.container import Container
@@ -34,11 +34,28 @@ def foreseen(
     look = _Look(container, host, changes, after)
     for change in changes:
         try:
+            if (
+                isinstance(change.owned, BindMount)
+                and change.before is not None
+                and is_covered(container, change.owned)
+            ):
+                raise Unsuitable(
+                    f"others have mounted something on top of {change.owned.target}",
+                    hint=f"unmount that first, in the container (`umount {change.owned.target}`), or stop it",
+                )
             if change.action in _CREATING and isinstance(change.after, BindMount):
                 look.check_target(change.address, change.before, change.after)
             yield from look.what_goes_along(change)
         except Unsuitable as error:
             yield Foreseen(change.address, refused=error)
+
+
+def _check_uncovered(container: Container, mount: BindMount) -> None:
+    if is_covered(container, mount):
+        raise Unsuitable(
+            f"others have mounted something on top of {mount.target}",
+            hint=f"unmount that first, in the container (`umount {mount.target}`), or stop it",
+        )
 
 
 class _Look:
@@ -106,6 +123,11 @@ class _Look:
         top = source_tree(self._on_host, above).top
         if top is not None and (top.read_only or top.filesystem_read_only):
             raise _read_only(mount.target, f"{above} is read-only on the host")
+        if not outer.read_only and not self._container.may_make_in(above):
+            raise Unsuitable(
+                f"{mount.target} lies in {above} of the host, where the container's root may make nothing",
+                hint=f"make {inner} there, or choose another target",
+            )
 
     def _check_can_be_made(self, mount: BindMount, outer: BindMount | None) -> None:
         directory, parent = self._nearest_directory(mount.target)

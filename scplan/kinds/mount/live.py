@@ -97,13 +97,25 @@ def is_ours(container: Container, fd: int, mount: BindMount) -> bool:
     there = statx(fd)
     if _is_of_source(container, mount, there):
         return True
-    mounts = container.mounts()
-    points = [other.point for other in mounts if other.id == there.mount_id]
-    if sum(other.point in points for other in mounts) == 1:
+    if not _covers_another(container, there):
         return False
     raise ScplanError(
         f"{mount.target}: others have mounted something on top of it", hint="unmount that first, or stop the container"
     )
+
+
+def is_covered(container: Container, mount: BindMount) -> bool:
+    """True if others have mounted something at the target, below which the mount that scplan made may lie."""
+    there = container.status(mount.target)
+    if there is None or not there.is_mount_root or _is_of_source(container, mount, there):
+        return False
+    return _covers_another(container, there)
+
+
+def _covers_another(container: Container, there: FileStatus) -> bool:
+    mounts = container.mounts()
+    points = [other.point for other in mounts if other.id == there.mount_id]
+    return sum(other.point in points for other in mounts) > 1
 
 
 def is_taken(container: Container, mount: BindMount) -> bool:
