@@ -38,6 +38,7 @@ def pages() -> dict[str, str]:
         "docs/reference/configuration.md": _configuration(schema),
         "docs/reference/configuration.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
         "docs/reference/commands.md": _commands(),
+        "docs/reference/compared.md": _compared(),
         "state/schemas/1.0/resources.schema.json": json.dumps(_resources(), indent=2, ensure_ascii=False) + "\n",
     }
 
@@ -75,6 +76,45 @@ def _section(kind: Kind[Any]) -> str:
     form = f"\nShort form: {short.strip().splitlines()[0]}\n" if short else "\nAn entry is a mapping.\n"
     head = "| attribute | value | default | changing it | what it is |\n|---|---|---|---|---|\n"
     return f"{title}{form}\n{head}{''.join(_rows(kind.record, ''))}"
+
+
+# what is compared
+
+
+def _compared() -> str:
+    parts = [f"# What is compared\n\n{_NOTE}", _COMPARED_HEAD]
+    for kind in KINDS.values():
+        rows = "".join(_compared_rows(kind.record, ""))
+        parts.append(f"## `{kind.section}:`\n\n| attribute | compared | what it is |\n|---|---|---|\n{rows}")
+    return "\n".join(parts) + f"\n{_COMPARED_TAIL}"
+
+
+def _compared_rows(record: type[Attributes], prefix: str) -> Iterator[str]:
+    for attribute in record.attributes():
+        if attribute.record is not None:
+            yield from _compared_rows(attribute.record, f"{prefix}{attribute.name}.")
+        elif words := _compared_words(attribute):
+            yield f"| `{prefix}{attribute.name}` | {words} | {_cell(attribute.doc)} |\n"
+
+
+def _compared_words(attribute: Attribute) -> str:
+    """When live state is compared with an attribute; "" for one that records alone have."""
+    match attribute.role:
+        case Role.IDENTITY:
+            return "always: it is the address"
+        case Role.MANAGED | Role.FIXED if attribute.many:
+            return "those that are written; others stay"
+        case Role.MANAGED | Role.FIXED:
+            return "where it is written" if attribute.default is None else "always"
+        case Role.REFERENCE:
+            return "by the file or device that it leads to"
+        case Role.RESOLVED:
+            return "always; found on the host"
+        case Role.PROMISED:
+            return "as scplan set it, or took it over, where the files say nothing"
+        case Role.POLICY:
+            return "never; it steers scplan"
+    return ""
 
 
 def _rows(record: type[Attributes], prefix: str) -> Iterator[str]:
@@ -134,6 +174,26 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+_COMPARED_HEAD = """\
+A plan and `scplan drift` compare what an entry promises with the kernel: what is written, and what a creation sets by
+a documented default. Everything else is not managed: it keeps its live value, and is no drift.
+"""
+_COMPARED_TAIL = """\
+## What is not compared
+
+- **Objects of others on the same resource**: addresses, routes, neighbours, qdiscs, filters and sysctls of a NIC that
+  scplan did not set; mounts of others in a mount; rules for other devices; files next to a node. An operation that
+  the kernel lets take them along restores them, and the plan says so.
+- **Content**: of mounted files, of disks.
+- **The cgroups inside a container's own**, and settings that no entry names.
+- **A device's access beyond its `permissions`** where a rule for more devices allows it: the plan warns, and `scplan
+  show` names it.
+- **ACLs, extended attributes and times of nodes and directories**: remembered for an undo.
+- **What the host has for others**: ports, addresses and MTU of its bridges, its routes and mounts.
+
+What could not be read is an error of the report, and hides nothing else; see [what
+fails](../explanation/failure-modes.md).
+"""
 _CONFIGURATION_HEAD = """\
 One or more YAML files. Every error in them is reported at once, with file, line and column; `scplan validate` looks at
 the files alone. `scplan schema` prints the JSON Schema of a file, which is also kept
