@@ -50,7 +50,7 @@ _VOLATILE = {
 _VOLATILE_OF_PORT = {"no", "id", "designated_port"}
 # `tentative` goes a second after an IPv6 address came; carrier follows a link's peer or a bridge's ports, with delay.
 _VOLATILE_FLAGS = {"tentative", "dadfailed", "optimistic"}
-_CARRIER_FLAGS = {"NO-CARRIER", "LOWER_UP"}
+_CARRIER_FLAGS = {"NO-CARRIER", "LOWER_UP", "linkdown"}
 _CGROUP_FILES = (
     "devices.list",
     "blkio.throttle.read_bps_device",

@@ -67,7 +67,10 @@ class CgroupKind(Kind[CgroupSetting]):
         former = removed.former
         files = removed.found if removed.found is not None else removed.former_files
         if files is not None:
-            former = setting_of(removed.name).value(decoded(files)) or former
+            texts = decoded(files)
+            if removed.name == "cpu.weight" and IDLE in texts:
+                texts[IDLE] = "0"  # it has ended while a weight is seen
+            former = setting_of(removed.name).value(texts) or former
         return _weight(former) == _weight(live.value)
 
     def read(
