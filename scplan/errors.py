@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 
 from scplan.named_tuple import NamedTuple
@@ -61,6 +62,17 @@ class Diagnostic(NamedTuple):
         label = "" if self.severity is Severity.ERROR else f"{self.severity}: "
         lines = [f"{place}{label}{self.summary}", self.detail, self.hint]
         return "\n  ".join(line for part in lines if part for line in part.splitlines())
+
+
+def in_file_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Diagnostics by their places: those without one first, then file by file as the files appear."""
+    given = list(diagnostics)
+    files = {file: rank for rank, file in enumerate(dict.fromkeys(one.source.file for one in given if one.source), 1)}
+
+    def place(one: Diagnostic) -> tuple[int, int, int]:
+        return (files[one.source.file], one.source.line, one.source.column) if one.source else (0, 0, 0)
+
+    return sorted(given, key=place)
 
 
 class ScplanError(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from scplan.errors import Diagnostic, PlanError, Severity, SourceRange
+from scplan.errors import Diagnostic, PlanError, Severity, SourceRange, in_file_order
 from scplan.kinds.kind import Claim, Kind, Kinds, Unsuitable
 from scplan.model.address import Address, Selection
 from scplan.model.change import Action, Change, Disruption, Operation, Plan
@@ -179,7 +179,7 @@ def finish(
     diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds), *_idle_globs(inputs)]
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity is Severity.ERROR]
     if errors and not inputs.goes_on:
-        raise PlanError.of(errors)
+        raise PlanError.of(in_file_order(errors))
     world = World(kinds, drafts, desired=inputs.resolution.desired, owned=inputs.owned, live=inputs.live)
     world.select(inputs.selection)
     world.draw_in_dependents()

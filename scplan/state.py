@@ -397,4 +397,4 @@ def _way_out(path: str) -> str:
     previous = f"{path}.previous"
     if os.path.exists(previous):
         return f"the copy before it is {previous}: look at it, and put it in its place"
-    return "restore it from a backup; nothing is changed while it can't be read"
+    return "restore it from a backup; nothing of its container is changed while it can't be read"

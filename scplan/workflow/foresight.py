@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from scplan.errors import Diagnostic, PlanError, Severity
+from scplan.errors import Diagnostic, PlanError, Severity, in_file_order
 from scplan.kinds import KINDS
 from scplan.kinds.kind import Foreseen
 from scplan.linux.host import Host
@@ -25,7 +25,7 @@ def with_foresight(made: Plan, owned: Mapping[Address, Resource], source_of: Sou
         unsuitable(source_of(one.address), one.address, one.refused, Severity.ERROR) for one in found if one.refused
     ]
     if refused:
-        raise PlanError.of(refused)
+        raise PlanError.of(in_file_order(refused))
     warnings = tuple(_warning(one, source_of) for one in found if one.warning is not None)
     changes = tuple(_with(change, [one for one in found if one.address == change.address]) for change in made.changes)
     return made._replace(changes=changes, diagnostics=(*made.diagnostics, *warnings)) if found else made

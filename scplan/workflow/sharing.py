@@ -29,7 +29,7 @@ _TAKING = frozenset({Action.CREATE, Action.ADOPT})
 def shared_in(made: Plan, scene: Scene, state: State, boot_id: str) -> tuple[dict[Address, Owner], list[Diagnostic]]:
     """By address of a planned change, who else has the resource: an address, and its state directory if another.
 
-    And warnings about records of other state directories. Nothing is read where nothing is made, adopted or removed.
+    And warnings about records that can't be read. Nothing is read where nothing is made, adopted or removed.
     """
     actions = {*_TAKING, Action.DELETE}
     changed = [change for change in made.changes if change.action in actions and not change.at_next_start]
@@ -102,17 +102,19 @@ class _Neighbours:
 
     def _records(self) -> Iterator[tuple[str, Record]]:
         own = {(facts.runtime, facts.name) for facts in self._scene.containers.values()}
-        yield from (("", record) for record in self._state.all() if (record.runtime, record.name) not in own)
+        yield from (("", record) for record in self._readable(self._state) if (record.runtime, record.name) not in own)
         for directory in state_dirs():
             if directory != os.path.realpath(self._state.directory):
-                yield from ((directory, record) for record in self._readable(directory))
+                yield from ((directory, record) for record in self._readable(State(directory, KINDS)))
 
-    def _readable(self, directory: str) -> Iterator[Record]:
-        """The records of another state directory; those that can't be read are warned of."""
+    def _readable(self, state: State) -> list[Record]:
+        """Records of a state directory; each that can't be read is a warning, since it may be of another pod."""
         try:
-            yield from State(directory, KINDS).all()
-        except ScplanError as error:
-            self.problems.append(error.diagnostics[0]._replace(severity=Severity.WARNING))
+            records, failures = state.survey()
+        except ScplanError as error:  # the directory can't be listed
+            records, failures = [], [error]
+        self.problems += [error.diagnostics[0]._replace(severity=Severity.WARNING) for error in failures]
+        return records
 
     def _place(self, facts: ContainerFacts, kind: str) -> str:
         """The namespace or cgroups in which a container has its resources of a kind; "" where it has none by now."""

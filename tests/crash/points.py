@@ -63,8 +63,13 @@ class Trial:
     def _open(self) -> None:
         self._opened = open_scene(self._session)
         self.scene: Scene = self._opened.__enter__()
-        self.job: Job = jobs(self.scene)[self.name]
-        self._record()
+        try:
+            self.job: Job = jobs(self.scene)[self.name]
+            self._record()
+        except BaseException:
+            # Who never got the trial can't close it, and the next test would see its links go.
+            self.close()
+            raise
 
     def close(self) -> None:
         self._opened.__exit__(None, None, None)

@@ -199,7 +199,8 @@ class TestSharedDirectory:
         scplan("apply", "--auto-approve", config=scene.config(*((one, section) for one in containers))).ok()
         web, db = containers
         (scplan.state_dir / f"containers/process/{db.name}.json").write_text("damaged\n")
-        scplan("destroy", web.name, "--auto-approve").ok()
+        ran = scplan("destroy", web.name, "--auto-approve").ok()
+        assert f"warning: {scplan.state_dir}/containers/process/{db.name}.json is damaged" in ran.stderr
         assert mounts(web) == []
         assert wanted.exists()
 

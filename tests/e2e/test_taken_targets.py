@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
-from tests.e2e.scene import of
+from tests.e2e.scene import of, refused
 
 pytestmark = pytest.mark.needs("root", "busybox")
 
@@ -23,12 +23,18 @@ THINGS = {
     "another mount": "umount /mnt/x; mount -t tmpfs t /mnt/x",
     "moved": "mkdir /mnt/y; mount -o move /mnt/x /mnt/y; umount /mnt/y",
 }
+REFUSED = {
+    "a symlink": "/mnt/x is a symlink in the container",
+    "a file": "is a directory, but /mnt/x in the container is a file",
+}
+"""Where nothing can be mounted: the plan says so."""
 
 
 @dataclass
 class Taken:
     container: Container
     sections: dict[str, Any]
+    thing: str = ""
 
     def own(self) -> list[str]:
         """What is mounted at the target, or is there."""
@@ -52,6 +58,7 @@ def mounted(
 @pytest.fixture(params=THINGS)
 def taken(request: pytest.FixtureRequest, mounted: Taken) -> Taken:
     mounted.container.exec(["sh", "-ec", THINGS[request.param]], check=True)
+    mounted.thing = request.param
     return mounted
 
 
@@ -70,8 +77,11 @@ def test_destroy_leaves_what_is_the_containers(taken: Taken, scplan: Scplan) -> 
 def test_failure_leaves_what_is_the_containers(taken: Taken, scplan: Scplan, wanted: str) -> None:
     own, before = taken.own(), fingerprint([taken.container])
     sections = taken.sections if wanted == "again" else {}
-    ran = scplan("apply", "--auto-approve", "--probe", "false", config=of(taken.container, **sections)).ok(3)
-    assert "not undone" not in ran.stderr
+    ran = scplan("apply", "--auto-approve", "--probe", "false", config=of(taken.container, **sections))
+    if wanted == "again" and taken.thing in REFUSED:
+        refused(ran, "scplan.yaml:", f"{taken.container.name}/mount/mnt/x", REFUSED[taken.thing])
+    else:
+        assert "not undone" not in ran.ok(3).stderr
     changed = difference(before, fingerprint([taken.container]))
     # A mount that is only missing is made again.
     assert changed == [] or (wanted == "not any more" and "tmpfs" not in own[0] and len(changed) == 1), changed
@@ -81,9 +91,9 @@ def test_failure_leaves_what_is_the_containers(taken: Taken, scplan: Scplan, wan
 def test_what_is_mounted_over_it_has_to_go_first(mounted: Taken, scplan: Scplan) -> None:
     mounted.container.exec(["mount", "-t", "tmpfs", "t", "/mnt/x"], check=True)
     before = fingerprint([mounted.container])
-    for sections in ({}, mounted.sections):
-        ran = scplan("apply", "--auto-approve", config=of(mounted.container, **sections)).ok(3)
-        assert "others have mounted something on top of it" in ran.stderr
+    for sections, place in (({}, "error: "), (mounted.sections, "scplan.yaml:8:5: ")):
+        ran = scplan("apply", "--auto-approve", config=of(mounted.container, **sections))
+        refused(ran, f"{place}others have mounted something on top of /mnt/x", "unmount that first")
         assert difference(before, fingerprint([mounted.container])) == []
     mounted.container.exec(["umount", "/mnt/x"], check=True)
     is_released(mounted, scplan)

@@ -157,11 +157,22 @@ def test_code_of_the_container_is_not_run(process_container: Container, scplan: 
                 with open(f"{place}/{name}.py", "w") as file:
                     file.write("open('/srv/run', 'w').close()\n")
 
+        # A file system without an inode left: what is to be made there fails inside, where no plan can look.
+        os.mkdir("/srv/full")
+        mount("tmpfs", "/srv/full", "tmpfs", options="nr_inodes=1")
+
     once(process_container, plant)
     scplan.write(of(process_container, mounts=[f"{tmp_path}:/srv/a:ro"], devices=["/dev/null:/srv/null"]))
     scplan("apply", "--auto-approve").ok()
     refused(scplan("plan", config=of(process_container, mounts=["/nowhere:/srv/b"])), "/nowhere")
-    scplan("apply", "--auto-approve", config=of(process_container, mounts=[f"{tmp_path}:/bin/busybox/x"])).ok(3)
+    asked = of(process_container, mounts=[f"{tmp_path}:/bin/busybox/x"])
+    refused(
+        scplan("apply", "--auto-approve", config=asked), "scplan.yaml:", "/bin/busybox in the container is no directory"
+    )
+    asked = of(process_container, mounts=[f"{tmp_path}:/srv/full/x"])
+    refused(scplan("apply", "--auto-approve", config=asked), "/srv/full/x", "No space left on device", code=3)
+    asked = of(process_container, devices=["/dev/null:/srv/full/null"])
+    refused(scplan("apply", "--auto-approve", config=asked), "/srv/full/null", "No space left on device", code=3)
     assert process_container.stat("/srv/run") is None
 
 
