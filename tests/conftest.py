@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,9 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*what): skip the test, loudly, on a machine without these; a CI run fails"
     )
+    _hear_signals()
     # With processes of pytest-xdist each of them is isolated, and this one runs no test.
     if not config.getoption("tx", default=None):
         isolate()
+
+
+def _hear_signals() -> None:
+    """Resets signals that a background job of a shell, or nohup(1), ignores: so would every scplan of the tests."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

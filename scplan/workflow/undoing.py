@@ -14,6 +14,7 @@ from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Plan
+from scplan.model.comparison import without_former
 from scplan.model.live import ContainerFacts, Live
 from scplan.model.resource import Resource
 from scplan.state import Record, State
@@ -125,7 +126,9 @@ def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, stat
     kept = {address: one for address, one in desired.items() if address not in past}
     resolved = {address: one for address, one in resolution.desired.items() if address in touched}
     resolution = resolution._replace(desired={**kept, **resolved})
-    found = observe.observe(scene.containers, wanted_of(scene.containers, {**resolved, **scene.owned}), KINDS, host)
+    # What is not owned now is looked at as anything that others may have made.
+    known = {address: without_former(one) for address, one in resolved.items()} | dict(scene.owned)
+    found = observe.observe(scene.containers, wanted_of(scene.containers, known), KINDS, host)
     live = Live(host=facts, containers=scene.containers, resources=found)
     inputs = inputs_of(scene, resolution, live, request)
     inputs = inputs._replace(foreign=foreign_to(inputs, state))

@@ -289,7 +289,7 @@ def test_recovers_at_once_that_can_not_do_it_keep_the_journal(
 ) -> None:
     web = process_container
     before = fingerprint([web])
-    asked = of(web, mounts=[f"{host_directory}:/srv/one"], cgroup={"memory.max": "4096"})
+    asked = of(web, mounts=[f"{host_directory}:/srv/one"], cgroup={"memory.max": "96k"})
     scplan.write(asked)
     with ExitStack() as busy:
         gate = Gate(at_step("failed"), lambda: busy.enter_context(process_in(web, "/srv/one")))

@@ -162,7 +162,7 @@ def test_rule_is_there_as_long_as_the_entry_asks_for_it(
 def test_rule_goes_with_an_apply_that_is_undone(make_container: MakeContainer, scplan: Scplan, disk: LoopDisk) -> None:
     web = make_container("process")
     asked = asked_for(web, disk)
-    asked["containers"][web.name]["cgroup"] = {"memory.max": "4096"}
+    asked["containers"][web.name]["cgroup"] = {"memory.max": "96k"}
     with nothing_changed(web):
         scplan("apply", "--auto-approve", config=asked).ok(3)
     assert rules() == []

@@ -241,15 +241,18 @@ def test_a_death_at_any_operation_is_recovered(lab: Lab, data: st.DataObject) ->
 @SETTINGS
 @given(st.data())
 def test_what_others_did_is_healed(lab: Lab, data: st.DataObject) -> None:
-    """The others own the same things, and have records of their own: another state directory."""
+    """The others own the same things, and have records of their own; those of scplan are away for as long."""
     ground = lab.enter()
     sections = data.draw(configurations(lab.parts))
     damage = data.draw(damaged(sections, lab.parts))
     before = without_turns(reached(ground, sections))
+    state_dir = Path(ground.request.state_dir)
+    away = state_dir.rename(state_dir.with_name("away"))
     with host_parts.scratch_directory(lab.session) as directory:
         others = TwoContainers(ground.containers, directory, lab.parts)
         reached(others, sections)
         reached(others, damage)
+    away.rename(state_dir)
     ground.apply()
     assert difference(before, without_turns(without_random_addresses(ground.picture()))) == []
     assert ground.actions() == []
