@@ -224,7 +224,7 @@ def _web_second(parts: Parts) -> Sections:
 
 
 def _impossible(parts: Parts) -> Sections:
-    """The second configuration with a limit that the kernel refuses, late: it holds more for the processes than they do."""
+    """The second configuration with a limit that the kernel refuses, late: it holds more memory for the processes."""
     sections = _web_second(parts)
     sections["cgroup"]["memory.max"] = "96KiB"
     return sections

@@ -23,8 +23,8 @@ from tests.e2e.mixed import ip, ip_inside, process_in
 from tests.e2e.scene import Config, address, of, refused
 
 pytestmark = pytest.mark.needs("cgroup1")
-# More than the processes' own memory, which plans compare it with, and less than they use with what the kernel holds for
-# them. The setting comes after all other creations.
+# More than the processes' own memory, which plans compare it with, and less than that with what the kernel holds for them.
+# The setting comes after all other creations.
 IMPOSSIBLE = {"memory.max": "96k"}
 
 
