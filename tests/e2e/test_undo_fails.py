@@ -23,7 +23,7 @@ from tests.e2e.mixed import ip, ip_inside, process_in
 from tests.e2e.scene import Config, address, of, refused
 
 pytestmark = pytest.mark.needs("cgroup1")
-# More than the processes' own memory, which plans compare it with, and less than that with what the kernel holds for them.
+# More than the processes' own memory, which plans compare it with, and less than what the kernel holds for them, too.
 # The setting comes after all other creations.
 IMPOSSIBLE = {"memory.max": "96k"}
 
