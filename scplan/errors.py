@@ -128,6 +128,26 @@ class ContainerReplaced(ContainerNotFound):
     """The name is that of another container than the one that the records are about."""
 
 
+class EngineUnreachable(ScplanError):
+    """An engine did not answer: whether it has the container is not known. Never "not found", and never "gone".
+
+    `is_absent`: nothing listens there, as where the engine is not installed; else it is there, and does not answer.
+    """
+
+    is_absent = False
+
+    @classmethod
+    def at(cls, engine: str, place: str, why: str, *, is_absent: bool = False) -> EngineUnreachable:
+        """The error about an engine at a socket or directory, the same for all of its containers."""
+        where = f" at {place}" if place else ""
+        error = cls(
+            f"{engine} can't be reached{where}: {why}",
+            hint="its containers may be running: start it, or correct how it is found (docs: reference/runtimes)",
+        )
+        error.is_absent = is_absent
+        return error
+
+
 class ContainerGone(ScplanError):
     """The container's process ended, or its PID belongs to another process now."""
 
