@@ -268,7 +268,7 @@ def _other_containers(document: dict[str, Any], now: dict[str, Any]) -> Iterator
             continue
         # Plans of before this was saved have no start time.
         differing = [key for key, value in there.items() if key in facts and facts[key] != value]
-        if "runtime" in differing or "id" in differing:
+        if not {"runtime", "id", "place"}.isdisjoint(differing):
             yield f"{name}: it is another container of that name: was {_named(facts)}, is {_named(there)}"
         elif differing:
             yield f"{name}: its first process is another process: it was {_told(facts)}, is {_told(there)}"
@@ -283,7 +283,8 @@ def _other_orders(document: dict[str, Any], now: dict[str, Any]) -> Iterator[str
 
 
 def _named(facts: dict[str, Any]) -> str:
-    return f"{facts.get('runtime')} {facts.get('id')}"
+    place = f" in {facts['place']}" if facts.get("place") else ""
+    return f"{facts.get('runtime')} {facts.get('id')}{place}"
 
 
 def _told(facts: dict[str, Any]) -> str:

@@ -42,7 +42,8 @@ class Record(NamedTuple):
     `boot_id`, `start_time` and `pid` say in which of its lives the resources were plugged in; "" and 0: in none, they
     wait for its next start. `modules` are kernel modules that must be loaded first; None: those of the record so far.
     `bundle` is the directory of the container's OCI configuration, which tells it from others of the same ID; "": that
-    of the record so far. `cgroup` is the one of that life, as in ContainerFacts.
+    of the record so far. `cgroup` is the one of that life, as in ContainerFacts. `place` is where the runtime keeps the
+    container, as in ContainerFacts; "": that of the record so far, or not known (records of former versions).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Record(NamedTuple):
     modules: tuple[str, ...] | None = None
     bundle: str = ""
     cgroup: str = ""
+    place: str = ""
 
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
@@ -70,6 +72,7 @@ class Record(NamedTuple):
             facts.pid,
             bundle=facts.bundle,
             cgroup=facts.cgroup,
+            place=facts.place,
         )
 
     def facts(self) -> ContainerFacts:
@@ -83,6 +86,7 @@ class Record(NamedTuple):
             self.start_time,
             bundle=self.bundle,
             cgroup=self.cgroup,
+            place=self.place,
         )
 
     def is_over(self, facts: ContainerFacts, boot_id: str) -> bool:
@@ -155,7 +159,7 @@ class State:
         update = Update()
         try:
             for record in records:
-                if record.modules is None or not record.bundle:
+                if record.modules is None or not record.bundle or not record.place:
                     record = _completed(record, self.read(record.runtime, record.name))
                 content = encode_line(_document(record)) if record.resources else None
                 path = self._path(record.runtime, record.name)
@@ -251,7 +255,8 @@ class State:
             raise RecordDamaged(f"{path}: start_time or pid is not a number")
         record = Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
         modules, bundle = _modules(document.get("modules", []), path), str(container.get("bundle", ""))
-        return record._replace(modules=modules, bundle=bundle, cgroup=str(container.get("cgroup", "")))
+        cgroup, place = str(container.get("cgroup", "")), str(container.get("place", ""))
+        return record._replace(modules=modules, bundle=bundle, cgroup=cgroup, place=place)
 
     # locks
 
@@ -320,8 +325,9 @@ def _completed(record: Record, known: Record | None) -> Record:
     modules = record.modules
     if modules is None:
         modules = known.modules if known else ()
-    is_about_it = known is not None and known.id == record.id
-    return record._replace(modules=modules, bundle=record.bundle or (known.bundle if known and is_about_it else ""))
+    if known is None or known.id != record.id:
+        return record._replace(modules=modules)
+    return record._replace(modules=modules, bundle=record.bundle or known.bundle, place=record.place or known.place)
 
 
 def _modules(document: object, path: str) -> tuple[str, ...]:
@@ -342,6 +348,7 @@ def _document(record: Record) -> dict[str, object]:
             "pid": record.pid,
             **({"bundle": record.bundle} if record.bundle else {}),
             **({"cgroup": record.cgroup} if record.cgroup else {}),
+            **({"place": record.place} if record.place else {}),
         },
         "modules": list(record.modules or ()),
         "resources": {

@@ -42,7 +42,8 @@ def _start(told: Told, found: Found, state: State, host: Host, request: Request)
         return [f"container {told.id}: not the {found.name} of scplan's records, which has this ID, too: {why}"]
     # Its own process has not begun: it is where its runtime has put it.
     life = told.pid, started, told.root, told.bundle, cgroup_of(told.pid)
-    facts = ContainerFacts(found.name, found.runtime, told.id, Status.RUNNING, *life)
+    place = record.place if record is not None else ""
+    facts = ContainerFacts(found.name, found.runtime, told.id, Status.RUNNING, *life, place=place)
     done = plugging.start(facts, state, host, request)
     said = [f"container {found.name}: {text}" for text in done.said]
     if done.changed:

@@ -103,6 +103,7 @@ def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:
         "start_time": facts.start_time,
         **({"root": facts.root} if facts.root else {}),
         **({"cgroup": facts.cgroup} if facts.cgroup else {}),
+        **({"place": facts.place} if facts.place else {}),
     }
 
 
@@ -123,6 +124,7 @@ def facts_from_json(name: str, document: object, where: str) -> ContainerFacts:
             start_time=started,
             root=str(document.get("root", "")),
             cgroup=str(document.get("cgroup", "")),
+            place=str(document.get("place", "")),
         )
     except (KeyError, TypeError, ValueError):
         raise RecordDamaged(f"{where}: facts of container {name!r} are missing or malformed") from None

@@ -26,7 +26,8 @@ class ContainerFacts(NamedTuple):
     `cgroup` is the end that the paths of the cgroup which its runtime made have in all hierarchies; "": not known.
     `root` is its root directory while it is being started, as a path in its mount namespace: its process is not in it
     yet. "" once it is. `bundle` is the directory of its OCI configuration; "" where it is not known. Plans and journals
-    don't keep it.
+    don't keep it. `place` is where its runtime keeps it, which distinguishes containers of the same name and ID: runc's
+    root, containerd's directory of the tasks of a namespace, a daemon's socket, an lxcpath; "" where it is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ContainerFacts(NamedTuple):
     root: str = ""
     bundle: str = ""
     cgroup: str = ""
+    place: str = ""
 
 
 class PathFact(NamedTuple):

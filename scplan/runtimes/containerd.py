@@ -35,21 +35,30 @@ class Containerd(Runtime):
             return [_facts(ContainerName(reference, reference, space)) for space in found]
         return [_facts(one) for one in by_name_or_id(reference, _all_in(spaces))]
 
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        if not place:
+            return self.find(name, None, None)
+        is_there = os.path.isdir(f"{place}/{container_id}")
+        return [_facts(ContainerName(name, container_id, place))] if is_there else []
+
     def all(self) -> list[ContainerName]:
         return _all_in(_namespaces(self.places()))
 
-    def signs(self, name: str, container_id: str) -> Signs:
-        spaces = [space for space in _namespaces(self.places()) if os.path.isdir(f"{space}/{container_id}")]
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
+        spaces = [place] if place else self._spaces_of(container_id)
         states = [f"{_OCI_STATES}/{os.path.basename(space)}" for space in spaces]
         files = [file for state in states for file in _files_in(state, container_id)]
         # One that is not there is made in a namespace that nobody knows yet.
         return Signs(files=(*files, *(f"{space}/{container_id}/init.pid" for space in spaces)), is_polled=not spaces)
 
     def bundle(self, facts: ContainerFacts) -> str | None:
-        for space in _namespaces(self.places()):
-            if os.path.isdir(f"{space}/{facts.id}"):
-                return f"{space}/{facts.id}"
-        return None
+        spaces = self._spaces_of(facts.id)
+        space = facts.place or (spaces[0] if spaces else "")
+        return f"{space}/{facts.id}" if space and os.path.isdir(f"{space}/{facts.id}") else None
+
+    def _spaces_of(self, container_id: str) -> list[str]:
+        """Directories of namespaces that have a container of that ID."""
+        return [space for space in _namespaces(self.places()) if os.path.isdir(f"{space}/{container_id}")]
 
 
 def _namespaces(places: list[str]) -> list[str]:
@@ -72,10 +81,10 @@ def _files_in(state: str, container_id: str) -> list[str]:
 
 
 def _facts(one: ContainerName) -> ContainerFacts:
-    states = f"{_OCI_STATES}/{os.path.basename(one.place)}"
+    states, bundle = f"{_OCI_STATES}/{os.path.basename(one.place)}", f"{one.place}/{one.id}"
     for runtime in _OCI_RUNTIMES:
         found = runtime.read(states, one.id)
         if found is not None:
-            return found._replace(runtime=Containerd.name, bundle=f"{one.place}/{one.id}")
+            return found._replace(runtime=Containerd.name, bundle=bundle, place=one.place)
     pid = pid_in_file(f"{one.place}/{one.id}/init.pid", one.id)
-    return facts_of(one.name, Containerd.name, pid, 0)._replace(bundle=f"{one.place}/{one.id}")
+    return facts_of(one.name, Containerd.name, pid, 0)._replace(bundle=bundle, place=one.place)

@@ -38,8 +38,18 @@ class Docker(Runtime):
         return [*([f"{own}/docker.sock"] if own else []), "/run/docker.sock"]
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
+        return self._find_at(existing(self.places()), reference)
+
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        return self._find_at(self._sockets(place), name)
+
+    def _sockets(self, place: str) -> list[str]:
+        """The sockets where a container is known: the recorded one, else all that the environment names."""
+        return existing([place] if place else self.places())
+
+    def _find_at(self, sockets: list[str], reference: str) -> list[ContainerFacts]:
         found: list[ContainerFacts] = []
-        for socket in existing(self.places()) if is_plain(reference) else ():
+        for socket in sockets if is_plain(reference) else ():
             status, answer = get(socket, f"/containers/{reference}/json")
             if status < 400:
                 found.append(_facts(answer, socket))
@@ -48,8 +58,8 @@ class Docker(Runtime):
                 found += _all_of(socket, reference, said(answer))
         return found
 
-    def signs(self, name: str, container_id: str) -> Signs:
-        return Signs(streams=tuple(Stream(socket, _STARTS) for socket in self.places()))
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
+        return Signs(streams=tuple(Stream(socket, _STARTS) for socket in ([place] if place else self.places())))
 
     def all(self) -> list[ContainerName]:
         return [one for socket in existing(self.places()) for one in _names(socket)]
@@ -63,7 +73,7 @@ class Docker(Runtime):
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether the container's OCI runtime is one of the daemon's that run scplan's wrapper."""
-        for socket in existing(self.places()):
+        for socket in self._sockets(facts.place):
             container = get_one(socket, f"/containers/{facts.id}/json")
             if container is None:
                 continue
@@ -115,7 +125,7 @@ def _facts(answer: Any, socket: str) -> ContainerFacts:
         0,
         id=container_id,
         paused=state.get("Paused") is True,
-    )._replace(cgroup=container_id)
+    )._replace(cgroup=container_id, place=socket)
 
 
 def _host_of_context() -> str | None:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from scplan.model.live import ContainerFacts
+from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
 from scplan.runtimes.local_api import existing, get_one, is_plain
 from scplan.runtimes.lxc_monitor import init_pid
@@ -13,6 +14,8 @@ from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
 from scplan.runtimes.state_files import damaged, facts_of, field, plain
 
 _RUNNING = ("Running", "Frozen", "Ready")
+_DEFAULT = "default"
+_PROJECT_IS = "?project="
 _DIRECTORIES = ("/var/lib/incus", "/run/incus", "/var/lib/lxd", "/var/snap/lxd/common/lxd")
 
 
@@ -28,73 +31,99 @@ class Incus(Runtime):
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         found: list[ContainerFacts] = []
         for socket in existing(self.places()) if is_plain(reference) else ():
-            exact = _facts(socket, reference)
-            names = [reference] if exact else by_reference(reference, (one.name for one in _names(socket)))
-            found += [facts for name in names if (facts := exact or _facts(socket, name)) is not None]
+            project = Project(socket, _chosen_project())
+            exact = _facts(project, reference)
+            names = [reference] if exact else by_reference(reference, (one.name for one in _names(project)))
+            found += [facts for name in names if (facts := exact or _facts(project, name)) is not None]
         return found
 
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        if not place:
+            return self.find(name, None, None)
+        project = project_of(place)
+        facts = _facts(project, name) if is_plain(name) and os.path.exists(project.socket) else None
+        return [] if facts is None else [facts]
+
     def all(self) -> list[ContainerName]:
-        return [one for socket in existing(self.places()) for one in _names(socket)]
+        return [one for socket in existing(self.places()) for one in _names(Project(socket, _chosen_project()))]
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether `raw.lxc` of the instance, or of a profile of it, runs scplan's hook at start."""
-        for socket in existing(self.places()):
-            instance = _metadata(socket, _target(f"instances/{facts.name}"))
+        chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
+        for project in [project_of(facts.place)] if facts.place else chosen:
+            instance = project.metadata(f"instances/{facts.name}")
             if instance is not None:
-                raw = field(instance, "expanded_config", dict, f"{socket}: {facts.name}").get("raw.lxc")
+                where = f"{project.socket}: {facts.name}"
+                raw = field(instance, "expanded_config", dict, where).get("raw.lxc")
                 return isinstance(raw, str) and is_in_lxc_configuration(raw)
         return False
 
 
-def _project() -> str:
-    return os.environ.get("INCUS_PROJECT") or "default"
+class Project(NamedTuple):
+    """A project of the daemon at a socket: instances of one name can be in each."""
+
+    socket: str
+    name: str
+
+    @property
+    def place(self) -> str:
+        """As facts and records have it."""
+        return f"{self.socket}{_PROJECT_IS}{self.name}"
+
+    def target(self, path: str) -> str:
+        return f"/1.0/{path}?project={self.name}"
+
+    def metadata(self, path: str) -> Any:
+        """What an answer is about; None when there is no such thing."""
+        target = self.target(path)
+        answer = get_one(self.socket, target)
+        if answer is None:
+            return None
+        if not isinstance(answer, dict) or "metadata" not in answer:
+            raise damaged(f"{self.socket}: {target}", "it has no metadata")
+        return answer["metadata"]
 
 
-def _target(path: str) -> str:
-    return f"/1.0/{path}?project={_project()}"
+def project_of(place: str) -> Project:
+    """The project of a place."""
+    socket, _, name = place.partition(_PROJECT_IS)
+    return Project(socket, name or _DEFAULT)
 
 
-def _metadata(socket: str, target: str) -> Any:
-    """What an answer is about; None when there is no such thing."""
-    answer = get_one(socket, target)
-    if answer is None:
-        return None
-    if not isinstance(answer, dict) or "metadata" not in answer:
-        raise damaged(f"{socket}: {target}", "it has no metadata")
-    return answer["metadata"]
+def _chosen_project() -> str:
+    return os.environ.get("INCUS_PROJECT") or _DEFAULT
 
 
-def _names(socket: str) -> list[ContainerName]:
-    target = _target("instances")
-    rows = _metadata(socket, target)
+def _names(project: Project) -> list[ContainerName]:
+    rows = project.metadata("instances")
     if not isinstance(rows, list) or not all(isinstance(row, str) for row in rows):
-        raise damaged(f"{socket}: {target}", "it is not a list of paths")
+        raise damaged(f"{project.socket}: {project.target('instances')}", "it is not a list of paths")
     # "/1.0/instances/web", with "?project=other" in other projects than the default one.
     names = [row.rpartition("/")[2].partition("?")[0] for row in rows]
-    return [ContainerName(name, name, socket) for name in names]
+    return [ContainerName(name, name, project.place) for name in names]
 
 
-def _facts(socket: str, name: str) -> ContainerFacts | None:
+def _facts(project: Project, name: str) -> ContainerFacts | None:
     """None when there is no such instance, and for virtual machines: their process is no container."""
-    instance = _metadata(socket, _target(f"instances/{name}"))
+    instance = project.metadata(f"instances/{name}")
     if instance is None:
         return None
-    where = f"{socket}: {name}"
+    where = f"{project.socket}: {name}"
     if not isinstance(instance, dict):
         raise damaged(where, "it is not an object")
     if field(instance, "type", str, where) != "container":
         return None
     status = field(instance, "status", str, where)
-    pid = _pid(socket, name) if status in _RUNNING else 0
-    return facts_of(plain(field(instance, "name", str, where), where), Incus.name, pid, 0, paused=status == "Frozen")
+    pid = _pid(project, name) if status in _RUNNING else 0
+    known = plain(field(instance, "name", str, where), where)
+    return facts_of(known, Incus.name, pid, 0, paused=status == "Frozen")._replace(place=project.place)
 
 
-def _pid(socket: str, name: str) -> int:
+def _pid(project: Project, name: str) -> int:
     """The first process. The monitor tells it at once; the daemon looks at disks and interfaces first, for 40 ms."""
-    project = _project()
-    directory = f"{os.path.dirname(socket)}/containers/{name if project == 'default' else f'{project}_{name}'}"
-    pid = init_pid(directory)
+    own = name if project.name == _DEFAULT else f"{project.name}_{name}"
+    pid = init_pid(f"{os.path.dirname(project.socket)}/containers/{own}")
     if pid:
         return pid
-    state = _metadata(socket, _target(f"instances/{name}/state"))
-    return field(state, "pid", int, f"{socket}: state of {name}") if isinstance(state, dict) else 0
+    state = project.metadata(f"instances/{name}/state")
+    return field(state, "pid", int, f"{project.socket}: state of {name}") if isinstance(state, dict) else 0

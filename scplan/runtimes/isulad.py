@@ -46,14 +46,23 @@ class Isulad(Runtime):
             self.unreadable[f"{place}/{container_id}/{_FILE}"] = error
             return None
 
-    def signs(self, name: str, container_id: str) -> Signs:
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        if not place:
+            return self.find(name, None, None)
+        read = (self._name(place, one) for one in list_directories(place))
+        named = [one for one in read if one is not None and one.name == name]
+        return [facts for one in named if (facts := _facts(one)) is not None]
+
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         (engines,) = self.places()
-        files = tuple(f"{engines}/{one}/{container_id}/{_FILE}" for one in list_directories(engines))
+        directories = [place] if place else [f"{engines}/{one}" for one in list_directories(engines)]
+        files = tuple(f"{one}/{container_id}/{_FILE}" for one in directories)
         return Signs(files=files, is_polled=not files)
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         (engines,) = self.places()
-        paths = (f"{engines}/{engine}/{facts.id}" for engine in list_directories(engines))
+        directories = [facts.place] if facts.place else [f"{engines}/{one}" for one in list_directories(engines)]
+        paths = (f"{directory}/{facts.id}" for directory in directories)
         return next((path for path in paths if os.path.isfile(f"{path}/config.json")), None)
 
 
@@ -85,5 +94,5 @@ def _facts(one: ContainerName) -> ContainerFacts | None:
     pid = field(state, "Pid", int, f"{path}: State") if running else 0
     started = field(state, "StartTime", int, f"{path}: State") if running and "StartTime" in state else 0
     return facts_of(one.name, Isulad.name, pid, started, id=one.id, paused=state.get("Paused") is True)._replace(
-        cgroup=one.id
+        cgroup=one.id, place=one.place
     )

@@ -36,7 +36,7 @@ class Lxc(Runtime):
             if one.name == name
         ]
 
-    def find_recorded(self, name: str, container_id: str) -> list[ContainerFacts]:
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
         one = ContainerName(name, container_id, os.path.dirname(container_id))
         return [_facts(one)] if os.path.isfile(f"{one.id}/config") else []
 
@@ -78,4 +78,4 @@ def _running_elsewhere(path: str) -> list[ContainerName]:
 
 
 def _facts(one: ContainerName) -> ContainerFacts:
-    return facts_of(one.name, Lxc.name, init_pid(one.id), 0, id=one.id)
+    return facts_of(one.name, Lxc.name, init_pid(one.id), 0, id=one.id)._replace(place=one.place)

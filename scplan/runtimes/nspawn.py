@@ -34,7 +34,7 @@ class Nspawn(Runtime):
             return [_facts(reference)]
         return [_facts(name) for name in by_reference(reference, _names())]
 
-    def signs(self, name: str, container_id: str) -> Signs:
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         return Signs(files=(f"{_RUNNING}/{name}",), is_polled=True)  # the directory may have stayed
 
     def all(self) -> list[ContainerName]:

@@ -28,12 +28,16 @@ class StateDirectoryRuntime(Runtime):
         read = (self.read(root, name) for name in by_reference(reference, list_directories(root)))
         return [facts for facts in read if facts is not None]
 
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        facts = self.read(place or self.places()[0], container_id)
+        return [] if facts is None else [facts]
+
     def all(self) -> list[ContainerName]:
         root = self.places()[0]
         return [ContainerName(name, name, root) for name in list_directories(root)]
 
-    def signs(self, name: str, container_id: str) -> Signs:
-        return Signs(files=(f"{self.places()[0]}/{container_id}/{self.file}",))
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
+        return Signs(files=(f"{place or self.places()[0]}/{container_id}/{self.file}",))
 
     def read(self, root: str, container_id: str) -> ContainerFacts | None:
         """A container whose state is below another root than the usual one; None when it is not there."""
@@ -44,10 +48,10 @@ class StateDirectoryRuntime(Runtime):
         started = field(state, self.start_key, int, path) if self.start_key in state else 0
         facts = facts_of(container_id, self.name, field(state, self.pid_key, int, path), started)
         cgroup = self.cgroup_in(state) if facts.pid else ""
-        return facts._replace(bundle=self.bundle_in(state) or "", cgroup=cgroup)
+        return facts._replace(bundle=self.bundle_in(state) or "", cgroup=cgroup, place=root)
 
     def bundle(self, facts: ContainerFacts) -> str | None:
-        state = read_state(f"{self.places()[0]}/{facts.id}/{self.file}")
+        state = read_state(f"{facts.place or self.places()[0]}/{facts.id}/{self.file}")
         return None if state is None else self.bundle_in(state)
 
     @abstractmethod

@@ -43,19 +43,20 @@ class Podman(Runtime):
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         return [_facts(one) for one in by_name_or_id(reference, self.all())]
 
-    def all(self) -> list[ContainerName]:
-        storage = _storage()
-        drivers = [name for name in list_directories(storage) if name.endswith("-containers")]
-        return [one for driver in drivers for file in _LISTS for one in _names(f"{storage}/{driver}/{file}")]
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        return [_facts(one) for one in _all_in(place or _storage()) if one.name == name]
 
-    def signs(self, name: str, container_id: str) -> Signs:
+    def all(self) -> list[ContainerName]:
+        return _all_in(_storage())
+
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """By the files of what runs it: its own socket is there only where its service is, which costs memory."""
         states = [file for runtime in _OCI_RUNTIMES for file in runtime.signs(name, container_id).files]
         storage = f"{_run_directory()}/overlay-containers"
         return Signs(files=(*states, f"{storage}/{container_id}/userdata/pidfile"))
 
     def bundle(self, facts: ContainerFacts) -> str | None:
-        for one in self.all():
+        for one in _all_in(facts.place or _storage()):
             if one.id == facts.id:
                 return f"{one.place}/{one.id}/userdata"
         return None
@@ -93,6 +94,12 @@ def _storage() -> str:
     return toml_value(configuration, "storage", "graphroot") or default
 
 
+def _all_in(storage: str) -> list[ContainerName]:
+    """The containers of a storage; `place` of each is the directory that has its own."""
+    drivers = [name for name in list_directories(storage) if name.endswith("-containers")]
+    return [one for driver in drivers for file in _LISTS for one in _names(f"{storage}/{driver}/{file}")]
+
+
 def _names(path: str) -> tuple[ContainerName, ...]:
     try:
         status = os.stat(path)
@@ -121,13 +128,14 @@ def _parsed(path: str, _version: tuple[int, ...]) -> tuple[ContainerName, ...]:
 
 
 def _facts(one: ContainerName) -> ContainerFacts:
+    storage = os.path.dirname(one.place)
     for runtime in _OCI_RUNTIMES:
         found = runtime.read(runtime.places()[0], one.id)
         if found is not None:
-            return found._replace(name=one.name, runtime=Podman.name)
+            return found._replace(name=one.name, runtime=Podman.name, place=storage)
     # Another OCI runtime: what is left is the PID file that conmon wrote.
     pid = pid_in_file(f"{_run_directory()}/{os.path.basename(one.place)}/{one.id}/userdata/pidfile", one.id)
-    return facts_of(one.name, Podman.name, pid, 0, id=one.id)
+    return facts_of(one.name, Podman.name, pid, 0, id=one.id)._replace(place=storage)
 
 
 def _run_directory() -> str:

@@ -30,7 +30,7 @@ class Process(Runtime):
         found_by = f"pid:{pid}" if pid is not None else f"pid_file:{pid_file}"
         return [facts_of(reference, self.name, number, 0, id=found_by)]
 
-    def signs(self, name: str, container_id: str) -> Signs:
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         key, _, value = container_id.partition(":")
         # A process that is named by its number does not start again.
         return Signs(files=(value,)) if key == "pid_file" else Signs()
@@ -48,7 +48,7 @@ class Process(Runtime):
             return f"{path} was written before its process began: the pid was taken again"
         return ""
 
-    def find_recorded(self, name: str, container_id: str) -> list[ContainerFacts]:
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
         key, _, value = container_id.partition(":")
         if key == "pid":
             return self.find(name, int(value), None)

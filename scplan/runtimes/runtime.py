@@ -69,11 +69,14 @@ class Runtime(ABC):
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         """Containers that `reference` names: the exact one, else those whose ID begins with it; none is no error."""
 
-    def find_recorded(self, name: str, container_id: str) -> list[ContainerFacts]:
-        """The container that a record is about, by the name and ID that `find` had given it."""
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        """The container that a record is about, by the name, ID and place that `find` had given it.
+
+        It is looked for in that place alone, whatever the environment names by now; place "": where `find` looks.
+        """
         return self.find(name, None, None)
 
-    def signs(self, name: str, container_id: str) -> Signs:
+    def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """Where it shows that the container that a record is about starts."""
         return Signs(is_polled=True)
 

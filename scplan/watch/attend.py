@@ -111,7 +111,7 @@ def _known(key: Key, record: Record) -> Seen:
     return Seen(
         key,
         gone(record),
-        runtime.signs(record.name, record.id) if runtime else Signs(),
+        runtime.signs(record.name, record.id, record.place) if runtime else Signs(),
         frozenset(one for kind in kinds if (one := KINDS[kind].hears) is not None),
         frozenset(
             link

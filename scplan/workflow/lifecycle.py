@@ -108,7 +108,7 @@ def start_warnings(made: Plan, resources: Iterable[Address]) -> list[Diagnostic]
     """
     concerned = {address.container for address in resources}
     waiting = [one for name, one in made.containers.items() if one.status is Status.STOPPED and name in concerned]
-    absent = [one for one in waiting if not RUNTIMES[one.runtime].find_recorded(one.name, one.id)]
+    absent = [one for one in waiting if not RUNTIMES[one.runtime].find_recorded(one.name, one.id, one.place)]
     hookless = [one for one in waiting if one not in absent and not RUNTIMES[one.runtime].has_hook(one)]
     return [
         *_about(

@@ -114,7 +114,7 @@ def _moved(
     if left and (record.id == facts.id or (record.runtime, record.name) == (facts.runtime, facts.name)):
         raise UsageError("a container's records are about one container", hint="name it without an address")
     target = source._replace(
-        name=facts.name, runtime=facts.runtime, id=facts.id, resources=resources, bundle=facts.bundle
+        name=facts.name, runtime=facts.runtime, id=facts.id, resources=resources, bundle=facts.bundle, place=facts.place
     )
     if (record.runtime, record.name) == (facts.runtime, facts.name):
         return [target]

@@ -22,7 +22,7 @@ def locate_recorded(record: Record) -> ContainerFacts:
     Raises ContainerReplaced when another one has its name, ContainerNotFound when there is none.
     """
     known = RUNTIMES.get(record.runtime)
-    for facts in known.find_recorded(record.name, record.id) if known else ():
+    for facts in known.find_recorded(record.name, record.id, record.place) if known else ():
         if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
             continue  # a process that has ended is nobody's any more
         if not is_about(record.id, facts):
@@ -57,7 +57,7 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
     if facts.start_time and start_of(facts.pid) == facts.start_time:
         return facts
     try:
-        return find_again(Record(facts.name, facts.runtime, facts.id, {}))
+        return find_again(Record(facts.name, facts.runtime, facts.id, {}, place=facts.place))
     except ContainerNotFound:
         if facts.status is Status.STOPPED:
             return facts
@@ -66,7 +66,7 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
 
 def gone(record: Record) -> ContainerFacts:
     """The record's container as one that does not run."""
-    return ContainerFacts(name=record.name, runtime=record.runtime, id=record.id, status=Status.STOPPED)
+    return ContainerFacts(record.name, record.runtime, record.id, Status.STOPPED, place=record.place)
 
 
 def as_plugged_in(record: Record, boot_id: str) -> ContainerFacts:

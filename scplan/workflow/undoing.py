@@ -106,7 +106,7 @@ def _scene_of(kept: Kept, state: State) -> Scene:
     assert kept.entries is not None
     containers: dict[str, ContainerFacts] = {}
     for name, facts in kept.entries.begin.containers.items():
-        containers[name] = find_again(Record(name=name, runtime=facts.runtime, id=facts.id, resources={}))
+        containers[name] = find_again(Record(name, facts.runtime, facts.id, {}, place=facts.place))
     past = _reversals(kept)
 
     desired: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
