@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
 from scplan.linux import probe
 from scplan.linux.host import Host
 from scplan.model.report import Finding, Support
+from scplan.named_tuple import NamedTuple
 
 _CONTROLLERS = {"devices": "devices", "blkio": "io limits", "memory": "memory.*", "cpu": "cpu.*"}
 _CONTROLLERS |= {"cpuset": "cpuset.*", "pids": "pids.max"}
 
 
-def examine(host: Host, runtimes: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """Findings by topic, in the order in which they are worth reading; `runtimes` are names, with where each looks."""
+class Looked(NamedTuple):
+    """Where a runtime is looked for; `problem` is why that is not known."""
+
+    places: Sequence[str] = ()
+    evidence: Sequence[str] = ()
+    programs: Sequence[str] = ()
+    problem: str = ""
+
+
+def examine(host: Host, runtimes: Mapping[str, Looked]) -> list[Finding]:
+    """Findings by topic, in the order in which they are worth reading; `runtimes` by name."""
     return [*_privileges(), *_kernel(), *_cgroups(host), *_runtimes(runtimes), *_network(host)]
 
 
@@ -49,10 +60,23 @@ def _cgroups(host: Host) -> Iterator[Finding]:
     )
 
 
-def _runtimes(runtimes: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    for name, places in runtimes.items():
-        there = [place for place in places if os.path.exists(place)]
-        yield _found("runtimes", name, bool(there), ", ".join(there) or f"looked for {', '.join(places) or 'nothing'}")
+def _runtimes(runtimes: Mapping[str, Looked]) -> Iterator[Finding]:
+    for name, looked in runtimes.items():
+        yield _runtime(name, looked)
+
+
+def _runtime(name: str, looked: Looked) -> Finding:
+    places = ", ".join(looked.places) or "nothing"
+    if looked.problem:
+        return Finding(topic="runtimes", subject=name, support=Support.UNKNOWN, detail=looked.problem)
+    there = [place for place in looked.places if os.path.exists(place)]
+    if there:
+        return _found("runtimes", name, True, ", ".join(there))
+    installed = [path for path in looked.evidence if os.path.exists(path)]
+    installed += [path for program in looked.programs if (path := shutil.which(program)) is not None]
+    if installed:
+        return _found("runtimes", name, True, f"{installed[0]}; no container yet: there is no {places}")
+    return _found("runtimes", name, False, f"looked for {places}")
 
 
 def _network(host: Host) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ from scplan.named_tuple import NamedTuple
 from scplan.strict_json import DECODER
 
 _HEAD_BYTES = 8192
+_GENERATING = ("docker", "podman", "isulad")
+_GENERATED_ID_LENGTH = 64
 
 
 class Found(NamedTuple):
@@ -27,6 +29,18 @@ def find_records(state_dir: str, container_id: str, runtime: str | None) -> list
         for file in _listed(os.path.join(top, one))
         if file.endswith(".json") and _is_about(os.path.join(top, one, file), container_id)
     ]
+
+
+def names_with_records(state_dir: str, container_id: str, runtime: str | None) -> dict[str, list[str]]:
+    """By runtime, the names that have records, where a container that is made again has a new, generated ID."""
+    if len(container_id) != _GENERATED_ID_LENGTH:
+        return {}
+    top = os.path.join(state_dir, "containers")
+    listed = {one: _listed(os.path.join(top, one)) for one in _GENERATING if runtime in (None, one)}
+    named = {
+        one: [file.removesuffix(".json") for file in files if file.endswith(".json")] for one, files in listed.items()
+    }
+    return {one: names for one, names in named.items() if names}
 
 
 def _is_about(path: str, container_id: str) -> bool:

@@ -13,8 +13,11 @@ _LXC_STAGE = "lxc.hook.start-host"
 def is_in_bundle(bundle: str) -> bool:
     """Whether a hook of the bundle's config.json runs scplan before the container's own process; False without one."""
     hooks = (read_state(f"{bundle}/config.json") or {}).get("hooks")
-    if not isinstance(hooks, dict):
-        return False
+    return isinstance(hooks, dict) and has_scplan(hooks)
+
+
+def has_scplan(hooks: Mapping[str, object]) -> bool:
+    """True if one of these hooks of an OCI configuration runs scplan before the container's own process."""
     entries = [entry for stage in _OCI_STAGES for entry in _list(hooks.get(stage))]
     return any(runs_scplan(entry) for entry in entries if isinstance(entry, dict))
 

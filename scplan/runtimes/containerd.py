@@ -22,6 +22,7 @@ class Containerd(Runtime):
     """Containers by ID; CONTAINERD_ADDRESS and CONTAINERD_NAMESPACE choose as they do for ctr(8)."""
 
     name = "containerd"
+    runs_for_engines = True
 
     def places(self) -> list[str]:
         address = os.environ.get("CONTAINERD_ADDRESS")

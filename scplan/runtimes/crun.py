@@ -9,6 +9,8 @@ from scplan.runtimes.oci_state import StateDirectoryRuntime
 
 class Crun(StateDirectoryRuntime):
     name = "crun"
+    programs = ("crun",)
+    runs_for_engines = True
     file = "status"
     pid_key = "pid"
     start_key = "process-start-time"

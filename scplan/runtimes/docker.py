@@ -64,6 +64,20 @@ class Docker(Runtime):
     def all(self) -> list[ContainerName]:
         return [one for socket in existing(self.places()) for one in _names(socket)]
 
+    def name_of(self, container_id: str, bundle: str) -> str:
+        """From the file below the daemon's data root, to which mounts of the bundle lead (/etc/hostname)."""
+        mounts = (read_state(f"{bundle}/config.json") or {}).get("mounts") if bundle else None
+        sources = (
+            [mount.get("source") for mount in mounts if isinstance(mount, dict)] if isinstance(mounts, list) else []
+        )
+        for source in sources:
+            if isinstance(source, str) and f"/containers/{container_id}/" in source:
+                path = f"{os.path.dirname(source)}/config.v2.json"
+                document = read_state(path)
+                if document is not None:
+                    return plain(field(document, "Name", str, path).removeprefix("/"), path)
+        return ""
+
     def bundle(self, facts: ContainerFacts) -> str | None:
         for state in _CONTAINERD:
             path = f"{state}/io.containerd.runtime.v2.task/moby/{facts.id}"

@@ -1,26 +1,67 @@
-"""iSulad: GRAPH/engines/RUNTIME/ID/config.v2.json, which its daemon keeps for each container."""
+"""iSulad: GRAPH/engines/RUNTIME/ID/ with config.v2.json and container_state.json, which its daemon keeps.
+
+Since iSulad 2.0.8 the state is in container_state.json, and `State` of config.v2.json is empty; before, it was there.
+False values and zeros are left out.
+"""
 
 from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import Any
 
 from scplan.errors import RecordDamaged
 from scplan.model.live import ContainerFacts
+from scplan.runtimes.configured_hooks import has_scplan, is_in_bundle
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
-from scplan.runtimes.state_files import facts_of, field, list_directories, plain, read_state
+from scplan.runtimes.state_files import (
+    facts_of,
+    field,
+    has_cgroup_of,
+    list_directories,
+    plain,
+    read_file,
+    read_state,
+)
 
 _CONFIGURATION = "/etc/isulad/daemon.json"
+_PID_FILE = "/run/isulad.pid"
 _GRAPH = "/var/lib/isulad"
+_PROGRAM = "isulad"
 _FILE = "config.v2.json"
+_STATE_FILE = "container_state.json"
+# Written by lcr, whose LXC runs hooks from it instead of config.json; runc reads them in config.json.
+_LCR_HOOKS = "ocihooks.json"
 
 
 class Isulad(Runtime):
     name = "isulad"
+    programs = (_PROGRAM,)
 
     def places(self) -> list[str]:
-        graph = (read_state(_CONFIGURATION) or {}).get("graph")
-        return [f"{graph if isinstance(graph, str) and graph else _GRAPH}/engines"]
+        return [f"{self._graph()}/engines"]
+
+    def evidence(self) -> list[str]:
+        # The directory of engines appears with the first container.
+        return [*self.places(), self._graph()]
+
+    def _graph(self) -> str:
+        """Its daemon's root: `isulad -g`, else "graph" in daemon.json."""
+        try:
+            configuration = read_state(_CONFIGURATION) or {}
+        except RecordDamaged as error:
+            self.unreadable[_CONFIGURATION] = error
+            configuration = {}
+        else:
+            self.unreadable.pop(_CONFIGURATION, None)
+        pid_file = configuration.get("pidfile")
+        chosen = _graph_of_daemon(pid_file if isinstance(pid_file, str) and pid_file else _PID_FILE)
+        if chosen:
+            # The daemon's own word: whatever is in its configuration does not count beside it.
+            self.unreadable.pop(_CONFIGURATION, None)
+            return chosen
+        graph = configuration.get("graph")
+        return graph.rstrip("/") if isinstance(graph, str) and graph.startswith("/") else _GRAPH
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         names = by_name_or_id(reference, self.all())
@@ -31,10 +72,31 @@ class Isulad(Runtime):
                     raise error
         return [facts for one in names if (facts := _facts(one)) is not None]
 
+    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        """By ID, else by name: one that was made again has another ID, and may be run by another runtime."""
+        if not container_id:
+            return self.find(name, None, None)
+        directories = _directories(os.path.dirname(place)) if place else self._all_directories()
+        for directory in directories:
+            known = _name(directory, container_id)
+            facts = _facts(known) if known is not None else None
+            if facts is not None:
+                return [facts]
+        named = (one for one in self._all_in(directories) if one.name == name)
+        return [facts for one in named if (facts := _facts(one)) is not None]
+
     def all(self) -> list[ContainerName]:
+        return self._all_in(self._all_directories())
+
+    def _all_directories(self) -> list[str]:
         (engines,) = self.places()
-        directories = [f"{engines}/{engine}" for engine in list_directories(engines)]
+        return _directories(engines)
+
+    def _all_in(self, directories: list[str]) -> list[ContainerName]:
+        configuration = self.unreadable.get(_CONFIGURATION)
         self.unreadable.clear()
+        if configuration is not None:
+            self.unreadable[_CONFIGURATION] = configuration
         read = (self._name(place, one) for place in directories for one in list_directories(place))
         return [one for one in read if one is not None]
 
@@ -46,24 +108,60 @@ class Isulad(Runtime):
             self.unreadable[f"{place}/{container_id}/{_FILE}"] = error
             return None
 
-    def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        if not place:
-            return self.find(name, None, None)
-        read = (self._name(place, one) for one in list_directories(place))
-        named = [one for one in read if one is not None and one.name == name]
-        return [facts for one in named if (facts := _facts(one)) is not None]
-
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
-        (engines,) = self.places()
-        directories = [place] if place else [f"{engines}/{one}" for one in list_directories(engines)]
-        files = tuple(f"{one}/{container_id}/{_FILE}" for one in directories)
+        directories = [place] if place else self._all_directories()
+        files = tuple(f"{one}/{container_id}/{file}" for one in directories for file in (_STATE_FILE, _FILE))
         return Signs(files=files, is_polled=not files)
 
+    def name_of(self, container_id: str, bundle: str) -> str:
+        for directory in self._all_directories():
+            known = _name(directory, container_id)
+            if known is not None:
+                return known.name
+        return ""
+
     def bundle(self, facts: ContainerFacts) -> str | None:
-        (engines,) = self.places()
-        directories = [facts.place] if facts.place else [f"{engines}/{one}" for one in list_directories(engines)]
+        directories = [facts.place] if facts.place else self._all_directories()
         paths = (f"{directory}/{facts.id}" for directory in directories)
         return next((path for path in paths if os.path.isfile(f"{path}/config.json")), None)
+
+    def has_hook(self, facts: ContainerFacts) -> bool:
+        """True if the container's runtime has scplan's hook: lcr in a file of its own, others in config.json."""
+        bundle = self.bundle(facts)
+        if bundle is None:
+            return False
+        of_lcr = read_state(f"{bundle}/{_LCR_HOOKS}")
+        return is_in_bundle(bundle) if of_lcr is None else has_scplan(of_lcr)
+
+
+def _graph_of_daemon(pid_file: str) -> str:
+    """The graph that the running daemon was started with; "" without one, and where it has the configured one.
+
+    Source: proc_pid_cmdline(5); isulad -g, --graph.
+    """
+    text = (read_file(pid_file) or b"").strip()
+    words = os.fsdecode(read_file(f"/proc/{int(text)}/cmdline") or b"").split("\0") if _is_pid(text) else [""]
+    if os.path.basename(words[0]) != _PROGRAM:
+        return ""  # it has ended, and its PID may be another process's
+    rest = iter(words[1:])
+    graph = ""
+    for word in rest:
+        if word in ("-g", "--graph"):
+            graph = next(rest, "")
+        elif word.startswith("--graph="):
+            graph = word.removeprefix("--graph=")
+        elif word.startswith("-g"):
+            graph = word.removeprefix("-g").removeprefix("=")
+    return graph.rstrip("/") if graph.startswith("/") else ""
+
+
+def _is_pid(text: bytes) -> bool:
+    return text.isdigit() and len(text) < 10
+
+
+def _directories(engines: str) -> list[str]:
+    """Directories of the containers of each runtime."""
+    return [f"{engines}/{runtime}" for runtime in list_directories(engines)]
 
 
 def _name(place: str, container_id: str) -> ContainerName | None:
@@ -85,14 +183,22 @@ def _parsed(place: str, container_id: str, _version: tuple[int, ...]) -> Contain
 
 
 def _facts(one: ContainerName) -> ContainerFacts | None:
-    path = f"{one.place}/{one.id}/{_FILE}"
-    document = read_state(path)
-    if document is None:
-        return None
-    state = field(document, "State", dict, path)
+    """None for one that was removed meanwhile. One that restarts is running without a process: stopped."""
+    path = f"{one.place}/{one.id}/{_STATE_FILE}"
+    state = read_state(path)
+    if state is None:
+        path = f"{one.place}/{one.id}/{_FILE}"
+        document = read_state(path)
+        if document is None:
+            return None
+        path, state = f"{path}: State", field(document, "State", dict, path)
     running = state.get("Running") is True
-    pid = field(state, "Pid", int, f"{path}: State") if running else 0
-    started = field(state, "StartTime", int, f"{path}: State") if running and "StartTime" in state else 0
-    return facts_of(one.name, Isulad.name, pid, started, id=one.id, paused=state.get("Paused") is True)._replace(
-        cgroup=one.id, place=one.place
-    )
+    pid, started = (_number(state, key, path) if running else 0 for key in ("Pid", "StartTime"))
+    if pid and not started and not has_cgroup_of(pid, one.id):
+        pid = 0
+    facts = facts_of(one.name, Isulad.name, pid, started, id=one.id, paused=state.get("Paused") is True)
+    return facts._replace(cgroup=one.id, place=one.place)
+
+
+def _number(state: dict[str, Any], key: str, path: str) -> int:
+    return field(state, key, int, path) if key in state else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from scplan.errors import KernelError
+from scplan.errors import KernelError, RecordDamaged
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import runs_scplan
 from scplan.runtimes.crun import Crun
@@ -36,18 +36,44 @@ _CONFIGURATIONS = ("/usr/share/containers/containers.conf", "/etc/containers/con
 
 class Podman(Runtime):
     name = "podman"
+    programs = ("podman",)
 
     def places(self) -> list[str]:
         return [_storage()]
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        return [_facts(one) for one in by_name_or_id(reference, self.all())]
+        names = by_name_or_id(reference, self.all())
+        if not any(reference in one[:2] for one in names):
+            for error in self.unreadable.values():
+                raise error  # it may be in the damaged list
+        return [_facts(one) for one in names]
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        return [_facts(one) for one in _all_in(place or _storage()) if one.name == name]
+        known = self._all_in(place or _storage())
+        named = [one for one in known if one.name == name]
+        if not named:
+            for error in self.unreadable.values():
+                raise error  # not gone: it may be in the damaged list
+        return [_facts(one) for one in named]
 
     def all(self) -> list[ContainerName]:
-        return _all_in(_storage())
+        return self._all_in(_storage())
+
+    def _all_in(self, storage: str) -> list[ContainerName]:
+        """The containers of a storage, without those of damaged lists; `place` of each is the directory of its own."""
+        self.unreadable.clear()
+        drivers = [name for name in list_directories(storage) if name.endswith("-containers")]
+        return [one for driver in drivers for file in _LISTS for one in self._listed(f"{storage}/{driver}/{file}")]
+
+    def _listed(self, path: str) -> tuple[ContainerName, ...]:
+        try:
+            return _names(path)
+        except RecordDamaged as error:
+            self.unreadable[path] = error
+            return ()
+
+    def name_of(self, container_id: str, bundle: str) -> str:
+        return next((one.name for one in self.all() if one.id == container_id), "")
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """By the files of what runs it: its own socket is there only where its service is, which costs memory."""
@@ -56,7 +82,7 @@ class Podman(Runtime):
         return Signs(files=(*states, f"{storage}/{container_id}/userdata/pidfile"))
 
     def bundle(self, facts: ContainerFacts) -> str | None:
-        for one in _all_in(facts.place or _storage()):
+        for one in self._all_in(facts.place or _storage()):
             if one.id == facts.id:
                 return f"{one.place}/{one.id}/userdata"
         return None
@@ -92,12 +118,6 @@ def _storage() -> str:
         ) + "/containers/storage.conf"
     configuration = os.environ.get("CONTAINERS_STORAGE_CONF") or configuration
     return toml_value(configuration, "storage", "graphroot") or default
-
-
-def _all_in(storage: str) -> list[ContainerName]:
-    """The containers of a storage; `place` of each is the directory that has its own."""
-    drivers = [name for name in list_directories(storage) if name.endswith("-containers")]
-    return [one for driver in drivers for file in _LISTS for one in _names(f"{storage}/{driver}/{file}")]
 
 
 def _names(path: str) -> tuple[ContainerName, ...]:

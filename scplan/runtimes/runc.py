@@ -10,6 +10,8 @@ from scplan.runtimes.oci_state import StateDirectoryRuntime
 
 class Runc(StateDirectoryRuntime):
     name = "runc"
+    programs = ("runc",)
+    runs_for_engines = True
     file = "state.json"
     pid_key = "init_process_pid"
     start_key = "init_process_start"

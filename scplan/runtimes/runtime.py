@@ -55,6 +55,10 @@ class Runtime(ABC):
     name: ClassVar[str]
     needs_pid: ClassVar[bool] = False
     """Whether its containers are named by `pid` or `pid_file` in the configuration instead."""
+    programs: ClassVar[tuple[str, ...]] = ()
+    """Programs that show that it is installed, where its places appear with its first container."""
+    runs_for_engines: ClassVar[bool] = False
+    """True if engines run their containers by it, so that it knows these as well, by their generated IDs."""
 
     @cached_property
     def unreadable(self) -> dict[str, RecordDamaged]:
@@ -64,6 +68,10 @@ class Runtime(ABC):
     @abstractmethod
     def places(self) -> list[str]:
         """Where its containers are looked for: directories of state, sockets; they need not be there."""
+
+    def evidence(self) -> list[str]:
+        """Paths of which one is on the host where the runtime is, even if it has had no container yet."""
+        return self.places()
 
     @abstractmethod
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
@@ -87,6 +95,13 @@ class Runtime(ABC):
     @abstractmethod
     def all(self) -> list[ContainerName]:
         """Every container that it has, running or not, in no particular order."""
+
+    def name_of(self, container_id: str, bundle: str) -> str:
+        """The name of a container that is being started, by files alone: its daemon waits for the hook that asks.
+
+        `bundle` is the directory of its OCI configuration. "" where the ID is the name, and where it is not known.
+        """
+        return ""
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         """The directory with the container's OCI config.json; None where there is none."""
@@ -129,8 +144,10 @@ def locate(
                 raise
             silent.append(f"{known.name} could not be asked: {error}")
     found = _meant(reference, answers)
-    if broken and not (len(found) == 1 and _is_sure(found[0], reference, list(runtimes), broken)):
+    if broken and not (len(found) == 1 and _is_sure(found[0], reference, runtimes, broken)):
         raise next(iter(broken.values()))
+    for name, damage in broken.items():
+        runtimes[name].unreadable[str(damage)] = damage
     if len(found) == 1:
         return found[0]
     if not found:
@@ -142,15 +159,19 @@ def locate(
     )
 
 
-def _is_sure(facts: ContainerFacts, reference: str, order: list[str], broken: Iterable[str]) -> bool:
-    """True if a container of that very name is not known to one of the broken runtimes as well.
+def _is_sure(facts: ContainerFacts, reference: str, runtimes: Runtimes, broken: Mapping[str, RecordDamaged]) -> bool:
+    """True if what is damaged is no container that the reference can mean as well.
 
     Engines run their containers by runtimes that come later in the order, and give them generated IDs.
     """
     if reference not in (facts.name, facts.id):
         return False
-    is_outermost = all(order.index(facts.runtime) < order.index(name) for name in broken)
-    return is_outermost or len(facts.id) != _GENERATED_ID_LENGTH
+    order = list(runtimes)
+    if all(order.index(facts.runtime) < order.index(name) for name in broken):
+        return True
+    if runtimes[facts.runtime].runs_for_engines and len(facts.id) == _GENERATED_ID_LENGTH:
+        return False
+    return not any(f"/{reference}/" in str(error) for error in broken.values())
 
 
 def _meant(reference: str, answers: Iterable[ContainerFacts]) -> list[ContainerFacts]:

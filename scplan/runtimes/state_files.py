@@ -120,8 +120,13 @@ def pid_in_file(path: str, container_id: str) -> int:
     if not text or not text.strip().isdigit():
         return 0
     pid = int(text[:20])
+    return pid if has_cgroup_of(pid, container_id) else 0
+
+
+def has_cgroup_of(pid: int, container_id: str) -> bool:
+    """True if the process is there, in a cgroup that is named for the container."""
     cgroups = read_file(f"/proc/{pid}/cgroup") if start_of(pid) else None
-    return pid if cgroups is not None and container_id in os.fsdecode(cgroups) else 0
+    return cgroups is not None and container_id in os.fsdecode(cgroups)
 
 
 def list_directories(path: str) -> list[str]:

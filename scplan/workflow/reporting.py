@@ -15,6 +15,7 @@ from scplan.model.comparison import as_recorded, differences, is_recorded_as
 from scplan.model.live import Live, Status
 from scplan.model.resource import Resource
 from scplan.runtimes import RUNTIMES
+from scplan.runtimes.runtime import Runtime
 from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import left_on_host
@@ -92,10 +93,11 @@ def _report(
     from scplan.model.report import DriftReport
 
     known = {one.address for one in drifted}
+    checked = known | {address for address in scene.owned if address.container not in unread}
     pending = tuple(change for change in made.changes if change.address not in known or _asks_for_more(change))
     return DriftReport(
         containers=scene.containers,
-        checked=sum(address.container not in unread for address in scene.owned),
+        checked=len(checked),
         drifted=drifted,
         pending=made._replace(changes=pending, operations=()),
         diagnostics=tuple(dict.fromkeys((*made.diagnostics, *diagnostics))),
@@ -235,7 +237,13 @@ def record_notices(request: Request) -> list[Diagnostic]:
 
 def doctor() -> list[Finding]:
     """What this host supports."""
-    from scplan.doctor import examine
+    from scplan.doctor import Looked, examine
+
+    def looked(runtime: Runtime) -> Looked:
+        try:
+            return Looked(runtime.places(), runtime.evidence(), runtime.programs)
+        except ScplanError as error:
+            return Looked(problem=error.diagnostics[0].line)
 
     with Host() as host:
-        return examine(host, {name: runtime.places() for name, runtime in RUNTIMES.items()})
+        return examine(host, {name: looked(runtime) for name, runtime in RUNTIMES.items()})

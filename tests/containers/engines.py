@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tests.containers import oci, rootfs
 from tests.containers.needs import INCUSD
@@ -318,72 +318,137 @@ class Nspawn(Engine):
 
 
 class Isulad(Engine):
-    """iSulad is not packaged: runc runs its containers here, and the files are written as its daemon writes them."""
+    """iSulad is not packaged: runc runs its containers here, among files that iSulad wrote, with another name and ID.
+
+    They are those of tests/fixtures/isulad-2.1.6, which has what its daemon writes for each status.
+    """
 
     name = "isulad"
     needs = ("runc",)
-    engines = "/var/lib/isulad/engines/runc"
+    graph = "/var/lib/isulad"
+    runtime: ClassVar[str] = "runc"
+    has_state_file: ClassVar[bool] = True
+    """False: as versions before 2.0.8, which kept the state in config.v2.json."""
     _ROOT = "/run/isulad/runc"
 
     def up(self) -> None:
-        self.room.sh('mkdir -p "$1" "$2"', self.engines, self._ROOT)
+        self.room.sh('mkdir -p "$1/engines" "$2"', self.graph, self._ROOT)
         self._ids: dict[str, str] = {}
+        self._made = 0
 
     def run(self, name: str) -> None:
-        self._ids[name] = f"{len(self._ids) + 10:02x}{name.encode().hex()}".ljust(64, "e")
-        oci.make_bundle(self.directory / name, name)
+        self.create(name)
         self.start(name)
 
+    def create(self, name: str) -> None:
+        """`isula create`."""
+        self._made += 1
+        self._ids[name] = container_id = f"{self._made + 10:02x}{name.encode().hex()}".ljust(64, "e")[:64]
+        oci.make_bundle(self.directory / container_id, name, userns=self.userns)
+        self.bundle(name).mkdir(parents=True)
+        config = json.loads((self.directory / container_id / "config.json").read_text())
+        config["root"]["path"] = str(self.directory / container_id / "rootfs")
+        config["linux"]["cgroupsPath"] = f"/isulad/{container_id}"
+        hooks = self.hooks()
+        if hooks:
+            config["hooks"] = hooks
+        (self.bundle(name) / "config.json").write_text(json.dumps(config))
+        recorded = ISULAD_RECORDED["lcr" if self.runtime == "lcr" else "created"]
+        for file in ("config.v2.json", "hostconfig.json", "network_settings.json"):
+            text = (recorded / file).read_text().replace(recorded.name, container_id)
+            document = json.loads(text)
+            if file == "config.v2.json":
+                document["CommonConfig"] |= {"Name": name, "BaseFs": config["root"]["path"]}
+            _replace_file(self.bundle(name) / file, document)
+        if self.runtime == "lcr":
+            _replace_file(self.bundle(name) / "ocihooks.json", hooks)
+        self.write_state(name, "created")
+
+    def hooks(self) -> dict[str, Any]:
+        """What `isula create --hook-spec` was given."""
+        return {}
+
     def start(self, name: str) -> None:
-        bundle = self.directory / name
-        command = ("run", "--detach", "--bundle", str(bundle), "--pid-file", str(bundle / "pid"), self._ids[name])
-        # Not by `run`: the container keeps the standard output.
-        self.room.start("runc", "--root", self._ROOT, *command, log=f"{name}.log")
-        assert until((bundle / "pid").exists, 20), (self.room.directory / f"{name}.log").read_text()
-        self._write(name, running=True)
+        command = 'runc --root "$1" run --detach --bundle "$2" --pid-file "$2/pid" "$3" >"$2/log" 2>&1 </dev/null'
+        script = f'{command} || {{ cat "$2/log"; exit 1; }}'
+        self.room.sh(script, self._ROOT, self._inside(name), self._ids[name])
+        self.write_state(name, "running")
 
     def stop(self, name: str) -> None:
         self.room.run("runc", "--root", self._ROOT, "delete", "--force", self._ids[name])
-        (self.directory / name / "pid").unlink()
-        self._write(name, running=False)
+        (self.bundle(name) / "pid").unlink()
+        self.write_state(name, "exited")
+
+    def pause(self, name: str) -> None:
+        self.room.run("runc", "--root", self._ROOT, "pause", self._ids[name])
+        self.write_state(name, "paused")
+
+    def unpause(self, name: str) -> None:
+        self.room.run("runc", "--root", self._ROOT, "resume", self._ids[name])
+        self.write_state(name, "running")
+
+    def rename(self, name: str, new: str) -> None:
+        """`isula rename`: the name changes in place."""
+        path = self.bundle(name) / "config.v2.json"
+        document = json.loads(path.read_text())
+        document["CommonConfig"]["Name"] = new
+        _replace_file(path, document)
+        self._ids[new] = self._ids.pop(name)
 
     def remove(self, name: str) -> None:
-        self.room.run("runc", "--root", self._ROOT, "delete", "--force", self._ids[name])
-        self.room.sh('rm -rf "$1"', f"{self.engines}/{self._ids[name]}")
-        shutil.rmtree(self.directory / name)
+        container_id = self._ids[name]
+        self.room.run("runc", "--root", self._ROOT, "delete", "--force", container_id)
+        shutil.rmtree(self.bundle(name))
+        shutil.rmtree(self.directory / container_id)
+        del self._ids[name]
 
     def pid(self, name: str) -> int:
-        return int((self.directory / name / "pid").read_text())
+        return int((self.bundle(name) / "pid").read_text())
 
     def full_id(self, name: str) -> str:
         return self._ids[name]
 
-    def _write(self, name: str, *, running: bool) -> None:
-        pid = self.pid(name) if running else 0
-        started = self.room.sh("cut -d' ' -f22 /proc/$1/stat", str(pid)).strip() if running else "0"
-        document = {
-            "CommonConfig": {
-                "Path": "/bin/sleep",
-                "Name": name,
-                "id": self._ids[name],
-                "Image": "bb",
-                "RestartCount": 0,
-            },
-            "Image": "bb",
-            "State": {
-                "Running": running,
-                "Paused": False,
-                "Restarting": False,
-                "Pid": pid,
-                "PPid": 1,
-                "StartTime": int(started),
-                "PStartTime": 1,
-                "ExitCode": 0,
-            },
-        }
-        place = f"{self.engines}/{self._ids[name]}"
-        write = 'mkdir -p "$1"; printf %s "$2" >"$1/config.v2.json"; cp "$3/config.json" "$1/"'
-        self.room.sh(write, place, json.dumps(document), str(self.directory / name))
+    def bundle(self, name: str) -> Path:
+        """Its directory, as it is seen from outside of the room."""
+        return Path(f"/proc/{self.room.pid}/root{self._inside(name)}")
+
+    def _inside(self, name: str) -> str:
+        return f"{self.graph}/engines/{self.runtime}/{self._ids[name]}"
+
+    def write_state(self, name: str, status: str) -> None:
+        """The state as iSulad writes it for this status: created, running, paused, exited or restarting."""
+        state = json.loads((ISULAD_RECORDED[status] / "container_state.json").read_text())
+        if "Pid" in state:
+            of_process = 'cut -d" " -f22 /proc/$1/stat; cut -d" " -f4 /proc/$1/stat'
+            started, parent = map(int, self.room.sh(of_process, str(self.pid(name))).split())
+            state |= {"Pid": self.pid(name), "StartTime": started, "PPid": parent, "PStartTime": started - 1}
+        if status == "restarting":
+            # None was recorded: container_state_set_restarting() of iSulad sets these two, and no process.
+            state |= {"Running": True, "Restarting": True}
+        if self.has_state_file:
+            _replace_file(self.bundle(name) / "container_state.json", state)
+        else:
+            path = self.bundle(name) / "config.v2.json"
+            _replace_file(path, json.loads(path.read_text()) | {"State": state})
+
+
+def _replace_file(path: Path, document: object) -> None:
+    """As iSulad writes its files: a temporary one, which is renamed, with 4 spaces of indentation."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(json.dumps(document, indent=4) + "\n")
+    temporary.rename(path)
+
+
+_ISULAD_ENGINES = Path(__file__).parent.parent / "fixtures/isulad-2.1.6/engines"
+ISULAD_RECORDED: dict[str, Path] = {
+    "created": _ISULAD_ENGINES / "runc/528c9a04eadbcb7c254c006dcff01cbb67ef52f0b4b6b5032e42731a5804ad5e",
+    "running": _ISULAD_ENGINES / "runc/301c992edea5d7c1ba0a021b5c2034ff258546b880d7aa262f24fca511c5f215",
+    "paused": _ISULAD_ENGINES / "runc/80def51c20c0876b3c38a9c900efc1c0a8960c86150f8781fb8346406c3ee523",
+    "exited": _ISULAD_ENGINES / "runc/ebff837af68d37fd731cd2d00229ef73b9ba9787aec63abcf8f85366d13b926d",
+    "mapped": _ISULAD_ENGINES / "runc/b38b89cbe36dce78dc74c13f3800a6c501ca47279660ca4d64a04543fa333989",
+    "lcr": _ISULAD_ENGINES / "lcr/d9293d572aa9bca3c5ad71e92dd26d75f514b2159a9d8be6e920899ac9ff9d62",
+}
+ISULAD_RECORDED["restarting"] = ISULAD_RECORDED["exited"]
 
 
 ENGINES: dict[str, type[Engine]] = {

@@ -91,15 +91,10 @@ class HookedIncus(Incus):
 
 class HookedIsulad(Isulad):
     def hook(self, scplan: RoomScplan) -> None:
-        self.hooks = scplan("hook", "spec", "--runtime", "isulad").ok().json
+        self._hooks: dict[str, Any] = scplan("hook", "spec", "--runtime", "isulad").ok().json
 
-    def start(self, name: str) -> None:
-        bundle = self.directory / name
-        config = json.loads((bundle / "config.json").read_text())
-        (bundle / "config.json").write_text(json.dumps(config | {"hooks": self.hooks}))
-        command = 'runc --root "$1" run --detach --bundle "$2" --pid-file "$2/pid" "$3" >"$2/log" 2>&1 </dev/null'
-        self.room.sh(f'{command} || {{ cat "$2/log"; exit 1; }}', self._ROOT, str(bundle), self._ids[name])
-        self._write(name, running=True)
+    def hooks(self) -> dict[str, Any]:
+        return self._hooks
 
 
 HOOKED: dict[str, type[Any]] = {
