@@ -111,3 +111,20 @@ def test_lent_nic_comes_home_and_not_a_link_with_its_name(
     assert links(container) == {"lo", "eth1", "bar"}
     inside(container, "ip link del eth1")
     assert difference(before, fingerprint([container])) == []
+
+
+def test_a_bridge_that_follows_its_ports_is_named(
+    process_container: Container, scplan: Scplan, session: Session
+) -> None:
+    """Whoever set the MTU of the host end set that of the bridge, too: the kernel keeps both alike."""
+    with host_parts.bridge(session) as bridge:
+        host_end = session.name()
+        nic = {"name": "eth1", "bridge": bridge, "host_name": host_end}
+        scplan("apply", "--auto-approve", config=of(process_container, nics=[nic])).ok()
+        subprocess.run(["ip", "link", "set", host_end, "mtu", "9000"], check=True)
+        before = fingerprint([process_container])
+        ran = scplan("plan", "--destroy").ok()
+        assert f"also goes: the MTU 9000 of {bridge}, 1500 without this port" in " ".join(ran.stdout.split())
+        scplan("apply", "--auto-approve", "--probe", "false", config=of(process_container)).ok(3)
+        assert difference(before, fingerprint([process_container])) == []
+        scplan("destroy", process_container.name, "--auto-approve").ok()

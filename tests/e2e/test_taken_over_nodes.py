@@ -16,7 +16,7 @@ from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.fingerprint import Fingerprint, difference, fingerprint, times_of_nodes
 from tests.containers.host_parts import LoopDisk
-from tests.e2e.scene import Config, of, planned
+from tests.e2e.scene import Config, of, planned, refused
 
 pytestmark = pytest.mark.needs("root", "busybox", "cgroup1")
 
@@ -366,3 +366,31 @@ def _plugged_in(container: Container) -> Fingerprint:
     """Of the picture, what is the same in each life of a container: mounts have numbers that the kernel hands out."""
     picture = fingerprint([container])[container.name]
     return {key: picture[key] for key in ("devices", "cgroup")}
+
+
+def test_another_device_can_not_have_the_place_that_the_node_of_others_comes_back_to(
+    theirs: Theirs, scplan: Scplan
+) -> None:
+    scplan("apply", "--auto-approve", config=theirs.config(mode="0600")).ok()
+    other = {"source": "/dev/null", "target": NODE}
+    ran = scplan("plan", config=of(theirs.container, devices=[other]))
+    refused(ran, "scplan.yaml:", f"what was at {NODE} before scplan comes back", "write `replace_existing: true`")
+    scplan("apply", "--auto-approve", config=of(theirs.container, devices=[{**other, "replace_existing": True}])).ok()
+    assert os.stat(theirs.path).st_rdev == os.makedev(1, 3)
+
+
+@pytest.mark.parametrize("userns", [False, True])
+def test_what_a_source_has_at_the_target_is_known_before(
+    make_container: MakeContainer, scplan: Scplan, host_directory: Path, userns: bool
+) -> None:
+    """The target lies in a mount that is still to be made."""
+    container = make_container("process", userns=userns)
+    (host_directory / "node").mkdir()
+    (host_directory / "file").write_text("full")
+    os.mknod(host_directory / "zero", 0o20666, os.makedev(1, 5))
+    for name in ("node", "file", "zero"):
+        device = {"source": "/dev/null", "target": f"/srv/a/{name}"}
+        asked = of(container, mounts=[f"{host_directory}:/srv/a"], devices=[device])
+        refused(scplan("plan", config=asked), f"{host_directory}/{name} on the host, which will be at /srv/a/{name}")
+    for path in host_directory.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()

@@ -97,3 +97,15 @@ def test_what_is_mounted_over_it_has_to_go_first(mounted: Taken, scplan: Scplan)
         assert difference(before, fingerprint([mounted.container])) == []
     mounted.container.exec(["umount", "/mnt/x"], check=True)
     is_released(mounted, scplan)
+
+
+def test_what_hides_it_has_to_go_first(mounted: Taken, scplan: Scplan) -> None:
+    mounted.container.exec(["mount", "-t", "tmpfs", "t", "/mnt"], check=True)
+    before = fingerprint([mounted.container])
+    assert "mount /mnt/x              is gone" in scplan("drift").ok().stdout
+    for sections, place in (({}, "error: "), (mounted.sections, "scplan.yaml:8:5: ")):
+        ran = scplan("apply", "--auto-approve", config=of(mounted.container, **sections))
+        refused(ran, f"{place}others have mounted something on /mnt, which hides /mnt/x", "unmount that first")
+        assert difference(before, fingerprint([mounted.container])) == []
+    mounted.container.exec(["umount", "/mnt"], check=True)
+    is_released(mounted, scplan)

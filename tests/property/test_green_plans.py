@@ -216,7 +216,11 @@ def _names(change: Change, line: str) -> bool:
             link = _host_ends(change) if is_host else {identity}
             # The routes of a link that goes or comes: the kernel's own. Others' are named, and scplan's are rows.
             is_named = what != "routes" or "'protocol': 'kernel'" in rest or _goes_along(change, "route")
-            return is_named and any(name in rest for name in link)
+            texts = (*change.put_back, *change.taken_along, *change.lost)
+            # A bridge whose MTU follows its ports.
+            is_of_bridge = is_host and rest.partition(".")[2].partition(":")[0].endswith(".mtu")
+            is_bridge_named = is_of_bridge and any(f" of {rest.split('.')[1]}," in text for text in texts)
+            return is_bridge_named or (is_named and any(name in rest for name in link))
         case "route", "routes":
             to = identity.partition("@")[0]
             return not is_host and f"'dst': '{'default' if to == '::/0' else to}'" in rest

@@ -12,7 +12,14 @@ from itertools import islice
 
 from scplan.errors import ScplanError
 from scplan.kinds.device import rules
-from scplan.kinds.device.node import LEGACY_SAVED_NAME, file_type, refuse_node_of_host
+from scplan.kinds.device.node import (
+    LEGACY_SAVED_NAME,
+    file_type,
+    is_in_the_way,
+    is_owned,
+    refuse_foreign_node,
+    refuse_node_of_host,
+)
 from scplan.kinds.device.record import Device, is_same_device
 from scplan.kinds.kind import Foreseen, Unsuitable
 from scplan.kinds.paths import covering
@@ -21,7 +28,7 @@ from scplan.linux.cgroup_v1 import Cgroup, access_without, device_rules, join_ac
 from scplan.linux.container import Container
 from scplan.linux.host import Host, device_numbers
 from scplan.linux.mountinfo import Mount
-from scplan.linux.rooted_path import missing_directories
+from scplan.linux.rooted_path import missing_directories, opened
 from scplan.linux.syscalls import FileStatus, statx
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
@@ -168,7 +175,8 @@ def _node_refused(
         return None
     if change.action is Action.REPLACE and isinstance(change.owned, Device):
         # scplan's own node is there, and goes before.
-        return _saved_comes_back(device) if change.owned.saved_as and not device.replace_existing else None
+        comes_back = change.owned.saved_as or change.owned.former_node is not None
+        return _former_comes_back(device) if comes_back and not device.replace_existing else None
     if there is not None and there.is_mount_root:
         return Unsuitable(
             f"something is mounted on {device.target} in the container, so that nothing can take its place",
@@ -177,10 +185,10 @@ def _node_refused(
     return _place_refused(container, device, there, mounts)
 
 
-def _saved_comes_back(device: Device) -> Unsuitable:
+def _former_comes_back(device: Device) -> Unsuitable:
     return Unsuitable(
-        f"the file that was at {device.target} comes back when the node is replaced, and is in the way of another one",
-        hint="write `replace_existing: true` as before",
+        f"what was at {device.target} before scplan comes back when the node is replaced, and is in the way of another",
+        hint="write `replace_existing: true`",
     )
 
 
@@ -230,7 +238,7 @@ def _refused_in_source(container: Container, device: Device, mount: Resource) ->
     """What stands against a node below a mount entry: looked for in the source of that, on the host."""
     path = mount.get("source").rstrip("/") + device.target[len(mount.get("target")) :]
     if os.path.lexists(path):
-        return None
+        return _refused_on_host(container, device, path)
     directory = os.path.dirname(path)
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
@@ -249,6 +257,22 @@ def _refused_in_source(container: Container, device: Device, mount: Resource) ->
         f"{device.target} lies in {directory} of the host, where the container's root may make nothing",
         hint=f"{hint}, or make the file {path} there",
     )
+
+
+def _refused_on_host(container: Container, device: Device, path: str) -> Unsuitable | None:
+    """What stands against a node where a file of the host will be at its target."""
+    with opened(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+        there = statx(fd)
+    if is_in_the_way(container, there, device):
+        if device.replace_existing:
+            return None
+        return Unsuitable(
+            f"{path} on the host, which will be at {device.target}, is something else",
+            hint="remove it, or write `replace_existing: true`; it is put back when the device is removed",
+        )
+    if file_type(there.st_mode) == device.file_type and not is_owned(container, device, there):
+        refuse_foreign_node(container, device, there)
+    return None
 
 
 def _has_option(text: bytes, mount_id: int, option: str) -> bool:

@@ -79,7 +79,7 @@ def _nodes_below(root_fd: int, directory: str, depth: int) -> Iterable[str]:
 def with_former(container: Container, device: Device) -> Device:
     """`device` with what making its node will replace and make."""
     there = container.status(device.target)
-    taken = _is_in_the_way(container, there, device)
+    taken = is_in_the_way(container, there, device)
     made = _missing(container, device) if there is None or taken else ()
     if not _is_saved(container, device):
         # A name that nobody in the container can have planted something at.
@@ -96,7 +96,7 @@ def _missing(container: Container, device: Device) -> tuple[str, ...]:
     return (*directories, device.target) if container.has_user_namespace else directories
 
 
-def _is_in_the_way(container: Container, there: FileStatus | None, device: Device) -> bool:
+def is_in_the_way(container: Container, there: FileStatus | None, device: Device) -> bool:
     """Whether something else is at the target. In a user namespace an empty file is not: a node is mounted on one."""
     if there is None or _is_node(there, device):
         return False
@@ -118,7 +118,7 @@ def is_taken(container: Container, device: Device) -> bool:
     What the node had replaced is put back when it is removed, and is not theirs.
     """
     could_be = device.taken_by is not None and (device.taken_by != "" or device.saved_as is None)
-    return could_be and _is_in_the_way(container, container.status(device.target), device)
+    return could_be and is_in_the_way(container, container.status(device.target), device)
 
 
 def make_node(container: Container, device: Device) -> None:
@@ -128,7 +128,7 @@ def make_node(container: Container, device: Device) -> None:
         _own_node(container, device)
         _restore(container, device, times=False)
         return
-    if there is not None and _is_in_the_way(container, there, device):
+    if there is not None and is_in_the_way(container, there, device):
         _move_aside(container, device, there)
     # Also what went since it was captured: an undo must not fail because of a directory.
     device = device.but(made=merged_paths(device.made, _missing(container, device)))
@@ -238,9 +238,9 @@ def _own(container: Container, device: Device) -> None:
         found = statx(fd)
         if not _is_node(found, device):
             raise ScplanError(f"{device.target} was changed inside the container while scplan made it")
-        if _is_owned(container, device, found):
+        if is_owned(container, device, found):
             return
-        _refuse_node_of_host(container, device, found)
+        refuse_foreign_node(container, device, found)
         path = f"/proc/self/fd/{fd}"
         os.chown(path, *_new_owner(container, device))
         os.chmod(path, _mode_of(device, stat.S_IMODE(found.st_mode)))
@@ -258,11 +258,11 @@ def _new_owner(container: Container, device: Device) -> tuple[int, int]:
 def refuse_node_of_host(container: Container, device: Device) -> None:
     """Raises ScplanError when the device's node is there, is the host's, and is to get another owner or mode."""
     there = container.status(device.target)
-    if there is not None and _is_node(there, device) and not _is_owned(container, device, there):
-        _refuse_node_of_host(container, device, there)
+    if there is not None and _is_node(there, device) and not is_owned(container, device, there):
+        refuse_foreign_node(container, device, there)
 
 
-def _is_owned(container: Container, device: Device, found: FileStatus) -> bool:
+def is_owned(container: Container, device: Device, found: FileStatus) -> bool:
     """True if a node has the owner and mode that are asked for.
 
     Compared as the container sees them: else ids may have no number.
@@ -276,7 +276,7 @@ def _mode_of(device: Device, otherwise: int) -> int:
     return otherwise if device.mode is None else int(device.mode, 8)
 
 
-def _refuse_node_of_host(container: Container, device: Device, found: FileStatus) -> None:
+def refuse_foreign_node(container: Container, device: Device, found: FileStatus) -> None:
     """Raises ScplanError when the node is a mount that scplan has not made, or one that its root could not change.
 
     Both are nodes of the host. The second is met where the container bends the path to a directory of the host's.

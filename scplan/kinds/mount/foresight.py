@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from scplan.kinds.kind import Foreseen, Unsuitable
-from scplan.kinds.mount.live import is_covered, tree_at
+from scplan.kinds.mount.live import hiding, is_covered, tree_at
 from scplan.kinds.mount.record import BindMount
 from scplan.kinds.mount.source_tree import of_others, source_tree
 from scplan.linux.container import Container
@@ -34,15 +34,8 @@ def foreseen(
     look = _Look(container, host, changes, after)
     for change in changes:
         try:
-            if (
-                isinstance(change.owned, BindMount)
-                and change.before is not None
-                and is_covered(container, change.owned)
-            ):
-                raise Unsuitable(
-                    f"others have mounted something on top of {change.owned.target}",
-                    hint=f"unmount that first, in the container (`umount {change.owned.target}`), or stop it",
-                )
+            if isinstance(change.owned, BindMount):
+                _check_uncovered(container, change.owned, is_there=change.before is not None)
             if change.action in _CREATING and isinstance(change.after, BindMount):
                 look.check_target(change.address, change.before, change.after)
             yield from look.what_goes_along(change)
@@ -50,11 +43,16 @@ def foreseen(
             yield Foreseen(change.address, refused=error)
 
 
-def _check_uncovered(container: Container, mount: BindMount) -> None:
-    if is_covered(container, mount):
+def _check_uncovered(container: Container, mount: BindMount, *, is_there: bool) -> None:
+    if is_there and is_covered(container, mount):
         raise Unsuitable(
             f"others have mounted something on top of {mount.target}",
             hint=f"unmount that first, in the container (`umount {mount.target}`), or stop it",
+        )
+    if (point := hiding(container, mount)) is not None:
+        raise Unsuitable(
+            f"others have mounted something on {point}, which hides {mount.target}",
+            hint=f"unmount that first, in the container (`umount {point}`), or stop it",
         )
 
 

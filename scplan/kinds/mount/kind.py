@@ -158,8 +158,9 @@ class MountKind(Kind[BindMount]):
         for identity, mount in wanted.items():
             top = tops.get(mount.target)
             tree = tree_of(mounts, top.id) if top is not None else tree_behind_symlink(container, mount.target)
-            if tree:
-                found[identity] = as_found(container, host, mount, tree)
+            # One that others have mounted something above is not there for the container.
+            if tree and (there := container.status(mount.target)) is not None and there.mount_id == tree[0].mount.id:
+                found[identity] = as_found(host, mount, tree, there)
         return found
 
     def describe(self, container: Container, host: Host) -> Described[BindMount]:

@@ -20,17 +20,17 @@ from scplan.linux.syscalls import FileStatus, statx
 _NAME_LENGTH = 16
 
 
-def as_found(container: Container, host: Host, wanted: BindMount, tree: Sequence[Branch]) -> BindMount:
-    """The live mount. Its source is the wanted one when both are the same file; else where the host has it.
+def as_found(host: Host, wanted: BindMount, tree: Sequence[Branch], there: FileStatus) -> BindMount:
+    """The live mount, which is `there` at its target.
 
-    Where the host has it nowhere, that is its path on its file system, or what kind of file system it is.
+    Its source is the wanted one when both are the same file; else where the host has it. Where the host has it
+    nowhere, that is its path on its file system, or what kind of file system it is.
     """
     top = tree[0].mount
-    there = container.status(wanted.target)
-    identity = file_identity(there) if there is not None else ""
+    identity = file_identity(there)
     source: str | None = wanted.source
-    if there is None or identity != (wanted.source_identity or identity_on_host(wanted.source)):
-        source = BindSources(host).of(top, there) if there is not None else None
+    if identity != (wanted.source_identity or identity_on_host(wanted.source)):
+        source = BindSources(host).of(top, there)
     if source is None:
         source = top.filesystem if top.root == "/" else top.root
     found = BindMount(
@@ -110,6 +110,27 @@ def is_covered(container: Container, mount: BindMount) -> bool:
     if there is None or not there.is_mount_root or _is_of_source(container, mount, there):
         return False
     return _covers_another(container, there)
+
+
+def hiding(container: Container, mount: BindMount) -> str | None:
+    """The mount point above the target at which others have mounted something that hides the mount; None if none does.
+
+    Source: proc_pid_mountinfo(5): a mount lies in its parent, and the last one at a place hides what is below it.
+    """
+    mounts = container.mounts()
+    by_id = {one.id: one for one in mounts}
+    there = container.status(mount.target)
+    for own in mounts:
+        if own.point != mount.target or (there is not None and own.id == there.mount_id):
+            continue
+        chain = {own.id}
+        while own.parent in by_id and own.parent not in chain:
+            own = by_id[own.parent]
+            chain.add(own.id)
+        for other in mounts:
+            if other.parent in chain and other.id not in chain and mount.target.startswith(f"{other.point}/"):
+                return other.point
+    return None
 
 
 def _covers_another(container: Container, there: FileStatus) -> bool:

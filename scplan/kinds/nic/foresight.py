@@ -15,6 +15,8 @@ from scplan.model.address import Address
 from scplan.model.change import Action, Change
 from scplan.model.resource import Resource
 
+_MTU_WITHOUT_PORTS = 1500
+"""Of a bridge. Source: br_mtu_auto_adjust() in net/bridge/br_if.c."""
 RouteKey = tuple[str, int, int]
 """Destination, metric and table."""
 
@@ -112,8 +114,21 @@ def _changed(
     if outer is not None:
         lost += _programs(host.rtnl, outer)
         along += _of_others(host.rtnl, outer, outer.name)
+        along += _mtu_of_bridge(host, outer)
     if lost or along:
         yield Foreseen(change.address, taken_along=tuple(along), lost=tuple(lost))
+
+
+def _mtu_of_bridge(host: Host, port: Link) -> Iterator[str]:
+    """The MTU of a bridge that changes as the port goes: one that nobody has set is the smallest of its ports'."""
+    known = host.links_by_name.values()
+    bridge = next((one for one in known if one.index == port.master and one.kind == "bridge"), None)
+    if bridge is None:
+        return
+    others = [one.mtu for one in known if one.master == bridge.index and one.index != port.index]
+    without_it = min(others, default=_MTU_WITHOUT_PORTS)
+    if bridge.mtu == min([*others, port.mtu]) != without_it:
+        yield f"the MTU {bridge.mtu} of {bridge.name}, {without_it} without this port unless it was set on the bridge"
 
 
 def _of_others(rtnl: Rtnl, link: Link, where: str, own: Collection[RouteKey] = ()) -> Iterator[str]:
