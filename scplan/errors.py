@@ -128,6 +128,10 @@ class ContainerReplaced(ContainerNotFound):
     """The name is that of another container than the one that the records are about."""
 
 
+class ContainerElsewhere(ContainerReplaced):
+    """The environment chooses another place than the record's, and a container there has the recorded one's name."""
+
+
 class EngineUnreachable(ScplanError):
     """An engine did not answer: whether it has the container is not known. Never "not found", and never "gone".
 

@@ -91,7 +91,8 @@ class Record(NamedTuple):
 
     def is_over(self, facts: ContainerFacts, boot_id: str) -> bool:
         """Whether the container's process is another one than that into which the resources were plugged."""
-        return bool(self.start_time) and (self.boot_id, self.start_time) != (boot_id, facts.start_time)
+        life = self.boot_id, self.start_time, self.pid
+        return bool(self.start_time) and life != (boot_id, facts.start_time, facts.pid)
 
     def lost(self, facts: ContainerFacts, boot_id: str) -> Mapping[Address, Resource]:
         """What the container had of the host when it ended; nothing while it runs, or once the host was booted."""

@@ -41,7 +41,7 @@ def configuration_schema(kinds: Kinds) -> dict[str, Any]:
             "version": {"description": "version of the format", "enum": [int(VERSION), VERSION]},
             "runtime": _runtime("runtime of the containers that do not name one"),
             "profiles": _names("fragments that containers use by name", "#/$defs/profile"),
-            "containers": _names("containers, by name or unique ID prefix", "#/$defs/container"),
+            "containers": _names("containers, by name, ID, or the beginning of a generated ID", "#/$defs/container"),
             "probes": _list_of(_PROBE, "commands, run on the host when all is changed; one that fails undoes it all"),
         },
         "patternProperties": _EXTENSION,

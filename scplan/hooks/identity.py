@@ -1,6 +1,7 @@
-"""The container of a record, distinguished from others of the same ID: by the runtime's root, bundle and process.
+"""The container of a record, distinguished from others of the same ID: by its place, bundle and process.
 
-Runtimes keep IDs apart by more than the ID: runc(8) and crun(1) by `--root`, containerd by its namespace.
+Runtimes keep containers apart by more than the ID: runc(8) and crun(1) by `--root`, containerd by its namespace, Incus
+by the project, LXC by the lxcpath.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from scplan.errors import KernelError, ScplanError
 from scplan.hooks.state import Told
 from scplan.linux.process import start_of
 from scplan.runtimes import RUNTIMES
+from scplan.runtimes.runtime import is_same_place
 from scplan.state import Record
 from scplan.workflow.recorded import is_plugged_in
 
 _ENDING_S = 2
 _BY_ROOT = ("runc", "crun")
-"""Runtimes whose containers scplan looks for below one root alone."""
+"""Runtimes that keep containers below the root that they are given."""
+_BY_BUNDLE = ("containerd", "isulad")
+"""Runtimes whose bundle of a container is PLACE/ID."""
 _PROGRAMS = ("runc", "crun")
 
 
@@ -26,11 +30,12 @@ def why_another(told: Told, record: Record, boot_id: str) -> str:
 
     Raises ScplanError where that can't be told.
     """
-    if record.runtime in _BY_ROOT:
-        root = _root_of_caller()
-        expected = RUNTIMES[record.runtime].places()[0]
-        if root is not None:
-            return "" if _is_same(root or expected, expected) else f"{record.runtime} keeps it in {root}"
+    place = _place_of(told, record.runtime)
+    if place is not None and record.runtime in _BY_ROOT:
+        return _why_elsewhere(place, record)
+    why = _why_elsewhere(place, record) if place else ""
+    if why:
+        return why
     if is_plugged_in(record, boot_id) and record.pid != told.pid and not ends_soon(record):
         return f"the recorded one runs, as process {record.pid}"
     if not told.bundle or not record.bundle or _is_same(told.bundle, record.bundle):
@@ -42,6 +47,33 @@ def why_another(told: Told, record: Record, boot_id: str) -> str:
             hint=f"`scplan state rm {record.name}` forgets the records; or start it by {record.runtime} itself",
         )
     return f"its bundle is {told.bundle}, the recorded one's is {record.bundle}"
+
+
+def is_elsewhere(told: Told, record: Record) -> bool:
+    """True if the runtime keeps the container that it calls about in another place than the record's."""
+    place = _place_of(told, record.runtime)
+    return bool(place and _why_elsewhere(place, record))
+
+
+def _why_elsewhere(place: str, record: Record) -> str:
+    expected = record.place or (RUNTIMES[record.runtime].places()[0] if record.runtime in _BY_ROOT else "")
+    if record.runtime == "incus" and expected:
+        from scplan.runtimes.incus import is_same_project
+
+        is_same = is_same_project(place, expected)
+    else:
+        is_same = is_same_place(place, expected)
+    return "" if is_same else f"{record.runtime} keeps it in {place}, the recorded one in {expected}"
+
+
+def _place_of(told: Told, runtime: str) -> str | None:
+    """The place in which the runtime keeps the container that it calls about, as in ContainerFacts; None if unknown."""
+    if runtime in _BY_ROOT:
+        root = _root_of_caller()
+        return root if root else RUNTIMES[runtime].places()[0] if root is not None else None
+    if runtime in _BY_BUNDLE:
+        return os.path.dirname(told.bundle) if os.path.basename(told.bundle) == told.id else None
+    return told.place or None
 
 
 def _is_same(one: str, other: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from scplan.errors import ContainerGone, ScplanError
 from scplan.hooks.find import Found
-from scplan.hooks.identity import ends_soon, why_another
+from scplan.hooks.identity import ends_soon, is_elsewhere, why_another
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.linux.process import cgroup_of, start_of
 from scplan.model.live import ContainerFacts, Status
-from scplan.state import State
+from scplan.state import Record, State
 from scplan.workflow import plugging
 from scplan.workflow.recorded import is_plugged_in
 from scplan.workflow.scene import Request
@@ -18,43 +18,51 @@ from scplan.workflow.scene import Request
 
 def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> list[str]:
     """Does what the stage asks for; returns what should be told. Raises ScplanError, which aborts a start."""
-    if len(found) > 1:
-        names = ", ".join(f"{one.runtime}/{one.name}" for one in found)
-        raise ScplanError(
-            f"ID {told.id} can mean {len(found)} containers with records: {names}",
-            hint="`scplan hook spec --runtime NAME` prints a hook that says which runtime calls it",
-        )
     request = Request(state_dir=state_dir, lock_timeout_s=timeout_s, command=("hook", told.stage))
     state = State(state_dir, KINDS)
     with Host() as host:
         if STAGES[told.stage] == "stop":
-            return _stop(found[0], state, host, request)
-        return _start(told, found[0], state, host, request)
+            return [line for one in found for line in _stop(told, one, state, host, request)]
+        return _start(told, found, state, host, request)
 
 
-def _start(told: Told, found: Found, state: State, host: Host, request: Request) -> list[str]:
+def _start(told: Told, found: list[Found], state: State, host: Host, request: Request) -> list[str]:
     started = start_of(told.pid)
     if not started:
-        raise ContainerGone(f"container {found.name}: its process {told.pid} is gone")
-    record = state.read(found.runtime, found.name)
-    why = why_another(told, record, host.boot_id) if record is not None else ""
-    if why:
-        return [f"container {told.id}: not the {found.name} of scplan's records, which has this ID, too: {why}"]
+        raise ContainerGone(f"container {found[0].name}: its process {told.pid} is gone")
+    meant: list[Record] = []
+    lines: list[str] = []
+    for one in found:
+        record = state.read(one.runtime, one.name)
+        why = why_another(told, record, host.boot_id) if record is not None else ""
+        if why:
+            lines.append(f"container {told.id}: not the {one.name} of scplan's records, which has this ID, too: {why}")
+        elif record is not None:
+            meant.append(record)
+    if len(meant) > 1:
+        names = ", ".join(f"{one.runtime}/{one.name}" for one in meant)
+        raise ScplanError(
+            f"ID {told.id} can mean {len(meant)} containers with records: {names}",
+            hint="`scplan hook spec --runtime NAME` prints a hook that says which runtime calls it",
+        )
+    return _plug_in(told, meant[0], started, state, host, request) if meant else lines
+
+
+def _plug_in(told: Told, record: Record, started: int, state: State, host: Host, request: Request) -> list[str]:
     # Its own process has not begun: it is where its runtime has put it.
     life = told.pid, started, told.root, told.bundle, cgroup_of(told.pid)
-    place = record.place if record is not None else ""
-    facts = ContainerFacts(found.name, found.runtime, told.id, Status.RUNNING, *life, place=place)
+    facts = ContainerFacts(record.name, record.runtime, told.id, Status.RUNNING, *life, place=record.place)
     done = plugging.start(facts, state, host, request)
-    said = [f"container {found.name}: {text}" for text in done.said]
+    said = [f"container {record.name}: {text}" for text in done.said]
     if done.changed:
-        said.append(f"container {found.name}: {done.changed} resources plugged in")
+        said.append(f"container {record.name}: {done.changed} resources plugged in")
     return [*done.settled, *said]
 
 
-def _stop(found: Found, state: State, host: Host, request: Request) -> list[str]:
+def _stop(told: Told, found: Found, state: State, host: Host, request: Request) -> list[str]:
     """Gives back what is the host's. Asks no runtime: the one that called may answer to nobody until this has ended."""
     record = state.read(found.runtime, found.name)
-    if record is None or not record.start_time:
+    if record is None or not record.start_time or is_elsewhere(told, record):
         return []
     if is_plugged_in(record, host.boot_id) and not ends_soon(record):
         return [f"container {found.name} runs: nothing of it is given back"]

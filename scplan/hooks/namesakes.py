@@ -29,6 +29,6 @@ def _lines(told: Told, runtime: str, names: Sequence[str], state: State) -> list
             f"container {told.id}: not known whether {runtime} has records for its name: {error.diagnostics[0].line}"
         ]
     facts = ContainerFacts(name, runtime, told.id, Status.RUNNING)
-    if record is None or is_about(record.id, facts):
+    if record is None or is_about(record.id, record.place, facts):
         return []
     return [f"{replaced(record, facts).diagnostics[0].line}; it starts without what is recorded"]

@@ -37,7 +37,8 @@ class Told(NamedTuple):
     """A container as its runtime described it. `pid` is 0 once it has ended.
 
     `about` is all that was told of one that is started and has not entered its root yet, else None. `bundle` is the
-    directory of its configuration; "" where the runtime has none, or does not say.
+    directory of its configuration; "" where the runtime has none, or does not say. `place` is where LXC or Incus keeps
+    it, as in ContainerFacts; of Incus' place the socket is left out where it is not known.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Told(NamedTuple):
     pid: int = 0
     about: dict[str, Any] | None = None
     bundle: str = ""
+    place: str = ""
 
     @property
     def root(self) -> str:
@@ -91,7 +93,7 @@ def parse_state(text: bytes, stage: str | None) -> Told:
             raise _bad(f"status {str(status)[:80]!r} is none of {', '.join(_BY_STATUS)}")
         stage = _BY_STATUS[status]
     if STAGES[stage] == "stop":
-        return Told(container_id, stage)
+        return Told(container_id, stage, bundle=_bundle(state))
     if type(pid) is not int or not 0 < pid <= _MAX_PID:
         raise _bad("it has no pid, but the container is to start")
     return Told(container_id, stage, pid, state if STAGES[stage] == "start" else None, _bundle(state))
@@ -112,12 +114,25 @@ def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None)
     name, pid = environment.get("LXC_NAME", ""), environment.get("LXC_PID", "")
     if not 0 < len(name) <= _MAX_ID or "/" in name:
         raise _not_of_lxc("there is no usable LXC_NAME")
-    container_id = name if runtime == "incus" else _lxc_id(name, environment.get("LXC_CONFIG_FILE", ""))
+    if runtime == "incus":
+        container_id, place = _of_incus(name)
+    else:
+        container_id = _lxc_id(name, environment.get("LXC_CONFIG_FILE", ""))
+        place = container_id.rpartition("/")[0]
     if STAGES[stage] == "stop":
-        return Told(container_id, stage)
+        return Told(container_id, stage, place=place)
     if not pid.isascii() or not pid.isdigit() or not 0 < int(pid[:20]) <= _MAX_PID:
         raise _not_of_lxc("there is no usable LXC_PID")
-    return Told(container_id, stage, int(pid))
+    return Told(container_id, stage, int(pid), place=place)
+
+
+def _of_incus(name: str) -> tuple[str, str]:
+    """(name of the instance, its place without the socket): LXC_NAME is PROJECT_NAME outside of the project default.
+
+    Names of instances are names of hosts, without an underscore; those of projects may have them.
+    """
+    project, _, instance = name.rpartition("_")
+    return instance, f"?project={project or 'default'}"
 
 
 def _lxc_id(name: str, configuration: str) -> str:

@@ -39,8 +39,7 @@ class Containerd(Runtime):
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
         if not place:
             return self.find(name, None, None)
-        is_there = os.path.isdir(f"{place}/{container_id}")
-        return [_facts(ContainerName(name, container_id, place))] if is_there else []
+        return [_facts(ContainerName(name, name, place))] if os.path.isdir(f"{place}/{name}") else []
 
     def all(self) -> list[ContainerName]:
         return _all_in(_namespaces(self.places()))

@@ -20,6 +20,8 @@ _CONTAINERD = ("/run/containerd", "/run/docker/containerd/daemon")
 
 class Docker(Runtime):
     name = "docker"
+    has_own_ids = True
+    is_place_an_address = True
 
     def _host_of_context(self) -> str | None:
         try:

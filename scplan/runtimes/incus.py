@@ -10,7 +10,7 @@ from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
 from scplan.runtimes.local_api import existing, get_one, is_plain
 from scplan.runtimes.lxc_monitor import init_pid
-from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
+from scplan.runtimes.runtime import ContainerName, Runtime, by_reference, is_same_place
 from scplan.runtimes.state_files import damaged, facts_of, field, plain
 
 _RUNNING = ("Running", "Frozen", "Ready")
@@ -88,6 +88,12 @@ def project_of(place: str) -> Project:
     """The project of a place."""
     socket, _, name = place.partition(_PROJECT_IS)
     return Project(socket, name or _DEFAULT)
+
+
+def is_same_project(one: str, other: str) -> bool:
+    """True if two places are the same project; a socket that is not known is taken for that of the other."""
+    first, second = project_of(one), project_of(other)
+    return first.name == second.name and is_same_place(first.socket, second.socket)
 
 
 def _chosen_project() -> str:

@@ -37,6 +37,7 @@ _LCR_HOOKS = "ocihooks.json"
 class Isulad(Runtime):
     name = "isulad"
     programs = (_PROGRAM,)
+    has_own_ids = True
 
     def places(self) -> list[str]:
         return [f"{self._graph()}/engines"]

@@ -29,7 +29,7 @@ class StateDirectoryRuntime(Runtime):
         return [facts for facts in read if facts is not None]
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        facts = self.read(place or self.places()[0], container_id)
+        facts = self.read(place or self.places()[0], name)
         return [] if facts is None else [facts]
 
     def all(self) -> list[ContainerName]:

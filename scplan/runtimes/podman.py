@@ -37,6 +37,7 @@ _CONFIGURATIONS = ("/usr/share/containers/containers.conf", "/etc/containers/con
 class Podman(Runtime):
     name = "podman"
     programs = ("podman",)
+    has_own_ids = True
 
     def places(self) -> list[str]:
         return [_storage()]

@@ -6,6 +6,7 @@ A runtime is one module with a subclass of `Runtime`; it reads state files or AP
 from __future__ import annotations
 
 import errno
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -20,6 +21,7 @@ AUTO = "auto"
 # Nobody listens at a socket that is still there, or it is not for this user: for `auto`, the runtime is not there.
 _NOT_THERE = (errno.ECONNREFUSED, errno.ENOENT, errno.EACCES, errno.EPERM)
 _GENERATED_ID_LENGTH = 64
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 class ContainerName(NamedTuple):
@@ -59,6 +61,10 @@ class Runtime(ABC):
     """Programs that show that it is installed, where its places appear with its first container."""
     runs_for_engines: ClassVar[bool] = False
     """True if engines run their containers by it, so that it knows these as well, by their generated IDs."""
+    has_own_ids: ClassVar[bool] = False
+    """True if it generates an ID for each container, which stays when that is renamed."""
+    is_place_an_address: ClassVar[bool] = False
+    """True if the place is one of several ways to the same containers, which have generated IDs."""
 
     @cached_property
     def unreadable(self) -> dict[str, RecordDamaged]:
@@ -75,7 +81,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        """Containers that `reference` names: the exact one, else those whose ID begins with it; none is no error."""
+        """Containers that `reference` names: the exact one, else those whose generated ID begins so; else none."""
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
         """The container that a record is about, by the name, ID and place that `find` had given it.
@@ -116,12 +122,29 @@ class Runtime(ABC):
 Runtimes = Mapping[str, Runtime]
 
 
+class AmbiguousContainer(ContainerNotFound):
+    """A reference can mean several containers, which `found` has."""
+
+    found: tuple[ContainerFacts, ...] = ()
+
+    @classmethod
+    def among(cls, reference: str, found: Iterable[ContainerFacts]) -> AmbiguousContainer:
+        found = tuple(found)
+        error = cls(
+            f"{reference!r} can mean {len(found)} containers: {', '.join(map(_told, found))}",
+            hint="write its whole name or ID, or `runtime:`; or choose the place by the engine's environment variable",
+        )
+        error.found = found
+        return error
+
+
 def locate(
     reference: str, runtime: str, runtimes: Runtimes, *, pid: int | None = None, pid_file: str | None = None
 ) -> ContainerFacts:
     """The one container that is meant. `runtime` is a name of the registry, or auto: ask all of them.
 
-    An exact name comes before the beginning of an ID. Raises ContainerNotFound when there is none, or more than one.
+    An exact name or ID comes before the beginning of a generated ID. Raises NoSuchContainer when there is none,
+    AmbiguousContainer when there is more than one.
     """
     if runtime != AUTO and runtime not in runtimes:
         raise ContainerNotFound(
@@ -153,10 +176,7 @@ def locate(
     if not found:
         silent += (f"left out: {path}, which is damaged" for known in asked for path in known.unreadable)
         raise _not_found(reference, asked, silent)
-    raise ContainerNotFound(
-        f"{reference!r} can mean {len(found)} containers: {', '.join(map(_told, found))}",
-        hint="write more of its name, or `runtime:`",
-    )
+    raise AmbiguousContainer.among(reference, found)
 
 
 def _is_sure(facts: ContainerFacts, reference: str, runtimes: Runtimes, broken: Mapping[str, RecordDamaged]) -> bool:
@@ -169,7 +189,7 @@ def _is_sure(facts: ContainerFacts, reference: str, runtimes: Runtimes, broken: 
     order = list(runtimes)
     if all(order.index(facts.runtime) < order.index(name) for name in broken):
         return True
-    if runtimes[facts.runtime].runs_for_engines and len(facts.id) == _GENERATED_ID_LENGTH:
+    if runtimes[facts.runtime].runs_for_engines and is_generated(facts.id):
         return False
     return not any(f"/{reference}/" in str(error) for error in broken.values())
 
@@ -188,12 +208,13 @@ def _is_same(one: ContainerFacts, other: ContainerFacts) -> bool:
     """Whether two runtimes speak of one container: engines run theirs by runc or crun, under the same generated ID."""
     if one.pid and other.pid:
         return one.pid == other.pid
-    return one.id == other.id and len(one.id) == _GENERATED_ID_LENGTH
+    return one.id == other.id and is_generated(one.id)
 
 
 def _told(facts: ContainerFacts) -> str:
-    same = "" if facts.id == facts.name else f", {facts.id[:12] if len(facts.id) == _GENERATED_ID_LENGTH else facts.id}"
-    return f"{facts.name} ({facts.runtime}{same})"
+    same = "" if facts.id == facts.name else f", {facts.id[:12] if is_generated(facts.id) else facts.id}"
+    place = "" if same or not facts.place else f", {facts.place}"
+    return f"{facts.name} ({facts.runtime}{same}{place})"
 
 
 def _not_found(reference: str, asked: list[Runtime], silent: list[str]) -> NoSuchContainer:
@@ -205,13 +226,29 @@ def _not_found(reference: str, asked: list[Runtime], silent: list[str]) -> NoSuc
     )
 
 
+def is_generated(container_id: str) -> bool:
+    """True for an ID that an engine made up, which no other container has, anywhere: 64 hexadecimal digits."""
+    return len(container_id) == _GENERATED_ID_LENGTH and _HEXADECIMAL.issuperset(container_id)
+
+
+def begins_id(reference: str, container_id: str) -> bool:
+    """True if `reference` is a generated ID, or the beginning of one. An ID that people chose has no other short form:
+    `web` is not `web-canary`."""
+    return is_generated(container_id) and container_id.startswith(reference)
+
+
+def is_same_place(one: str, other: str) -> bool:
+    """True if two places are the same, by whatever path, or one of them is not known."""
+    return one == other or not one or not other or os.path.realpath(one) == os.path.realpath(other)
+
+
 def by_name_or_id(reference: str, names: Iterable[ContainerName]) -> list[ContainerName]:
-    """The container with that ID; else those of that name; else all whose ID begins with it, sorted by name."""
+    """The container with that ID; else those of that name; else all whose generated ID begins so, sorted by name."""
     names = list(names)
     for matches in (
         [one for one in names if one.id == reference],
         [one for one in names if one.name == reference],
-        [one for one in names if one.id.startswith(reference)],
+        [one for one in names if begins_id(reference, one.id)],
     ):
         if matches:
             return sorted(matches)
@@ -219,6 +256,6 @@ def by_name_or_id(reference: str, names: Iterable[ContainerName]) -> list[Contai
 
 
 def by_reference(reference: str, names: Iterable[str]) -> list[str]:
-    """The same where the name is the ID: the name itself when it is there, else every name that begins with it."""
+    """The same where the name is the ID: the name itself when it is there, else every generated one that begins so."""
     names = list(names)
-    return [reference] if reference in names else sorted(name for name in names if name.startswith(reference))
+    return [reference] if reference in names else sorted(name for name in names if begins_id(reference, name))

@@ -45,9 +45,10 @@ Accounts = Mapping[tuple[str, str], str | None]
 
 
 class Seen(NamedTuple):
-    """What the record says of a container that is as recorded: its ID, and its resources as account_of has them."""
+    """A record of a container that is as recorded: its ID and place, and its resources as account_of has them."""
 
     id: str
+    place: str
     account: str
 
 
@@ -112,7 +113,9 @@ class LookAhead(Closing):
         return frozenset(
             name
             for name, one in found.items()
-            if one and is_about(one.id, containers[name]) and (accounts is None or one.account == accounts[name])
+            if one
+            and is_about(one.id, one.place, containers[name])
+            and (accounts is None or one.account == accounts[name])
         )
 
     def _look(self, asked: Accounts | None = None) -> dict[Life, Seen]:
@@ -194,7 +197,7 @@ def _opened(record: Record, said: str, host: Host, stack: ExitStack) -> _Opened 
     recorded: dict[str, dict[str, Resource]] = {}
     for address, resource in record.resources.items():
         recorded.setdefault(address.kind, {})[address.identity] = resource
-    return _Opened(facts, Seen(record.id, said), container, recorded)
+    return _Opened(facts, Seen(record.id, record.place, said), container, recorded)
 
 
 def _is_as_recorded(one: _Opened, kind: Kind[Any], host: Host) -> bool:

@@ -24,6 +24,12 @@ def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -
     """
     if not record.is_over(facts, host.boot_id):
         return []
+    if is_plugged_in(record, host.boot_id):
+        raise ScplanError(
+            f"container {record.name} runs, as process {record.pid}, into which scplan plugged what its records hold",
+            detail=f"process {facts.pid} is not taken for it" if facts.pid else "",
+            hint=f"stop it; or `scplan state rm {record.name}` forgets the records",
+        )
     problems: list[Diagnostic] = []
     returned = left_on_host(record.lost(facts, host.boot_id), host, "came home")
     for address, resource in record.lost(facts, host.boot_id).items():

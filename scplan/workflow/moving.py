@@ -12,7 +12,7 @@ from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate
 from scplan.state import Record, State
-from scplan.workflow.recorded import is_about, is_plugged_in, replaced
+from scplan.workflow.recorded import is_about, is_plugged_in, is_same_container, replaced
 from scplan.workflow.records import unchanging
 from scplan.workflow.scene import Request, record_of
 
@@ -36,7 +36,7 @@ def state_mv(request: Request, source: str, target: str) -> Moved:
     state = State(request.state_dir, KINDS)
     record = record_of(old.name, state, old.runtime)
     facts = locate(new.name, new.runtime, RUNTIMES)
-    if (record.runtime, record.name, record.id) == (facts.runtime, facts.name, facts.id):
+    if (record.runtime, record.name) == (facts.runtime, facts.name) and _is_same(record, facts):
         raise UsageError(f"the records of {record.name} are about this container already")
     with Host() as host, unchanging(record, state, host, request.lock_timeout_s, also=(facts,)) as held:
         addresses = _chosen(held.record, old.address)
@@ -79,9 +79,14 @@ def _chosen(record: Record, address: Address | None) -> list[Address]:
     return [chosen]
 
 
+def _is_same(record: Record, facts: ContainerFacts) -> bool:
+    """True if the record is about that very container, whatever its name is by now."""
+    return record.runtime == facts.runtime and is_same_container(record.id, record.place, facts)
+
+
 def _refuse_plugged_in(record: Record, facts: ContainerFacts, host: Host) -> None:
     """What is in a running container would be nobody's, unless that is the same one under another name."""
-    if is_plugged_in(record, host.boot_id) and record.id != facts.id:
+    if is_plugged_in(record, host.boot_id) and not _is_same(record, facts):
         raise ScplanError(
             f"container {record.name} runs, with what its records hold plugged in",
             detail=f"{record.runtime}, process {record.pid}",
@@ -91,7 +96,7 @@ def _refuse_plugged_in(record: Record, facts: ContainerFacts, host: Host) -> Non
 
 def _check_room(there: Record, facts: ContainerFacts, addresses: list[Address], *, is_whole: bool) -> None:
     """Raises ScplanError where the records of two containers would be mixed up."""
-    if not is_about(there.id, facts):
+    if not is_about(there.id, there.place, facts):
         raise replaced(there, facts)
     arriving = {address._replace(container=facts.name) for address in addresses}
     taken = [str(address) for address in there.resources if address in arriving]
@@ -107,11 +112,11 @@ def _moved(
     record: Record, there: Record | None, facts: ContainerFacts, addresses: list[Address], host: Host
 ) -> list[Record]:
     """The records as they will be, of the target first: nothing is lost when only that is written."""
-    is_renamed = record.id == facts.id and is_plugged_in(record, host.boot_id)
+    is_renamed = _is_same(record, facts) and is_plugged_in(record, host.boot_id)
     source = record if is_renamed else record.at_next_start()
     resources = {address._replace(container=facts.name): source.resources[address] for address in addresses}
     left = {address: one for address, one in record.resources.items() if address not in addresses}
-    if left and (record.id == facts.id or (record.runtime, record.name) == (facts.runtime, facts.name)):
+    if left and (_is_same(record, facts) or (record.runtime, record.name) == (facts.runtime, facts.name)):
         raise UsageError("a container's records are about one container", hint="name it without an address")
     target = source._replace(
         name=facts.name, runtime=facts.runtime, id=facts.id, resources=resources, bundle=facts.bundle, place=facts.place

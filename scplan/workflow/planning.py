@@ -18,6 +18,7 @@ from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
+from scplan.runtimes.runtime import ContainerName, by_name_or_id
 from scplan.state import Record, State
 from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, in_shares, is_worth_sharing_out, processes
 from scplan.workflow.confirming import notices
@@ -290,9 +291,8 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
     missing: list[Diagnostic] = []
     written_as: dict[str, str] = {}
     for reference, config in configuration.containers.items():
-        matches = [name for name in captured.live.containers if name == reference] or [
-            name for name in captured.live.containers if name.startswith(reference)
-        ]
+        known = [ContainerName(name, facts.id) for name, facts in captured.live.containers.items()]
+        matches = [one.name for one in by_name_or_id(reference, known)]
         if len(matches) != 1:
             missing.append(_not_captured(reference, len(matches), config.source, captured.live.containers))
             continue

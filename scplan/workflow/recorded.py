@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from scplan.errors import ContainerNotFound, ContainerReplaced
+from scplan.errors import ContainerElsewhere, ContainerNotFound, ContainerReplaced
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes import RUNTIMES
+from scplan.runtimes.runtime import is_generated, is_same_place
 from scplan.state import Record
 
 _SHOWN_OF_ID = 12
 
 
-def is_about(recorded_id: str, facts: ContainerFacts) -> bool:
-    """Whether a record with this ID is about the container: it has the same one. A plain process has none."""
-    return recorded_id in ("", facts.id) or RUNTIMES[facts.runtime].needs_pid
+def is_about(recorded_id: str, place: str, facts: ContainerFacts) -> bool:
+    """True if a record with this ID and place is about the container. A plain process has neither."""
+    return is_same_container(recorded_id, place, facts) or not recorded_id or RUNTIMES[facts.runtime].needs_pid
+
+
+def is_same_container(container_id: str, place: str, facts: ContainerFacts) -> bool:
+    """True if the container has that ID, in that place."""
+    if container_id != facts.id:
+        return False
+    is_known_by_id = RUNTIMES[facts.runtime].is_place_an_address and is_generated(container_id)
+    return is_known_by_id or is_same_place(place, facts.place)
 
 
 def locate_recorded(record: Record) -> ContainerFacts:
@@ -25,7 +34,7 @@ def locate_recorded(record: Record) -> ContainerFacts:
     for facts in known.find_recorded(record.name, record.id, record.place) if known else ():
         if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
             continue  # a process that has ended is nobody's any more
-        if not is_about(record.id, facts):
+        if not is_about(record.id, record.place, facts):
             raise replaced(record, facts)
         return facts
     raise ContainerNotFound(
@@ -85,6 +94,13 @@ def is_plugged_in(record: Record, boot_id: str) -> bool:
 
 def replaced(record: Record, facts: ContainerFacts) -> ContainerReplaced:
     """What to say when another container has the name: nothing that a record holds is applied to it unasked."""
+    if not is_same_place(record.place, facts.place):
+        return ContainerElsewhere(
+            f"container {record.name} is not the one that scplan's records are about: that is in another place",
+            detail=f"{facts.runtime} has this one in {facts.place}, the recorded one in {record.place}",
+            hint=f"choose the other one by {facts.runtime}'s environment; {_ways_out(record, record.name)};"
+            " another `--state-dir` has records of its own",
+        )
     return ContainerReplaced(
         f"container {record.name} is not the one that scplan's records are about: it was made again",
         detail=f"{facts.runtime} has {_short(facts.id)} under this name, the records are about {_short(record.id)}",

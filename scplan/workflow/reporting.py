@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from scplan import observe, plan
-from scplan.errors import ContainerReplaced, Diagnostic, ScplanError, Severity
+from scplan.errors import ContainerElsewhere, ContainerReplaced, Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
@@ -66,8 +66,10 @@ def _drift_of_files(scene: Scene, request: Request, state: State, host: Host, ah
     scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
     made, live, unchanged, unread = look_and_plan(scene, request, state, host, ahead, goes_on=True)
     drifted = _drifted(scene.only(scene.containers.keys() - unchanged), live.resources, unread)
-    drifted = (*drifted, *_left_alone(record for record, _ in stale))
-    problems += (_warning(error) for _, error in stale)
+    again = [(record, error) for record, error in stale if not isinstance(error, ContainerElsewhere)]
+    drifted = (*drifted, *_left_alone(record for record, _ in again))
+    problems += (_warning(error) for _, error in again)
+    problems += (one for _, error in stale if isinstance(error, ContainerElsewhere) for one in error.diagnostics)
     return _report(scene, made, drifted, unread, [*problems, *notices_of_files, *notices(state)])
 
 
@@ -218,8 +220,13 @@ def snapshot(request: Request) -> str:
         resources = observe.observe(running.containers, everything, KINDS, host)
         resources |= observe.observe(running.containers, wanted, KINDS, host)
         live = Live(host=facts._replace(machine=host.machine), containers=scene.containers, resources=resources)
-        stale = {record.name: record.id for record, _ in scene.stale}
+        stale = {record.name: _told_apart(record, scene.containers[record.name].id) for record, _ in scene.stale}
         return snapshots.encode(snapshots.Snapshot(live=live, owned=scene.owned, stale=stale))
+
+
+def _told_apart(record: Record, container_id: str) -> str:
+    """The ID of the container that a record is about; with its place where the ID alone does not distinguish it."""
+    return record.id if record.id != container_id else f"{record.id} in {record.place}"
 
 
 def _paths_of(resources: Mapping[Address, Resource]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.plan import SourceOf
 from scplan.runtimes import RUNTIMES, unreadable_states
-from scplan.runtimes.runtime import AUTO, locate
+from scplan.runtimes.runtime import AUTO, AmbiguousContainer, begins_id, is_same_place, locate
 from scplan.state import Record, State
 from scplan.workflow.recorded import (
     as_plugged_in,
@@ -241,19 +241,44 @@ def _unreadable_states() -> Iterator[Diagnostic]:
 
 
 def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerFacts:
+    """The container of the files: the one of just that name or ID, else the recorded one, else by its ID's beginning.
+
+    Of several that are equally meant it is the recorded one.
+    """
     try:
         facts = locate(reference, config.runtime, RUNTIMES, pid=config.pid, pid_file=config.pid_file)
     except NoSuchContainer as error:
-        recorded = [pair for pair in state.names() if pair[1] == reference and config.runtime in (AUTO, pair[0])]
-        record = state.read(*recorded[0]) if len(recorded) == 1 else None
+        record = _recorded_as(reference, config, state)
         if record is None:
             raise _with_guess(error, reference, config) from None
         return find_again(record)
+    except AmbiguousContainer as error:
+        record = _recorded_as(reference, config, state)
+        if record is None:
+            raise
+        recorded = [
+            one for one in error.found if one.runtime == record.runtime and is_about(record.id, record.place, one)
+        ]
+        if len(recorded) == 1:
+            return recorded[0]
+        if any(one.name == reference for one in error.found):
+            raise
+        return find_again(record)
+    if reference not in (facts.name, facts.id):
+        record = _recorded_as(reference, config, state)
+        if record is not None:
+            return find_again(record)
     if facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid:
         raise ContainerGone(
             f"container {reference} is not running", hint="a plain process is planned for only while it runs"
         )
     return facts
+
+
+def _recorded_as(reference: str, config: ContainerConfig, state: State) -> Record | None:
+    """The record of a container of just that name; None where there is none, or more than one."""
+    recorded = [pair for pair in state.names() if pair[1] == reference and config.runtime in (AUTO, pair[0])]
+    return state.read(*recorded[0]) if len(recorded) == 1 else None
 
 
 def _with_guess(error: NoSuchContainer, reference: str, config: ContainerConfig) -> NoSuchContainer:
@@ -301,6 +326,7 @@ def _scene_of_records(request: Request, state: State) -> Scene:
     containers = {}
     for reference in request.containers:
         record = record_of(reference, state)
+        _refuse_other_place(record)
         try:
             containers[record.name] = locate_recorded(record)
         except ContainerNotFound:
@@ -308,12 +334,30 @@ def _scene_of_records(request: Request, state: State) -> Scene:
     return Scene(containers, {}, partial(read_records, state))
 
 
+def _refuse_other_place(record: Record) -> None:
+    """Raises ContainerReplaced where the environment chooses another place, which has another container of the name."""
+    runtime = RUNTIMES.get(record.runtime)
+    if runtime is None or not record.place:
+        return
+    try:
+        found = [facts for facts in runtime.find(record.name, None, None) if facts.name == record.name]
+    except ScplanError:
+        return  # nothing can be meant there; the recorded place is asked next
+    if any(is_about(record.id, record.place, facts) for facts in found):
+        return
+    for facts in found:
+        if not is_same_place(record.place, facts.place):
+            raise replaced(record, facts)
+
+
 def record_of(reference: str, state: State, runtime: str = AUTO) -> Record:
-    """The record of a container by its name, or the beginning of it."""
+    """The record of a container by its name, or by its generated ID or the beginning of that."""
     names = [pair for pair in state.names() if runtime in (AUTO, pair[0])]
-    found = [pair for pair in names if pair[1] == reference] or [
-        pair for pair in names if pair[1].startswith(reference)
-    ]
+    found = [pair for pair in names if pair[1] == reference]
+    if not found:
+        records, _ = state.survey()
+        by_id = [(one.runtime, one.name) for one in records if begins_id(reference, one.id) or one.id == reference]
+        found = [pair for pair in by_id if pair in names]
     if len(found) > 1:
         listed = ", ".join(f"{name} ({runtime})" for runtime, name in found)
         raise ContainerNotFound(f"{reference!r} can mean {len(found)} containers with records: {listed}")
@@ -415,7 +459,7 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
         record = state.read(facts.runtime, facts.name)
         if record is None:
             continue
-        if not is_about(record.id, facts):
+        if not is_about(record.id, record.place, facts):
             stale.append(record)
             continue
         if record.is_over(facts, boot_id()):

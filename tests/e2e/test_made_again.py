@@ -83,6 +83,7 @@ def test_records_of_one_that_was_made_again_can_be_forgotten(web: Container, scp
     assert planned(scplan("plan", "--json").ok()) == {"cgroup/pids.max": "adopt"}
     scplan("apply", "--auto-approve").ok()
     rewrite_record(scplan, web, id="f00d" * 16)
+    start_again(web)
     with nothing_changed(web):
         scplan("destroy", web.name, "--auto-approve").ok()
     assert scplan("state", "list").ok().stdout == ""

@@ -262,8 +262,22 @@ def test_namespace_of_containerd_is_chosen_by_the_environment(room: Room, scplan
         try:
             asked = {"version": 1, "containers": {name: {"runtime": "containerd", "cgroup": {"pids.max": 100}}}}
             refused(scplan("plan", config=asked), "can mean 2 containers")
-            plan = scplan("plan", "--json", environment={"CONTAINERD_NAMESPACE": "default"}).ok().json
+            here, there = {"CONTAINERD_NAMESPACE": "default"}, {"CONTAINERD_NAMESPACE": "other"}
+            plan = scplan("plan", "--json", environment=here).ok().json
             assert plan["containers"][name]["pid"] == containerd.pid(name)
+            scplan("apply", "--auto-approve", environment=here).ok()
+            # From now on the records say which one is meant, and no other one takes its place.
+            assert scplan("plan", "--json").ok().json["changes"] == []
+            for command in (("plan",), ("apply", "--auto-approve"), ("destroy", name, "--auto-approve")):
+                ran = scplan(*command, environment=there)
+                refused(ran, "that is in another place", "v2.task/other", "v2.task/default", "scplan state rm")
+            ran = scplan("drift", "--json", environment=there)
+            assert ran.code == 1
+            assert ran.json["drifted"] == []
+            for environment in (here, {}):
+                scplan("drift", "--detailed-exitcode", environment=environment).ok()
+            scplan("destroy", name, "--auto-approve").ok()
+            assert scplan("state", "list").ok().stdout == ""
         finally:
             room.run("ctr", "--namespace=other", "task", "kill", "--signal=KILL", name)
             room.sh("until ctr -n other task delete $1; do sleep 0.05; done; ctr -n other container rm $1", name)

@@ -12,21 +12,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
-from scplan.errors import ContainerNotFound, KernelError, RecordDamaged, ScplanError
+from scplan.errors import ContainerElsewhere, ContainerNotFound, KernelError, RecordDamaged, ScplanError
+from scplan.hooks.identity import is_elsewhere, why_another
+from scplan.hooks.state import Told, told_by_lxc
 from scplan.linux import local_socket
 from scplan.linux.local_socket import ask, http_get
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes import RUNTIMES, lxc_monitor
 from scplan.runtimes.configured_hooks import is_in_bundle, is_in_lxc_configuration
+from scplan.runtimes.containerd import Containerd
 from scplan.runtimes.docker import Docker
 from scplan.runtimes.incus import Incus
 from scplan.runtimes.isulad import Isulad
 from scplan.runtimes.nspawn import machine_name
 from scplan.runtimes.podman import Podman
-from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id, locate
+from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id, by_reference, locate
+from scplan.state import Record
+from scplan.workflow.recorded import is_about, replaced
 
 ID = "c52632d63942ae80b1a7dc8e14aa92e96cc099a905849f255091a80f705b3946"
 
@@ -264,7 +270,7 @@ def test_odd_answers_of_docker_are_refused_by_name(document: object, docker_sock
 
 
 def test_docker_is_asked_for_all_when_it_finds_a_prefix_ambiguous(docker_socket: str) -> None:
-    rows = [{"Id": f"ab{number}", "Names": ["/other/link", f"/web{number}"]} for number in range(3)]
+    rows = [{"Id": f"ab{number}".ljust(64, "0"), "Names": ["/other/link", f"/web{number}"]} for number in range(3)]
     answers = [container(Id=row["Id"], Name=f"/web{number}") for number, row in enumerate(rows)]
     with daemon(docker_socket, http({"message": "multiple"}, "400 Bad Request"), http(rows), *map(http, answers)):
         found = Docker().find("ab", None, None)
@@ -426,12 +432,93 @@ def test_machine_is_named_by_the_arguments_of_nspawn(arguments: str, name: str) 
 # which container is meant
 
 
-def test_exact_id_comes_before_a_name_and_that_before_the_beginning_of_an_id() -> None:
-    names = [ContainerName("web", "abc"), ContainerName("abc", "def"), ContainerName("db", "abd")]
-    assert by_name_or_id("abc", names) == [ContainerName("web", "abc")]
-    assert by_name_or_id("web", names) == [ContainerName("web", "abc")]
-    assert {one.name for one in by_name_or_id("ab", names)} == {"web", "db"}
+def test_exact_id_comes_before_a_name_and_that_before_the_beginning_of_a_generated_id() -> None:
+    names = [ContainerName("web", ID), ContainerName(ID[:12], "d" * 64), ContainerName("db", ID[:10] + "e" * 54)]
+    assert by_name_or_id(ID, names) == [names[0]]
+    assert by_name_or_id("web", names) == [names[0]]
+    assert by_name_or_id(ID[:12], names) == [names[1]]
+    assert by_name_or_id(ID[:10], names) == [names[2], names[0]]
     assert by_name_or_id("we", names) == []
+
+
+@pytest.mark.parametrize("canary", ["web-canary", "web" + "f" * 61, "WEB".ljust(64, "0")])
+def test_id_that_people_chose_has_no_short_form(canary: str) -> None:
+    assert by_reference("web", [canary]) == []
+    assert by_name_or_id("web", [ContainerName(canary, canary)]) == []
+    assert by_reference(ID[:6], [canary, ID]) == [ID]
+
+
+# in which place it is
+
+
+def recorded(facts: ContainerFacts, **changes: Any) -> Record:
+    return Record.of(facts, "", {})._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "container_id", "here", "there", "is_one"),
+    [
+        ("runc", "web", "/run/runc", "/run/other", False),
+        ("runc", ID, "/run/runc", "/run/other", False),
+        ("containerd", "web", "/run/containerd/tasks/a", "/run/containerd/tasks/b", False),
+        ("incus", "web", "/run/i/unix.socket?project=default", "/run/i/unix.socket?project=pr", False),
+        ("podman", ID, "/var/lib/containers/storage", "/srv/copy", False),
+        ("docker", ID, "/run/docker.sock", "/run/second.sock", True),
+        ("runc", "web", "/run/runc", "", True),
+        ("runc", "web", "/run/runc", "/run/../run/runc", True),
+    ],
+)
+def test_container_of_the_same_id_in_another_place_is_another_one(
+    runtime: str, container_id: str, here: str, there: str, is_one: bool
+) -> None:
+    """But a daemon can have several sockets, and of records of former versions the place is not known."""
+    one = facts("web", runtime, container_id)._replace(place=here)
+    record = recorded(one, place=there)
+    assert is_about(record.id, record.place, one) == is_one
+    if not is_one:
+        assert isinstance(replaced(record, one), ContainerElsewhere)
+
+
+def test_record_is_searched_in_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONTAINERD_NAMESPACE names another one by now."""
+    for space in ("a", "b"):
+        (tmp_path / "io.containerd.runtime.v2.task" / space / "web").mkdir(parents=True)
+    monkeypatch.setenv("CONTAINERD_ADDRESS", str(tmp_path / "s.sock"))
+    monkeypatch.setenv("CONTAINERD_NAMESPACE", "a")
+    (found,) = Containerd().find("web", None, None)
+    assert found.place.endswith("/a")
+    monkeypatch.setenv("CONTAINERD_NAMESPACE", "b")
+    (again,) = Containerd().find_recorded(found.name, found.id, found.place)
+    assert again.place == found.place
+    (other,) = Containerd().find("web", None, None)
+    assert other.place.endswith("/b")
+
+
+def told_by_incus(environment: dict[str, str]) -> Told:
+    return told_by_lxc(environment, "start-host", "incus")
+
+
+TASKS = "/run/containerd/io.containerd.runtime.v2.task"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "place", "told", "is_it"),
+    [
+        ("containerd", f"{TASKS}/a", Told("web", "createRuntime", 1, bundle=f"{TASKS}/a/web"), True),
+        ("containerd", f"{TASKS}/a", Told("web", "createRuntime", 1, bundle=f"{TASKS}/b/web"), False),
+        ("containerd", "", Told("web", "createRuntime", 1, bundle=f"{TASKS}/b/web"), True),
+        ("incus", "/run/i/unix.socket?project=pr", told_by_incus({"LXC_NAME": "pr_web", "LXC_PID": "1"}), True),
+        ("incus", "/run/i/unix.socket?project=a_b", told_by_incus({"LXC_NAME": "a_b_web", "LXC_PID": "1"}), True),
+        ("incus", "/run/i/unix.socket?project=pr", told_by_incus({"LXC_NAME": "web", "LXC_PID": "1"}), False),
+        ("incus", "/run/i/unix.socket?project=default", told_by_incus({"LXC_NAME": "pr_web", "LXC_PID": "1"}), False),
+        ("incus", "/run/i/unix.socket?project=default", told_by_incus({"LXC_NAME": "web", "LXC_PID": "1"}), True),
+    ],
+)
+def test_hook_compares_the_place(runtime: str, place: str, told: Told, is_it: bool) -> None:
+    record = Record("web", runtime, "web", {}, place=place)
+    assert told.id == "web"
+    assert (why_another(told, record, "") == "") == is_it
+    assert is_elsewhere(told, record) == (not is_it)
 
 
 class Fixed(Runtime):
