@@ -170,7 +170,8 @@ def locate(
     if broken and not (len(found) == 1 and _is_sure(found[0], reference, runtimes, broken)):
         raise next(iter(broken.values()))
     for name, damage in broken.items():
-        runtimes[name].unreadable[str(damage)] = damage
+        if damage not in runtimes[name].unreadable.values():
+            runtimes[name].unreadable[str(damage)] = damage
     if len(found) == 1:
         return found[0]
     if not found:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import socketserver
+import struct
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scplan.errors import RecordDamaged
 from scplan.linux.process import start_of
-from scplan.model.live import Status
-from scplan.runtimes import isulad
+from scplan.model.live import ContainerFacts, Status
+from scplan.runtimes import containerd, isulad, lxc, lxc_monitor, nspawn
+from scplan.runtimes.containerd import Containerd
+from scplan.runtimes.crun import Crun
+from scplan.runtimes.docker import Docker
+from scplan.runtimes.incus import Incus
 from scplan.runtimes.isulad import Isulad
+from scplan.runtimes.lxc import Lxc
+from scplan.runtimes.nspawn import Nspawn
+from scplan.runtimes.podman import Podman
+from scplan.runtimes.runc import Runc
+from scplan.runtimes.runtime import Runtime, locate
+from tests.containers import cgroups
+from tests.containers.session import Session
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -189,3 +206,299 @@ def test_isulad_knows_a_name_by_files_alone(graph: Graph) -> None:
     assert Isulad().name_of(ISULAD["db"][1], "") == "db"
     assert Isulad().name_of("f" * 64, "") == ""
     assert f"{graph.directory('web')}/container_state.json" in Isulad().signs("web", ISULAD["web"][1]).files
+
+
+# engines that answer at a socket, and others by their files
+
+
+@pytest.fixture
+def live(session: Session) -> Iterator[Callable[[str], int]]:
+    """Starts a process in a cgroup with this last part, as a container's is; its PID."""
+    name = session.name()
+    cgroups.create_open(name)
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(last: str) -> int:
+        running.append(subprocess.Popen(["sleep", "1000"]))
+        for hierarchy in cgroups.all_hierarchies():
+            if (hierarchy / name).is_dir() and hierarchy.name in ("pids", "freezer", "devices", "memory"):
+                (hierarchy / name / last).mkdir(exist_ok=True)
+                (hierarchy / name / last / "cgroup.procs").write_text(str(running[-1].pid))
+        return running[-1].pid
+
+    try:
+        yield start
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+        cgroups.remove(name)
+
+
+needs_cgroups = pytest.mark.needs("root", "cgroup1")
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers of `server.answers` by path, with the status; others with the one of `server.absent`."""
+
+    server: AnswerServer
+
+    def do_GET(self) -> None:
+        status, body = self.server.answers.get(self.path.partition("?")[0], self.server.absent)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+    def address_string(self) -> str:
+        return "local"
+
+
+class AnswerServer(socketserver.ThreadingUnixStreamServer):
+    answers: dict[str, tuple[int, bytes]]
+    absent: tuple[int, bytes]
+
+
+@contextmanager
+def answering(path: Path, recorded: Path, targets: dict[str, str], pids: dict[int, int]) -> Iterator[None]:
+    """A daemon that answers with the files of `recorded`, by target; PIDs of the record stand for others now."""
+
+    def body(name: str) -> tuple[int, bytes]:
+        (file,) = recorded.glob(f"{name}.[0-9]*.json")
+        text = file.read_text()
+        for old, new in pids.items():
+            text = re.sub(rf'("[Pp]id": ){old}\b', rf"\g<1>{new}", text)
+        return int(file.name.split(".")[-2]), text.encode()
+
+    with AnswerServer(str(path), Answers) as server:
+        server.answers, server.absent = {target: body(name) for target, name in targets.items()}, body("none")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def recorded_of(engine: str) -> Path:
+    (found,) = FIXTURES.glob(f"{engine}-*")
+    return found
+
+
+def is_as(found: list[ContainerFacts], name: str, container_id: str, status: Status, pid: int) -> None:
+    assert [(one.name, one.id, one.status, one.pid) for one in found] == [(name, container_id, status, pid)]
+
+
+def number(document: Any, *keys: str) -> int:
+    for key in keys:
+        document = document[key]
+    assert isinstance(document, int)
+    return document
+
+
+@needs_cgroups
+def test_docker_answers_of_containers_in_each_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    recorded = recorded_of("docker")
+    documents = {name: json.loads((recorded / f"{name}.200.json").read_text()) for name in ("web", "held", "gone")}
+    ids = {name: str(document["Id"]) for name, document in documents.items()}
+    now = {name: live(ids[name]) for name in ("web", "held")}
+    pids = {number(documents[name], "State", "Pid"): pid for name, pid in now.items()}
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    targets = {
+        f"/containers/{reference}/json": name
+        for name, container_id in ids.items()
+        for reference in (name, container_id, container_id[:12])
+    }
+    with answering(tmp_path / "docker.sock", recorded, targets | {"/containers/json": "all"}, pids):
+        for name, status in (("web", Status.RUNNING), ("held", Status.PAUSED), ("gone", Status.STOPPED)):
+            for reference in (name, ids[name], ids[name][:12]):
+                is_as(Docker().find(reference, None, None), name, ids[name], status, now.get(name, 0))
+        assert {(one.name, one.id) for one in Docker().all()} == set(ids.items())
+        assert Docker().find("none", None, None) == []
+
+
+def test_docker_name_is_read_from_the_files_that_its_bundle_leads_to(tmp_path: Path) -> None:
+    recorded = recorded_of("docker")
+    (bundle,) = (recorded / "run/containerd/io.containerd.runtime.v2.task/moby").iterdir()
+    root = tmp_path / "docker"
+    shutil.copytree(recorded / "var/lib/docker/containers", root / "containers")
+    text = (bundle / "config.json").read_text()
+    assert "/var/lib/docker/containers/" in text
+    (tmp_path / "config.json").write_text(text.replace("/var/lib/docker", str(root)))
+    assert Docker().name_of(bundle.name, str(tmp_path)) == "web"
+    assert Docker().name_of("f" * 64, str(tmp_path)) == ""
+
+
+@needs_cgroups
+def test_incus_answers_of_containers_in_each_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    recorded = recorded_of("incus")
+    now = {name: live(f"lxc.payload.{name}") for name in ("web", "held")}
+    states = {name: json.loads((recorded / f"{name}.state.200.json").read_text()) for name in now}
+    pids = {number(states[name], "metadata", "pid"): pid for name, pid in now.items()}
+    monkeypatch.setenv("INCUS_DIR", str(tmp_path))
+    monkeypatch.delenv("LXD_DIR", raising=False)
+    monkeypatch.delenv("INCUS_PROJECT", raising=False)
+    targets = {"/1.0/instances": "all"}
+    for name in ("web", "held", "gone"):
+        targets |= {f"/1.0/instances/{name}": name, f"/1.0/instances/{name}/state": f"{name}.state"}
+    with answering(tmp_path / "unix.socket", recorded, targets, pids):
+        for name, status in (("web", Status.RUNNING), ("held", Status.PAUSED), ("gone", Status.STOPPED)):
+            is_as(Incus().find(name, None, None), name, name, status, now.get(name, 0))
+        assert {one.name for one in Incus().all()} == {"web", "held", "gone"}
+        assert Incus().find("none", None, None) == []
+
+
+def rewrite(path: Path, changes: dict[str, object]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def lives(state: Path, pid: int) -> None:
+    """Has a state of runc or crun speak of a process that runs now."""
+    keys = ("init_process_pid", "init_process_start") if state.name == "state.json" else ("pid", "process-start-time")
+    rewrite(state, dict(zip(keys, (pid, start_of(pid)), strict=True)))
+
+
+@needs_cgroups
+def test_podman_storage_and_states_of_its_runtimes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    shutil.copytree(recorded_of("podman"), tmp_path, dirs_exist_ok=True)
+    storage = tmp_path / "var/lib/containers/storage"
+    (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{storage}"\n')
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    for runtime in (Runc, Crun):
+        monkeypatch.setattr(runtime, "places", lambda self: [f"{tmp_path}/run/{self.name}"])
+    listed = json.loads((storage / "overlay-containers/containers.json").read_text())
+    ids = {row["names"][0]: str(row["id"]) for row in listed}
+    now: dict[str, int] = {}
+    for name, state in (("web", "runc/{}/state.json"), ("held", "runc/{}/state.json"), ("by-crun", "crun/{}/status")):
+        now[name] = live(f"libpod-{ids[name]}")
+        lives(tmp_path / "run" / state.format(ids[name]), now[name])
+    for name in ("web", "by-crun", "gone"):
+        status = Status.RUNNING if name in now else Status.STOPPED
+        for reference in (name, ids[name], ids[name][:12]):
+            is_as(Podman().find(reference, None, None), name, ids[name], status, now.get(name, 0))
+    assert Podman().name_of(ids["held"], "") == "held"
+    assert Podman().find("none", None, None) == []
+
+
+@needs_cgroups
+def test_containerd_tasks_and_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    shutil.copytree(recorded_of("containerd"), tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("CONTAINERD_ADDRESS", f"{tmp_path}/run/containerd/containerd.sock")
+    monkeypatch.delenv("CONTAINERD_NAMESPACE", raising=False)
+    monkeypatch.setattr(containerd, "_OCI_STATES", f"{tmp_path}/run/containerd/runc")
+    pid = live("web")
+    lives(tmp_path / "run/containerd/runc/default/web/state.json", pid)
+    is_as(Containerd().find("web", None, None), "web", "web", Status.RUNNING, pid)
+    is_as(Containerd().find("gone", None, None), "gone", "gone", Status.STOPPED, 0)
+    assert {one.name for one in Containerd().all()} == {"web", "held", "gone"}
+    assert Containerd().find("none", None, None) == []
+
+
+@needs_cgroups
+def test_lxc_configurations_and_answers_of_monitors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    recorded = recorded_of("lxc")
+    shutil.copytree(recorded / "var/lib/lxc", tmp_path / "lxc")
+    monkeypatch.setattr(lxc, "default_path", lambda: f"{tmp_path}/lxc")
+    pid = live("lxc.payload.web")
+    with monitor(f"{tmp_path}/lxc/web", recorded / "web.monitor", pid):
+        is_as(Lxc().find("web", None, None), "web", f"{tmp_path}/lxc/web", Status.RUNNING, pid)
+        is_as(Lxc().find("gone", None, None), "gone", f"{tmp_path}/lxc/gone", Status.STOPPED, 0)
+    assert {one.name for one in Lxc().all() if one.place == f"{tmp_path}/lxc"} == {"web", "held", "gone"}
+
+
+@contextmanager
+def monitor(directory: str, recorded: Path, pid: int) -> Iterator[None]:
+    """A monitor of LXC that gives the recorded answers: of command 3, and of 4 with this process."""
+    state, process_id = (bytes.fromhex(line) for line in recorded.read_text().split())
+    result, size, _ = struct.unpack("@iiP", process_id)
+    answers = {3: state, 4: struct.pack("@iiP", result, size, pid)}
+
+    class Monitor(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            (command,) = struct.unpack_from("@i", self.request.recv(64))
+            self.request.sendall(answers[command])
+
+    address = f"\0{lxc_monitor._address(directory)}"
+    with socketserver.ThreadingUnixStreamServer(address, Monitor) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_nspawn_arguments_name_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = recorded_of("nspawn")
+    assert nspawn.machine_name((recorded / "web.cmdline").read_text().splitlines()[1:]) == "web"
+    for place in ("run", "images"):
+        for name in (recorded / place).read_text().split():
+            (tmp_path / place / name).mkdir(parents=True)
+    monkeypatch.setattr(nspawn, "_RUNNING", f"{tmp_path}/run")
+    monkeypatch.setattr(nspawn, "_IMAGES", (f"{tmp_path}/images",))
+    # No supervisor runs.
+    is_as(Nspawn().find("gone", None, None), "gone", "gone", Status.STOPPED, 0)
+    assert {one.name for one in Nspawn().all()} == {"web", "held", "gone"}
+
+
+# one damaged file of many
+
+
+@pytest.mark.parametrize("damage", ["", "{"])
+def test_damaged_list_of_podman_hides_what_may_be_in_it(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(recorded_of("podman"), tmp_path, dirs_exist_ok=True)
+    storage = tmp_path / "var/lib/containers/storage"
+    (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{storage}"\n')
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    damaged = storage / "overlay-containers/volatile-containers.json"
+    damaged.write_text(damage)
+    podman = Podman()
+    assert [one.name for one in podman.find("gone", None, None)] == ["gone"]
+    assert list(podman.unreadable) == [str(damaged)]
+    for reference in ("other", "go"):
+        with pytest.raises(RecordDamaged, match="volatile"):
+            podman.find(reference, None, None)
+    with pytest.raises(RecordDamaged, match="volatile"):
+        podman.find_recorded("other", "f" * 64, str(storage))
+
+
+def test_damaged_state_is_a_warning_where_another_runtime_has_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph
+) -> None:
+    """And an error where it is that of a container of the same name."""
+    for runtime in (Runc, Crun):
+        monkeypatch.setattr(runtime, "places", lambda self: [f"{tmp_path}/run/{self.name}"])
+    (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{tmp_path}/storage"\n')
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    listed = tmp_path / "storage/overlay-containers/containers.json"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("")
+    runtimes: dict[str, Runtime] = {"podman": Podman(), "isulad": Isulad(), "runc": Runc(), "crun": Crun()}
+    assert locate("web", "auto", runtimes).pid == graph.pid
+    assert list(runtimes["podman"].unreadable) == [str(listed)]
+    state = {"pid": graph.pid, "process-start-time": start_of(graph.pid), "cgroup-path": "/x", "bundle": "/x"}
+    for runtime, name, content in (("crun", "one", json.dumps(state)), ("runc", "one", ""), ("runc", "two", "")):
+        path = tmp_path / "run" / runtime / name / ("status" if runtime == "crun" else "state.json")
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    with pytest.raises(RecordDamaged, match="runc/one"):
+        locate("one", "auto", {"runc": Runc(), "crun": Crun()})
+    assert locate("one", "crun", runtimes).runtime == "crun"
+    shutil.rmtree(tmp_path / "run/runc/one")
+    assert locate("one", "auto", {"runc": Runc(), "crun": Crun()}).runtime == "crun"
