@@ -13,9 +13,9 @@ from scplan.errors import KernelError, Locked, RecordDamaged, ScplanError
 from scplan.kinds.kind import Kinds
 from scplan.linux.process import start_of
 from scplan.model.address import Address
-from scplan.model.codec import from_json, to_json
+from scplan.model.codec import from_json, naming_from_json, naming_to_json, to_json
 from scplan.model.comparison import at_next_start
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.model.resource import RECORDED, Resource
 from scplan.named_tuple import NamedTuple
 from scplan.records import (
@@ -43,7 +43,8 @@ class Record(NamedTuple):
     wait for its next start. `modules` are kernel modules that must be loaded first; None: those of the record so far.
     `bundle` is the directory of the container's OCI configuration, which tells it from others of the same ID; "": that
     of the record so far. `cgroup` is the one of that life, as in ContainerFacts. `place` is where the runtime keeps the
-    container, as in ContainerFacts; "": that of the record so far, or not known (records of former versions).
+    container, as in ContainerFacts; "": that of the record so far, or not known (records of former versions). `naming`
+    says which container of the name it is about; None: as the record so far.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Record(NamedTuple):
     bundle: str = ""
     cgroup: str = ""
     place: str = ""
+    naming: Naming | None = None
 
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
@@ -73,7 +75,13 @@ class Record(NamedTuple):
             bundle=facts.bundle,
             cgroup=facts.cgroup,
             place=facts.place,
+            naming=facts.recorded_naming,
         )
+
+    @property
+    def follows_name(self) -> bool:
+        """True if a container that is made again under the name is the same one, restarted."""
+        return self.naming is not None and self.naming.follows_name
 
     def facts(self) -> ContainerFacts:
         """The container in the life that the record is about, as if it ran; no runtime is asked."""
@@ -160,7 +168,7 @@ class State:
         update = Update()
         try:
             for record in records:
-                if record.modules is None or not record.bundle or not record.place:
+                if record.modules is None or record.naming is None or not record.bundle or not record.place:
                     record = _completed(record, self.read(record.runtime, record.name))
                 content = encode_line(_document(record)) if record.resources else None
                 path = self._path(record.runtime, record.name)
@@ -257,7 +265,8 @@ class State:
         record = Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
         modules, bundle = _modules(document.get("modules", []), path), str(container.get("bundle", ""))
         cgroup, place = str(container.get("cgroup", "")), str(container.get("place", ""))
-        return record._replace(modules=modules, bundle=bundle, cgroup=cgroup, place=place)
+        naming = naming_from_json(container)
+        return record._replace(modules=modules, bundle=bundle, cgroup=cgroup, place=place, naming=naming)
 
     # locks
 
@@ -326,9 +335,13 @@ def _completed(record: Record, known: Record | None) -> Record:
     modules = record.modules
     if modules is None:
         modules = known.modules if known else ()
+    naming = record.naming
+    if naming is None:
+        naming = known.naming if known else None
+    record = record._replace(modules=modules, naming=naming)
     if known is None or known.id != record.id:
-        return record._replace(modules=modules)
-    return record._replace(modules=modules, bundle=record.bundle or known.bundle, place=record.place or known.place)
+        return record
+    return record._replace(bundle=record.bundle or known.bundle, place=record.place or known.place)
 
 
 def _modules(document: object, path: str) -> tuple[str, ...]:
@@ -350,6 +363,7 @@ def _document(record: Record) -> dict[str, object]:
             **({"bundle": record.bundle} if record.bundle else {}),
             **({"cgroup": record.cgroup} if record.cgroup else {}),
             **({"place": record.place} if record.place else {}),
+            **naming_to_json(record.naming),
         },
         "modules": list(record.modules or ()),
         "resources": {

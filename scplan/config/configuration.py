@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
-from scplan.model.codec import to_entry
+from scplan.model.codec import naming_to_json, to_entry
+from scplan.model.live import Naming
 from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
@@ -33,6 +34,9 @@ RUNTIMES = (
 """Names that `runtime:` takes; whether scplan can talk to one on this host shows when the container is looked up."""
 
 
+_BY_DEFAULT = Naming()
+
+
 class Wishes(NamedTuple):
     """The resources that one container should have, and where each was written."""
 
@@ -44,7 +48,7 @@ class ContainerConfig:
     """What one container should have.
 
     `name` is its name or ID prefix as its runtime knows it. `pid` or `pid_file` is set for runtime process alone.
-    `modules` are kernel modules that its resources need.
+    `modules` are kernel modules that its resources need. `naming` says whether its records follow its name.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class ContainerConfig:
         pid: int | None = None,
         pid_file: str | None = None,
         modules: tuple[str, ...] = (),
+        naming: Naming = _BY_DEFAULT,
         mark: Mark | None = None,
         wishes: Wishes,
     ) -> None:
@@ -63,15 +68,16 @@ class ContainerConfig:
         self.pid = pid
         self.pid_file = pid_file
         self.modules = modules
+        self.naming = naming
         self._mark = mark
         self._wishes = wishes
 
     def __eq__(self, other: object) -> bool:
         """Whether both ask for the same, wherever it was written."""
-        mine = (self.name, self.runtime, self.pid, self.pid_file, self.modules)
+        mine = (self.name, self.runtime, self.pid, self.pid_file, self.modules, self.naming)
         return (
             isinstance(other, ContainerConfig)
-            and mine == (other.name, other.runtime, other.pid, other.pid_file, other.modules)
+            and mine == (other.name, other.runtime, other.pid, other.pid_file, other.modules, other.naming)
             and self.resources == other.resources
         )
 
@@ -129,6 +135,7 @@ class Configuration:
             document["pid"] = container.pid
         if container.pid_file is not None:
             document["pid_file"] = container.pid_file
+        document |= naming_to_json(container.naming)
         if container.modules:
             document["modules"] = list(container.modules)
         for address, resource in container.resources.items():

@@ -19,6 +19,8 @@ TOP_LEVEL = ("version", "runtime", "profiles", "containers", "probes")
 MAX_PROBES = 100
 MODULES = "modules"
 MAX_NAME = 255
+MAX_IMAGE = 1024
+IDENTITIES = ("id", "name")
 MAX_CONTAINERS = 100_000
 
 _PID = integer(1, 4194304)
@@ -46,6 +48,9 @@ class Fragment:
         self.runtime: Written | None = None
         self.pid: Written | None = None
         self.pid_file: Written | None = None
+        self.identity: Written | None = None
+        self.image: Written | None = None
+        self.label: Written | None = None
         self.has_wrong_pid = False
 
     def add_section(self, reader: SectionReader, node: Node) -> None:
@@ -79,6 +84,9 @@ class FileReader:
             "profiles": self._read_profiles,
             "pid": self._read_pid,
             "pid_file": self._read_pid_file,
+            "identity": self._read_identity,
+            "image": self._read_image,
+            "label": self._read_label,
             MODULES: self._read_modules,
         }
 
@@ -258,6 +266,15 @@ class FileReader:
     def _read_pid_file(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
         fragment.pid_file = self._value(fragment, "pid_file", node, ABSOLUTE_PATH.parse)
 
+    def _read_identity(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        fragment.identity = self._value(fragment, "identity", node, _identity)
+
+    def _read_image(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        fragment.image = self._value(fragment, "image", node, _image)
+
+    def _read_label(self, fragment: Fragment, mark: Mark | None, node: Node) -> None:
+        fragment.label = self._value(fragment, "label", node, _label)
+
     def _value(self, fragment: Fragment, key: str, node: Node, parse: Callable[[str], Any]) -> Written | None:
         problem = "one value is expected"
         if isinstance(node, Scalar):
@@ -267,7 +284,7 @@ class FileReader:
                 return Written(parse(node.text), node.mark)
             except ValueError as error:
                 problem = str(error)
-        fragment.has_wrong_pid = True
+        fragment.has_wrong_pid = fragment.has_wrong_pid or key.startswith("pid")
         detail = f"container {quoted(fragment.name)}, {key}: {problem}"
         self.report.error("invalid value", detail, mark=node.mark)
         return None
@@ -286,6 +303,25 @@ class FileReader:
             elif written is not None and written.value != first.value:
                 self._contradiction(f"{key} of container {quoted(fragment.name)}", first, written)
         return first
+
+
+def _identity(text: str) -> str:
+    if text not in IDENTITIES:
+        raise ValueError(f"{text!r} is not one of {', '.join(IDENTITIES)}")
+    return text
+
+
+def _image(text: str) -> str:
+    if not 0 < len(text) <= MAX_IMAGE or not text.isprintable() or " " in text:
+        raise ValueError(f"{text!r} is no name of an image")
+    return text
+
+
+def _label(text: str) -> str:
+    key, equals, _ = text.partition("=")
+    if not key or not equals or len(text) > MAX_IMAGE or not text.isprintable():
+        raise ValueError(f"{text!r} is no label: write KEY=VALUE")
+    return text
 
 
 def _probe(node: Node) -> Probe:

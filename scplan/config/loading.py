@@ -14,6 +14,7 @@ from scplan.config.report import Report, quoted
 from scplan.errors import ConfigurationError
 from scplan.kinds.kind import Claim, Kind, Kinds
 from scplan.model.address import Address
+from scplan.model.live import Naming
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.yaml_source import STDIN, Mapping, Mark, Node, Scalar, collector_paused, read_file, shown
@@ -209,6 +210,7 @@ class _Joiner:
             pid=pid,
             pid_file=pid_file,
             modules=tuple(dict.fromkeys(modules)),
+            naming=self._naming(name, fragments),
             mark=fragments[0].mark,
             wishes=self._wishes(name, fragments, profiles),
         )
@@ -278,6 +280,16 @@ class _Joiner:
                     detail = f"container {quoted(name)} has {key}, but its runtime is {name_of_runtime}"
                     self.report.error("misplaced key", detail, hint="add runtime: process", mark=written.mark)
         return name_of_runtime, pid and pid.value, pid_file and pid_file.value
+
+    def _naming(self, name: str, fragments: list[Fragment]) -> Naming:
+        """Whether the records follow the name, and what a container that is made again is checked for."""
+        identity, image, label = (self.files.agreed(key, fragments) for key in ("identity", "image", "label"))
+        by = identity.value if identity else ""
+        for key, written in (("image", image), ("label", label)):
+            if written and by != "name":
+                detail = f"container {quoted(name)} has {key}, which is for containers with identity: name"
+                self.report.error("misplaced key", detail, hint="add identity: name", mark=written.mark)
+        return Naming(by, image.value if image else "", label.value if label else "")
 
     def _check_process(
         self, name: str, pid: Written | None, pid_file: Written | None, fragments: list[Fragment]

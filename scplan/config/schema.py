@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scplan.config.configuration import RUNTIMES, VERSION
-from scplan.config.fragments import MAX_NAME
+from scplan.config.fragments import IDENTITIES, MAX_IMAGE, MAX_NAME
 from scplan.model.probe import MAX_COMMAND
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes
 
@@ -80,6 +80,26 @@ def _container() -> dict[str, Any]:
     return {
         "runtime": _runtime("runtime that knows the container; auto asks every one on the host"),
         "profiles": _list_of({"type": "string"}, "profiles whose entries the container has too", or_one=True),
+        "identity": {
+            "description": "id: a container made again under the name is another one; name: the records follow the"
+            " name. Without it they follow the name of a container that its engine removes as it ends (--rm)",
+            "enum": [*IDENTITIES, None],
+        },
+        "image": {
+            "description": "identity name: glob of the images that a container made again may have;"
+            " default: that of the container to which it was applied",
+            "type": ["string", "null"],
+            "minLength": 1,
+            "maxLength": MAX_IMAGE,
+            "examples": ["registry.example/web:*"],
+        },
+        "label": {
+            "description": "identity name: a label that a container made again must have",
+            "type": ["string", "null"],
+            "pattern": "^[^=]+=",
+            "maxLength": MAX_IMAGE,
+            "examples": ["app=web"],
+        },
         "pid": {"description": "runtime process: its process", "type": ["integer", "null"], "minimum": 1},
         "pid_file": {"description": "runtime process: file with the pid", "type": ["string", "null"], "pattern": "^/"},
     }

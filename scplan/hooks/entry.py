@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from scplan.hooks.state import OF_LXC, OF_UDEV, STAGES, Told
+from scplan.hooks.state import OF_LXC, OF_UDEV, STAGES
 
 _OPTIONS = ("--state-dir", "--runtime", "--lock-timeout")
 _TIMEOUT_S = 30.0
@@ -87,7 +87,7 @@ def _run(called: _Called) -> int:
 
 
 def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
-    from scplan.hooks.find import find_records
+    from scplan.hooks.find import find_by_name, find_records
     from scplan.hooks.state import parse_state, read_state, told_by_lxc
 
     if called.stage in OF_LXC:
@@ -95,25 +95,16 @@ def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
     else:
         told = parse_state(read_state(0), called.stage)
     found = find_records(state_dir, told.id, called.runtime)
+    problems: list[str] = []
+    if not found and STAGES[told.stage] == "start":
+        found = find_by_name(state_dir, told, called.runtime, problems)
+    tell(problems, failed=False)
     if not found:
-        tell(_of_namesakes(told, state_dir, called.runtime), failed=False)
         return 0
     from scplan.hooks import lifecycle
 
     tell(lifecycle.run(told, found, state_dir, timeout_s), failed=False)
     return 0
-
-
-def _of_namesakes(told: Told, state_dir: str, runtime: str | None) -> list[str]:
-    """Lines about records of another container that had the name of the one that starts; most have no such name."""
-    from scplan.hooks.find import names_with_records
-
-    named = names_with_records(state_dir, told.id, runtime) if STAGES[told.stage] == "start" else {}
-    if not named:
-        return []
-    from scplan.hooks.namesakes import lines
-
-    return lines(told, named, state_dir)
 
 
 def _seconds(text: str) -> float:

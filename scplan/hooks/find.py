@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 
+from scplan.hooks.state import Told
 from scplan.named_tuple import NamedTuple
 from scplan.strict_json import DECODER
 
 _HEAD_BYTES = 8192
-_GENERATING = ("docker", "podman", "isulad")
+
+
 _GENERATED_ID_LENGTH = 64
+_NAMING = ("docker", "podman", "isulad")
+"""Engines whose containers have a name besides a generated ID."""
 
 
 class Found(NamedTuple):
@@ -31,16 +35,28 @@ def find_records(state_dir: str, container_id: str, runtime: str | None) -> list
     ]
 
 
-def names_with_records(state_dir: str, container_id: str, runtime: str | None) -> dict[str, list[str]]:
-    """By runtime, the names that have records, where a container that is made again has a new, generated ID."""
-    if len(container_id) != _GENERATED_ID_LENGTH:
-        return {}
+def find_by_name(state_dir: str, told: Told, runtime: str | None, problems: list[str]) -> list[Found]:
+    """Records of the name that an engine gave to a container that starts, and that has another ID than the recorded.
+
+    Only where there are records of an engine that gives generated IDs to names is anything else looked at. Never an
+    error, since most records are for other containers: why a name is not known is added to `problems`.
+    """
     top = os.path.join(state_dir, "containers")
-    listed = {one: _listed(os.path.join(top, one)) for one in _GENERATING if runtime in (None, one)}
-    named = {
-        one: [file.removesuffix(".json") for file in files if file.endswith(".json")] for one, files in listed.items()
-    }
-    return {one: names for one, names in named.items() if names}
+    found = []
+    for one in _NAMING if runtime is None else (runtime,):
+        if len(told.id) == _GENERATED_ID_LENGTH and one in _NAMING and _listed(os.path.join(top, one)):
+            from scplan.errors import ScplanError
+            from scplan.runtimes import RUNTIMES
+
+            try:
+                facts = RUNTIMES[one].in_bundle(told.bundle, told.id)
+            except ScplanError as error:
+                why = error.diagnostics[0].line
+                problems.append(f"container {told.id}: not known whether {one} has records for its name: {why}")
+                continue
+            if facts is not None and os.path.exists(os.path.join(top, one, f"{facts.name}.json")):
+                found.append(Found(one, facts.name))
+    return found
 
 
 def _is_about(path: str, container_id: str) -> bool:

@@ -10,9 +10,10 @@ from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.linux.process import cgroup_of, start_of
 from scplan.model.live import ContainerFacts, Status
+from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow import plugging
-from scplan.workflow.recorded import is_plugged_in
+from scplan.workflow.recorded import is_plugged_in, replaced, why_not_followed
 from scplan.workflow.scene import Request
 
 
@@ -34,6 +35,12 @@ def _start(told: Told, found: list[Found], state: State, host: Host, request: Re
     lines: list[str] = []
     for one in found:
         record = state.read(one.runtime, one.name)
+        if record is not None and record.id != told.id:
+            why = _why_not_followed(told, record, host)
+            if why:
+                lines.append(f"container {one.name}: scplan's records are about another one of this name: {why}")
+                continue
+            record = record._replace(bundle="")
         why = why_another(told, record, host.boot_id) if record is not None else ""
         if why:
             lines.append(f"container {told.id}: not the {one.name} of scplan's records, which has this ID, too: {why}")
@@ -52,11 +59,33 @@ def _plug_in(told: Told, record: Record, started: int, state: State, host: Host,
     # Its own process has not begun: it is where its runtime has put it.
     life = told.pid, started, told.root, told.bundle, cgroup_of(told.pid)
     facts = ContainerFacts(record.name, record.runtime, told.id, Status.RUNNING, *life, place=record.place)
+    made = _made(told, record) if record.id != told.id else None
+    if made is not None:
+        facts = facts._replace(image=made.image, labels=made.labels, is_temporary=made.is_temporary)
     done = plugging.start(facts, state, host, request)
     said = [f"container {record.name}: {text}" for text in done.said]
     if done.changed:
         said.append(f"container {record.name}: {done.changed} resources plugged in")
     return [*done.settled, *said]
+
+
+def _made(told: Told, record: Record) -> ContainerFacts | None:
+    """The container that starts, as its engine's files name it."""
+    return RUNTIMES[record.runtime].in_bundle(told.bundle, told.id)
+
+
+def _why_not_followed(told: Told, record: Record, host: Host) -> str:
+    """Why a record is not about the container that was made again under its name; "" if it is."""
+    made = _made(told, record)
+    if made is None:
+        return "its engine's files do not name it"
+    if is_plugged_in(record, host.boot_id) and not ends_soon(record):
+        return f"that one runs, as process {record.pid}; nothing is plugged in here"
+    why = why_not_followed(record, made)
+    if not why:
+        return ""
+    way_out = replaced(record, made).diagnostics[0].hint
+    return f"{why}; it starts without what is recorded; {way_out}"
 
 
 def _stop(told: Told, found: Found, state: State, host: Host, request: Request) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any, TypeVar
 
 from scplan.errors import RecordDamaged
 from scplan.model.address import Address
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes, Role
 
 R = TypeVar("R", bound=Attributes)
@@ -104,7 +104,22 @@ def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:
         **({"root": facts.root} if facts.root else {}),
         **({"cgroup": facts.cgroup} if facts.cgroup else {}),
         **({"place": facts.place} if facts.place else {}),
+        **naming_to_json(facts.recorded_naming),
     }
+
+
+def naming_to_json(naming: Naming | None) -> dict[str, str]:
+    """The keys of a container's identity, beside its other facts."""
+    if naming is None:
+        return {}
+    named = {"identity": naming.by, "image": naming.image, "label": naming.label}
+    return {key: value for key, value in named.items() if value}
+
+
+def naming_from_json(document: Mapping[str, Any]) -> Naming | None:
+    """The naming of `naming_to_json`; None where there are no keys of it."""
+    naming = Naming(*(str(document.get(key, "")) for key in ("identity", "image", "label")))
+    return None if naming == Naming() else naming
 
 
 def facts_from_json(name: str, document: object, where: str) -> ContainerFacts:
@@ -125,6 +140,7 @@ def facts_from_json(name: str, document: object, where: str) -> ContainerFacts:
             root=str(document.get("root", "")),
             cgroup=str(document.get("cgroup", "")),
             place=str(document.get("place", "")),
+            naming=naming_from_json(document),
         )
     except (KeyError, TypeError, ValueError):
         raise RecordDamaged(f"{where}: facts of container {name!r} are missing or malformed") from None

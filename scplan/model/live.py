@@ -20,6 +20,23 @@ class Status(StrEnum):
     STOPPED = "stopped"
 
 
+class Naming(NamedTuple):
+    """How a record finds its container when that was made again, with another ID.
+
+    `by` is "id": a container made again is another one; "name": the record follows the name; "": the files say nothing,
+    and the record follows the name only where the engine removes the container as it ends. The new container must be
+    made of `image` (a glob) and have `label` (KEY=VALUE), as far as they are set.
+    """
+
+    by: str = ""
+    image: str = ""
+    label: str = ""
+
+    @property
+    def follows_name(self) -> bool:
+        return self.by == "name" or bool(not self.by and self.image)
+
+
 class ContainerFacts(NamedTuple):
     """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped.
 
@@ -28,6 +45,9 @@ class ContainerFacts(NamedTuple):
     yet. "" once it is. `bundle` is the directory of its OCI configuration; "" where it is not known. Plans and journals
     don't keep it. `place` is where its runtime keeps it, which distinguishes containers of the same name and ID: runc's
     root, containerd's directory of the tasks of a namespace, a daemon's socket, an lxcpath; "" where it is not known.
+    `image` is the name of the image that it is made of, `labels` are its labels as KEY=VALUE (None: not known), and
+    `is_temporary` says that its engine removes it as it ends. `naming` is what the files say of its identity; None
+    where no files are read.
     """
 
     name: str
@@ -40,6 +60,23 @@ class ContainerFacts(NamedTuple):
     bundle: str = ""
     cgroup: str = ""
     place: str = ""
+    image: str = ""
+    labels: tuple[str, ...] | None = None
+    is_temporary: bool = False
+    naming: Naming | None = None
+
+    @property
+    def recorded_naming(self) -> Naming | None:
+        """The naming that a record keeps: with the image by which a container made again is checked."""
+        if self.naming is None or self.naming.by == "id" or self.naming.image or self.naming.label:
+            return self.naming
+        is_followed = self.naming.by == "name" or self.is_temporary
+        return self.naming._replace(image=_literal(self.image)) if is_followed else self.naming
+
+
+def _literal(text: str) -> str:
+    """A glob that only `text` fits."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
 
 
 class PathFact(NamedTuple):

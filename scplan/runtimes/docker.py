@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from scplan.errors import RecordDamaged, ScplanError
-from scplan.model.live import ContainerFacts
+from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes.local_api import NOT_FOUND, existing, get, get_one, is_plain, said
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id
-from scplan.runtimes.state_files import damaged, facts_of, field, list_directories, plain, read_state, user_directory
+from scplan.runtimes.state_files import (
+    damaged,
+    facts_of,
+    field,
+    labels_of,
+    list_directories,
+    plain,
+    read_state,
+    user_directory,
+)
 
 WRAPPERS = ("scplan-runc", "scplan-crun")
 """OCI runtimes that add scplan's hook to each container; docker has no hooks of its own."""
 # Filters are JSON in a query: {"type":["container"],"event":["start"]}.
 _STARTS = "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%5D%7D"
+_OWN_FILE = re.compile(r"(/.+/containers)/[0-9a-f]{64}/(?:hosts|hostname|resolv\.conf)")
 _CONTAINERD = ("/run/containerd", "/run/docker/containerd/daemon")
 
 
@@ -63,22 +74,18 @@ class Docker(Runtime):
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         return Signs(streams=tuple(Stream(socket, _STARTS) for socket in ([place] if place else self.places())))
 
+    def in_bundle(self, bundle: str, container_id: str) -> ContainerFacts | None:
+        directory = f"{_data_of(bundle)}/{container_id}"
+        path = f"{directory}/config.v2.json"
+        about = read_state(path) if directory.startswith("/") else None
+        if about is None or about.get("ID") != container_id:
+            return None
+        name = plain(field(about, "Name", str, path).removeprefix("/"), path)
+        facts = ContainerFacts(name, Docker.name, container_id, Status.STOPPED)
+        return facts._replace(**_made_of(about, read_state(f"{directory}/hostconfig.json")))
+
     def all(self) -> list[ContainerName]:
         return [one for socket in existing(self.places()) for one in _names(socket)]
-
-    def name_of(self, container_id: str, bundle: str) -> str:
-        """From the file below the daemon's data root, to which mounts of the bundle lead (/etc/hostname)."""
-        mounts = (read_state(f"{bundle}/config.json") or {}).get("mounts") if bundle else None
-        sources = (
-            [mount.get("source") for mount in mounts if isinstance(mount, dict)] if isinstance(mounts, list) else []
-        )
-        for source in sources:
-            if isinstance(source, str) and f"/containers/{container_id}/" in source:
-                path = f"{os.path.dirname(source)}/config.v2.json"
-                document = read_state(path)
-                if document is not None:
-                    return plain(field(document, "Name", str, path).removeprefix("/"), path)
-        return ""
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         for state in _CONTAINERD:
@@ -141,7 +148,31 @@ def _facts(answer: Any, socket: str) -> ContainerFacts:
         0,
         id=container_id,
         paused=state.get("Paused") is True,
-    )._replace(cgroup=container_id, place=socket)
+    )._replace(cgroup=container_id, place=socket, **_made_of(answer, answer.get("HostConfig")))
+
+
+def _made_of(about: dict[str, Any], host_config: object) -> dict[str, Any]:
+    """Image, labels, and True if it is removed as it ends, of docker's JSON about a container."""
+    config = about.get("Config")
+    config = config if isinstance(config, dict) else {}
+    image = config.get("Image")
+    return {
+        "image": image if isinstance(image, str) else "",
+        "labels": labels_of(config.get("Labels")),
+        "is_temporary": isinstance(host_config, dict) and host_config.get("AutoRemove") is True,
+    }
+
+
+def _data_of(bundle: str) -> str:
+    """The directory of the daemon's files about its containers, by what it mounts into each; "" if not known."""
+    mounts = (read_state(f"{bundle}/config.json") or {}).get("mounts")
+    for mount in mounts if isinstance(mounts, list) else ():
+        source = mount.get("source") if isinstance(mount, dict) else None
+        # The files of another container, where that lends its network.
+        found = _OWN_FILE.fullmatch(source) if isinstance(source, str) else None
+        if found is not None:
+            return found[1]
+    return ""
 
 
 def _host_of_context() -> str | None:

@@ -18,10 +18,12 @@ from scplan.runtimes.state_files import (
     facts_of,
     field,
     has_cgroup_of,
+    labels_of,
     list_directories,
     plain,
     read_file,
     read_state,
+    stopped,
 )
 
 _CONFIGURATION = "/etc/isulad/daemon.json"
@@ -114,12 +116,13 @@ class Isulad(Runtime):
         files = tuple(f"{one}/{container_id}/{file}" for one in directories for file in (_STATE_FILE, _FILE))
         return Signs(files=files, is_polled=not files)
 
-    def name_of(self, container_id: str, bundle: str) -> str:
-        for directory in self._all_directories():
-            known = _name(directory, container_id)
+    def in_bundle(self, bundle: str, container_id: str) -> ContainerFacts | None:
+        directory, _, own = os.path.normpath(bundle).rpartition("/")
+        for place in [*([directory] if own == container_id else []), *self._all_directories()]:
+            known = _name(place, container_id)
             if known is not None:
-                return known.name
-        return ""
+                return stopped(known, Isulad.name, place)._replace(**_made_of(place, container_id))
+        return None
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         directories = [facts.place] if facts.place else self._all_directories()
@@ -198,8 +201,20 @@ def _facts(one: ContainerName) -> ContainerFacts | None:
     if pid and not started and not has_cgroup_of(pid, one.id):
         pid = 0
     facts = facts_of(one.name, Isulad.name, pid, started, id=one.id, paused=state.get("Paused") is True)
-    return facts._replace(cgroup=one.id, place=one.place)
+    return facts._replace(cgroup=one.id, place=one.place, **_made_of(one.place, one.id))
 
 
 def _number(state: dict[str, Any], key: str, path: str) -> int:
     return field(state, key, int, path) if key in state else 0
+
+
+def _made_of(place: str, container_id: str) -> dict[str, Any]:
+    """Image, labels, and True if it is removed as it ends, of iSulad's files about a container."""
+    common = (read_state(f"{place}/{container_id}/{_FILE}") or {}).get("CommonConfig")
+    common = common if isinstance(common, dict) else {}
+    image, config = common.get("Image"), common.get("Config")
+    return {
+        "image": image if isinstance(image, str) and image != "none" else "",
+        "labels": labels_of(config.get("Labels") if isinstance(config, dict) else None),
+        "is_temporary": (read_state(f"{place}/{container_id}/hostconfig.json") or {}).get("AutoRemove") is True,
+    }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import Any
 
+from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import runs_scplan
@@ -22,6 +24,7 @@ from scplan.runtimes.state_files import (
     plain,
     read_file,
     read_state,
+    stopped,
     toml_list,
     toml_value,
     user_directory,
@@ -73,8 +76,15 @@ class Podman(Runtime):
             self.unreadable[path] = error
             return ()
 
-    def name_of(self, container_id: str, bundle: str) -> str:
-        return next((one.name for one in self.all() if one.id == container_id), "")
+    def in_bundle(self, bundle: str, container_id: str) -> ContainerFacts | None:
+        directory, _, last = os.path.normpath(bundle).rpartition("/")
+        place, _, own = directory.rpartition("/")
+        if (own, last) != (container_id, "userdata"):
+            return None
+        for one in (one for file in _LISTS for one in _names(f"{place}/{file}")):
+            if one.id == container_id:
+                return stopped(one, Podman.name, os.path.dirname(place))
+        return None
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """By the files of what runs it: its own socket is there only where its service is, which costs memory."""
@@ -144,8 +154,21 @@ def _parsed(path: str, _version: tuple[int, ...]) -> tuple[ContainerName, ...]:
         container_id = plain(field(row, "id", str, path), path)
         names = row.get("names")
         first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else container_id
-        found.append(ContainerName(plain(first, path), container_id, place))
+        flags = row.get("flags")
+        is_temporary = isinstance(flags, dict) and flags.get("Volatile") is True
+        found.append(ContainerName(plain(first, path), container_id, place, _image_of(row), is_temporary))
     return tuple(found)
+
+
+def _image_of(row: dict[str, Any]) -> str:
+    """The name of the image in libpod's own note, a JSON text; "" for a container without one."""
+    note = row.get("metadata")
+    try:
+        document = strict_json.loads(note.encode()) if isinstance(note, str) else None
+    except ValueError:
+        return ""
+    name = document.get("image-name") if isinstance(document, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _facts(one: ContainerName) -> ContainerFacts:
@@ -153,10 +176,12 @@ def _facts(one: ContainerName) -> ContainerFacts:
     for runtime in _OCI_RUNTIMES:
         found = runtime.read(runtime.places()[0], one.id)
         if found is not None:
-            return found._replace(name=one.name, runtime=Podman.name, place=storage)
+            found = found._replace(name=one.name, runtime=Podman.name, place=storage)
+            return found._replace(image=one.image, is_temporary=one.is_temporary)
     # Another OCI runtime: what is left is the PID file that conmon wrote.
     pid = pid_in_file(f"{_run_directory()}/{os.path.basename(one.place)}/{one.id}/userdata/pidfile", one.id)
-    return facts_of(one.name, Podman.name, pid, 0, id=one.id)._replace(place=storage)
+    facts = facts_of(one.name, Podman.name, pid, 0, id=one.id)
+    return facts._replace(place=storage, image=one.image, is_temporary=one.is_temporary)
 
 
 def _run_directory() -> str:

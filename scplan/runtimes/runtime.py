@@ -25,11 +25,16 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 class ContainerName(NamedTuple):
-    """How a runtime knows a container. `place` is the directory or socket that it was found in, for its runtime."""
+    """How a runtime knows a container. `place` is the directory or socket that it was found in, for its runtime.
+
+    `image` and `is_temporary` are as in ContainerFacts, where the runtime has them with the name.
+    """
 
     name: str
     id: str
     place: str = ""
+    image: str = ""
+    is_temporary: bool = False
 
 
 class Stream(NamedTuple):
@@ -102,12 +107,12 @@ class Runtime(ABC):
     def all(self) -> list[ContainerName]:
         """Every container that it has, running or not, in no particular order."""
 
-    def name_of(self, container_id: str, bundle: str) -> str:
-        """The name of a container that is being started, by files alone: its daemon waits for the hook that asks.
+    def in_bundle(self, bundle: str, container_id: str) -> ContainerFacts | None:
+        """The container of a bundle by its engine's files, as one that does not run; None where they don't name it.
 
-        `bundle` is the directory of its OCI configuration. "" where the ID is the name, and where it is not known.
+        For hooks: asks no daemon, which may wait for the hook. Only for engines that give generated IDs to names.
         """
-        return ""
+        return None
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         """The directory with the container's OCI config.json; None where there is none."""

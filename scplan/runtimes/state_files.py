@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
+
+if TYPE_CHECKING:
+    from scplan.runtimes.runtime import ContainerName
 
 MAX_STATE_BYTES = 16 << 20
 _CHUNK_BYTES = 64 << 10
@@ -112,6 +115,19 @@ def facts_of(
         pid=pid if running else 0,
         start_time=started if running else 0,
     )
+
+
+def stopped(one: ContainerName, runtime: str, place: str) -> ContainerFacts:
+    """Facts of a container as one that does not run."""
+    facts = ContainerFacts(one.name, runtime, one.id, Status.STOPPED, place=place)
+    return facts._replace(image=one.image, is_temporary=one.is_temporary)
+
+
+def labels_of(value: object) -> tuple[str, ...]:
+    """Labels of an engine's JSON, an object of texts, as KEY=VALUE."""
+    if not isinstance(value, dict):
+        return ()
+    return tuple(f"{key}={text}" for key, text in value.items() if isinstance(text, str))
 
 
 def pid_in_file(path: str, container_id: str) -> int:

@@ -27,7 +27,7 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.model.report import Drifted
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
-from scplan.runtimes.runtime import Signs
+from scplan.runtimes.runtime import Runtime, Signs
 from scplan.state import Record, State
 from scplan.workflow import plugging
 from scplan.workflow.recorded import gone, is_plugged_in, locate_recorded
@@ -111,7 +111,7 @@ def _known(key: Key, record: Record) -> Seen:
     return Seen(
         key,
         gone(record),
-        runtime.signs(record.name, record.id, record.place) if runtime else Signs(),
+        _signs(runtime, record) if runtime else Signs(),
         frozenset(one for kind in kinds if (one := KINDS[kind].hears) is not None),
         frozenset(
             link
@@ -120,6 +120,12 @@ def _known(key: Key, record: Record) -> Seen:
         ),
         len(record.resources),
     )
+
+
+def _signs(runtime: Runtime, record: Record) -> Signs:
+    """Where it shows that the record's container starts; one that is made again has an ID that nobody knows yet."""
+    signs = runtime.signs(record.name, record.id, record.place)
+    return signs._replace(is_polled=True) if record.follows_name else signs
 
 
 def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) -> Seen:

@@ -141,7 +141,7 @@ class Run:
     @property
     def changes_records(self) -> bool:
         """Whether there is something to record even if nothing changes in the kernel."""
-        return bool(self.plan.refreshed or self.plan.new_modules)
+        return bool(self.plan.refreshed or self.plan.new_modules or self._scene.renamed)
 
     @property
     def _confirm_within_s(self) -> float | None:
@@ -168,7 +168,7 @@ class Run:
         release_ended(KINDS, self._state.directory, partial(open_ids, self._state.directory))
         modules = self.plan.new_modules
         load_modules(self._scene, self.plan, modules)
-        names = {address.container for address in self.plan.refreshed} | modules.keys()
+        names = {address.container for address in self.plan.refreshed} | modules.keys() | self._scene.renamed
         names |= {operation.address.container for operation in self.plan.operations}
         touched = {name: facts for name, facts in self._scene.containers.items() if name in names}
         before = self._scene.owned

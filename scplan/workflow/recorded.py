@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from scplan.errors import ContainerElsewhere, ContainerNotFound, ContainerReplaced
 from scplan.linux.process import start_of
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import is_generated, is_same_place
 from scplan.state import Record
@@ -25,6 +27,30 @@ def is_same_container(container_id: str, place: str, facts: ContainerFacts) -> b
     return is_known_by_id or is_same_place(place, facts.place)
 
 
+def is_followed_by(record: Record, facts: ContainerFacts) -> bool:
+    """True if a container with another ID is the record's, made again: by its name, image and label."""
+    return not why_not_followed(record, facts)
+
+
+def why_not_followed(record: Record, facts: ContainerFacts) -> str:
+    """Why a record does not follow its name to a container with another ID; "" if it does."""
+    if not RUNTIMES[facts.runtime].is_place_an_address and not is_same_place(record.place, facts.place):
+        return f"it is in {facts.place}, the recorded one in {record.place}"
+    declared, known = facts.naming, record.naming or Naming()
+    wanted = known if declared is None or not declared.by else declared
+    if declared is not None and declared.by == "name" and not (declared.image or declared.label):
+        wanted = known._replace(by="name")
+    if not wanted.follows_name:
+        return "it was made again, and its records do not follow the name"
+    if wanted.image and not fnmatchcase(facts.image, wanted.image):
+        return f"it is made of {facts.image or 'an image without a name'}, the recorded one of {wanted.image}"
+    if not facts.image and not wanted.label:
+        return "the name of its image is not known"
+    if wanted.label and wanted.label not in (facts.labels or ()):
+        return f"it has no label {wanted.label}"
+    return ""
+
+
 def locate_recorded(record: Record) -> ContainerFacts:
     """The container that a record is about, running or not.
 
@@ -34,7 +60,7 @@ def locate_recorded(record: Record) -> ContainerFacts:
     for facts in known.find_recorded(record.name, record.id, record.place) if known else ():
         if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
             continue  # a process that has ended is nobody's any more
-        if not is_about(record.id, record.place, facts):
+        if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
             raise replaced(record, facts)
         return facts
     raise ContainerNotFound(
@@ -53,7 +79,7 @@ def find_again(record: Record) -> ContainerFacts:
     except ContainerReplaced:
         raise
     except ContainerNotFound:
-        if record.id != record.name:
+        if record.id != record.name and not record.follows_name:
             raise
         return gone(record)
 
@@ -66,7 +92,8 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
     if facts.start_time and start_of(facts.pid) == facts.start_time:
         return facts
     try:
-        return find_again(Record(facts.name, facts.runtime, facts.id, {}, place=facts.place))
+        known = Record(facts.name, facts.runtime, facts.id, {}, place=facts.place, naming=facts.recorded_naming)
+        return find_again(known)._replace(naming=facts.naming)
     except ContainerNotFound:
         if facts.status is Status.STOPPED:
             return facts
@@ -101,9 +128,11 @@ def replaced(record: Record, facts: ContainerFacts) -> ContainerReplaced:
             hint=f"choose the other one by {facts.runtime}'s environment; {_ways_out(record, record.name)};"
             " another `--state-dir` has records of its own",
         )
+    known = f"{facts.runtime} has {_short(facts.id)} under this name, the records are about {_short(record.id)}"
+    why = f"; {why_not_followed(record, facts)}" if record.follows_name else ""
     return ContainerReplaced(
         f"container {record.name} is not the one that scplan's records are about: it was made again",
-        detail=f"{facts.runtime} has {_short(facts.id)} under this name, the records are about {_short(record.id)}",
+        detail=f"{known}{why}",
         hint=_ways_out(record, record.name),
     )
 
@@ -111,7 +140,8 @@ def replaced(record: Record, facts: ContainerFacts) -> ContainerReplaced:
 def _ways_out(record: Record, name: str) -> str:
     to = "this one" if name == record.name else "another container"
     old = record.name
-    return f"`scplan state mv {old} {name}` carries the records over to {to}, `scplan state rm {old}` forgets them"
+    found = f"`scplan state mv {old} {name}` carries the records over to {to}, `scplan state rm {old}` forgets them"
+    return found if record.follows_name else f"{found}; with `identity: name` in the files they follow the name"
 
 
 def _short(container_id: str) -> str:

@@ -20,18 +20,19 @@ from scplan.errors import (
 from scplan.kinds import KINDS
 from scplan.linux.host import boot_id
 from scplan.model.address import Address, Selection
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.model.resource import Resource
 from scplan.named_tuple import NamedTuple
 from scplan.plan import SourceOf
 from scplan.runtimes import RUNTIMES, unreadable_states
-from scplan.runtimes.runtime import AUTO, AmbiguousContainer, begins_id, is_same_place, locate
+from scplan.runtimes.runtime import AUTO, AmbiguousContainer, Runtime, begins_id, is_same_place, locate
 from scplan.state import Record, State
 from scplan.workflow.recorded import (
     as_plugged_in,
     find_again,
     gone,
     is_about,
+    is_followed_by,
     locate_recorded,
     located_again,
     replaced,
@@ -76,11 +77,13 @@ class Records(NamedTuple):
 
     `owned` is what is true of containers that were started again since: what was remembered of their former life, and
     what they had of the host in it, is `lost`. `stale` are records of others that had the containers' names before.
+    `renamed` are containers whose records are to follow their names by other rules than so far.
     """
 
     owned: Mapping[Address, Resource]
     lost: Mapping[Address, Resource] = MappingProxyType({})
     stale: tuple[Record, ...] = ()
+    renamed: frozenset[str] = frozenset()
 
 
 class Scene:
@@ -125,6 +128,11 @@ class Scene:
     def lost(self) -> Mapping[Address, Resource]:
         """What containers had of the host that have ended since; it has not been given back yet."""
         return self._records.lost
+
+    @property
+    def renamed(self) -> frozenset[str]:
+        """Containers whose records are to follow their names by other rules than so far."""
+        return self._records.renamed
 
     @property
     def stale(self) -> list[tuple[Record, ContainerReplaced]]:
@@ -211,7 +219,8 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
     problems: dict[tuple[str, str], Diagnostic] = {}
     for reference, config in configuration.containers.items():
         try:
-            facts = _locate(reference, config, state)
+            facts = _locate(reference, config, state)._replace(naming=config.naming)
+            _refuse_unchecked(facts, config)
             if facts.name in containers:
                 same = f"{written_as[facts.name]!r} and {reference!r} are the same container {facts.name}"
                 raise ContainerNotFound(same)
@@ -273,6 +282,24 @@ def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerF
             f"container {reference} is not running", hint="a plain process is planned for only while it runs"
         )
     return facts
+
+
+def _refuse_unchecked(facts: ContainerFacts, config: ContainerConfig) -> None:
+    """Raises ScplanError where nothing could tell the container from another one that is made under its name."""
+    naming = config.naming
+    if naming.by != "name" or type(RUNTIMES[facts.runtime]).in_bundle is Runtime.in_bundle:
+        return  # in other runtimes the name is the ID
+    if naming.label and facts.labels is None:
+        raise ScplanError(
+            f"container {facts.name}: scplan can't read the labels that {facts.runtime} keeps",
+            hint="write image: instead of label:",
+        )
+    if not naming.label and not facts.image and facts.status is not Status.STOPPED:
+        raise ScplanError(
+            f"container {facts.name}: identity: name needs an image by which the container is known again",
+            detail="its image has no name",
+            hint="without identity: name, `scplan state mv` carries the records over",
+        )
 
 
 def _recorded_as(reference: str, config: ContainerConfig, state: State) -> Record | None:
@@ -455,18 +482,22 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
     owned: dict[Address, Resource] = {}
     lost: dict[Address, Resource] = {}
     stale: list[Record] = []
+    renamed: set[str] = set()
     for facts in containers.values():
         record = state.read(facts.runtime, facts.name)
         if record is None:
             continue
-        if not is_about(record.id, record.place, facts):
+        if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
             stale.append(record)
             continue
+        naming = facts.recorded_naming
+        if naming is not None and naming != (record.naming or Naming()) and (facts.image or naming.image):
+            renamed.add(facts.name)
         if record.is_over(facts, boot_id()):
             lost.update(record.lost(facts, boot_id()))
             record = record.at_next_start()
         owned.update(record.resources)
-    return Records(owned, lost, tuple(stale))
+    return Records(owned, lost, tuple(stale), frozenset(renamed))
 
 
 def has_default_files() -> bool:

@@ -203,8 +203,10 @@ def test_hook_of_lcr_is_in_a_file_of_its_own(graph: Graph) -> None:
 
 
 def test_isulad_knows_a_name_by_files_alone(graph: Graph) -> None:
-    assert Isulad().name_of(ISULAD["db"][1], "") == "db"
-    assert Isulad().name_of("f" * 64, "") == ""
+    found = Isulad().in_bundle("", ISULAD["db"][1])
+    assert found is not None
+    assert found.name == "db"
+    assert Isulad().in_bundle("", "f" * 64) is None
     assert f"{graph.directory('web')}/container_state.json" in Isulad().signs("web", ISULAD["web"][1]).files
 
 
