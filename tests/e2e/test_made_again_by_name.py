@@ -55,7 +55,7 @@ def scplan(tmp_path: Path, room: Room) -> Iterator[RoomScplan]:
 def name(engine: Any, session: Session) -> Iterator[str]:
     made = session.name()
     yield made
-    engine.room.run(engine.name, "rm", "--force", made, check=False)
+    engine.room.run(engine.name, "rm", "--force", *engine.at_once, made, check=False)
 
 
 def run(engine: Any, name: str, *options: str, image: str = IMAGE) -> None:
