@@ -77,14 +77,12 @@ class Podman(Runtime):
             return ()
 
     def in_bundle(self, bundle: str, container_id: str) -> ContainerFacts | None:
-        directory, _, last = os.path.normpath(bundle).rpartition("/")
-        place, _, own = directory.rpartition("/")
-        if (own, last) != (container_id, "userdata"):
-            return None
-        for one in (one for file in _LISTS for one in _names(f"{place}/{file}")):
-            if one.id == container_id:
-                return stopped(one, Podman.name, os.path.dirname(place))
-        return None
+        # PLACE/ID/userdata, whatever the hook's environment names.
+        place, own, last = ("", "", *os.path.normpath(bundle).rsplit("/", 2))[-3:]
+        is_its_own = (own, last) == (container_id, "userdata")
+        known = [one for file in _LISTS for one in self._listed(f"{place}/{file}")] if is_its_own else self.all()
+        found = next((one for one in known if one.id == container_id), None)
+        return None if found is None else stopped(found, Podman.name, os.path.dirname(found.place))
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """By the files of what runs it: its own socket is there only where its service is, which costs memory."""

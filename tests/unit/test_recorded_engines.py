@@ -332,8 +332,11 @@ def test_docker_name_is_read_from_the_files_that_its_bundle_leads_to(tmp_path: P
     text = (bundle / "config.json").read_text()
     assert "/var/lib/docker/containers/" in text
     (tmp_path / "config.json").write_text(text.replace("/var/lib/docker", str(root)))
-    assert Docker().name_of(bundle.name, str(tmp_path)) == "web"
-    assert Docker().name_of("f" * 64, str(tmp_path)) == ""
+    found = Docker().in_bundle(str(tmp_path), bundle.name)
+    assert found is not None
+    assert (found.name, found.id) == ("web", bundle.name)
+    assert found.image
+    assert Docker().in_bundle(str(tmp_path), "f" * 64) is None
 
 
 @needs_cgroups
@@ -387,7 +390,11 @@ def test_podman_storage_and_states_of_its_runtimes(
         status = Status.RUNNING if name in now else Status.STOPPED
         for reference in (name, ids[name], ids[name][:12]):
             is_as(Podman().find(reference, None, None), name, ids[name], status, now.get(name, 0))
-    assert Podman().name_of(ids["held"], "") == "held"
+    for bundle in ("", f"{storage}/overlay-containers/{ids['held']}/userdata"):
+        found = Podman().in_bundle(bundle, ids["held"])
+        assert found is not None
+        assert (found.name, found.place) == ("held", str(storage))
+        assert found.image
     assert Podman().find("none", None, None) == []
 
 
