@@ -16,6 +16,7 @@ from typing import Any
 
 from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged, ScplanError
+from scplan.linux.process import acts_for_user
 
 MAX_RECORD_BYTES = 64 << 20
 """A snapshot of 1000 containers of 10 resources has 8 MiB."""
@@ -25,8 +26,8 @@ FILE_MODE = 0o600
 
 
 def default_state_dir() -> str:
-    """/var/lib/scplan for root, $XDG_STATE_HOME/scplan for others."""
-    if os.geteuid() == 0:
+    """/var/lib/scplan for root, $XDG_STATE_HOME/scplan for others, and for the root of their user namespaces."""
+    if not acts_for_user():
         return "/var/lib/scplan"
     return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "scplan")
 

@@ -29,6 +29,7 @@ from scplan.linux.rooted_path import (
     opened,
     parent_of,
     remove_made,
+    stat_in_root,
 )
 from scplan.linux.syscalls import (
     MNT_DETACH,
@@ -294,6 +295,8 @@ class _Detaching(NamedTuple):
 
     def take(self, container: Container) -> None:
         parent = self._prepared(container)
+        if parent is None and not self._has_left(container):
+            return  # to enter takes privileges that an undo of what was never made can do without
         with ExitStack() as stack:
             sources = {outer: fd for outer in self.through if (fd := _open_source(outer)) is not None}
             for fd in sources.values():
@@ -306,6 +309,13 @@ class _Detaching(NamedTuple):
                     remove_made(root_fd, (path,))
                 elif outer in sources:  # else the source was replaced: what was made in it went with it
                     remove_made(sources[outer], (path.removeprefix(outer.target),))
+
+    def _has_left(self, container: Container) -> bool:
+        """True if any of the files and directories that were made for the target is there."""
+        return any(
+            _outer_of(path, self.through) is not None or stat_in_root(container.root_fd, path) is not None
+            for path in self.made
+        )
 
     def _unmount(self, parent: tuple[int, bool] | None) -> None:
         if parent is not None:

@@ -50,6 +50,10 @@ class Cgroup:
         finally:
             os.close(fd)
 
+    def may_write(self, file: str) -> bool:
+        """True if this process may write to the file: a cgroup that was not delegated is root's."""
+        return os.access(f"{self._directory}/{file}", os.W_OK, effective_ids=True)
+
     def above(self) -> Cgroup:
         """The cgroup that this one lies in, to be read."""
         parent = copy(self)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
-from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_in
+from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_apart, socket_in
 from scplan.linux.process import start_time
 from scplan.linux.rooted_path import IN_ROOT
 from scplan.linux.signals import stop_requests_wait
@@ -166,7 +166,16 @@ class Container(Closing):
         if self._rtnl is None:
             from scplan.linux.netlink import Rtnl, open_socket
 
-            self._rtnl = Rtnl(socket_in(self.netns_fd, self.host.netns_fd, open_socket))
+            try:
+                if self.host.owns_network:
+                    self._rtnl = Rtnl(socket_in(self.netns_fd, self.host.netns_fd, open_socket))
+                else:
+                    self._rtnl = Rtnl(socket_apart(self.netns_fd, open_socket))
+            except KernelError as error:
+                if error.errno != errno.EPERM:
+                    raise
+                hint = "run scplan as root; rootless containers of podman also let `podman unshare scplan` in"
+                raise KernelError(error.operation, errno.EPERM, hint=hint) from None
         return self._rtnl
 
     # files
@@ -493,8 +502,10 @@ def _unmasked(container: Container, work: Callable[[Container], T]) -> T:
 
 def _as_its_root(container: Container, work: Callable[[Container], T]) -> T:
     os.umask(0)
+    # Before it enters: many user namespaces deny it to all, even with no groups to drop. user_namespaces(7), setgroups.
+    if os.getgroups():
+        os.setgroups([])
     setns(container.userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {container.name}")
-    os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     return work(container)

@@ -15,8 +15,9 @@ from scplan.linux.closing import Closing
 from scplan.linux.lookup import Lookup
 from scplan.linux.mountinfo import Mount, parse_mountinfo
 from scplan.linux.namespaces import namespace_id
+from scplan.linux.process import INITIAL_USER_NAMESPACE
 from scplan.linux.steps import Stepper
-from scplan.linux.syscalls import FileStatus
+from scplan.linux.syscalls import FileStatus, is_owned_below
 from scplan.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
@@ -150,6 +151,16 @@ class Host(Closing):
     @cached_property
     def netns_fd(self) -> int:
         return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    @cached_property
+    def owns_network(self) -> bool:
+        """True if scplan's user namespace, or one below it, owns its network namespace."""
+        return self.is_in_initial_user_namespace or is_owned_below(self.netns_fd)
+
+    @property
+    def is_in_initial_user_namespace(self) -> bool:
+        """True if scplan runs in the host's first user namespace: mknod(2) of devices works in no other."""
+        return self.namespace_id("user") == INITIAL_USER_NAMESPACE
 
     @cached_property
     def rtnl(self) -> Rtnl:

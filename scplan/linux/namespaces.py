@@ -18,6 +18,7 @@ from scplan.linux.syscalls import CLONE_NEWNET, setns
 T = TypeVar("T")
 CHILD_TIMEOUT_S = 10.0
 _KILL_WAIT_S = 1.0
+_CLOCK_SLACK_S = 0.01
 _LENGTH_BYTES = 8
 _PIPE_BYTES = 1 << 16
 
@@ -37,6 +38,21 @@ def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket
         return open_socket()
     finally:
         setns(own_netns_fd, CLONE_NEWNET, name="scplan's own network namespace")
+
+
+def socket_apart(netns_fd: int, open_socket: Callable[[], socket.socket]) -> socket.socket:
+    """The same by a child: for a process in a user namespace without authority over its own network, to get back."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def open_there() -> None:
+        setns(netns_fd, CLONE_NEWNET, name="the container's network namespace")
+        with open_socket() as opened:
+            socket.send_fds(theirs, [b"0"], [opened.fileno()])
+
+    with ours, theirs:
+        Child(open_there, what="open a socket in the container's network namespace").result()
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    return socket.socket(fileno=fds[0])
 
 
 class Child(Generic[T]):
@@ -94,7 +110,7 @@ class Child(Generic[T]):
 
         answer = read_answer(self._reader, self._deadline)
         if answer is None:
-            raise no_answer(self._what, self._timeout_s)
+            raise no_answer(self._what, self._timeout_s, self._deadline)
         succeeded, value = pickle.loads(answer)
         if not succeeded:
             raise value
@@ -140,9 +156,16 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
     os._exit(0)
 
 
-def no_answer(what: str, timeout_s: float) -> KernelError:
-    """The error for work that came to no end."""
-    return KernelError(what, errno.ETIMEDOUT, detail=f"the step inside the container died or took over {timeout_s:g} s")
+def no_answer(what: str, timeout_s: float, deadline: float) -> KernelError:
+    """The error for work without an answer: the time was up, or else the process that did it died before."""
+    if time.monotonic() >= deadline - _CLOCK_SLACK_S:
+        return KernelError(what, errno.ETIMEDOUT, detail=f"the step inside the container took over {timeout_s:g} s")
+    return KernelError(
+        what,
+        errno.ECHILD,
+        detail="the process that took the step inside the container died",
+        hint="somebody killed it, or the host is out of memory: `dmesg` says so then",
+    )
 
 
 def answer_of(work: Callable[[], object]) -> tuple[bool, object]:

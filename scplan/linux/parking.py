@@ -15,6 +15,7 @@ from scplan.errors import KernelError
 from scplan.linux.host import file_identity
 from scplan.linux.made_files import attributes_of, restore_attributes
 from scplan.linux.mountinfo import Mount
+from scplan.linux.process import run_directory
 from scplan.linux.rooted_path import opened
 from scplan.linux.syscalls import (
     MNT_DETACH,
@@ -29,16 +30,19 @@ from scplan.linux.syscalls import (
     umount2,
 )
 
-_DIRECTORY = "/run/scplan/parked"
 _SOURCE = "scplan"
 _MAX_COPY_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _FOLLOW_NOTHING = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def _directory() -> str:
+    return f"{run_directory()}/parked"
+
+
 def place_of(state_dir: str, apply_id: str, name: str) -> str:
     """Path of the clone that an apply keeps under a name."""
-    return f"{_DIRECTORY}/{_prefix(state_dir)}{apply_id}/{name}"
+    return f"{_directory()}/{_prefix(state_dir)}{apply_id}/{name}"
 
 
 def _prefix(state_dir: str) -> str:
@@ -68,7 +72,7 @@ def park(tree: int, place: str, flags: int) -> None:
                         raise
                     _park_copy(tree, fd, place, flags)
     except OSError as error:
-        raise KernelError.from_os(f"open({place})", error, hint="/run/scplan must be writable") from None
+        raise KernelError.from_os(f"open({place})", error, hint=f"{_directory()} must be writable") from None
 
 
 def _park_copy(tree: int, place_fd: int, place: str, flags: int) -> None:
@@ -131,7 +135,7 @@ def _make_place(top: int, name: str, *, is_directory: bool) -> None:
 
 def open_parked(place: str) -> int | None:
     """An O_PATH fd of the root of the clone at `place`; None when none is there."""
-    if not place.startswith(f"{_DIRECTORY}/"):
+    if not place.startswith(f"{_directory()}/"):
         return None
     try:
         fd = os.open(place, _FOLLOW_NOTHING)
@@ -182,8 +186,8 @@ def kept_by(state_dir: str) -> list[str]:
     """IDs of the applies of a state directory that keep clones, or may."""
     try:
         prefix = _prefix(state_dir)
-        return [name.removeprefix(prefix) for name in os.listdir(_DIRECTORY) if name.startswith(prefix)]
+        return [name.removeprefix(prefix) for name in os.listdir(_directory()) if name.startswith(prefix)]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise KernelError.from_os(f"listdir({_DIRECTORY})", error) from None
+        raise KernelError.from_os(f"listdir({_directory()})", error) from None

@@ -1,13 +1,18 @@
-"""Whether a process lives, and since when. Source: proc_pid_stat(5)."""
+"""A process: its start, its cgroup, its owner. Sources: proc_pid_stat(5), ioctl_ns(2)."""
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 from collections.abc import Sequence
 
+_NS_GET_OWNER_UID = 0xB704
 # One line, which the kernel gives whole.
 _STAT_BYTES = 4096
 _OVER = (b"Z", b"X")
+INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+"""Inode of the user namespace of the host's init: PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h."""
 _STATE, _START_TIME = 0, 19
 """Places after the command's name, which may hold spaces and brackets; fields 3 and 22."""
 
@@ -35,6 +40,34 @@ def cgroup_of(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return ""  # it has ended, as whoever acts on it finds out
     return common_end([path for number, _, path in lines if number != "0"])
+
+
+def acts_for_user() -> bool:
+    """True for all users but root, and for the root of such a user's namespaces (`podman unshare`): not the host's."""
+    return os.geteuid() != 0 or "_CONTAINERS_ROOTLESS_UID" in os.environ
+
+
+def run_directory() -> str:
+    """The directory of what scplan keeps until the next boot: /run/scplan, for users one of theirs."""
+    if not acts_for_user():
+        return "/run/scplan"
+    return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.local/state"), "scplan-run")
+
+
+def user_namespace_owner(pid: int) -> int | None:
+    """The user who made the process's user namespace; None for the first one of the host, and for a process gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if os.fstat(fd).st_ino == INITIAL_USER_NAMESPACE:
+            return None
+        uid = array.array("I", [0])
+        fcntl.ioctl(fd, _NS_GET_OWNER_UID, uid)
+        return uid[0]
+    finally:
+        os.close(fd)
 
 
 def common_end(paths: Sequence[str]) -> str:

@@ -6,13 +6,14 @@ import os
 
 from scplan.digest import sha256_hex
 from scplan.errors import KernelError
+from scplan.linux.process import acts_for_user
 
 _DIRECTORY = "/run/scplan/state-dirs"
 
 
 def note_state_dir(directory: str) -> None:
     """Adds a state directory to those in use. Root's alone: what others keep is not believed, nor is it needed."""
-    if os.geteuid() != 0:
+    if acts_for_user():
         return
     path = os.path.realpath(directory)
     note = f"{_DIRECTORY}/{sha256_hex(os.fsencode(path))[:32]}"
@@ -41,7 +42,7 @@ def state_dirs() -> list[str]:
             continue  # another process has taken it away since
         if os.path.isdir(path):
             found.append(path)
-        elif os.geteuid() == 0:
+        elif not acts_for_user():
             _forget(f"{_DIRECTORY}/{note}")
     return found
 

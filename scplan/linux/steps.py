@@ -20,9 +20,9 @@ from typing import TypeVar
 
 from scplan.errors import KernelError
 from scplan.linux.closing import Closing
-from scplan.linux.namespaces import CHILD_TIMEOUT_S, answer_of, no_answer, read_answer
+from scplan.linux.namespaces import CHILD_TIMEOUT_S, answer_of, namespace_id, no_answer, read_answer
 from scplan.linux.resident import Resident, close_all_but
-from scplan.linux.syscalls import CLONE_NEWNS, setns
+from scplan.linux.syscalls import CLONE_NEWNS, setns, statx
 
 T = TypeVar("T")
 Step = Callable[[Sequence[int]], T]
@@ -70,9 +70,12 @@ class Stepper(Closing):
             self._kill()
             raise
         if answer is None:
+            error = no_answer(what, timeout_s, deadline)
             self._kill()
-            raise no_answer(what, timeout_s)
-        succeeded, value = pickle.loads(answer)
+            raise error
+        succeeded, value, is_back = pickle.loads(answer)
+        if not is_back:
+            self._kill()
         if not succeeded:
             raise value
         result: T = value
@@ -98,7 +101,10 @@ class Stepper(Closing):
 
 
 def _serve(requests: socket.socket) -> None:
-    """The life of the process. A way back that fails ends it: what it would do next would be done elsewhere."""
+    """The life of the process. Without a way back it ends: its next step would be taken elsewhere.
+
+    An answer is (True, what the step returned) or (False, its error), and whether the process is back from it.
+    """
     import pickle
 
     home = _Home()
@@ -110,11 +116,15 @@ def _serve(requests: socket.socket) -> None:
         if not request:
             return
         outcome = answer_of(partial(_received, request, fds))
-        home.come_back()
+        is_back, problem = answer_of(home.come_back)
+        if not is_back and outcome[0]:
+            outcome = False, problem
         # Before the answer: what is still open of a mount keeps it from being unmounted.
         close_all_but(kept)
-        answer = pickle.dumps(outcome)
+        answer = pickle.dumps((*outcome, is_back))
         requests.sendall(len(answer).to_bytes(_LENGTH_BYTES, "little") + answer)
+        if not is_back:
+            return
 
 
 def _received(request: bytes, fds: Sequence[int]) -> object:
@@ -131,24 +141,47 @@ class _Home:
         os.chdir("/")
         self._namespace_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Names this process wherever it is: in a container /proc may be another one, or none.
+        self._process_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._namespaces = self._own_namespaces()
         self._umask = os.umask(0)
         os.umask(self._umask)
         self._path, self._path_hooks, self._meta_path = [*sys.path], [*sys.path_hooks], [*sys.meta_path]
 
     @property
-    def fds(self) -> tuple[int, int]:
+    def fds(self) -> tuple[int, int, int]:
         """What has to be kept open for the way back."""
-        return self._namespace_fd, self._root_fd
+        return self._namespace_fd, self._root_fd, self._process_fd
 
     def come_back(self) -> None:
         """From wherever it is in this user namespace. Imports come last: before, they would be the container's."""
-        setns(self._namespace_fd, CLONE_NEWNS, name="scplan's own mount namespace")
-        os.fchdir(self._root_fd)
-        os.chroot(".")
+        try:
+            setns(self._namespace_fd, CLONE_NEWNS, name="scplan's own mount namespace")
+            os.fchdir(self._root_fd)
+            os.chroot(".")
+        except (KernelError, PermissionError):
+            # Without privileges no step gets away from here in the first place.
+            if not self._is_here():
+                raise
         os.umask(self._umask)
         # What finders have cached of directories is looked up anew, not trusted.
         sys.path_importer_cache.clear()
         sys.path[:], sys.path_hooks[:], sys.meta_path[:] = self._path, self._path_hooks, self._meta_path
+
+    def _own_namespaces(self) -> list[int]:
+        return [namespace_id(f"ns/{kind}", dir_fd=self._process_fd) for kind in ("user", "mnt")]
+
+    def _is_here(self) -> bool:
+        """True if the process has its own namespaces and root still, or again."""
+        if self._own_namespaces() != self._namespaces:
+            return False
+        os.fchdir(self._root_fd)
+        now_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            now, own = statx(now_fd), statx(self._root_fd)
+        finally:
+            os.close(now_fd)
+        return (now.st_dev, now.st_ino, now.mount_id) == (own.st_dev, own.st_ino, own.mount_id)
 
 
 def _locked_fds() -> list[int]:

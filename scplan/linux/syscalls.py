@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import errno
 import fcntl
 import os
 import struct
@@ -212,6 +213,17 @@ def owner_of_namespace(fd: int, *, name: str) -> int:
         return fcntl.ioctl(fd, _NS_GET_USERNS)
     except OSError as error:
         raise KernelError.from_os(f"ioctl({name}, NS_GET_USERNS)", error) from None
+
+
+def is_owned_below(fd: int) -> bool:
+    """True if this process's user namespace, or one below it, owns a namespace: else NS_GET_USERNS is refused."""
+    try:
+        os.close(owner_of_namespace(fd, name="a namespace"))
+    except KernelError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return False
+    return True
 
 
 def umount2(path: str, flags: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
+from scplan.linux.process import acts_for_user, user_namespace_owner
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import runs_scplan
 from scplan.runtimes.crun import Crun
@@ -31,8 +33,10 @@ from scplan.runtimes.state_files import (
 )
 
 # Containers of `podman run --rm` may be in a list of their own.
+
 _LISTS = ("containers.json", "volatile-containers.json")
 _OCI_RUNTIMES = (Runc(), Crun())
+_MAX_COMMAND = 1 << 16
 _HOOK_DIRECTORIES = ("/usr/share/containers/oci/hooks.d",)
 _CONFIGURATIONS = ("/usr/share/containers/containers.conf", "/etc/containers/containers.conf")
 
@@ -41,6 +45,7 @@ class Podman(Runtime):
     name = "podman"
     programs = ("podman",)
     has_own_ids = True
+    as_owner = "podman unshare"
 
     def places(self) -> list[str]:
         return [_storage()]
@@ -118,15 +123,31 @@ def _is_scplan_hook(path: str) -> bool:
 
 def _storage() -> str:
     """Where this user's podman keeps its containers."""
-    own = os.geteuid() != 0
     default, configuration = "/var/lib/containers/storage", "/etc/containers/storage.conf"
-    if own:
+    if acts_for_user():
         default = (os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")) + "/containers/storage"
         configuration = (
             os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
         ) + "/containers/storage.conf"
-    configuration = os.environ.get("CONTAINERS_STORAGE_CONF") or configuration
-    return toml_value(configuration, "storage", "graphroot") or default
+    chosen = os.environ.get("CONTAINERS_STORAGE_CONF")
+    found = toml_value(chosen or configuration, "storage", "graphroot")
+    return found or (chosen and _storage_of_owner(chosen)) or default
+
+
+def _storage_of_owner(configuration: str) -> str | None:
+    """Where the user who owns a storage.conf keeps containers: root names a user's storage by it. None for root's."""
+    try:
+        uid = os.stat(configuration).st_uid
+    except FileNotFoundError:
+        return None
+    if uid in (0, os.geteuid()):
+        return None
+    import pwd
+
+    try:
+        return f"{pwd.getpwuid(uid).pw_dir}/.local/share/containers/storage"
+    except KeyError:
+        return None
 
 
 def _names(path: str) -> tuple[ContainerName, ...]:
@@ -171,6 +192,9 @@ def _image_of(row: dict[str, Any]) -> str:
 
 def _facts(one: ContainerName) -> ContainerFacts:
     storage = os.path.dirname(one.place)
+    uid = _other_owner(storage)
+    if uid is not None:
+        return _facts_of_user(one, storage, uid)
     for runtime in _OCI_RUNTIMES:
         found = runtime.read(runtime.places()[0], one.id)
         if found is not None:
@@ -185,3 +209,53 @@ def _facts(one: ContainerName) -> ContainerFacts:
 def _run_directory() -> str:
     own = user_directory()
     return f"{own}/containers" if own else "/run/containers/storage"
+
+
+# containers of other users, for root
+
+
+def _other_owner(storage: str) -> int | None:
+    """The user whose rootless podman has a storage, if that is neither root nor the caller."""
+    if acts_for_user():
+        return None
+    try:
+        uid = os.stat(storage).st_uid
+    except FileNotFoundError:
+        return None
+    return uid or None
+
+
+def _facts_of_user(one: ContainerName, storage: str, uid: int) -> ContainerFacts:
+    """The container by what the user's files hold: they can name any process, which must be in a namespace of theirs.
+
+    The runtime directory is the one of the user's session, else that which the container's monitor names.
+    """
+    directories = [f"/run/user/{uid}", *_run_directories(one.id, uid)]
+    for directory in dict.fromkeys(directories):
+        for runtime in _OCI_RUNTIMES:
+            found = runtime.read(f"{directory}/{runtime.name}", one.id)
+            if found is not None and (not found.pid or user_namespace_owner(found.pid) == uid):
+                return found._replace(name=one.name, runtime=Podman.name, place=storage)
+    return facts_of(one.name, Podman.name, 0, 0, id=one.id)._replace(place=storage)
+
+
+def _run_directories(container_id: str, uid: int) -> Iterator[str]:
+    """$XDG_RUNTIME_DIR of the container's conmon(8), whose `-p` is DIRECTORY/containers/…-containers/ID/userdata/….
+
+    Looked for only where the session's directory, which is the usual one, does not have the container.
+    """
+    if any(os.path.isdir(f"/run/user/{uid}/{runtime.name}/{container_id}") for runtime in _OCI_RUNTIMES):
+        return
+    for name in os.listdir("/proc"):
+        try:
+            if not name.isdigit() or os.stat(f"/proc/{name}").st_uid != uid:
+                continue
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = os.fsdecode(file.read(_MAX_COMMAND)).split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if os.path.basename(words[0]) == "conmon" and container_id in words and "-p" in words[:-1]:
+            path = words[words.index("-p") + 1]
+            directory, found, _ = path.partition("/containers/")
+            if found and directory.startswith("/"):
+                yield directory

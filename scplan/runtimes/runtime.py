@@ -70,6 +70,8 @@ class Runtime(ABC):
     """True if it generates an ID for each container, which stays when that is renamed."""
     is_place_an_address: ClassVar[bool] = False
     """True if the place is one of several ways to the same containers, which have generated IDs."""
+    as_owner: ClassVar[str] = ""
+    """A command that runs another one with authority over the rootless containers of a user; "" where there is none."""
 
     @cached_property
     def unreadable(self) -> dict[str, RecordDamaged]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
-from scplan.linux.process import start_of
+from scplan.linux.process import acts_for_user, start_of
 from scplan.model.live import ContainerFacts, Status
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
 
 def user_directory() -> str | None:
     """Where runtimes of this user keep their state: $XDG_RUNTIME_DIR; None for root."""
-    return (os.environ.get("XDG_RUNTIME_DIR") or None) if os.geteuid() else None
+    return (os.environ.get("XDG_RUNTIME_DIR") or None) if acts_for_user() else None
 
 
 def toml_value(path: str, *keys: str) -> str | None:

@@ -6,13 +6,17 @@ from collections.abc import Iterable, Mapping
 
 from scplan.errors import Diagnostic, PlanError, Severity, in_file_order
 from scplan.kinds import KINDS
-from scplan.kinds.kind import Foreseen
+from scplan.kinds.kind import Foreseen, Unsuitable
+from scplan.linux.authority import lacking
+from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Plan
+from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
 from scplan.observe import open_container
 from scplan.plan import SourceOf, unsuitable
+from scplan.runtimes import RUNTIMES
 
 
 def with_foresight(made: Plan, owned: Mapping[Address, Resource], source_of: SourceOf, host: Host) -> Plan:
@@ -38,11 +42,29 @@ def _found(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Iterabl
             continue
         after = _managed_after(name, changes, owned)
         with open_container(made.containers[name], host) as container:
+            beyond = list(_beyond_authority(container, made.containers[name], now))
+            if beyond:
+                yield from beyond
+                continue
             for kind in KINDS.values():
                 of_kind = [change for change in now if change.address.kind == kind.name]
                 if of_kind:
                     yield from kind.foresee(container, host, of_kind, after)
                 yield from kind.foresee_together(container, host, now, after)
+
+
+def _beyond_authority(container: Container, facts: ContainerFacts, changes: Iterable[Change]) -> Iterable[Foreseen]:
+    """A refusal of each change in a namespace of the container that this process may not change."""
+    reasons: dict[str, str] = {}
+    for change in changes:
+        kind = KINDS[change.address.kind]
+        if kind.lives_in in ("net", "mnt") and kind.name not in reasons:
+            reasons[kind.name] = lacking(container, kind.lives_in, of_host=kind.of_host)
+        if reason := reasons.get(kind.name):
+            # The owner of the container's namespaces has no more authority over those of the host than the user.
+            as_owner = "" if kind.of_host else RUNTIMES[facts.runtime].as_owner
+            hint = f"run scplan as root{f', or by `{as_owner} scplan …`' if as_owner else ''}"
+            yield Foreseen(change.address, refused=Unsuitable(reason, hint=hint))
 
 
 def _managed_after(name: str, changes: Iterable[Change], owned: Mapping[Address, Resource]) -> dict[Address, Resource]:

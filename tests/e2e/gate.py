@@ -14,8 +14,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple, NoReturn
 
+from scplan.linux.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, setns
 from tests.conftest import Ran, Scplan
 from tests.crash.scene import import_all
 
@@ -40,9 +42,17 @@ def at_step(step: str, number: int | None = None) -> Callable[[str], bool]:
 
 
 def run_with_gates(
-    scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate] = (), *, uid: int | None = None
+    scplan: Scplan,
+    arguments: Sequence[str],
+    gates: Sequence[Gate] = (),
+    *,
+    uid: int | None = None,
+    unshared_with: int | None = None,
 ) -> Ran:
-    """Runs a command, with a `uid` as that user; what it printed, and its exit code as a shell would see it."""
+    """Runs a command, with a `uid` as that user; what it printed, and its exit code as a shell would see it.
+
+    With `unshared_with` it is the root of the user, mount and network namespaces of that process.
+    """
     held_read, held_write = os.pipe2(os.O_CLOEXEC)
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     files = [scplan.directory / f"gate.{name}" for name in ("stdout", "stderr")]
@@ -50,7 +60,7 @@ def run_with_gates(
     if pid == 0:
         os.close(held_read)
         os.close(go_write)
-        _run(scplan, arguments, gates, held_write, go_read, uid)
+        _run(scplan, arguments, gates, held_write, go_read, lambda: _become(uid, unshared_with))
     os.close(held_write)
     os.close(go_read)
     try:
@@ -103,7 +113,7 @@ class _Gated(io.TextIOWrapper):
 
 
 def _run(
-    scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate], held: int, go: int, uid: int | None
+    scplan: Scplan, arguments: Sequence[str], gates: Sequence[Gate], held: int, go: int, become: Callable[[], None]
 ) -> NoReturn:
     """The life of the fork."""
     try:
@@ -114,8 +124,7 @@ def _run(
         left = list(gates)
         sys.stdout = _Gated("gate.stdout", left, held, go)
         sys.stderr = _Gated("gate.stderr", left, held, go)
-        if uid is not None:
-            _become(uid)
+        become()
         code = run(arguments)
     except BaseException:
         traceback.print_exc()
@@ -125,10 +134,24 @@ def _run(
     os._exit(code)
 
 
-def _become(uid: int) -> None:
+def _become(uid: int | None, unshared_with: int | None) -> None:
     """Another user, who may not be able to read the checkout: all that could be needed is imported before."""
-    import_all()
-    os.setgroups([])
+    if unshared_with is not None:
+        import_all()
+        os.setgroups([])
+        with ExitStack() as stack:
+            names = {"user": CLONE_NEWUSER, "mnt": CLONE_NEWNS, "net": CLONE_NEWNET}
+            opened = {name: stack.enter_context(open(f"/proc/{unshared_with}/ns/{name}", "rb")) for name in names}
+            directory = os.getcwd()
+            for name, flag in names.items():
+                setns(opened[name].fileno(), flag, name=name)
+        os.chdir(directory)
+        uid = 0
+    elif uid is not None:
+        import_all()
+        os.setgroups([])
+    if uid is None:
+        return
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 

@@ -35,7 +35,7 @@ TABLE: dict[str, set[str]] = {
 
 # Modules that were split off those of the table: what they may import, and who may import them.
 SPLIT_OFF: dict[str, set[str]] = {
-    "records": {"errors"},  # how records are read and written
+    "records": {"errors", "linux.process"},  # how records are read and written
     "execute": TABLE["apply"] | {"linux.host"},  # one operation, as apply and rollback carry it out
     "recovery": TABLE["rollback"] | {"linux.host", "execute", "observe", "rollback", "confirmation"},
     "confirmation": {"model", "errors", "kinds.kind", "journal"},  # which journals await one

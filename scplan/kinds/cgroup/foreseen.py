@@ -54,6 +54,12 @@ def refusal(
             if wanted.name == "memory.swap.max"
             else "leave it out on this host",
         )
+    unwritable = next((file for file in setting.own if cgroup.is_its_own and not cgroup.may_write(file)), None)
+    if unwritable is not None:
+        return Unsuitable(
+            f"this user may not write {unwritable} in {cgroup.controller}:{cgroup.path}",
+            hint="run scplan as root, or have the cgroup delegated to the user",
+        )
     match wanted.name:
         case "memory.max" | "memory.swap.max":
             limit = values.get("memory.max", "max")

@@ -87,6 +87,8 @@ def _rule_refused(container: Container, host: Host, device: Device) -> Unsuitabl
     if not missing:
         return None
     cgroup.refuse_shared()
+    if not cgroup.may_write("devices.allow"):
+        return _not_delegated(cgroup, "devices.allow")
     parent = cgroup.above()
     above = device_rules(parent)
     lacking = access_without(missing, join_access(above.exact(kind, numbers), above.wider(kind, numbers)))
@@ -95,6 +97,13 @@ def _rule_refused(container: Container, host: Host, device: Device) -> Unsuitabl
     return Unsuitable(
         f"the cgroup above the container's does not allow {lacking} of {device.source} ({kind} {numbers})",
         hint=f"allow it in devices:{parent.path}, or start the container elsewhere",
+    )
+
+
+def _not_delegated(cgroup: Cgroup, file: str) -> Unsuitable:
+    return Unsuitable(
+        f"this user may not write {file} in {cgroup.controller}:{cgroup.path}",
+        hint="run scplan as root, or have the cgroup delegated to the user",
     )
 
 
@@ -132,6 +141,8 @@ def _limits_refused(container: Container, host: Host, device: Device) -> Unsuita
     for name, file in cgroup_v1.LIMIT_FILES.items():
         if getattr(device.io, name) and not cgroup.has(file):
             return Unsuitable(f"io.{name}: this kernel has no {file}", hint="it needs CONFIG_BLK_DEV_THROTTLING")
+    if not cgroup.may_write(cgroup_v1.LIMIT_FILES["read_bps"]):
+        return _not_delegated(cgroup, cgroup_v1.LIMIT_FILES["read_bps"])
     if not device.io.weight or device.io.weight == rules.limits_now(cgroup, device)["weight"]:
         return None
     file_of_weight = cgroup_v1.weight_file(cgroup)
@@ -160,6 +171,11 @@ def _node_refused(
     for kind, number in (("uid", device.uid), ("gid", device.gid)):
         if number is not None and change.action is not Action.UPDATE:
             container.host_id(kind, number)
+    if change.action is not Action.UPDATE and not container.host.is_in_initial_user_namespace:
+        return Unsuitable(
+            "the kernel makes device nodes for nobody in a user namespace, not even for its root",
+            hint=f"run scplan as the host's root, or bind the host's node: `mounts: [{device.source}:{device.target}]`",
+        )
     mounts = container.mounts()
     points = {mount.point for mount in mounts}
     entries = [after[other] for other in covering(change.address, device.target, after)]
