@@ -16,7 +16,7 @@ ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist load
 	--tx $(WORKERS)*popen//python=$(CURDIR)/tests/containers/isolated-python
 endif
 
-.PHONY: help demo test test-unit test-crash test-watch failures restarts fuzz hostile docs bench lint clean prepare engines
+.PHONY: help demo test test-unit test-crash test-watch failures restarts stress fuzz hostile docs bench lint clean prepare engines
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-watch: prepare ## has `scplan watch` see containers of all engines start
 restarts: prepare ## restarts containers of every runtime, again and again; RESTARTS=50
 	@SCPLAN_RESTARTS=$(or $(RESTARTS),50) SCPLAN_STARTS=20 $(PYTHON) -m pytest --timeout 3600 \
 	  tests/e2e/test_lifecycle.py tests/e2e/test_lifecycle_engines.py tests/e2e/test_hook_refusals.py $(ARGS)
+
+stress: prepare ## applies beside restarts of containers of docker, podman, containerd and LXC; RESTARTS=20
+	@SCPLAN_STRESS=$(or $(RESTARTS),20) $(PYTHON) -m pytest --timeout 3600 -rP tests/e2e/test_restart_stress.py $(ARGS)
 
 fuzz: prepare ## feeds damaged input to everything that reads, guided by coverage; FUZZ_SECONDS=30 for each reader
 	@$(PYTHON) -m pip install --quiet 'atheris>=2.3' || echo "no atheris here: mutating blindly"

@@ -135,20 +135,19 @@ class ContainerElsewhere(ContainerReplaced):
 class EngineUnreachable(ScplanError):
     """An engine did not answer: whether it has the container is not known. Never "not found", and never "gone".
 
-    `is_absent`: nothing listens there, as where the engine is not installed; else it is there, and does not answer.
+    `errno` is why: ENOENT where there is no socket, as of an engine that is not installed; 0 for a wrong answer.
     """
 
-    is_absent = False
+    errno = 0
 
     @classmethod
-    def at(cls, engine: str, place: str, why: str, *, is_absent: bool = False) -> EngineUnreachable:
+    def at(cls, engine: str, place: str, why: str, code: int = 0) -> EngineUnreachable:
         """The error about an engine at a socket or directory, the same for all of its containers."""
-        where = f" at {place}" if place else ""
         error = cls(
-            f"{engine} can't be reached{where}: {why}",
-            hint="its containers may be running: start it, or correct how it is found (docs: reference/runtimes)",
+            f"{engine} can't be reached{f' at {place}' if place else ''}: {why}",
+            hint="its containers may be running: start it, or name the socket that the environment does not",
         )
-        error.is_absent = is_absent
+        error.errno = code
         return error
 
 
@@ -194,6 +193,10 @@ class ApplyFailed(ScplanError):
     """A step failed and everything was rolled back."""
 
     exit_code = ExitCode.ROLLED_BACK
+
+
+class ApplyOvertaken(ApplyFailed):
+    """A container ended while it was changed, and everything was rolled back: it can be planned for again."""
 
 
 class RollbackIncomplete(ScplanError):

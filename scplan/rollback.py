@@ -127,15 +127,27 @@ def _take_back(inverse: Operation, executor: Executor) -> None:
         return
     try:
         executor.perform(inverse)
-    except ContainerGone:
-        executor.note(inverse.address, None)
-        if inverse.before is not None and inverse.after is None:
-            executor.kinds[inverse.address.kind].reclaim(executor.host, inverse.before)
-    except (ScplanError, OSError):
+    except (ScplanError, OSError) as error:
+        if isinstance(error, ContainerGone) or _has_ended(inverse, executor):
+            executor.note(inverse.address, None)
+            if inverse.before is not None and inverse.after is None:
+                executor.kinds[inverse.address.kind].reclaim(executor.host, inverse.before)
+            return
         if not inverse.was_gone:
             raise
         # It was not there before the apply either, and can't be made: what it needs is gone, or its place is taken.
         executor.note(inverse.address, inverse.owned_after)
+
+
+def _has_ended(inverse: Operation, executor: Executor) -> bool:
+    """True if the operation failed because its container's process ended meanwhile: that fails in many ways."""
+    if inverse.at_next_start:
+        return False
+    try:
+        executor.containers[inverse.address.container].check_alive()
+    except ContainerGone:
+        return True
+    return False
 
 
 def _note_undone(journal: Journal, number: int) -> None:

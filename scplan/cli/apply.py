@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,16 +19,28 @@ from scplan.cli.options import (
     Targets,
     request,
 )
-from scplan.cli.output import approve, complain, messages, raw, results, unfailing
+from scplan.cli.output import approve, code_of, complain, message, messages, raw, results, unfailing
 from scplan.cli.parameters import Argument, Option, Settings
 from scplan.cli.plan import print_plan
-from scplan.errors import Declined, ExitCode, RecoveryNeeded, ScplanError, UsageError
+from scplan.errors import (
+    ApplyOvertaken,
+    ContainerGone,
+    ContainerNotFound,
+    Declined,
+    ExitCode,
+    PlanError,
+    RecoveryNeeded,
+    ScplanError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from scplan.model.change import Disruption
     from scplan.model.report import OnEvent, Outcome
     from scplan.workflow import Run
 
+_ATTEMPTS = 10
+"""Each takes a container that ends in the middle of it."""
 JsonLines = Annotated[bool, Option(("--json",), help="A JSON object a line for each event; needs --auto-approve.")]
 
 
@@ -78,10 +91,18 @@ def apply(
         confirm_within_s=confirm_within,
     )
     if plan_file is None:
-        return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json, most=max_disruption)
+        return carry_out(
+            lambda: workflow.open_apply(asked), approved=auto_approve, as_json=as_json, most=max_disruption
+        )
     if files or targets or excludes:
         raise UsageError("a saved plan takes no -f, --target or --exclude", hint="they belong to 'scplan plan --out'")
-    return carry_out(workflow.open_saved(plan_file, asked), approved=True, as_json=as_json, most=max_disruption)
+    return carry_out(
+        lambda: workflow.open_saved(plan_file, asked),
+        approved=True,
+        as_json=as_json,
+        most=max_disruption,
+        is_saved=True,
+    )
 
 
 def destroy(
@@ -109,20 +130,48 @@ def destroy(
     if containers and files:
         raise UsageError("destroy takes containers or -f, not both", hint="the files say which containers are meant")
     asked = request(settings, files=files, destroy=True, containers=containers or (), lock_timeout_s=lock_timeout)
-    return carry_out(workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
+    return carry_out(lambda: workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
 
 
 def carry_out(
-    opened: AbstractContextManager[Run], *, approved: bool, as_json: bool, most: Disruption | None = None
+    open_run: Callable[[], AbstractContextManager[Run]],
+    *,
+    approved: bool,
+    as_json: bool,
+    most: Disruption | None = None,
+    is_saved: bool = False,
 ) -> ExitCode:
     """Print the plan, ask unless that is approved already, execute it, and report how it ended.
 
-    `most` is what it may interrupt. Raises Refused when it interrupts more.
+    `most` is what it may interrupt. Raises Refused when it interrupts more. Where a container ends half-way, what is
+    approved beforehand is planned and executed again; a saved plan is not, since that would be another plan.
     """
+    again = approved and not is_saved
+    if as_json:
+        return _carry_out_for_machines(open_run, approved=approved, most=most, again=again)
+    return _until_not_overtaken(lambda: _carry_out_once(open_run(), approved=approved, most=most), again=again)
+
+
+def _until_not_overtaken(once: Callable[[], ExitCode], *, again: bool) -> ExitCode:
+    overtaken: ApplyOvertaken | None = None
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return once()
+        except ApplyOvertaken as error:
+            if not again or not left:
+                raise
+            overtaken = error
+        except (PlanError, ContainerGone, ContainerNotFound):
+            if overtaken is None:
+                raise
+            raise overtaken from None  # the container does not start again
+        message("a container ended meanwhile: planned again")
+    raise RecoveryNeeded("an apply was neither made nor refused; this is a bug in scplan")
+
+
+def _carry_out_once(opened: AbstractContextManager[Run], *, approved: bool, most: Disruption | None) -> ExitCode:
     from scplan import workflow
 
-    if as_json:
-        return _carry_out_for_machines(opened, approved=approved, most=most)
     with opened as run:
         print_plan(run.plan)
         complain(run.plan.diagnostics)
@@ -134,7 +183,8 @@ def carry_out(
             _print_outcome(_execute_with_progress(run))
         elif run.changes_records:
             _execute(run, lambda _: None)
-    return ExitCode.OK
+    complain(run.afterwards)
+    return code_of(run.plan.diagnostics)
 
 
 def _execute_with_progress(run: Run) -> Outcome:
@@ -165,29 +215,39 @@ def _execute(run: Run, show: OnEvent) -> Outcome:
 
 
 def _carry_out_for_machines(
-    opened: AbstractContextManager[Run], *, approved: bool, most: Disruption | None
+    open_run: Callable[[], AbstractContextManager[Run]], *, approved: bool, most: Disruption | None, again: bool
 ) -> ExitCode:
+    from scplan.render import machine
+
+    try:
+        return _until_not_overtaken(lambda: _events_of(open_run(), approved=approved, most=most), again=again)
+    except ScplanError as error:
+        _emit(machine.failure_event(error.exit_code, error.diagnostics))
+        raise
+
+
+def _events_of(opened: AbstractContextManager[Run], *, approved: bool, most: Disruption | None) -> ExitCode:
     from scplan import workflow
     from scplan.render import machine
 
-    def emit(document: dict[str, object]) -> None:
-        raw(machine.to_line(document))
+    with opened as run:
+        _emit(machine.plan_event(run.plan))
+        if most is not None:
+            workflow.refuse_disruption(run.plan, most)
+        if not run.plan.changes and not run.changes_records:
+            _emit(machine.unchanged_event(run.plan))
+            return code_of(run.plan.diagnostics)
+        if run.plan.has_changes and not approved:
+            raise Declined("nothing was changed: --json can't ask", hint="approve it beforehand: --auto-approve")
+        outcome = _execute(run, lambda event: _emit(machine.event_document(event)))
+    complain(run.afterwards)
+    if outcome.confirm_within_s is not None:
+        _emit(machine.awaiting_event(outcome))
+    _emit(machine.outcome_event(outcome))
+    return code_of(run.plan.diagnostics)
 
-    try:
-        with opened as run:
-            emit(machine.plan_event(run.plan))
-            if most is not None:
-                workflow.refuse_disruption(run.plan, most)
-            if not run.plan.changes and not run.changes_records:
-                emit(machine.unchanged_event(run.plan))
-                return ExitCode.OK
-            if run.plan.has_changes and not approved:
-                raise Declined("nothing was changed: --json can't ask", hint="approve it beforehand: --auto-approve")
-            outcome = _execute(run, lambda event: emit(machine.event_document(event)))
-        if outcome.confirm_within_s is not None:
-            emit(machine.awaiting_event(outcome))
-        emit(machine.outcome_event(outcome))
-    except ScplanError as error:
-        emit(machine.failure_event(error.exit_code, error.diagnostics))
-        raise
-    return ExitCode.OK
+
+def _emit(document: dict[str, object]) -> None:
+    from scplan.render import machine
+
+    raw(machine.to_line(document))

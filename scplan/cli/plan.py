@@ -15,7 +15,7 @@ from scplan.cli.options import (
     at_most_one,
     request,
 )
-from scplan.cli.output import complain, message, raw, results
+from scplan.cli.output import code_of, complain, message, raw, results
 from scplan.cli.parameters import Option, Settings
 from scplan.errors import ExitCode, Refused
 
@@ -80,6 +80,8 @@ def plan(
         complain(made.diagnostics)
     if out is not None and not as_json and not markdown and not quiet:
         message(f"saved; 'scplan apply {out}' makes exactly these changes")
+    if code_of(made.diagnostics) is not ExitCode.OK:
+        return ExitCode.ERROR
     return ExitCode.CHANGES if detailed_exitcode and made.has_changes else ExitCode.OK
 
 

@@ -38,7 +38,7 @@ def undo(
     asked = request(settings, lock_timeout_s=lock_timeout)
     pending = workflow.awaiting(asked)
     if pending is None:
-        return carry_out(workflow.open_undo(asked), approved=auto_approve, as_json=as_json)
+        return carry_out(lambda: workflow.open_undo(asked), approved=auto_approve, as_json=as_json)
     if as_json:
         return _give_up_for_machines(pending, asked, approved=auto_approve)
     message(f"apply {visible(pending.apply_id)} awaits confirmation for {pending.left_s:.0f} s more")

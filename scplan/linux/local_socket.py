@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 
-from scplan.errors import KernelError, ScplanError
+from scplan.errors import EngineUnreachable, KernelError, ScplanError
 
 TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 16 << 20
@@ -50,7 +50,7 @@ def http_get(address: str, target: str) -> tuple[int, bytes]:
     head, found, body = answer.partition(b"\r\n\r\n")
     words = head[:_MAX_HEAD_BYTES].split(None, 2)
     if not found or not head.startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
-        raise ScplanError(f"{address}: the answer to GET {target} is not HTTP")
+        raise EngineUnreachable(f"{address}: the answer to GET {target} is not HTTP")
     return int(words[1][:3]), body
 
 

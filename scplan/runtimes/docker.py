@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import Any
 
 from scplan.errors import RecordDamaged, ScplanError
 from scplan.model.live import ContainerFacts, Status
-from scplan.runtimes.local_api import NOT_FOUND, existing, get, get_one, is_plain, said
+from scplan.runtimes.local_api import NOT_FOUND, existing, from_each, get, get_one, is_plain, reaching, said
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id
 from scplan.runtimes.state_files import (
     damaged,
@@ -51,25 +52,17 @@ class Docker(Runtime):
         return [*([f"{own}/docker.sock"] if own else []), "/run/docker.sock"]
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        return self._find_at(existing(self.places()), reference)
+        return self._find_at(self.places(), reference)
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        return self._find_at(self._sockets(place), name)
+        return self._find_at([place] if place else self.places(), name)
 
     def _sockets(self, place: str) -> list[str]:
         """The sockets where a container is known: the recorded one, else all that the environment names."""
         return existing([place] if place else self.places())
 
     def _find_at(self, sockets: list[str], reference: str) -> list[ContainerFacts]:
-        found: list[ContainerFacts] = []
-        for socket in sockets if is_plain(reference) else ():
-            status, answer = get(socket, f"/containers/{reference}/json")
-            if status < 400:
-                found.append(_facts(answer, socket))
-            elif status != NOT_FOUND:
-                # The daemon refuses the beginning of several IDs, with another status in each version.
-                found += _all_of(socket, reference, said(answer))
-        return found
+        return from_each(self.name, sockets, partial(_find, reference)) if is_plain(reference) else []
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         return Signs(streams=tuple(Stream(socket, _STARTS) for socket in ([place] if place else self.places())))
@@ -97,16 +90,28 @@ class Docker(Runtime):
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether the container's OCI runtime is one of the daemon's that run scplan's wrapper."""
         for socket in self._sockets(facts.place):
-            container = get_one(socket, f"/containers/{facts.id}/json")
+            with reaching(self.name, socket):
+                container = get_one(socket, f"/containers/{facts.id}/json")
+                about = get_one(socket, "/info") or {}
             if container is None:
                 continue
             where = f"{socket}: {facts.name}"
             chosen = field(container, "HostConfig", dict, where).get("Runtime")
-            runtimes = field(get_one(socket, "/info") or {}, "Runtimes", dict, socket)
+            runtimes = field(about, "Runtimes", dict, socket)
             runtime = runtimes.get(chosen)
             path = runtime.get("path") if isinstance(runtime, dict) else None
             return isinstance(path, str) and os.path.basename(path) in WRAPPERS
         return False
+
+
+def _find(reference: str, socket: str) -> list[ContainerFacts]:
+    status, answer = get(socket, f"/containers/{reference}/json")
+    if status == NOT_FOUND:
+        return []
+    if status < 400:
+        return [_facts(answer, socket)]
+    # The daemon refuses the beginning of several IDs, with another status in each version.
+    return _all_of(socket, reference, said(answer))
 
 
 def _all_of(socket: str, reference: str, problem: str) -> list[ContainerFacts]:

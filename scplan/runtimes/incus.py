@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 from scplan.model.live import ContainerFacts
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
-from scplan.runtimes.local_api import existing, get_one, is_plain
+from scplan.runtimes.local_api import existing, from_each, get_one, is_plain, reaching
 from scplan.runtimes.lxc_monitor import init_pid
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference, is_same_place
 from scplan.runtimes.state_files import damaged, facts_of, field, plain
@@ -29,20 +30,13 @@ class Incus(Runtime):
         return [f"{directory}/unix.socket" for directory in chosen or _DIRECTORIES]
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        found: list[ContainerFacts] = []
-        for socket in existing(self.places()) if is_plain(reference) else ():
-            project = Project(socket, _chosen_project())
-            exact = _facts(project, reference)
-            names = [reference] if exact else by_reference(reference, (one.name for one in _names(project)))
-            found += [facts for name in names if (facts := exact or _facts(project, name)) is not None]
-        return found
+        return from_each(self.name, self.places(), partial(_find, reference)) if is_plain(reference) else []
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
         if not place:
             return self.find(name, None, None)
         project = project_of(place)
-        facts = _facts(project, name) if is_plain(name) and os.path.exists(project.socket) else None
-        return [] if facts is None else [facts]
+        return from_each(self.name, [project.socket], lambda _: _exact(project, name)) if is_plain(name) else []
 
     def all(self) -> list[ContainerName]:
         return [one for socket in existing(self.places()) for one in _names(Project(socket, _chosen_project()))]
@@ -51,7 +45,8 @@ class Incus(Runtime):
         """Whether `raw.lxc` of the instance, or of a profile of it, runs scplan's hook at start."""
         chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
         for project in [project_of(facts.place)] if facts.place else chosen:
-            instance = project.metadata(f"instances/{facts.name}")
+            with reaching(self.name, project.socket):
+                instance = project.metadata(f"instances/{facts.name}")
             if instance is not None:
                 where = f"{project.socket}: {facts.name}"
                 raw = field(instance, "expanded_config", dict, where).get("raw.lxc")
@@ -107,6 +102,18 @@ def _names(project: Project) -> list[ContainerName]:
     # "/1.0/instances/web", with "?project=other" in other projects than the default one.
     names = [row.rpartition("/")[2].partition("?")[0] for row in rows]
     return [ContainerName(name, name, project.place) for name in names]
+
+
+def _find(reference: str, socket: str) -> list[ContainerFacts]:
+    project = Project(socket, _chosen_project())
+    exact = _exact(project, reference)
+    names = [] if exact else by_reference(reference, (one.name for one in _names(project)))
+    return exact or [facts for name in names if (facts := _facts(project, name)) is not None]
+
+
+def _exact(project: Project, name: str) -> list[ContainerFacts]:
+    facts = _facts(project, name)
+    return [] if facts is None else [facts]
 
 
 def _facts(project: Project, name: str) -> ContainerFacts | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from scplan.errors import ScplanError
+from scplan.errors import EngineUnreachable, KernelError, ScplanError
 from scplan.linux.local_socket import http_get
 from scplan.runtimes.state_files import parse
 
+T = TypeVar("T")
 NOT_FOUND = 404
-_ERRORS = 400
+_ERRORS, _OWN_ERRORS = 400, 500
 
 
 def get(socket: str, target: str) -> tuple[int, Any]:
@@ -28,7 +32,8 @@ def get_one(socket: str, target: str) -> Any:
     if status == NOT_FOUND:
         return None
     if status >= _ERRORS:
-        raise ScplanError(f"{socket}: GET {target}: status {status}", detail=said(answer))
+        kind = EngineUnreachable if status >= _OWN_ERRORS else ScplanError
+        raise kind(f"{socket}: GET {target}: status {status}", detail=said(answer))
     return answer
 
 
@@ -46,3 +51,33 @@ def is_plain(reference: str) -> bool:
 def existing(paths: list[str]) -> list[str]:
     """Those paths that are there, each socket once even when it has several names."""
     return sorted({os.path.realpath(path): path for path in paths if os.path.exists(path)}.values())
+
+
+@contextmanager
+def reaching(engine: str, socket: str) -> Iterator[None]:
+    """Raises EngineUnreachable, which names the engine, where nobody answers at its socket."""
+    try:
+        yield
+    except KernelError as error:
+        raise EngineUnreachable.at(engine, socket, error.said, error.errno) from None
+
+
+def from_each(engine: str, sockets: Sequence[str], ask: Callable[[str], list[T]]) -> list[T]:
+    """What is found at all sockets of an engine.
+
+    Raises EngineUnreachable where nothing is found, and one of them did not answer, or none is there.
+    """
+    there = existing(list(sockets))
+    if sockets and not there:
+        raise EngineUnreachable.at(engine, sockets[0], "there is no such socket", errno.ENOENT)
+    found: list[T] = []
+    silent: list[EngineUnreachable] = []
+    for socket in there:
+        try:
+            with reaching(engine, socket):
+                found += ask(socket)
+        except EngineUnreachable as error:
+            silent.append(error)
+    if silent and not found:
+        raise silent[0]
+    return found

@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 
-from scplan.errors import KernelError, RecordDamaged
+from scplan.errors import EngineUnreachable, KernelError, RecordDamaged
 from scplan.linux.local_socket import ask
 
 # struct lxc_cmd_req and lxc_cmd_rsp: command or result, length of data, a pointer that holds the PID of an answer.
@@ -25,9 +25,11 @@ def init_pid(directory: str) -> int:
     try:
         answer = ask(f"\0{address}", _MESSAGE.pack(_GET_INIT_PID, 0, 0), answer_bytes=_MESSAGE.size)
     except KernelError as error:
-        if error.errno == errno.ECONNREFUSED:
-            return 0
-        raise
+        if error.errno in (errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE):
+            return 0  # nobody listens, or the monitor is just ending
+        if error.errno != errno.ETIMEDOUT:
+            raise
+        raise EngineUnreachable.at("the monitor of LXC", f"@{address}", error.said, error.errno) from None
     if len(answer) < _MESSAGE.size:
         return 0  # it is just ending
     result, _, pid = _MESSAGE.unpack(answer)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import ClassVar
 
-from scplan.errors import ContainerNotFound, KernelError, NoSuchContainer, RecordDamaged
+from scplan.errors import ContainerNotFound, EngineUnreachable, KernelError, NoSuchContainer, RecordDamaged
 from scplan.model.live import ContainerFacts
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_bundle
@@ -161,6 +161,7 @@ def locate(
     asked = [runtimes[runtime]] if runtime != AUTO else [known for known in runtimes.values() if not known.needs_pid]
     answers: list[ContainerFacts] = []
     silent: list[str] = []
+    unreachable: list[EngineUnreachable] = []
     broken: dict[str, RecordDamaged] = {}
     for known in asked:
         try:
@@ -169,10 +170,13 @@ def locate(
             if runtime != AUTO:
                 raise
             broken[known.name] = error
-        except KernelError as error:
+        except (KernelError, EngineUnreachable) as error:
             if runtime != AUTO or error.errno not in _NOT_THERE:
                 raise
-            silent.append(f"{known.name} could not be asked: {error}")
+            if isinstance(error, EngineUnreachable) and error.errno != errno.ENOENT:
+                unreachable.append(error)  # it is installed, and may have the container
+            elif isinstance(error, KernelError):
+                silent.append(f"{known.name} could not be asked: {error}")
     found = _meant(reference, answers)
     if broken and not (len(found) == 1 and _is_sure(found[0], reference, runtimes, broken)):
         raise next(iter(broken.values()))
@@ -181,6 +185,8 @@ def locate(
             runtimes[name].unreadable[str(damage)] = damage
     if len(found) == 1:
         return found[0]
+    if not found and unreachable:
+        raise unreachable[0]
     if not found:
         silent += (f"left out: {path}, which is damaged" for known in asked for path in known.unreadable)
         raise _not_found(reference, asked, silent)

@@ -30,7 +30,7 @@ from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import Runtime, Signs
 from scplan.state import Record, State
 from scplan.workflow import plugging
-from scplan.workflow.recorded import gone, is_plugged_in, locate_recorded
+from scplan.workflow.recorded import ask, find_again, gone, is_plugged_in, locate_recorded
 from scplan.workflow.reporting import drifted_in
 from scplan.workflow.scene import Request, Scene, read_records
 from scplan.workflow.settled import is_quiet
@@ -70,11 +70,16 @@ class Seen(NamedTuple):
 
 
 class Order(NamedTuple):
-    """How to attend: `heal` mends what drifted. `patient` looks at what drifts while others apply, too."""
+    """How to attend: `heal` mends what drifted. `patient` looks at what drifts while others apply, too.
+
+    With `asks_engines` it is a problem of a running container, too, that its engine can't be reached; else it is one
+    when the container has ended, since a new start can be found out by the engine alone.
+    """
 
     request: Request
     heal: bool
     patient: bool = False
+    asks_engines: bool = False
 
 
 def attend(keys: Sequence[Key], order: Order) -> list[Seen]:
@@ -130,8 +135,9 @@ def _signs(runtime: Runtime, record: Record) -> Signs:
 
 def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) -> Seen:
     if is_plugged_in(record, host.boot_id):
-        facts = record.facts()
-        return _compare(seen, record, facts, order, state, host)
+        seen = _compare(seen, record, record.facts(), order, state, host)
+        silent = ask(record, find_again).silent if order.asks_engines else None
+        return seen if silent is None else seen._replace(problems=(*seen.problems, *silent.diagnostics))
     if record.start_time:
         # It has ended, whatever its runtime says, or whether that answers.
         host.forget()

@@ -68,7 +68,7 @@ def once(request: Request, settings: Settings, tell: Tell, count: Count) -> bool
     waiting: Sequence[Key] = state.names()
     while waiting:
         is_last = time.monotonic() > deadline
-        seen = attend(waiting, Order(request, settings.heal, patient=is_last))
+        seen = attend(waiting, Order(request, settings.heal, patient=is_last, asks_engines=True))
         for one in seen:
             roll.take(one, 0.0)
         waiting = [one.key for one in seen if one.busy]

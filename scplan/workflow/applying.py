@@ -10,25 +10,35 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from scplan import observe
-from scplan.errors import Diagnostic, ScplanError, UsageError
+from scplan.errors import (
+    ApplyFailed,
+    ApplyOvertaken,
+    ContainerNotFound,
+    Diagnostic,
+    EngineUnreachable,
+    ScplanError,
+    Severity,
+    UsageError,
+)
 from scplan.journal import OF_A_START, new_apply_id
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
+from scplan.linux.process import start_of
 from scplan.linux.signals import stop_requests_raise, stop_requests_wait
 from scplan.linux.state_dirs import note_state_dir
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, Status
 from scplan.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
-from scplan.workflow.lifecycle import bring_home, give_back
+from scplan.workflow.lifecycle import bring_home
+from scplan.workflow.locking import made_under_locks
 from scplan.workflow.modules import load_modules
-from scplan.workflow.planning import left_out_of, plan_scene
-from scplan.workflow.recorded import located_again
+from scplan.workflow.planning import plan_scene
+from scplan.workflow.recorded import is_plugged_in, located_again
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
 
 if TYPE_CHECKING:
     from scplan.config import Configuration
-    from scplan.confirmation import Scope
     from scplan.journal import Begin, Journal
     from scplan.model.probe import Probe
     from scplan.model.report import OnEvent, Outcome
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
 
 _MAX_COMMAND_WORDS = 200
 _MAX_WORD = 500
+_STARTING_S, _RESTART_S, _POLL_S = 5.0, 3.0, 0.1
 
 
 @contextmanager
@@ -46,12 +57,18 @@ def open_apply(request: Request) -> Iterator[Run]:
     state = State(request.state_dir, KINDS)
     with Host() as host:
         overdue = undo_overdue(state, host, request.lock_timeout_s)
-        with locked_scene(set_scene(request, state), request, state, host) as scene:
+        found = set_scene(request, state)
+
+        def make(scene: Scene) -> Run:
             made = plan_scene(scene, request, state, host)
-            probes = scene.configuration.probes if scene.configuration and not request.destroy else ()
             made = made._replace(diagnostics=(*overdue, *made.diagnostics))
+            probes = scene.configuration.probes if scene.configuration and not request.destroy else ()
             files = () if request.containers else tuple(map(os.path.abspath, request.files or default_paths()))
-            yield Run(made, scene, state, host, request._replace(files=files, probes=(*probes, *request.probes)))
+            asked = request._replace(files=files, probes=(*probes, *request.probes))
+            return Run(made, scene, state, host, asked)
+
+        with run_under_locks(found, request, state, host, make) as run:
+            yield run
 
 
 @contextmanager
@@ -75,11 +92,35 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
     with Host() as host:
         undo_overdue(state, host, request.lock_timeout_s)
         scene = scene_of_configuration(configuration, request, state)
-        with locked_scene(scene, request, state, host) as locked:
-            made = plan_scene(locked, request, state, host)
+
+        def make(scene: Scene) -> Run:
+            made = plan_scene(scene, request, state, host)
             planfile.check_unchanged(path, document, made)
             planfile.check_as_saved(path, document)
-            yield Run(made, locked, state, host, request)
+            return Run(made, scene, state, host, request)
+
+        with run_under_locks(scene, request, state, host, make) as run:
+            yield run
+
+
+@contextmanager
+def run_under_locks(
+    scene: Scene, request: Request, state: State, host: Host, make: Callable[[Scene], Run]
+) -> Iterator[Run]:
+    """The run that `make` returns for the scene as it is under its locks; those are held until the block ends.
+
+    When they are released, engines are asked about containers that ended or started meanwhile. Raises ApplyOvertaken
+    for an apply that failed because a container ended, which runs again.
+    """
+    run: Run | None = None
+    try:
+        with made_under_locks(scene, request, state, host, make) as run:
+            yield run
+    except ApplyFailed as error:
+        if run is not None and run.runs_again():
+            raise ApplyOvertaken.of(error.diagnostics) from error
+        raise
+    run.see_to_started()
 
 
 def _check_probes(configuration: Configuration, request: Request) -> None:
@@ -120,6 +161,9 @@ class Run:
         self._request = request
         self._undoes = undoes
         self._is_start = is_start
+        self._waiting: tuple[str, ...] = ()
+        self.afterwards: list[Diagnostic] = []
+        """What was found out, and done, once the locks had been released."""
 
     def execute(self, on_event: OnEvent) -> Outcome:
         """Makes the changes. Raises ApplyFailed (all undone) or RollbackIncomplete (the journal is kept)."""
@@ -128,8 +172,9 @@ class Run:
         begun = time.monotonic()
         apply_id = new_apply_id(self._state.directory) + (OF_A_START if self._is_start else "")
         if self.plan.operations or self.changes_records:
-            self._refuse_started()
             self._execute(apply_id, on_event)
+            waiting = (one.address.container for one in self.plan.operations if one.at_next_start)
+            self._waiting = tuple(dict.fromkeys(waiting))
         return Outcome(
             apply_id=apply_id,
             summary=self.plan.summary(),
@@ -152,11 +197,47 @@ class Run:
     def _changes_kernel(self) -> bool:
         return any(not operation.at_next_start for operation in self.plan.operations)
 
-    def _refuse_started(self) -> None:
-        """Raises ScplanError when a container was started while the plan was looked at: it lacks then what is new."""
-        for name in dict.fromkeys(one.address.container for one in self.plan.operations if one.at_next_start):
-            if located_again(self._scene.containers[name]).status is not Status.STOPPED:
-                raise ScplanError(f"container {name} was started meanwhile; nothing was changed", hint="apply again")
+    def runs_again(self) -> bool:
+        """True if containers that the plan changes have ended, and all of them run again within a moment."""
+        names = {one.address.container for one in self.plan.operations if not one.at_next_start}
+        changed = [self._scene.containers[name] for name in names]
+        ended = [facts for facts in changed if start_of(facts.pid) != facts.start_time]
+        deadline = time.monotonic() + _RESTART_S
+        for facts in ended:
+            while not _is_running(facts):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_POLL_S)
+        return bool(ended)
+
+    def see_to_started(self) -> None:
+        """Plugs in what waits for a start where the container was started meanwhile, and its hook did not."""
+        for name in self._waiting:
+            done = self._plugged_into_started(self._scene.containers[name])
+            if done:
+                summary = f"container {name} was started meanwhile: {done} resources plugged in"
+                self.afterwards.append(Diagnostic(summary=summary, severity=Severity.NOTICE))
+
+    def _plugged_into_started(self, then: ContainerFacts) -> int:
+        from scplan.workflow import plugging
+
+        deadline = time.monotonic() + _STARTING_S
+        while True:
+            try:
+                facts = located_again(then)
+            except (ContainerNotFound, EngineUnreachable):
+                return 0  # there is nothing to plug it into; the next command reports it
+            record = self._state.read(then.runtime, then.name)
+            is_waiting = record is not None and not is_plugged_in(record, self._host.boot_id)
+            if facts.status is Status.STOPPED or not is_waiting:
+                return 0
+            try:
+                return plugging.start(facts, self._state, self._host, self._request).changed
+            except ScplanError:
+                # It may be just starting, with its hook at work, or just ending.
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     def _execute(self, apply_id: str, on_event: OnEvent) -> None:
         from scplan.apply import Assurance, apply
@@ -234,38 +315,12 @@ class Run:
             run_probes(probes, apply_id, on_event)
 
 
-@contextmanager
-def locked_scene(scene: Scene, request: Request, state: State, host: Host) -> Iterator[Scene]:
-    """Locks the scene's containers, and the host when NICs are concerned; then reads the records again."""
-    kinds = {address.kind for address in (*scene.desired, *scene.owned)}
-    of_host = any(KINDS[kind].of_host for kind in kinds)
-    containers = list(scene.containers.values())
-    with state.locked(containers, host=of_host, timeout_s=request.lock_timeout_s):
-        if state.has_open_journals():
-            from scplan.journal import sweep
-            from scplan.recovery import refuse_if_needed
-
-            sweep(state.directory)
-            refuse_if_needed(state, KINDS, host, _scope(scene, request))
-        now = scene.located_again()  # one may have ended, or have been started, while this waited
-        now.refuse_stale()
-        returned: list[Diagnostic] = []
-        for name in dict.fromkeys(address.container for address in now.lost):
-            facts = now.containers[name]
-            record = state.read(facts.runtime, name)
-            assert record is not None
-            returned += give_back(record, facts, state, host)
-        yield now.saying(returned) if now.lost else now
-
-
-def _scope(scene: Scene, request: Request) -> Scope:
-    """What of the scene an apply may change: containers that the selection leaves out altogether are not touched."""
-    from scplan.confirmation import Scope
-
-    known = [*scene.desired.items(), *scene.owned.items()]
-    left_out = left_out_of(scene.containers, (address for address, _ in known), request)
-    containers = [facts for name, facts in scene.containers.items() if name not in left_out]
-    return Scope(containers, [(address, one) for address, one in known if address.container not in left_out])
+def _is_running(then: ContainerFacts) -> bool:
+    """True if the container runs, be it as another process."""
+    try:
+        return located_again(then).status is not Status.STOPPED
+    except (ContainerNotFound, EngineUnreachable):
+        return False
 
 
 def _user() -> str:

@@ -18,10 +18,10 @@ from scplan.observe import open_container
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate
 from scplan.state import State
-from scplan.workflow.applying import Run, locked_scene
+from scplan.workflow.applying import Run, run_under_locks
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.planning import plan_scene
-from scplan.workflow.scene import Request, scene_of_configuration
+from scplan.workflow.scene import Request, Scene, scene_of_configuration
 
 if TYPE_CHECKING:
     from scplan.kinds.kind import Kind
@@ -73,7 +73,8 @@ def open_adoption(imported: Imported, request: Request) -> Iterator[Run]:
     with Host() as host:
         undo_overdue(state, host, request.lock_timeout_s)
         scene = scene_of_configuration(configuration_from_json(imported.document, KINDS), request, state)
-        with locked_scene(scene, request, state, host) as locked:
+
+        def make(locked: Scene) -> Run:
             made = plan_scene(locked, request, state, host)
             others = [str(change.address) for change in made.changes if change.action is not Action.ADOPT]
             if others:
@@ -82,7 +83,10 @@ def open_adoption(imported: Imported, request: Request) -> Iterator[Run]:
                     detail="they are in scplan's records, and not as these say",
                     hint="`scplan drift` shows how; apply your files, or forget them with `scplan state rm`",
                 )
-            yield Run(made, locked, state, host, request)
+            return Run(made, locked, state, host, request)
+
+        with run_under_locks(scene, request, state, host, make) as run:
+            yield run
 
 
 def _described(facts: ContainerFacts, host: Host) -> tuple[dict[Address, Resource], list[tuple[str, str, str]]]:

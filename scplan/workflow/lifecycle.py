@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from scplan.errors import Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
@@ -11,9 +11,8 @@ from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Status
 from scplan.model.resource import Resource
-from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
-from scplan.workflow.recorded import gone, is_plugged_in
+from scplan.workflow.recorded import AboutStart, gone, is_plugged_in
 
 
 def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -> list[Diagnostic]:
@@ -107,15 +106,19 @@ def wanted_again(record: Record) -> dict[Address, Resource]:
     return wanted
 
 
-def start_warnings(made: Plan, resources: Iterable[Address]) -> list[Diagnostic]:
+def start_warnings(
+    made: Plan, about: Callable[[str], AboutStart | None], resources: Iterable[Address]
+) -> list[Diagnostic]:
     """What to know of the next start of containers that do not run and are to have any of these resources.
 
-    One warning about all that are started without the hook, and one about all that nobody knows any more.
+    `about` returns how the engine starts a container, None where it could not be asked. One warning about all that are
+    started without the hook, and one about all that nobody knows any more.
     """
     concerned = {address.container for address in resources}
     waiting = [one for name, one in made.containers.items() if one.status is Status.STOPPED and name in concerned]
-    absent = [one for one in waiting if not RUNTIMES[one.runtime].find_recorded(one.name, one.id, one.place)]
-    hookless = [one for one in waiting if one not in absent and not RUNTIMES[one.runtime].has_hook(one)]
+    known = [(one, start) for one in waiting if (start := about(one.name)) is not None]
+    absent = [one for one, start in known if start.is_absent]
+    hookless = [one for one, start in known if not start.is_absent and not start.has_hook]
     return [
         *_about(
             hookless,

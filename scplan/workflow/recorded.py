@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from scplan.errors import ContainerElsewhere, ContainerNotFound, ContainerReplaced
+from scplan.errors import ContainerElsewhere, ContainerNotFound, ContainerReplaced, EngineUnreachable
+from scplan.linux.host import boot_id
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Naming, Status
+from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import is_generated, is_same_place
 from scplan.state import Record
@@ -54,7 +57,8 @@ def why_not_followed(record: Record, facts: ContainerFacts) -> str:
 def locate_recorded(record: Record) -> ContainerFacts:
     """The container that a record is about, running or not.
 
-    Raises ContainerReplaced when another one has its name, ContainerNotFound when there is none.
+    Raises ContainerReplaced when another one has its name, ContainerNotFound when there is none, and EngineUnreachable
+    where that is not known: the engine does not answer, or does not know a container whose process runs.
     """
     known = RUNTIMES.get(record.runtime)
     for facts in known.find_recorded(record.name, record.id, record.place) if known else ():
@@ -63,6 +67,12 @@ def locate_recorded(record: Record) -> ContainerFacts:
         if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
             raise replaced(record, facts)
         return facts
+    if is_plugged_in(record, boot_id()):
+        # Another engine was asked than the one that has it, or it was removed from the engine alone.
+        raise EngineUnreachable(
+            f"container {record.name} is not known to {record.runtime} here, but its process {record.pid} runs",
+            hint="is the environment as it was at its apply (DOCKER_HOST, INCUS_DIR, …)?",
+        )
     raise ContainerNotFound(
         f"container {record.name} is gone from {record.runtime}",
         hint=_ways_out(record, "NEW"),
@@ -100,6 +110,23 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
         raise
 
 
+class AboutStart(NamedTuple):
+    """How a container that does not run will be started: by an engine that may know it no more; with scplan's hook."""
+
+    is_absent: bool
+    has_hook: bool
+
+
+def about_start(facts: ContainerFacts) -> AboutStart | None:
+    """How the container's engine will start it; None where that can't be reached. Not to be called under locks."""
+    engine = RUNTIMES[facts.runtime]
+    try:
+        is_absent = not engine.find_recorded(facts.name, facts.id, facts.place)
+        return AboutStart(is_absent, not is_absent and engine.has_hook(facts))
+    except EngineUnreachable:
+        return None
+
+
 def gone(record: Record) -> ContainerFacts:
     """The record's container as one that does not run."""
     return ContainerFacts(record.name, record.runtime, record.id, Status.STOPPED, place=record.place)
@@ -107,10 +134,27 @@ def gone(record: Record) -> ContainerFacts:
 
 def as_plugged_in(record: Record, boot_id: str) -> ContainerFacts:
     """The record's container by the record alone: running where the process that it names still does."""
-    facts = gone(record)
-    if not is_plugged_in(record, boot_id):
-        return facts
-    return facts._replace(status=Status.RUNNING, pid=record.pid, start_time=record.start_time)
+    return record.facts() if is_plugged_in(record, boot_id) else gone(record)
+
+
+class Asked(NamedTuple):
+    """A container, and why only its record and process were asked about it; None where its engine answered."""
+
+    facts: ContainerFacts
+    silent: EngineUnreachable | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """False where neither the engine nor the recorded process says whether the container runs."""
+        return self.silent is None or self.facts.status is not Status.STOPPED
+
+
+def ask(record: Record, find: Callable[[Record], ContainerFacts]) -> Asked:
+    """The record's container by `find`; where its engine can't be reached, by the process that the record names."""
+    try:
+        return Asked(find(record))
+    except EngineUnreachable as error:
+        return Asked(as_plugged_in(record, boot_id()), error)
 
 
 def is_plugged_in(record: Record, boot_id: str) -> bool:

@@ -64,6 +64,8 @@ def _drift_of_files(scene: Scene, request: Request, state: State, host: Host, ah
     notices_of_files += emptied(scene)
     stale = scene.stale
     scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
+    scene, silent = scene.hearing_of(()), scene.silent
+    problems += (one._replace(severity=Severity.ERROR) for one in silent)
     made, live, unchanged, unread = look_and_plan(scene, request, state, host, ahead, goes_on=True)
     drifted = _drifted(scene.only(scene.containers.keys() - unchanged), live.resources, unread)
     again = [(record, error) for record, error in stale if not isinstance(error, ContainerElsewhere)]

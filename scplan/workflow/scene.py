@@ -13,9 +13,11 @@ from scplan.errors import (
     ContainerNotFound,
     ContainerReplaced,
     Diagnostic,
+    EngineUnreachable,
     NoSuchContainer,
     ScplanError,
     Severity,
+    SourceRange,
 )
 from scplan.kinds import KINDS
 from scplan.linux.host import boot_id
@@ -28,7 +30,11 @@ from scplan.runtimes import RUNTIMES, unreadable_states
 from scplan.runtimes.runtime import AUTO, AmbiguousContainer, Runtime, begins_id, is_same_place, locate
 from scplan.state import Record, State
 from scplan.workflow.recorded import (
+    AboutStart,
+    Asked,
+    about_start,
     as_plugged_in,
+    ask,
     find_again,
     gone,
     is_about,
@@ -91,7 +97,8 @@ class Scene:
 
     `desired` holds the addresses of each container by its name. Records are read when they are asked for first.
     `configuration` is None where no files say what is desired; `written_as` tells by which name or ID prefix they mean
-    a container.
+    a container. `silent` is about engines that could not be reached: an error where containers are left out, a warning
+    where they are known by their processes.
     """
 
     def __init__(
@@ -103,6 +110,8 @@ class Scene:
         diagnostics: tuple[Diagnostic, ...] = (),
         configuration: Configuration | None = None,
         written_as: Mapping[str, str] = MappingProxyType({}),
+        starts: dict[str, AboutStart | None] | None = None,
+        silent: tuple[Diagnostic, ...] = (),
     ) -> None:
         self.containers = containers
         self._desired = desired
@@ -111,6 +120,8 @@ class Scene:
         self.diagnostics = diagnostics
         self.configuration = configuration
         self.written_as = written_as
+        self._starts = {} if starts is None else starts
+        self.silent = silent
 
     @cached_property
     def desired(self) -> dict[Address, Resource]:
@@ -156,7 +167,7 @@ class Scene:
 
     def refuse_missing(self) -> None:
         """Raises ContainerNotFound with every container of the files that can't be located."""
-        errors = [one for one in self.diagnostics if one.severity is Severity.ERROR]
+        errors = [one for one in (*self.diagnostics, *self.silent) if one.severity is Severity.ERROR]
         if errors:
             raise ContainerNotFound.of(errors)
 
@@ -178,8 +189,34 @@ class Scene:
         """The same with more to say about it."""
         return self._with(self.containers, (*self.diagnostics, *diagnostics))
 
+    def hearing_of(self, silent: tuple[Diagnostic, ...]) -> Scene:
+        """The same with these as what is said about engines that could not be reached."""
+        return Scene(
+            self.containers,
+            self._desired,
+            self._read_records,
+            self.source_of,
+            self.diagnostics,
+            self.configuration,
+            self.written_as,
+            self._starts,
+            silent,
+        )
+
+    def about_start(self, name: str) -> AboutStart | None:
+        """How its engine will start the container, asked once; None where that can't be reached."""
+        if name not in self._starts:
+            self._starts[name] = about_start(self.containers[name])
+        return self._starts[name]
+
+    def ask_about_starts(self) -> None:
+        """Asks for all that do not run, as long as no locks are held."""
+        for name, facts in self.containers.items():
+            if facts.status is Status.STOPPED:
+                self.about_start(name)
+
     def located_again(self) -> Scene:
-        """The same with the containers as they are by now; their records are read anew."""
+        """The same with the containers as they are by now; their records are read anew. Asks engines."""
         return self._with({name: located_again(facts) for name, facts in self.containers.items()})
 
     def _with(
@@ -193,6 +230,8 @@ class Scene:
             self.diagnostics if diagnostics is None else diagnostics,
             self.configuration,
             self.written_as,
+            self._starts,
+            self.silent,
         )
 
 
@@ -217,13 +256,23 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
     containers: dict[str, ContainerFacts] = {}
     written_as: dict[str, str] = {}
     problems: dict[tuple[str, str], Diagnostic] = {}
+    silent = Silent()
     for reference, config in configuration.containers.items():
         try:
-            facts = _locate(reference, config, state)._replace(naming=config.naming)
-            _refuse_unchecked(facts, config)
+            asked = _ask(reference, config, state)
+            facts = asked.facts._replace(naming=config.naming)
+            if asked.silent is not None:
+                silent.add(asked, config.source)
+                if not asked.is_known:
+                    continue
+            else:
+                _refuse_unchecked(facts, config)
             if facts.name in containers:
                 same = f"{written_as[facts.name]!r} and {reference!r} are the same container {facts.name}"
                 raise ContainerNotFound(same)
+        except EngineUnreachable as error:
+            silent.leave_out(error, reference, config.source)
+            continue
         except ScplanError as error:
             for one in error.diagnostics:
                 # A runtime that does not answer is said once, not for each of its containers.
@@ -239,7 +288,68 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
     records = partial(read_records, state)
     desired = _Desired(configuration, {} if request.destroy else written_as)
     diagnostics = (*configuration.diagnostics, *problems.values(), *_unreadable_states())
-    return Scene(containers, desired, records, source_of, diagnostics, configuration, written_as)
+    return Scene(
+        containers, desired, records, source_of, diagnostics, configuration, written_as, silent=silent.diagnostics()
+    )
+
+
+class Silent:
+    """Engines that can't be reached, and what becomes of the containers that could not be asked about."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, EngineUnreachable] = {}
+        self._sources: dict[str, SourceRange | None] = {}
+        self._by_process: dict[str, list[str]] = {}
+        self._left_out: dict[str, list[str]] = {}
+
+    def add(self, asked: Asked, source: SourceRange | None = None) -> None:
+        """A container of the records: known by its process, or left out where that has ended."""
+        assert asked.silent is not None
+        if asked.is_known:
+            self._note(asked.silent, source)
+            self._by_process.setdefault(str(asked.silent), []).append(asked.facts.name)
+        else:
+            self.leave_out(asked.silent, asked.facts.name, source)
+
+    def leave_out(self, error: EngineUnreachable, name: str, source: SourceRange | None = None) -> None:
+        """A container of which nothing is known."""
+        self._note(error, source)
+        self._left_out.setdefault(str(error), []).append(name)
+
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """An error about each engine with containers that are left out, a warning where all are known."""
+        return tuple(self._diagnostic(key, error) for key, error in self._errors.items())
+
+    def _note(self, error: EngineUnreachable, source: SourceRange | None) -> None:
+        self._errors.setdefault(str(error), error)
+        self._sources.setdefault(str(error), source)
+
+    def _diagnostic(self, key: str, error: EngineUnreachable) -> Diagnostic:
+        first, known, left_out = error.diagnostics[0], self._by_process.get(key, ()), self._left_out.get(key, ())
+        said = [first.detail] if first.detail else []
+        said += [f"known by the processes that their records name: {', '.join(known)}"] if known else []
+        said += [f"left out, since it is not known whether they run: {', '.join(left_out)}"] if left_out else []
+        hint = first.hint
+        if left_out:
+            hint += "; `scplan state rm NAME` forgets what is recorded of one that is gone for good"
+        return Diagnostic(
+            summary=first.summary,
+            detail="\n".join(said),
+            hint=hint,
+            source=self._sources[key],
+            severity=Severity.ERROR if left_out else Severity.WARNING,
+        )
+
+
+def _ask(reference: str, config: ContainerConfig, state: State) -> Asked:
+    """The container of the files, by its process where its engine can't be reached, and there are records."""
+    try:
+        return Asked(_locate(reference, config, state))
+    except EngineUnreachable as error:
+        record = _recorded_as(reference, config, state)
+        if record is None:
+            raise
+        return Asked(as_plugged_in(record, boot_id()), error)
 
 
 def _unreadable_states() -> Iterator[Diagnostic]:
@@ -351,14 +461,19 @@ def named(resources: Mapping[Address, Resource], reference: str, name: str) -> M
 def _scene_of_records(request: Request, state: State) -> Scene:
     """The containers that `destroy` names, as their records know them."""
     containers = {}
+    silent = Silent()
     for reference in request.containers:
         record = record_of(reference, state)
         _refuse_other_place(record)
         try:
-            containers[record.name] = locate_recorded(record)
+            asked = ask(record, locate_recorded)
         except ContainerNotFound:
-            containers[record.name] = gone(record)  # also one that was made again: nothing of it is touched
-    return Scene(containers, {}, partial(read_records, state))
+            asked = Asked(gone(record))  # also one that was made again: nothing of it is touched
+        if asked.silent is not None:
+            silent.add(asked)
+        if asked.is_known:
+            containers[record.name] = asked.facts
+    return Scene(containers, {}, partial(read_records, state), silent=silent.diagnostics())
 
 
 def _refuse_other_place(record: Record) -> None:

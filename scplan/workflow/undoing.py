@@ -18,11 +18,11 @@ from scplan.model.comparison import without_former
 from scplan.model.live import ContainerFacts, Live
 from scplan.model.resource import Resource
 from scplan.state import Record, State
-from scplan.workflow.applying import Run, locked_scene
+from scplan.workflow.applying import Run, run_under_locks
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.foresight import with_foresight
 from scplan.workflow.planning import foreign_to, inputs_of, wanted_of, with_neighbours
-from scplan.workflow.recorded import find_again
+from scplan.workflow.recorded import ask, find_again
 from scplan.workflow.scene import Request, Scene, read_records
 
 if TYPE_CHECKING:
@@ -41,13 +41,17 @@ def open_undo(request: Request) -> Iterator[Run]:
         overdue = undo_overdue(state, host, request.lock_timeout_s)
         kept = last_committed(state.directory, KINDS)
         scene = _scene_of(kept, state)
-        with locked_scene(scene, request, state, host) as locked:
+
+        def make(locked: Scene) -> Run:
             if last_committed(state.directory, KINDS).apply_id != kept.apply_id:
                 raise ScplanError("another apply was committed meanwhile", hint="look at the history, and undo again")
             made = _plan(_reversals(kept), locked, request, state, host)
             said = [] if made.changes or made.refreshed else [_nothing_left_of(kept.apply_id)]
             made = made._replace(diagnostics=(*overdue, *made.diagnostics, *said))
-            yield Run(made, locked, state, host, request, undoes=kept.apply_id)
+            return Run(made, locked, state, host, request, undoes=kept.apply_id)
+
+        with run_under_locks(scene, request, state, host, make) as run:
+            yield run
 
 
 def _nothing_left_of(apply_id: str) -> Diagnostic:
@@ -106,7 +110,10 @@ def _scene_of(kept: Kept, state: State) -> Scene:
     assert kept.entries is not None
     containers: dict[str, ContainerFacts] = {}
     for name, facts in kept.entries.begin.containers.items():
-        containers[name] = find_again(Record(name, facts.runtime, facts.id, {}, place=facts.place))
+        asked = ask(Record.of(facts, kept.entries.begin.boot_id, {}), find_again)
+        if asked.silent is not None and not asked.is_known:
+            raise asked.silent
+        containers[name] = asked.facts
     past = _reversals(kept)
 
     desired: dict[str, dict[Address, Resource]] = {name: {} for name in containers}

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from scplan.errors import ScplanError
 from scplan.kinds import KINDS
 from scplan.model.live import ContainerFacts, Status
 from scplan.state import State
@@ -244,16 +243,19 @@ def waits_for_lock(pid: int) -> None:
 
 
 def test_container_that_is_started_while_its_plan_is_looked_at(web: Container, scplan: Scplan) -> None:
-    """Its hook waits for the apply; a container without hook is told of."""
+    """Its hook waits for the apply; into a container without hook it is plugged in once the locks are released."""
     kill(web)
     path = scplan.write(of(web, cgroup={"pids.max": 100}))
     request = Request(state_dir=str(scplan.state_dir), files=(str(path),))
     take_hook_out(web)
     with open_apply(request) as run:
         start_again(web)
-        with pytest.raises(ScplanError, match="was started meanwhile"):
-            run.execute(lambda _: None)
-    assert not record_path(scplan, web).exists()
+        assert run.execute(lambda _: None).at_next_start == 1
+    assert [one.summary for one in run.afterwards] == [
+        f"container {web.name} was started meanwhile: 1 resources plugged in"
+    ]
+    assert web.cgroup_file("pids.max").strip() == "100"
+    assert "No changes." in scplan("plan").ok().stdout
 
 
 # who applies it

@@ -1,0 +1,95 @@
+"""Applies beside restarts: neither fails, and no restart waits for an apply that waits for its engine.
+
+SCPLAN_STRESS=20 for so many restarts each of docker, podman, containerd and LXC: `make stress`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.containers.room import Room
+from tests.containers.session import Session
+from tests.e2e.test_lifecycle_engines import HOOKED, container
+from tests.e2e.test_runtimes import RoomScplan
+
+pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "dockerd", "podman")
+STRESS = int(os.environ.get("SCPLAN_STRESS", "0"))
+RESTARTS = STRESS or 3
+LONGEST_S = 4.0
+"""An apply that asks an engine under its locks ends after 5 s, and so does the restart."""
+
+
+@pytest.fixture(scope="module")
+def room(session: Session) -> Iterator[Room]:
+    with Room(session) as made:
+        made.run("ip", "link", "add", "br0", "type", "bridge")
+        made.sh("cp -a /usr/share/containers /run/share; mount --bind /run/share /usr/share/containers")
+        yield made
+
+
+@pytest.fixture
+def scplan(tmp_path: Path, room: Room) -> Iterator[RoomScplan]:
+    made = RoomScplan(tmp_path, Path("/var/lib/scplan"))
+    made.room = room
+    yield made
+    room.sh("rm -rf /var/lib/scplan")
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "containerd", "lxc"] if STRESS else ["docker", "podman"])
+def test_applies_beside_restarts_never_fail_and_never_delay_them(name: str, room: Room, scplan: RoomScplan) -> None:
+    engine = HOOKED[name](room)
+    engine.hook(scplan)
+    with container(engine) as web:
+        asked = [
+            {"runtime": name, "cgroup": {"pids.max": limit}, "nics": [{"name": "eth1", "bridge": "br0"}]}
+            for limit in (201, 202)
+        ]
+        scplan("apply", "--auto-approve", config={"version": 1, "containers": {web: asked[0]}}).ok()
+        restarts = Restarts(engine, web)
+        restarts.start()
+        failed, applies = [], 0
+        while restarts.is_alive():
+            applies += 1
+            config = {"version": 1, "containers": {web: asked[applies % 2]}}
+            ran = scplan("apply", "--auto-approve", config=config)
+            failed += [ran.stderr] if ran.code else []
+        restarts.join()
+        print(
+            f"{name}: {applies} applies beside {len(restarts.took_s)} restarts, {len(failed)} failed;"
+            f" longest restart {max(restarts.took_s, default=0.0):.2f} s"
+        )
+        assert restarts.failure == ""
+        assert failed == []
+        assert max(restarts.took_s) < LONGEST_S
+        # It has what was applied last, and nothing of the lives before is left.
+        scplan("apply", "--auto-approve").ok()
+        assert scplan("drift", "--json").ok().json["drifted"] == []
+        assert len(room.sh("ip -o link show master br0").splitlines()) == 1
+
+
+class Restarts(threading.Thread):
+    """Restarts of a container, one after the other."""
+
+    def __init__(self, engine: Any, name: str) -> None:
+        super().__init__()
+        self._engine, self._name = engine, name
+        self.took_s: list[float] = []
+        self.failure = ""
+
+    def run(self) -> None:
+        for _ in range(RESTARTS):
+            begun = time.monotonic()
+            try:
+                self._engine.stop(self._name)
+                self._engine.start(self._name)
+            except (RuntimeError, AssertionError) as error:
+                self.failure = str(error)
+                return
+            self.took_s.append(time.monotonic() - begun)
