@@ -10,6 +10,7 @@ from collections.abc import Sequence
 _NS_GET_OWNER_UID = 0xB704
 # One line, which the kernel gives whole.
 _STAT_BYTES = 4096
+_CGROUPS, _FREEZER = "/sys/fs/cgroup", "freezer"
 _OVER = (b"Z", b"X")
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 """Inode of the user namespace of the host's init: PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h."""
@@ -68,6 +69,37 @@ def user_namespace_owner(pid: int) -> int | None:
         return uid[0]
     finally:
         os.close(fd)
+
+
+def is_frozen(pid: int) -> bool:
+    """True if the freezer has stopped the process, by its own cgroup or by one above that.
+
+    Source: freezer-subsystem (cgroup v1): FROZEN, or FREEZING on the way there; cgroup v2: cgroup.events, "frozen".
+    """
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    by_controllers = {controllers: path for _, controllers, path in lines}
+    if _FREEZER in by_controllers:
+        return _first_word(f"{_CGROUPS}/{_FREEZER}{by_controllers[_FREEZER]}/freezer.state") in (b"FROZEN", b"FREEZING")
+    if "" not in by_controllers:
+        return False
+    try:
+        with open(f"{_CGROUPS}{by_controllers['']}/cgroup.events", "rb", buffering=0) as events:
+            return b"frozen 1\n" in events.read(_STAT_BYTES)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+
+
+def _first_word(path: str) -> bytes:
+    """The only word of a cgroup's file; b"" where it is not mounted there, or gone."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(_STAT_BYTES).strip()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return b""
 
 
 def common_end(paths: Sequence[str]) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
-from scplan.runtimes.lxc_monitor import init_pid
+from scplan.runtimes.lxc_monitor import init_pid, socket_name
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, read_file
 
 _SYSTEM_PATH = "/var/lib/lxc"
 _SOCKETS = "/proc/net/unix"
+_HASHED = "lxc/"
+_MONITOR = "[lxc monitor] "
 
 
 class Lxc(Runtime):
@@ -65,16 +68,35 @@ def default_path() -> str:
 
 def _running_elsewhere(path: str) -> list[ContainerName]:
     """Running containers below other paths (`lxc-start -P`), by the sockets of their monitors."""
+    addresses = {os.fsdecode(line).partition(" @")[2] for line in (read_file(_SOCKETS) or b"").splitlines()}
+    directories = {directory for one in addresses if (directory := _directory_in(one)).startswith("/")}
+    if any(one.startswith(_HASHED) for one in addresses):
+        # A long path is hashed. Its monitor has it in its title, which anyone can have: the hash says if it is true.
+        directories |= {one for one in _titles_of_monitors() if socket_name(one) in addresses}
     found = []
-    for line in (read_file(_SOCKETS) or b"").splitlines():
-        address = os.fsdecode(line).partition(" @")[2]
-        directory, _, last = address.rpartition("/")
+    for directory in directories:
         place, _, name = directory.rpartition("/")
         # The paths of incus and lxd have the daemon's socket beside them.
         of_engine = os.path.exists(f"{os.path.dirname(place)}/unix.socket")
-        if last == "command" and place.startswith("/") and name and place != path and not of_engine:
+        if name and place not in ("", path) and not of_engine:
             found.append(ContainerName(name, directory, place))
-    return sorted(set(found))
+    return sorted(found)
+
+
+def _directory_in(address: str) -> str:
+    """LXCPATH/NAME of a monitor's socket; "" of any other one."""
+    directory, _, last = address.rpartition("/")
+    return directory if last == "command" else ""
+
+
+def _titles_of_monitors() -> Iterator[str]:
+    """LXCPATH/NAME of all processes that call themselves a monitor: "[lxc monitor] LXCPATH NAME"."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            title = os.fsdecode(read_file(f"/proc/{entry}/cmdline") or b"").rstrip("\0")
+            place, _, name = title.removeprefix(_MONITOR).rpartition(" ")
+            if title.startswith(_MONITOR) and place and name:
+                yield f"{place}/{name}"
 
 
 def _facts(one: ContainerName) -> ContainerFacts:

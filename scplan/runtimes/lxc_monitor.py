@@ -20,8 +20,8 @@ _FNV_BASIS, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
 def init_pid(directory: str) -> int:
-    """The first process of the container in LXCPATH/NAME; 0 when it does not run, and nobody listens for it."""
-    address = _address(directory)
+    """The first process of the container in LXCPATH/NAME; 0 when it does not run, and nobody listens (any more)."""
+    address = socket_name(directory)
     try:
         answer = ask(f"\0{address}", _MESSAGE.pack(_GET_INIT_PID, 0, 0), answer_bytes=_MESSAGE.size)
     except KernelError as error:
@@ -40,7 +40,7 @@ def init_pid(directory: str) -> int:
     return int(pid)
 
 
-def _address(directory: str) -> str:
+def socket_name(directory: str) -> str:
     """The name of the monitor's abstract socket; for long paths LXC hashes them (FNV-1a, 64 bits)."""
     address = f"{directory}/command"
     if len(os.fsencode(address)) < _MAX_ADDRESS_BYTES:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 from scplan.errors import KernelError
+from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts
+from scplan.named_tuple import NamedTuple
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, list_suffixed, read_file, takes_root
 
@@ -13,6 +15,9 @@ from scplan.runtimes.state_files import facts_of, list_directories, list_suffixe
 _RUNNING = "/run/systemd/nspawn/propagate"
 _IMAGES = ("/var/lib/machines", "/etc/machines", "/usr/lib/machines")
 _SUPERVISOR = "systemd-nspawn"
+_EPHEMERAL = "x"
+_FALSE = ("no", "n", "false", "f", "off", "0")
+_SUFFIX_DIGITS, _HEXADECIMAL = 16, frozenset("0123456789abcdef")
 # Options whose value may be the next word: these of one letter, and all long ones but these.
 _WITH_VALUE = "DuLMSZipE"
 _FLAGS = (
@@ -58,19 +63,52 @@ def _leader(name: str) -> int:
     """The first process of a running machine; 0 when it does not run."""
     if not os.path.isdir(f"{_RUNNING}/{name}"):
         return 0
+    base, _, suffix = name.rpartition("-")
+    may_be_ephemeral = base and len(suffix) == _SUFFIX_DIGITS and _HEXADECIMAL.issuperset(suffix)
+    ephemeral = []
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and _supervises(entry, name):
+        if not entry.isdigit():
+            continue
+        started = _started_by(entry)
+        if started.name == name and not started.is_suffixed and _is_of_host(entry):
             return _child_of(entry)
-    return 0
+        if may_be_ephemeral and started == Started(base, True) and _is_of_host(entry):
+            ephemeral.append(_child_of(entry))
+    # All that are started from one directory have the same arguments; only the kernel knows which is which.
+    return next((pid for pid in ephemeral if pid and _has_directory_of(pid, name)), 0)
 
 
-def _supervises(pid: str, name: str) -> bool:
-    """Whether a process is the supervisor of that machine, and is what it says: the host's, and root's."""
+def _has_directory_of(pid: int, name: str) -> bool:
+    """True if the process has the directory of that machine mounted (on /run/host/incoming); proc_pid_mountinfo(5).
+
+    A machine can make a mount of any name, but not of the host's file system.
+    """
+    directory = f"{_RUNNING}/{name}"
+    device = os.stat(directory).st_dev
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = read_file(f"/proc/{pid}/mountinfo")
+    except KernelError:
+        if start_of(pid):
+            raise
+        return False  # EINVAL: it has just ended
+    for line in os.fsdecode(mounts or b"").splitlines():
+        fields = line.split(" ")
+        if fields[2] == numbers and directory.endswith(fields[3]) and fields[3].endswith(f"/{name}"):
+            return True
+    return False
+
+
+def _started_by(pid: str) -> Started:
+    """The machine that a process supervises, by its arguments; no name for any other process."""
     if read_file(f"/proc/{pid}/comm") != f"{_SUPERVISOR}\n".encode():
-        return False
+        return Started("", False)
     words = os.fsdecode(read_file(f"/proc/{pid}/cmdline") or b"").split("\0")
-    if machine_name(words[1:]) != name:
-        return False
+    return started_machine(words[1:])
+
+
+def _is_of_host(pid: str) -> bool:
+    """True if the process is what it says: the host's, and root's."""
     try:
         # Anything in a container can have this name and these arguments.
         same = all(os.stat(f"/proc/{pid}/ns/{kind}") == os.stat(f"/proc/self/ns/{kind}") for kind in ("pid", "user"))
@@ -93,10 +131,17 @@ def _child_of(pid: str) -> int:
     return 0
 
 
-def machine_name(arguments: list[str]) -> str:
-    """The name of the machine that these arguments of systemd-nspawn start; "" when they do not tell it.
+class Started(NamedTuple):
+    """A machine by the arguments of its supervisor; to the name of a suffixed one nspawn adds 16 random digits."""
 
-    That is `--machine`, else the last part of the directory or of the image.
+    name: str
+    is_suffixed: bool
+
+
+def started_machine(arguments: list[str]) -> Started:
+    """The machine that these arguments of systemd-nspawn start; without a name when they do not tell it.
+
+    Its name is `--machine`, else the last part of the directory or of the image: with a suffix if it is ephemeral.
     """
     told: dict[str, str] = {}
     words = iter(arguments)
@@ -107,11 +152,16 @@ def machine_name(arguments: list[str]) -> str:
             option, has_value, value = word[2:].partition("=")
             if option not in _FLAGS:
                 told[option] = value if has_value else next(words, "")
+            elif option == "ephemeral":
+                told[_EPHEMERAL] = value or "yes"
             continue
         for place, letter in enumerate(word[1:], start=2):
             if letter in _WITH_VALUE:
                 told[letter] = word[place:] or next(words, "")
                 break
+            told[letter] = "yes"
     image = told.get("image") or told.get("i") or ""
     root = told.get("directory") or told.get("D") or image.removesuffix(".raw")
-    return told.get("machine") or told.get("M") or os.path.basename(root.rstrip("/"))
+    chosen = told.get("machine") or told.get("M")
+    is_ephemeral = told.get(_EPHEMERAL) not in (None, *_FALSE)
+    return Started(chosen, False) if chosen else Started(os.path.basename(root.rstrip("/")), is_ephemeral)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
-from scplan.linux.process import acts_for_user, start_of
+from scplan.linux.process import acts_for_user, is_frozen, start_of
 from scplan.model.live import ContainerFacts, Status
 
 if TYPE_CHECKING:
@@ -98,15 +98,19 @@ def damaged(where: str, problem: str) -> RecordDamaged:
 
 
 def facts_of(
-    name: str, runtime: str, pid: int, recorded_start: int, *, id: str | None = None, paused: bool = False
+    name: str, runtime: str, pid: int, recorded_start: int, *, id: str | None = None, paused: bool | None = None
 ) -> ContainerFacts:
     """Facts of a container whose runtime recorded `pid`: stopped when that process is gone or is another one.
+
+    `paused` None: the runtime does not say, the kernel's freezer does.
 
     `recorded_start` is in clock ticks after boot; 0 where the runtime, asked just now, vouches for the process.
     """
     started = start_of(pid)
     running = bool(started) and recorded_start in (0, started)
-    status = (Status.PAUSED if paused else Status.RUNNING) if running else Status.STOPPED
+    status = Status.STOPPED
+    if running:
+        status = Status.PAUSED if (is_frozen(pid) if paused is None else paused) else Status.RUNNING
     return ContainerFacts(
         name=name,
         runtime=runtime,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,23 @@ def test_records_of_a_container_that_is_gone_are_not_about_another(
         canary.stop()
         canary.name = named
         canary.start()
+
+
+@pytest.mark.needs("cgroup1")
+@OCI
+def test_paused_container_is_shown_as_paused(runtime: str, scplan: Scplan, make_container: MakeContainer) -> None:
+    web = make_container(runtime)
+    asked = of(web, cgroup={"pids.max": 100})
+    (group,) = re.findall(r":freezer:(/.+)\n", Path(f"/proc/{web.pid}/cgroup").read_text())
+    freezer = Path(f"/sys/fs/cgroup/freezer{group}/freezer.state")
+    freezer.write_text("FROZEN")
+    try:
+        while freezer.read_text() != "FROZEN\n":
+            freezer.write_text("FROZEN")
+        found = scplan("plan", "--json", config=asked).ok().json["containers"][web.name]
+        assert (found["status"], found["pid"]) == ("paused", web.pid)
+        scplan("apply", "--auto-approve").ok()
+        assert web.cgroup_file("pids.max").strip() == "100"
+    finally:
+        freezer.write_text("THAWED")
+    assert scplan("plan", "--json").ok().json["containers"][web.name]["status"] == "running"

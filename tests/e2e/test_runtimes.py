@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Scplan
-from tests.containers import cgroups, naming, needs, sweep
+from tests.containers import cgroups, naming, needs, oci, sweep
 from tests.containers.engines import ENGINES, Containerd, Engine, Lxc, Nspawn, Podman
 from tests.containers.fingerprint import difference
 from tests.containers.host_parts import LoopDisk
@@ -283,6 +283,36 @@ def test_namespace_of_containerd_is_chosen_by_the_environment(room: Room, scplan
             room.sh("until ctr -n other task delete $1; do sleep 0.05; done; ctr -n other container rm $1", name)
 
 
+def test_project_of_incus_is_part_of_who_a_container_is(room: Room, scplan: RoomScplan) -> None:
+    """The hook is told PROJECT_NAME; records of a container of the same name in another project are about that one."""
+    incus = engine_of("incus", room)
+    here, there = {"INCUS_PROJECT": "default"}, {"INCUS_PROJECT": "pr"}
+    room.run("incus", "project", "create", "pr", "-c", "features.images=false", "-c", "features.profiles=false")
+    room.run("incus", "profile", "set", "default", f"raw.lxc={scplan('hook', 'spec', '--runtime', 'incus').stdout}")
+    try:
+        with container(incus) as name:
+            room.run("incus", "launch", "--quiet", "--project=pr", "bb", name)
+            asked = {"version": 1, "containers": {name: {"runtime": "incus", "cgroup": {"pids.max": 100}}}}
+            scplan("apply", "--auto-approve", config=asked, environment=there).ok()
+            room.run("incus", "restart", "--force", name)
+            room.run("incus", "restart", "--force", "--project=pr", name)
+            assert planned(scplan("plan", "--json", environment=there).ok()) == {}
+            limit = "cat /sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$1/cgroup)/pids.max"
+            assert room.sh(limit, str(incus.pid(name))).strip() != "100"
+            for command in (("plan",), ("destroy", name, "--auto-approve")):
+                refused(scplan(*command, environment=here), "in another place", "project=default", "project=pr")
+            scplan("drift", "--detailed-exitcode", environment=there).ok()
+            # In pr alone by now: the record knows where that is.
+            room.run("incus", "delete", "--force", "--project=pr", name)
+            refused(scplan("destroy", name, "--auto-approve", environment=here), "in another place")
+            scplan("destroy", name, "--auto-approve", environment=there).ok()
+            assert scplan("state", "list").ok().stdout == ""
+    finally:
+        room.sh("incus list --project=pr -c n -f csv | xargs -r incus delete --force --project=pr", check=False)
+        room.run("incus", "profile", "unset", "default", "raw.lxc")
+        room.run("incus", "project", "delete", "pr")
+
+
 @pytest.mark.parametrize("path", ["/var/lib/elsewhere", "/var/lib/" + "long/" * 20 + "path"], ids=["short", "hashed"])
 def test_container_of_lxc_below_another_path_is_found_while_it_runs(path: str, room: Room, scplan: RoomScplan) -> None:
     engine_of("lxc", room)
@@ -294,20 +324,51 @@ def test_container_of_lxc_below_another_path_is_found_while_it_runs(path: str, r
     lxc = Elsewhere(room)
     with container(lxc) as name:
         asked = {"version": 1, "containers": {name: {"runtime": "lxc", "cgroup": {"pids.max": 100}}}}
-        if len(path) > 100:
-            # The name of its socket is a hash then, from which nothing can be told; lxc.conf has to.
-            refused(scplan("plan", config=asked), f"no container '{name}'")
-            room.sh('mkdir -p /etc/lxc; printf "lxc.lxcpath = %s\\n" "$1" >/etc/lxc/lxc.conf', path)
-        try:
-            scplan("apply", "--auto-approve", config=asked).ok()
-            assert scplan("plan", "--json").ok().json["containers"][name]["pid"] == lxc.pid(name)
-            lxc.stop(name)
-            assert scplan("state", "list").ok().stdout.count("cgroup/pids.max") == 1
-            recorded = "runtime.find_recorded(found.name, found.id)[0].status"
-            assert ask(lxc, name, recorded, found=f"{path}/{name}") == "stopped"
-        finally:
-            if len(path) > 100:
-                room.sh("rm /etc/lxc/lxc.conf")
+        # The socket of a long path has a hash for its name: the title of the monitor has the path.
+        room.start("sh", "-c", 'exec -a "[lxc monitor] $1 impostor" sleep 60', "sh", path, log="impostor.log")
+        scplan("apply", "--auto-approve", config=asked).ok()
+        found = scplan("plan", "--json").ok().json["containers"][name]
+        assert (found["pid"], found["status"], found["place"]) == (lxc.pid(name), "running", path)
+        assert "impostor" not in ask(lxc, name, "[one.name for one in runtime.all()]")
+        room.run("lxc-freeze", "-P", path, "-n", name)
+        assert scplan("plan", "--json").ok().json["containers"][name]["status"] == "paused"
+        room.run("lxc-unfreeze", "-P", path, "-n", name)
+        lxc.stop(name)
+        assert scplan("state", "list").ok().stdout.count("cgroup/pids.max") == 1
+        recorded = "runtime.find_recorded(found.name, found.id)[0].status"
+        assert ask(lxc, name, recorded, found=f"{path}/{name}") == "stopped"
+
+
+def test_ephemeral_machines_of_one_directory_are_known_by_their_own_names(room: Room, scplan: RoomScplan) -> None:
+    """nspawn adds a random suffix to their name, which is not in its arguments."""
+    nspawn = engine_of("nspawn", room)
+    base = room.session.name()
+    root = nspawn.root(nspawn.directory / base)
+    options = ("--quiet", "--register=no", "--keep-unit", "--private-network", "--console=pipe")
+    for number in range(2):
+        room.start("systemd-nspawn", *options, "-xD", str(root), *oci.SLEEP_FOREVER, log=f"{base}.{number}.log")
+    asked = (
+        "[(one.pid, one.name) for name in (n.name for n in runtime.all()) for one in runtime.find(name, None, None)]"
+    )
+
+    def running() -> dict[int, str]:
+        known = eval(ask(nspawn, base, asked, found=base))
+        return {pid: name for pid, name in known if pid and name.startswith(f"{base}-")}
+
+    def mounted(pid: int) -> str:
+        return room.sh(
+            "sed -n 's|^.*/nspawn/propagate/\\([^ ]*\\) .*|\\1|p' /proc/$1/mountinfo | uniq", str(pid)
+        ).strip()
+
+    assert until(lambda: len(running()) == 2, 20), running()
+    found = running()
+    try:
+        assert {pid: mounted(pid) for pid in found} == found
+        assert len(set(found.values())) == 2
+        refused(scplan("plan", config={"version": 1, "containers": {base: {"cgroup": {}}}}), f"no container '{base}'")
+    finally:
+        room.run("kill", "-KILL", *map(str, found))
+    assert until(lambda: not running(), 20)
 
 
 def test_machine_without_a_cgroup_of_its_own_gets_no_limits(

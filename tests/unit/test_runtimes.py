@@ -28,7 +28,7 @@ from scplan.runtimes.containerd import Containerd
 from scplan.runtimes.docker import Docker
 from scplan.runtimes.incus import Incus
 from scplan.runtimes.isulad import Isulad
-from scplan.runtimes.nspawn import machine_name
+from scplan.runtimes.nspawn import started_machine
 from scplan.runtimes.podman import Podman
 from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id, by_reference, locate
 from scplan.state import Record
@@ -207,13 +207,33 @@ def test_monitor_that_is_late_to_ask_who_asks_is_told(monkeypatch: pytest.Monkey
 )
 def test_monitor_of_lxc_names_a_process_or_none(answer: bytes, pid: int | None) -> None:
     directory = f"/scplan-test/{os.getpid()}/{'long/' * 30}web"
-    with daemon(b"\0" + lxc_monitor._address(directory).encode(), answer) as asked:
+    with daemon(b"\0" + lxc_monitor.socket_name(directory).encode(), answer) as asked:
         if pid is None:
             with pytest.raises(RecordDamaged, match="names no process"):
                 lxc_monitor.init_pid(directory)
         else:
             assert lxc_monitor.init_pid(directory) == pid
     assert asked == [struct.pack("@iiP", 4, 0, 0)]
+
+
+def test_monitor_of_lxc_that_ends_with_the_question_unread_has_no_process() -> None:
+    """The kernel answers ECONNRESET for it. unix(7)"""
+    directory = f"/scplan-test/{os.getpid()}/ending"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(b"\0" + lxc_monitor.socket_name(directory).encode())
+        listener.listen()
+
+        def end() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1, socket.MSG_PEEK)  # it is there, and stays unread
+            connection.close()
+
+        thread = Thread(target=end)
+        thread.start()
+        try:
+            assert lxc_monitor.init_pid(directory) == 0
+        finally:
+            thread.join()
 
 
 # answers of engines
@@ -423,10 +443,17 @@ def test_damaged_file_of_one_container_hides_no_other(
         ("-a -- -M web", ""),
         ("-b", ""),
         ("-M", ""),
+        ("-xD /srv/web", "web-*"),
+        ("--ephemeral -D /srv/web", "web-*"),
+        ("-bx -i /srv/web.raw", "web-*"),
+        ("-x -M web -D /srv/x", "web"),
+        ("-D /srv/web -- -x", "web"),
     ],
 )
 def test_machine_is_named_by_the_arguments_of_nspawn(arguments: str, name: str) -> None:
-    assert machine_name(arguments.split()) == name
+    """An ephemeral one without a name of its own has a suffix that nobody can tell beforehand."""
+    found = started_machine(arguments.split())
+    assert (found.name, found.is_suffixed) == (name.removesuffix("-*"), name.endswith("-*"))
 
 
 # which container is meant
