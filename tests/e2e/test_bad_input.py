@@ -277,21 +277,6 @@ def test_container_that_no_runtime_knows(scplan: Scplan) -> None:
     refused(ran, "no container 'absent-container'", "runc", "crun")
 
 
-def test_prefix_that_can_mean_two_containers(make_container: MakeContainer, scplan: Scplan) -> None:
-    first = make_container("runc")
-    make_container("runc", name=first.name[:-1] + ("x" if first.name[-1] != "x" else "y"))
-    with nothing_changed(first):
-        config = {"version": 1, "containers": {first.name[:-1]: {"cgroup": {"pids.max": 5}}}}
-        refused(scplan("apply", "--auto-approve", config=config), "can mean 2 containers", first.name)
-
-
-def test_same_container_under_two_names(runc_container: Container, scplan: Scplan) -> None:
-    two = {name: {"cgroup": {"pids.max": 5}} for name in (runc_container.name, runc_container.name[:-1])}
-    with nothing_changed(runc_container):
-        ran = scplan("apply", "--auto-approve", config={"version": 1, "containers": two})
-        refused(ran, "the same container")
-
-
 def test_pid_of_a_dead_process(scplan: Scplan) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass

@@ -359,13 +359,6 @@ def test_one_apply_is_about_several_containers(scplan: Scplan, make_container: M
     assert (one.cgroup_file("pids.max").strip(), other.cgroup_file("pids.max").strip()) == ("50", "60")
 
 
-def test_container_is_found_by_the_beginning_of_its_id(runc_container: Container, scplan: Scplan) -> None:
-    prefix = runc_container.name[:-1]
-    asked = {"version": 1, "containers": {prefix: {"cgroup": {"pids.max": 50}}}}
-    scplan("apply", "--auto-approve", config=asked).ok()
-    assert scplan("state", "list").ok().stdout.split() == [address(runc_container, "cgroup/pids.max")]
-
-
 # looking
 
 

@@ -440,7 +440,7 @@ def monitor(directory: str, recorded: Path, pid: int) -> Iterator[None]:
             (command,) = struct.unpack_from("@i", self.request.recv(64))
             self.request.sendall(answers[command])
 
-    address = f"\0{lxc_monitor._address(directory)}"
+    address = f"\0{lxc_monitor.socket_name(directory)}"
     with socketserver.ThreadingUnixStreamServer(address, Monitor) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -453,7 +453,7 @@ def monitor(directory: str, recorded: Path, pid: int) -> Iterator[None]:
 
 def test_nspawn_arguments_name_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = recorded_of("nspawn")
-    assert nspawn.machine_name((recorded / "web.cmdline").read_text().splitlines()[1:]) == "web"
+    assert nspawn.started_machine((recorded / "web.cmdline").read_text().splitlines()[1:]) == ("web", False)
     for place in ("run", "images"):
         for name in (recorded / place).read_text().split():
             (tmp_path / place / name).mkdir(parents=True)

@@ -578,6 +578,12 @@ def test_container_that_two_runtimes_know_is_the_outermost_ones() -> None:
         assert locate(ID[:8], "auto", known).runtime == "docker"
 
 
+def test_beginning_of_two_ids_is_ambiguous() -> None:
+    one, other = facts("web", "docker", ID), facts("db", "podman", ID[:10] + "e" * 54)
+    with pytest.raises(ContainerNotFound, match=rf"can mean 2 containers: web \(docker, {ID[:12]}\), db \(podman, "):
+        locate(ID[:10], "auto", answering(one, other))
+
+
 def test_stopped_containers_of_the_same_name_are_two() -> None:
     with pytest.raises(ContainerNotFound, match=r"can mean 2 containers: web \(crun\), web \(runc\)"):
         locate("web", "auto", answering(facts("web", "crun", "web"), facts("web", "runc", "web")))
