@@ -187,10 +187,17 @@ def _host_of_context() -> str | None:
     if not isinstance(context, str) or context in ("", "default"):
         return None
     contexts = f"{directory}/contexts/meta"
+    damage: RecordDamaged | None = None
     for name in list_directories(contexts):
         path = f"{contexts}/{name}/meta.json"
-        meta = read_state(path) or {}
+        try:
+            meta = read_state(path) or {}
+        except RecordDamaged as error:
+            damage = error  # it may be that of another context
+            continue
         if meta.get("Name") == context:
             endpoints = field(meta, "Endpoints", dict, path)
             return field(field(endpoints, "docker", dict, path), "Host", str, path)
+    if damage is not None:
+        raise damage
     raise ScplanError(f"docker's context {context!r} is not in {contexts}", hint="`docker context ls` shows them")

@@ -15,6 +15,7 @@ from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import has_scplan, is_in_bundle
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
 from scplan.runtimes.state_files import (
+    damaged,
     facts_of,
     field,
     has_cgroup_of,
@@ -32,6 +33,7 @@ _GRAPH = "/var/lib/isulad"
 _PROGRAM = "isulad"
 _FILE = "config.v2.json"
 _STATE_FILE = "container_state.json"
+_STATE_KEYS = frozenset(("Running", "Pid", "StartedAt", "FinishedAt", "ExitCode", "Starting", "Paused", "Restarting"))
 # Written by lcr, whose LXC runs hooks from it instead of config.json; runc reads them in config.json.
 _LCR_HOOKS = "ocihooks.json"
 
@@ -190,6 +192,8 @@ def _facts(one: ContainerName) -> ContainerFacts | None:
     """None for one that was removed meanwhile. One that restarts is running without a process: stopped."""
     path = f"{one.place}/{one.id}/{_STATE_FILE}"
     state = read_state(path)
+    if state and not state.keys() & _STATE_KEYS:
+        raise damaged(path, "it has nothing of a state")
     if state is None:
         path = f"{one.place}/{one.id}/{_FILE}"
         document = read_state(path)

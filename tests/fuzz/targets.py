@@ -377,7 +377,8 @@ def engine_states(data: bytes, scratch: Path) -> str:
     listed = scratch / "overlay-containers" / "containers.json"
     listed.parent.mkdir(exist_ok=True)
     place = scratch / "runc"
-    (place / "web").mkdir(parents=True, exist_ok=True)
+    for name in ("web", "db"):
+        (place / name).mkdir(parents=True, exist_ok=True)
 
     def podmans(path: str) -> None:
         for one in podman._names(path):
@@ -391,6 +392,11 @@ def engine_states(data: bytes, scratch: Path) -> str:
         _of_file(data, listed, dockers),
         _of_file(
             data, place / "web" / "config.v2.json", lambda _: isulad._facts(ContainerName("web", "web", str(place)))
+        ),
+        _of_file(
+            data,
+            place / "db" / "container_state.json",
+            lambda _: isulad._facts(ContainerName("db", "db", str(place))),
         ),
     ]
     return "valid" if "valid" in ended else "refused"
@@ -423,6 +429,7 @@ TARGETS = {
             b'[{"id":"c52632d6","names":["web"]},{"id":"ab","names":null}]',
             b'{"Id":"c52632d6","Name":"/web","State":{"Running":true,"Pid":%d,"Paused":false}}' % os.getpid(),
             b'{"CommonConfig":{"Name":"web","id":"web"},"State":{"Running":true,"Pid":%d,"StartTime":7}}' % os.getpid(),
+            b'{"Pid":%d,"PPid":1,"StartTime":7,"PStartTime":6,"Paused":true,"Running":true}' % os.getpid(),
         ),
     ),
 }

@@ -317,7 +317,11 @@ def test_context_of_docker_is_followed(tmp_path: Path, monkeypatch: pytest.Monke
     meta = tmp_path / "contexts/meta/abc"
     meta.mkdir(parents=True)
     (meta / "meta.json").write_text('{"Name": "mine", "Endpoints": {"docker": {"Host": "unix:///run/mine.sock"}}}')
-    assert Docker().places() == ["/run/mine.sock"]
+    damaged = tmp_path / "contexts/meta/aaa/meta.json"
+    damaged.parent.mkdir()
+    damaged.write_text("")
+    assert Docker().places() == ["/run/mine.sock"], "another context's file is damaged"
+    damaged.unlink()
     monkeypatch.setenv("DOCKER_HOST", "tcp://elsewhere:2375")
     assert Docker().places() == []
     monkeypatch.delenv("DOCKER_HOST")
