@@ -446,8 +446,6 @@ def test_hook_that_is_configured_is_seen(name: str, room: Room) -> None:
     """What scplan needs to know of a container that is not running: whether its start will be told."""
     engine = engine_of(name, room)
     with container(engine) as web:
-        known = web if name in ("docker", "podman") else ""
-        assert ask(engine, web, "runtime.name_of(found.id, runtime.bundle(found) or '')") == known
         assert ask(engine, web, "runtime.has_hook(found)") == "False"
         with configured_hook(engine, web) as hooked:
             assert ask(engine, hooked, "runtime.has_hook(found)") == "True"
