@@ -195,6 +195,37 @@ def test_what_others_changed_since_is_in_the_plan(process_container: Container, 
     before.is_now()
 
 
+DRIFT = {
+    "queue of the host end": "ip link set {end} txqueuelen 55",
+    "MTU of the host end": "ip link set {end} mtu 1390",
+    "host end down": "ip link set {end} down",
+    "queue": "nsenter -n -t {pid} ip link set eth1 txqueuelen 55",
+    "MTU": "nsenter -n -t {pid} ip link set eth1 mtu 1390",
+    "MAC": "nsenter -n -t {pid} ip link set eth1 address 02:00:00:00:00:77",
+    "an address": "nsenter -n -t {pid} ip addr del 10.41.0.5/24 dev eth1",
+}
+
+
+@pytest.mark.parametrize("drift", DRIFT)
+def test_a_nic_that_had_drifted_before_it_was_removed(
+    process_container: Container, scplan: Scplan, bridge: str, session: Session, drift: str
+) -> None:
+    """What the file says of it comes back as it was, and what is promised of the host end as it was recorded."""
+    web, end = process_container, session.name()
+    nic = {"name": "eth1", "bridge": bridge, "host_name": end, "txqueuelen": 100, "mtu": 1400}
+    asked = of(web, nics=[nic | {"mac": "02:5c:41:00:00:01", "addresses": ["10.41.0.5/24"]}])
+    scplan("apply", "--auto-approve", config=asked).ok()
+    subprocess.run(DRIFT[drift].format(end=end, pid=web.pid), shell=True, check=True)
+    before = fingerprint([web])
+    scplan("destroy", web.name, "--auto-approve").ok()
+    undo(scplan)
+    if drift.endswith("of the host end"):
+        scplan("plan", "--detailed-exitcode", config=asked).ok()
+    else:
+        assert difference(before, fingerprint([web])) == []
+    scplan("destroy", web.name, "--auto-approve").ok()
+
+
 def test_undo_asks(process_container: Container, scplan: Scplan) -> None:
     scplan("apply", "--auto-approve", config=of(process_container, cgroup={"pids.max": 100})).ok()
     with nothing_changed(process_container):

@@ -488,6 +488,9 @@ class _Side:
         if former is not None:
             if is_new:
                 kept.put_link_back(self.host.rtnl, outer, former, self.host_namespace)
+                # What is promised of it is as recorded, whatever others had made of it.
+                outer = self.host.rtnl.link(outer.index) or outer
+                links.change_link(self.host.rtnl, outer, LinkChange(txqueuelen=nic.host_txqueuelen))
             kept.put_port_back(self.host.rtnl, outer, former)
             kept.put_back(self.host.rtnl, outer, former, exactly=True)
 
