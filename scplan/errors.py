@@ -128,6 +128,10 @@ class ContainerReplaced(ContainerNotFound):
     """The name is that of another container than the one that the records are about."""
 
 
+class ContainerRenamed(ContainerNotFound):
+    """The records are about the container, under a name that it had before."""
+
+
 class ContainerElsewhere(ContainerReplaced):
     """The environment chooses another place than the record's, and a container there has the recorded one's name."""
 

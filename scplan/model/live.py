@@ -47,7 +47,7 @@ class ContainerFacts(NamedTuple):
     root, containerd's directory of the tasks of a namespace, a daemon's socket, an lxcpath; "" where it is not known.
     `image` is the name of the image that it is made of, `labels` are its labels as KEY=VALUE (None: not known), and
     `is_temporary` says that its engine removes it as it ends. `naming` is what the files say of its identity; None
-    where no files are read.
+    where no files are read. `renamed_to` is its name now, where that is another one than in its records.
     """
 
     name: str
@@ -64,6 +64,7 @@ class ContainerFacts(NamedTuple):
     labels: tuple[str, ...] | None = None
     is_temporary: bool = False
     naming: Naming | None = None
+    renamed_to: str = ""
 
     @property
     def recorded_naming(self) -> Naming | None:

@@ -38,7 +38,7 @@ def container_words(name: str, facts: ContainerFacts | None) -> tuple[str, str]:
     """(name, `(runc, running, pid 4242)`); the second is empty for a container that no runtime knows."""
     if facts is None:
         return visible(name), ""
-    words = [facts.runtime, str(facts.status)]
+    words = [facts.runtime, *([f"now {facts.renamed_to}"] if facts.renamed_to else []), str(facts.status)]
     if facts.pid:
         words.append(f"pid {facts.pid}")
     return visible(name), visible(f"({', '.join(words)})")

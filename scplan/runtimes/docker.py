@@ -10,7 +10,7 @@ from typing import Any
 from scplan.errors import RecordDamaged, ScplanError
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes.local_api import NOT_FOUND, existing, from_each, get, get_one, is_plain, reaching, said
-from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id
+from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id, is_generated
 from scplan.runtimes.state_files import (
     damaged,
     facts_of,
@@ -55,7 +55,10 @@ class Docker(Runtime):
         return self._find_at(self.places(), reference)
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        return self._find_at([place] if place else self.places(), name)
+        """By ID, which a container keeps when it is renamed; else by name: one that was made again has another ID."""
+        sockets = [place] if place else self.places()
+        found = self._find_at(sockets, container_id) if is_generated(container_id) else []
+        return found or self._find_at(sockets, name)
 
     def _sockets(self, place: str) -> list[str]:
         """The sockets where a container is known: the recorded one, else all that the environment names."""

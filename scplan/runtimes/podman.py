@@ -58,8 +58,9 @@ class Podman(Runtime):
         return [_facts(one) for one in names]
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
+        """By ID, which a container keeps when it is renamed; else by name: one that was made again has another ID."""
         known = self._all_in(place or _storage())
-        named = [one for one in known if one.name == name]
+        named = [one for one in known if one.id == container_id] or [one for one in known if one.name == name]
         if not named:
             for error in self.unreadable.values():
                 raise error  # not gone: it may be in the damaged list

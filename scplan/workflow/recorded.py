@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
-from scplan.errors import ContainerElsewhere, ContainerNotFound, ContainerReplaced, EngineUnreachable
+from scplan.errors import (
+    ContainerElsewhere,
+    ContainerNotFound,
+    ContainerRenamed,
+    ContainerReplaced,
+    Diagnostic,
+    EngineUnreachable,
+    Severity,
+)
 from scplan.linux.host import boot_id
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import is_generated, is_same_place
-from scplan.state import Record
+from scplan.state import Record, State
 
 _SHOWN_OF_ID = 12
 
@@ -55,13 +63,15 @@ def why_not_followed(record: Record, facts: ContainerFacts) -> str:
 
 
 def locate_recorded(record: Record) -> ContainerFacts:
-    """The container that a record is about, running or not.
+    """The container that a record is about, running or not; under its recorded name, if it was renamed since.
 
     Raises ContainerReplaced when another one has its name, ContainerNotFound when there is none, and EngineUnreachable
     where that is not known: the engine does not answer, or does not know a container whose process runs.
     """
     known = RUNTIMES.get(record.runtime)
     for facts in known.find_recorded(record.name, record.id, record.place) if known else ():
+        if known and known.has_own_ids and is_same_container(record.id, record.place, facts):
+            return facts if facts.name == record.name else facts._replace(name=record.name, renamed_to=facts.name)
         if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
             continue  # a process that has ended is nobody's any more
         if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
@@ -125,6 +135,33 @@ def about_start(facts: ContainerFacts) -> AboutStart | None:
         return AboutStart(is_absent, not is_absent and engine.has_hook(facts))
     except EngineUnreachable:
         return None
+
+
+def renamed(containers: Iterable[ContainerFacts]) -> list[Diagnostic]:
+    """A warning about each container that has another name by now than its records."""
+    return [
+        Diagnostic(
+            summary=f"container {facts.name} was renamed: {facts.runtime} has it as {facts.renamed_to}",
+            hint=f"`scplan state mv {facts.name} {facts.renamed_to}` carries the records over to its name;"
+            " the files must have that name then",
+            severity=Severity.WARNING,
+        )
+        for facts in containers
+        if facts.renamed_to
+    ]
+
+
+def refuse_renamed(facts: ContainerFacts, state: State) -> None:
+    """Raises ContainerRenamed where the records are about this container, under a name that it had before."""
+    if not RUNTIMES[facts.runtime].has_own_ids or (facts.runtime, facts.name) in state.names():
+        return
+    for _, name in (pair for pair in state.names() if pair[0] == facts.runtime):
+        record = state.read(facts.runtime, name)
+        if record is not None and is_same_container(record.id, record.place, facts):
+            raise ContainerRenamed(
+                f"container {facts.name} was renamed: scplan's records have it as {name}",
+                hint=f"`scplan state mv {name} {facts.name}` carries them over",
+            )
 
 
 def gone(record: Record) -> ContainerFacts:

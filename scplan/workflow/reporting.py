@@ -20,6 +20,7 @@ from scplan.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import left_on_host
 from scplan.workflow.planning import ahead_of_files, live_of, look_and_plan, wanted_of
+from scplan.workflow.recorded import renamed
 from scplan.workflow.scene import (
     Request,
     Scene,
@@ -123,6 +124,7 @@ def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]],
     stale = [(record, again[record.name]) for record in state.survey()[0] if record.name in again] if again else []
     rest = scene.only(scene.containers.keys() - unfound.keys())
     gone_ones = [_warning(error) for name, error in unfound.items() if name not in again]
+    gone_ones += renamed(scene.containers.values())
     return rest, stale, [*gone_ones, *(one for _, one in problems)]
 
 
@@ -241,7 +243,8 @@ def record_notices(request: Request) -> list[Diagnostic]:
     scene, unfound, problems = scene_of_all_records(State(request.state_dir, KINDS))
     with Host() as host:
         left = left_on_host(scene.lost, host)
-    return [*map(_warning, unfound.values()), *(one for _, one in problems), *left]
+    of_names = renamed(scene.containers.values())
+    return [*map(_warning, unfound.values()), *(one for _, one in problems), *of_names, *left]
 
 
 def doctor() -> list[Finding]:

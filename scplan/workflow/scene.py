@@ -39,8 +39,11 @@ from scplan.workflow.recorded import (
     gone,
     is_about,
     is_followed_by,
+    is_same_container,
     locate_recorded,
     located_again,
+    refuse_renamed,
+    renamed,
     replaced,
 )
 
@@ -287,7 +290,7 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
 
     records = partial(read_records, state)
     desired = _Desired(configuration, {} if request.destroy else written_as)
-    diagnostics = (*configuration.diagnostics, *problems.values(), *_unreadable_states())
+    diagnostics = (*configuration.diagnostics, *problems.values(), *renamed(containers.values()), *_unreadable_states())
     return Scene(
         containers, desired, records, source_of, diagnostics, configuration, written_as, silent=silent.diagnostics()
     )
@@ -391,6 +394,7 @@ def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerF
         raise ContainerGone(
             f"container {reference} is not running", hint="a plain process is planned for only while it runs"
         )
+    refuse_renamed(facts, state)
     return facts
 
 
@@ -500,6 +504,8 @@ def record_of(reference: str, state: State, runtime: str = AUTO) -> Record:
         records, _ = state.survey()
         by_id = [(one.runtime, one.name) for one in records if begins_id(reference, one.id) or one.id == reference]
         found = [pair for pair in by_id if pair in names]
+    if not found:
+        found = [pair for pair in _under_another_name(reference, state, runtime) if pair in names]
     if len(found) > 1:
         listed = ", ".join(f"{name} ({runtime})" for runtime, name in found)
         raise ContainerNotFound(f"{reference!r} can mean {len(found)} containers with records: {listed}")
@@ -509,6 +515,22 @@ def record_of(reference: str, state: State, runtime: str = AUTO) -> Record:
             f"scplan owns nothing in a container {reference!r}", hint="`scplan state list` shows what it owns"
         )
     return record
+
+
+def _under_another_name(reference: str, state: State, runtime: str) -> list[tuple[str, str]]:
+    """(runtime, name in the records) of the container that has this name by now; none if no engine knows it."""
+    try:
+        facts = locate(reference, runtime, RUNTIMES)
+    except ScplanError:
+        return []  # the records have no such container, which is said then
+    if not RUNTIMES[facts.runtime].has_own_ids:
+        return []
+    records, _ = state.survey()
+    return [
+        (one.runtime, one.name)
+        for one in records
+        if one.runtime == facts.runtime and is_same_container(one.id, one.place, facts)
+    ]
 
 
 class Known(NamedTuple):

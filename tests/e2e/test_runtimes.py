@@ -479,3 +479,36 @@ def configured_hook(engine: Engine, name: str) -> Iterator[str]:
     else:
         room.run("incus", "config", "set", name, "raw.lxc=lxc.hook.start-host = /bin/true scplan hook")
         yield name
+
+
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_renamed_container_is_found_again_by_its_id(name: str, room: Room, scplan: RoomScplan) -> None:
+    """Nothing is taken for gone: the commands say which name it has, and how the records follow."""
+    engine = engine_of(name, room)
+    old = room.session.name()
+    new = f"{old}-renamed"
+    asked = {"version": 1, "containers": {old: {"runtime": name, "cgroup": {"pids.max": 100}}}}
+    renamed = {"version": 1, "containers": {new: asked["containers"][old]}}  # type: ignore[index]
+    engine.run(old)
+    try:
+        scplan("apply", "--auto-approve", config=asked).ok()
+        room.run(name, "rename", old, new)
+        mv = f"scplan state mv {old} {new}"
+        ran = scplan("plan", "--json").ok()
+        assert planned(ran) == {}
+        assert ran.json["containers"][old]["pid"] == engine.pid(new)
+        assert mv in scplan("plan").ok().stderr
+        refused(scplan("apply", "--auto-approve", config=renamed), "was renamed", mv)
+        (scplan.directory / "scplan.yaml").rename(scplan.directory / "kept")
+        ran = scplan("drift", "--detailed-exitcode").ok()
+        assert mv in ran.stderr + ran.stdout
+        assert mv in scplan("show").ok().stderr
+        (scplan.directory / "kept").rename(scplan.directory / "scplan.yaml")
+        scplan("state", "mv", old, new).ok()
+        assert planned(scplan("plan", "--json", config=renamed).ok()) == {}
+        room.run(name, "rename", new, old)
+        scplan("destroy", old, "--auto-approve").ok()
+        assert scplan("state", "list").ok().stdout == ""
+    finally:
+        for one in (old, new):
+            room.run(name, "rm", "--force", one, check=False)
