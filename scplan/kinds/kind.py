@@ -293,6 +293,20 @@ class Kind(ABC, Generic[R]):
     def reclaim(self, host: Host, lost: R) -> None:
         """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""
 
+    def stays(self, host: Host, lost: R, pid: int) -> bool:
+        """True if what a container that ended had stays where it is, since other containers share the namespace.
+
+        `pid` is the process of the container's next life, which may be in that namespace; 0 while it does not run.
+        """
+        return False
+
+    def without_left_over(self, facts: HostFacts, host: Host, owned: R, pid: int) -> HostFacts:
+        """The facts without what `create` takes away: the resource as it was made for a namespace that others keep.
+
+        `pid` is the process of the container, 0 while it does not run.
+        """
+        return facts
+
     def left_behind(self, host: Host, lost: R) -> tuple[str, str] | None:
         """("NIC ens5", "on the host as wan0"): what `reclaim` would bring home, and from where; None: nothing."""
         return None

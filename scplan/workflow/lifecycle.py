@@ -30,8 +30,12 @@ def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -
             hint=f"stop it; or `scplan state rm {record.name}` forgets the records",
         )
     problems: list[Diagnostic] = []
-    returned = left_on_host(record.lost(facts, host.boot_id), host, "came home")
-    for address, resource in record.lost(facts, host.boot_id).items():
+    lost = record.lost(facts, host.boot_id)
+    staying = {address for address, one in lost.items() if KINDS[address.kind].stays(host, one, facts.pid)}
+    returned = left_on_host(lost, host, "came home")
+    for address, resource in lost.items():
+        if address in staying:
+            continue
         try:
             KINDS[address.kind].reclaim(host, resource)
         except ScplanError as error:

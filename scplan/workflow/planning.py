@@ -196,6 +196,9 @@ def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False
         unread |= problems.keys()
         said = (*resolution.diagnostics, *problems.values())
         resolution = resolution._replace(diagnostics=said)
+    for address in resolution.desired.keys() & scene.owned.keys() - resources.keys():
+        owned, pid = scene.owned[address], scene.containers[address.container].pid
+        facts = KINDS[address.kind].without_left_over(facts, host, owned, pid)
     live = Live(host=facts, containers=scene.containers, resources=resources)
     return inputs_of(scene, resolution, live, request)._replace(unread=unread, goes_on=goes_on)
 

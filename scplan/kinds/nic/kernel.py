@@ -301,6 +301,7 @@ def create(target: Target[Nic], after: Nic) -> None:
         if after.pinned is not None:
             pins.pin(target.container.netns_fd, after.pinned)
     elif inner is None:
+        side.delete_left_over(target.peers.get(after.name))
         inner = side.make_veth(after)
     elif not side.is_ours(inner, after):
         if after.carried_name is not None:
@@ -378,6 +379,14 @@ class _Side:
         """Whether the physical NIC has left the host, and `inner` is it: another may have its name there by now."""
         outer = self.host.rtnl.link(self.host_name(nic))
         return outer is None or (is_like(inner, nic) and not is_like(outer, nic))
+
+    def delete_left_over(self, record: Nic | None) -> None:
+        """Delete the veth of the record, which is not in the container: its namespace of before is kept by others."""
+        if record is None or record.is_physical or self.found_inside(record) is not None:
+            return
+        from scplan.kinds.nic.lost import reclaim
+
+        reclaim(self.host, record)
 
     def make_veth(self, nic: Nic) -> Link:
         master = links.linux_bridge(self.host, nic.bridge) if nic.bridge else None

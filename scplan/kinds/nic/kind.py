@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from socket import AF_INET
 from typing import Any
 
@@ -175,6 +175,19 @@ class NicKind(Kind[Nic]):
 
     def reclaim(self, host: Host, lost: Nic) -> None:
         lost_nics.reclaim(host, lost)
+
+    def stays(self, host: Host, lost: Nic, pid: int) -> bool:
+        return not lost.is_physical and lost_nics.stays(host, lost, pid)
+
+    def without_left_over(self, facts: HostFacts, host: Host, owned: Nic, pid: int) -> HostFacts:
+        is_inside = pid and self.stays(host, owned, pid)
+        return facts if owned.is_physical or is_inside else self.after_reclaim(facts, host, owned)
+
+    def change_waiting(self, before: Nic | None, after: Nic | None, others: Callable[[], Collection[Nic]]) -> None:
+        """Takes a NIC out of the network namespace of a pod, where it stayed when its container ended."""
+        if before is not None and after is None and not before.is_physical:
+            with Host() as host:
+                lost_nics.reclaim(host, before)
 
     def left_behind(self, host: Host, lost: Nic) -> tuple[str, str] | None:
         found = lost_nics.stranded(host, lost) if lost.is_physical else None

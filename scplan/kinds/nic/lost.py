@@ -7,7 +7,7 @@ import time
 
 from scplan.kinds.nic.kernel import is_like, restore_on_host
 from scplan.kinds.nic.record import Nic
-from scplan.linux import links, pins
+from scplan.linux import links, net_sharing, pins
 from scplan.linux.host import Host
 from scplan.linux.namespaces import socket_in
 from scplan.linux.netlink import Link, Rtnl, open_socket
@@ -61,6 +61,14 @@ def left_end(host: Host, nic: Nic) -> Link | None:
     if outer is None or outer.kind != "veth" or nic.host_mac is None or outer.mac != nic.host_mac:
         return None
     return outer
+
+
+def stays(host: Host, nic: Nic, pid: int) -> bool:
+    """True if a veth is in a network namespace that containers are in: that of process `pid`, or with 0 any."""
+    outer = left_end(host, nic)
+    if outer is None or outer.peer_nsid < 0:
+        return False
+    return net_sharing.is_in(host, pid, outer.peer_nsid) if pid else net_sharing.has_container(host, outer.peer_nsid)
 
 
 def _delete_left_end(host: Host, nic: Nic) -> None:

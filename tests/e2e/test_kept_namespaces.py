@@ -1,0 +1,160 @@
+"""Network namespaces that live on when their container ends: kept by a process of the host, or by the rest of a pod."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.containers import needs
+from tests.containers.oci import SLEEP_FOREVER
+from tests.containers.room import Room
+from tests.containers.session import Session
+from tests.e2e.scene import planned, refused
+from tests.e2e.test_lifecycle_engines import HookedPodman
+from tests.e2e.test_runtimes import RoomScplan
+
+pytestmark = pytest.mark.needs("root", "busybox", "runc")
+IMAGE = "localhost/bb:1"
+
+
+@pytest.fixture(scope="module")
+def podman(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HookedPodman]:
+    if absent := needs.missing(HookedPodman.needs):
+        pytest.skip(f"this machine has no {', '.join(absent)}")
+    with Room(session) as room:
+        room.run("ip", "link", "add", "br0", "type", "bridge")
+        room.sh("cp -a /usr/share/containers /run/share; mount --bind /run/share /usr/share/containers")
+        made = HookedPodman(room)
+        scplan = RoomScplan(tmp_path_factory.mktemp("hook"), Path("/var/lib/scplan"))
+        scplan.room = room
+        made.hook(scplan)
+        yield made
+
+
+@pytest.fixture
+def scplan(tmp_path: Path, podman: HookedPodman) -> Iterator[RoomScplan]:
+    made = RoomScplan(tmp_path, Path("/var/lib/scplan"))
+    made.room = podman.room
+    yield made
+    podman.room.sh("rm -rf /var/lib/scplan")
+
+
+@pytest.fixture
+def name(podman: HookedPodman, session: Session) -> Iterator[str]:
+    made = session.name()
+    podman.run(made)
+    yield made
+    podman.remove(made)
+
+
+@pytest.fixture
+def pod(podman: HookedPodman, session: Session) -> Iterator[tuple[str, str]]:
+    """Two containers of a pod, whose network namespace an infra container keeps."""
+    made = session.name()
+    infra = (f"--infra-image={IMAGE}", "--infra-command=/bin/sleep 100000")
+    podman.room.run("podman", "--runtime=runc", "pod", "create", "--network=none", *infra, f"--name={made}")
+    first, second = f"{made}-a", f"{made}-b"
+    for one in (first, second):
+        command = ("run", "--detach", f"--pod={made}", *podman.options, f"--name={one}", IMAGE, *SLEEP_FOREVER)
+        podman.room.run("podman", "--runtime=runc", *command)
+    yield first, second
+    podman.room.run("podman", "pod", "rm", "--force", "--time=0", made)
+
+
+def asked(name: str, **nic: Any) -> dict[str, Any]:
+    nics = [{"name": "eth1", "bridge": "br0", "host_name": "port1", "addresses": ["10.97.0.5/24"], **nic}]
+    return {"version": 1, "containers": {name: {"runtime": "podman", "nics": nics}}}
+
+
+def index_of_nic(podman: HookedPodman, name: str) -> int:
+    """Its index in the container's network namespace; 0 where it is not there."""
+    ran = podman.room.run("nsenter", f"--net=/proc/{podman.pid(name)}/ns/net", "ip", "-json", "link")
+    return next((int(link["ifindex"]) for link in json.loads(ran.stdout) if link["ifname"] == "eth1"), 0)
+
+
+def links(podman: HookedPodman) -> set[str]:
+    return {link["ifname"] for link in json.loads(podman.room.run("ip", "-json", "link").stdout)}
+
+
+def keep(podman: HookedPodman, name: str) -> None:
+    podman.room.start("nsenter", f"--net=/proc/{podman.pid(name)}/ns/net", "sleep", "1000", log=f"{name}.kept")
+
+
+def without_hook(podman: HookedPodman, *stages: str, name: str) -> None:
+    """Stops or starts the container while the hook finds no records."""
+    podman.room.sh("mv /var/lib/scplan /var/lib/elsewhere")
+    for stage in stages:
+        getattr(podman, stage)(name)
+    podman.room.sh("rm -rf /var/lib/scplan; mv /var/lib/elsewhere /var/lib/scplan")
+
+
+def test_process_that_keeps_the_namespace_stops_no_restart(podman: HookedPodman, scplan: RoomScplan, name: str) -> None:
+    scplan("apply", "--auto-approve", config=asked(name)).ok()
+    keep(podman, name)
+    podman.stop(name)
+    podman.start(name)
+    assert index_of_nic(podman, name)
+    assert planned(scplan("plan", "--json").ok()) == {}
+    keep(podman, name)
+    without_hook(podman, "stop", "start", name=name)
+    assert "port1" in links(podman)
+    scplan("apply", "--auto-approve").ok()
+    assert index_of_nic(podman, name)
+    assert planned(scplan("plan", "--json").ok()) == {}
+
+
+def test_link_of_others_of_that_name_stops_the_start(podman: HookedPodman, scplan: RoomScplan, name: str) -> None:
+    scplan("apply", "--auto-approve", config=asked(name)).ok()
+    podman.stop(name)
+    podman.room.run("ip", "link", "add", "port1", "type", "veth", "peer", "name", "port2")
+    try:
+        with pytest.raises((RuntimeError, AssertionError), match="port1"):
+            podman.start(name)
+        refused(scplan("plan"), "port1")
+        assert {"port1", "port2"} <= links(podman)
+    finally:
+        podman.room.run("ip", "link", "delete", "port1")
+
+
+def test_nic_stays_in_a_pod_when_its_container_restarts(
+    podman: HookedPodman, scplan: RoomScplan, pod: tuple[str, str]
+) -> None:
+    first, second = pod
+    scplan("apply", "--auto-approve", config=asked(first)).ok()
+    index = index_of_nic(podman, second)
+    assert index
+    for with_hook in (True, False):
+        if with_hook:
+            podman.stop(first)
+            assert index_of_nic(podman, second) == index
+            assert planned(scplan("plan", "--json").ok()) == {}
+            scplan("apply", "--auto-approve").ok()
+            podman.start(first)
+        else:
+            without_hook(podman, "stop", "start", name=first)
+            scplan("apply", "--auto-approve").ok()
+        assert index_of_nic(podman, second) == index
+        assert planned(scplan("plan", "--json").ok()) == {}
+        assert scplan("drift", "--json", "--detailed-exitcode").ok().json["drifted"] == []
+
+
+@pytest.mark.parametrize("way", ["destroy", "undo", "apply"])
+def test_removal_takes_the_nic_of_a_stopped_container_out_of_its_pod(
+    podman: HookedPodman, scplan: RoomScplan, pod: tuple[str, str], way: str
+) -> None:
+    first, second = pod
+    scplan("apply", "--auto-approve", config=asked(first)).ok()
+    podman.stop(first)
+    assert index_of_nic(podman, second)
+    if way == "apply":
+        scplan.write({"version": 1, "containers": {first: {"runtime": "podman"}}})
+    scplan(way, "--auto-approve").ok()
+    assert not index_of_nic(podman, second)
+    assert "port1" not in links(podman)
+    assert scplan("state", "list").ok().stdout == ""
+    podman.start(first)
+    assert not index_of_nic(podman, second)
