@@ -14,6 +14,8 @@ from scplan.model.change import Action, Operation
 from scplan.model.report import Event, OnEvent, Step
 from scplan.model.resource import Resource
 
+_ENDING_S = 0.05
+
 
 def undo(
     made: Mapping[int, Operation],
@@ -144,7 +146,11 @@ def _has_ended(inverse: Operation, executor: Executor) -> bool:
     if inverse.at_next_start:
         return False
     try:
-        executor.containers[inverse.address.container].check_alive()
+        container = executor.containers[inverse.address.container]
+        container.check_alive()
+        # It gives up its namespaces a moment before it is seen to have ended.
+        time.sleep(_ENDING_S)
+        container.check_alive()
     except ContainerGone:
         return True
     return False

@@ -44,6 +44,23 @@ def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> byt
         raise KernelError.from_os(f"connect({name})", error) from None
 
 
+def process_behind(address: str) -> int | None:
+    """PID of who listens at a socket, 0 for one that is not in this PID namespace; None where nobody does.
+
+    Source: unix(7), SO_PEERCRED: it is the process that called listen(2).
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(address)
+            pid, _, _ = _CREDENTIALS.unpack(
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+            return int(pid)
+    except OSError:
+        return None
+
+
 def http_get(address: str, target: str) -> tuple[int, bytes]:
     """Status and body of what a web server at a socket answers; the errors are those of `ask`. RFC 9112."""
     answer = ask(address, _get(target))

@@ -14,8 +14,8 @@ _CGROUPS, _FREEZER = "/sys/fs/cgroup", "freezer"
 _OVER = (b"Z", b"X")
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 """Inode of the user namespace of the host's init: PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h."""
-_STATE, _START_TIME = 0, 19
-"""Places after the command's name, which may hold spaces and brackets; fields 3 and 22."""
+_STATE, _PARENT, _START_TIME = 0, 1, 19
+"""Places after the command's name, which may hold spaces and brackets; fields 3, 4 and 22."""
 
 
 def start_of(pid: int) -> int:
@@ -29,6 +29,15 @@ def start_of(pid: int) -> int:
             return start_time(os.read(fd, _STAT_BYTES))
         finally:
             os.close(fd)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def parent_of(pid: int) -> int:
+    """PID of a process's parent; 0 when there is no such process, or its parent is in another PID namespace."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read(_STAT_BYTES).rpartition(b")")[2].split()[_PARENT])
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from scplan.errors import RecordDamaged, ScplanError
 from scplan.model.live import ContainerFacts, Status
+from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import NOT_FOUND, existing, from_each, get, get_one, is_plain, reaching, said
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id, is_generated
 from scplan.runtimes.state_files import (
@@ -89,6 +90,10 @@ class Docker(Runtime):
             if os.path.exists(f"{path}/config.json"):
                 return path
         return None
+
+    def refuse_foreign(self, facts: ContainerFacts) -> None:
+        """By the cgroup, which has the ID in its name, or containerd's shim, which is the parent and has it, too."""
+        refuse_foreign(facts, facts.place, cgroup=f".*{re.escape(facts.id)}.*", monitor=facts.id)
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether the container's OCI runtime is one of the daemon's that run scplan's wrapper."""

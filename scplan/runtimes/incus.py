@@ -6,11 +6,13 @@ import os
 from functools import partial
 from typing import Any
 
+from scplan.errors import EngineUnreachable
 from scplan.model.live import ContainerFacts
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
+from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import existing, from_each, get_one, is_plain, reaching
-from scplan.runtimes.lxc_monitor import init_pid
+from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference, is_same_place
 from scplan.runtimes.state_files import damaged, facts_of, field, plain
 
@@ -41,6 +43,13 @@ class Incus(Runtime):
     def all(self) -> list[ContainerName]:
         return [one for socket in existing(self.places()) for one in _names(Project(socket, _chosen_project()))]
 
+    def refuse_foreign(self, facts: ContainerFacts) -> None:
+        """By the cgroup, or the monitor, which is the parent."""
+        project = project_of(facts.place)
+        own = project.own_name(facts.name)
+        directory = f"{os.path.dirname(project.socket)}/containers"
+        refuse_foreign(facts, project.socket, cgroup=payload_cgroup(own), monitor=monitor_title(directory, own))
+
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether `raw.lxc` of the instance, or of a profile of it, runs scplan's hook at start."""
         chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
@@ -64,6 +73,10 @@ class Project(NamedTuple):
     def place(self) -> str:
         """As facts and records have it."""
         return f"{self.socket}{_PROJECT_IS}{self.name}"
+
+    def own_name(self, instance: str) -> str:
+        """The name that LXC knows an instance by."""
+        return instance if self.name == _DEFAULT else f"{self.name}_{instance}"
 
     def target(self, path: str) -> str:
         return f"/1.0/{path}?project={self.name}"
@@ -126,16 +139,31 @@ def _facts(project: Project, name: str) -> ContainerFacts | None:
         raise damaged(where, "it is not an object")
     if field(instance, "type", str, where) != "container":
         return None
+    _refuse_other_member(project, name, instance.get("location"))
     status = field(instance, "status", str, where)
     pid = _pid(project, name) if status in _RUNNING else 0
     known = plain(field(instance, "name", str, where), where)
     return facts_of(known, Incus.name, pid, 0, paused=status == "Frozen")._replace(place=project.place)
 
 
+def _refuse_other_member(project: Project, name: str, location: object) -> None:
+    """Raises EngineUnreachable for an instance that another member of the cluster has: its PID is of another host."""
+    if location in (None, "", "none"):
+        return
+    answer = get_one(project.socket, "/1.0")
+    server = answer.get("metadata") if isinstance(answer, dict) else None
+    environment = server.get("environment") if isinstance(server, dict) else None
+    own = environment.get("server_name") if isinstance(environment, dict) else None
+    if location != own:
+        raise EngineUnreachable(
+            f"instance {name} is on cluster member {location}, and this is {own}",
+            hint=f"run scplan on {location}; `scplan state rm {name}` forgets what is recorded here",
+        )
+
+
 def _pid(project: Project, name: str) -> int:
     """The first process. The monitor tells it at once; the daemon looks at disks and interfaces first, for 40 ms."""
-    own = name if project.name == _DEFAULT else f"{project.name}_{name}"
-    pid = init_pid(f"{os.path.dirname(project.socket)}/containers/{own}")
+    pid = init_pid(f"{os.path.dirname(project.socket)}/containers/{project.own_name(name)}")
     if pid:
         return pid
     state = project.metadata(f"instances/{name}/state")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from scplan.model.live import ContainerFacts
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
-from scplan.runtimes.lxc_monitor import init_pid, socket_name
+from scplan.runtimes.foreign_pid import refuse_foreign
+from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup, socket_name
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, read_file
 
@@ -47,6 +48,11 @@ class Lxc(Runtime):
         (path,) = self.places()
         names = [name for name in list_directories(path) if os.path.isfile(f"{path}/{name}/config")]
         return [*(ContainerName(name, f"{path}/{name}", path) for name in names), *_running_elsewhere(path)]
+
+    def refuse_foreign(self, facts: ContainerFacts) -> None:
+        """By the cgroup, or the monitor, which is the parent."""
+        path, name = os.path.split(facts.id)
+        refuse_foreign(facts, f"\0{socket_name(facts.id)}", cgroup=payload_cgroup(name), monitor=monitor_title(path, name))
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether the container's configuration has the hook; what that includes is not followed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 
 from scplan.errors import EngineUnreachable, KernelError, RecordDamaged
@@ -38,6 +39,16 @@ def init_pid(directory: str) -> int:
     if result < 0 or pid > _MAX_PID:
         raise RecordDamaged(f"@{address}: the monitor of the container names no process")
     return int(pid)
+
+
+def payload_cgroup(name: str) -> str:
+    """A regular expression for the name of the cgroup of a container's processes: LXC numbers those of one name."""
+    return rf"lxc\.payload\.{re.escape(name)}(-[0-9]+)?"
+
+
+def monitor_title(lxcpath: str, name: str) -> str:
+    """The command line of the monitor of a container that was started in the background."""
+    return f"[lxc monitor] {lxcpath} {name}"
 
 
 def socket_name(directory: str) -> str:

@@ -97,6 +97,12 @@ class Runtime(ABC):
         """
         return self.find(name, None, None)
 
+    def refuse_foreign(self, facts: ContainerFacts) -> None:  # noqa: B027 - most name their processes safely
+        """Raises EngineUnreachable where the process that the engine names is not the container's.
+
+        Nothing to do where PIDs come with the time at which their process started, or from /proc.
+        """
+
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """Where it shows that the container that a record is about starts."""
         return Signs(is_polled=True)
@@ -184,6 +190,7 @@ def locate(
         if damage not in runtimes[name].unreadable.values():
             runtimes[name].unreadable[str(damage)] = damage
     if len(found) == 1:
+        runtimes[found[0].runtime].refuse_foreign(found[0])
         return found[0]
     if not found and unreachable:
         raise unreachable[0]

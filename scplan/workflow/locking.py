@@ -7,16 +7,17 @@ released, and the engine is asked again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from scplan.errors import Diagnostic, ScplanError
+from scplan.errors import ContainerGone, Diagnostic, Locked, PlanError, RecoveryNeeded, ScplanError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.linux.process import start_of
-from scplan.model.live import ContainerFacts, Status
-from scplan.state import Record, State
+from scplan.model.live import Status
+from scplan.state import State
 from scplan.workflow.lifecycle import give_back
 from scplan.workflow.planning import left_out_of
 from scplan.workflow.recorded import is_plugged_in
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from scplan.confirmation import Scope
 
 T = TypeVar("T")
-_ATTEMPTS = 20
+_ATTEMPTS, _POLL_S, _ENDING_S = 20, 0.1, 0.05
 """Each takes a container that ended or started meanwhile."""
-Lives = dict[str, tuple[str, int]]
-"""By container, the life in which its record's resources were plugged in: boot ID and start time."""
 
 
 @contextmanager
@@ -41,33 +40,33 @@ def made_under_locks(
     Locks the scene's containers, and the host when NICs are concerned. `make` is called again, with new locks, when a
     container ended or started before or while it was at work.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
+    for left in reversed(range(_ATTEMPTS)):
         scene.ask_about_starts()
-        lives = _lives(scene, state)
         with ExitStack() as stack:
             try:
-                locked = stack.enter_context(_locked(scene, lives, request, state, host))
-                made = make(locked) if locked is not None else None
-            except (ScplanError, OSError):
+                locked = stack.enter_context(_locked(scene, request, state, host))
+                changed = () if not left else tuple(_changed(scene, state, host))
+                made = None if changed else make(_settled(locked, state, host))
+            except (Locked, RecoveryNeeded):
+                raise
+            except (ScplanError, OSError) as error:
                 # What ends while it is read fails in many ways.
-                if attempt == _ATTEMPTS or not _has_changed(scene, lives, state, host):
+                is_gone = isinstance(error, ContainerGone) or _is_changing(scene, state, host, error)
+                if not left or not is_gone:
                     raise
-                locked = made = None
-            if locked is not None and made is not None:
+                made = None
+            if made is not None:
                 yield made
                 return
+        # A runtime that keeps files may write them a moment after the hook has seen the start.
+        time.sleep(_POLL_S)
         host.forget()
         scene = scene.located_again()
-    names = ", ".join(name for name in scene.containers if name in _changed(scene, _lives(scene, state), state, host))
-    raise ScplanError(
-        f"containers start and end faster than they can be planned for: {names or ', '.join(scene.containers)}",
-        hint="apply again when they run",
-    )
 
 
 @contextmanager
-def _locked(scene: Scene, lives: Lives, request: Request, state: State, host: Host) -> Iterator[Scene | None]:
-    """The scene under its locks, its records read again; None where one of its containers ended or started."""
+def _locked(scene: Scene, request: Request, state: State, host: Host) -> Iterator[Scene]:
+    """The scene, its records read again under its locks."""
     kinds = {address.kind for address in (*scene.desired, *scene.owned)}
     of_host = any(KINDS[kind].of_host for kind in kinds)
     with state.locked(list(scene.containers.values()), host=of_host, timeout_s=request.lock_timeout_s):
@@ -77,43 +76,44 @@ def _locked(scene: Scene, lives: Lives, request: Request, state: State, host: Ho
 
             sweep(state.directory)
             refuse_if_needed(state, KINDS, host, _scope(scene, request))
-        if _has_changed(scene, lives, state, host):
-            yield None
-            return
-        now = scene.only(scene.containers.keys())
-        now.refuse_stale()
-        returned: list[Diagnostic] = []
-        for name in dict.fromkeys(address.container for address in now.lost):
-            facts = now.containers[name]
-            record = state.read(facts.runtime, name)
-            assert record is not None
-            returned += give_back(record, facts, state, host)
-        yield now.saying(returned) if now.lost else now
+        yield scene.only(scene.containers.keys())
 
 
-def _lives(scene: Scene, state: State) -> Lives:
-    return {name: _life(facts, state) for name, facts in scene.containers.items() if facts.status is Status.STOPPED}
+def _settled(scene: Scene, state: State, host: Host) -> Scene:
+    """The scene once the host has got back what containers that ended had of it. Needs the locks."""
+    scene.refuse_stale()
+    returned: list[Diagnostic] = []
+    for name in dict.fromkeys(address.container for address in scene.lost):
+        facts = scene.containers[name]
+        record = state.read(facts.runtime, name)
+        assert record is not None
+        returned += give_back(record, facts, state, host)
+    return scene.saying(returned) if scene.lost else scene
 
 
-def _life(facts: ContainerFacts, state: State) -> tuple[str, int]:
-    record = state.read(facts.runtime, facts.name) or Record(facts.name, facts.runtime, facts.id, {})
-    return record.boot_id, record.start_time
+def _is_changing(scene: Scene, state: State, host: Host, error: ScplanError | OSError) -> bool:
+    """True if the error may come of a container that ends: it gives up its namespaces before it is seen to have ended.
+
+    Source: exit_task_namespaces() comes before exit_notify() in the kernel's do_exit().
+    """
+    if any(True for _ in _changed(scene, state, host)):
+        return True
+    if isinstance(error, PlanError):
+        return False
+    time.sleep(_ENDING_S)
+    return any(True for _ in _changed(scene, state, host))
 
 
-def _has_changed(scene: Scene, lives: Lives, state: State, host: Host) -> bool:
-    return any(True for _ in _changed(scene, lives, state, host))
-
-
-def _changed(scene: Scene, lives: Lives, state: State, host: Host) -> Iterator[str]:
-    """Containers whose process is another one than was located: it has ended, or the hook has seen a start."""
+def _changed(scene: Scene, state: State, host: Host) -> Iterator[str]:
+    """Containers that ended or started since they were located, by their processes and records alone."""
     for name, facts in scene.containers.items():
         if facts.status is not Status.STOPPED:
             if start_of(facts.pid) != facts.start_time:
                 yield name
-        elif _life(facts, state) != lives.get(name):
-            record = state.read(facts.runtime, name)
-            if record is not None and is_plugged_in(record, host.boot_id):
-                yield name
+            continue
+        record = state.read(facts.runtime, name)
+        if record is not None and is_plugged_in(record, host.boot_id):
+            yield name
 
 
 def _scope(scene: Scene, request: Request) -> Scope:

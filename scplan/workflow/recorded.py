@@ -76,6 +76,7 @@ def locate_recorded(record: Record) -> ContainerFacts:
             continue  # a process that has ended is nobody's any more
         if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
             raise replaced(record, facts)
+        RUNTIMES[facts.runtime].refuse_foreign(facts)
         return facts
     if is_plugged_in(record, boot_id()):
         # Another engine was asked than the one that has it, or it was removed from the engine alone.

@@ -1,0 +1,124 @@
+"""An engine that can't be reached: its containers are known by their processes, and it hides no other container."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scplan.errors import EngineUnreachable
+from scplan.linux.process import start_of
+from scplan.model.live import ContainerFacts, Status
+from scplan.runtimes.docker import Docker as DockerRuntime
+from tests.containers.container import Container
+from tests.containers.engines import Docker
+from tests.containers.room import Room, until
+from tests.containers.session import Session
+from tests.e2e.test_runtimes import RoomScplan, container, engine_of
+
+pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "dockerd", "podman")
+
+
+@pytest.fixture(scope="module")
+def room(session: Session) -> Iterator[Room]:
+    with Room(session) as made:
+        yield made
+
+
+@pytest.fixture
+def scplan(tmp_path: Path, tmp_state_dir: Path, room: Room) -> RoomScplan:
+    made = RoomScplan(tmp_path, tmp_state_dir)
+    made.room = room
+    return made
+
+
+@contextmanager
+def down(docker: Docker, *, socket_stays: bool) -> Iterator[None]:
+    """Its containers run on, as with live-restore; with or without a socket at which nobody listens."""
+    docker.room.sh("kill -9 $(cat /run/docker.pid); while test -e /proc/$(cat /run/docker.pid); do sleep 0.05; done")
+    if not socket_stays:
+        docker.room.sh("rm /run/docker.sock")
+    try:
+        yield
+    finally:
+        docker.room.sh("rm -f /run/docker.pid /run/docker.sock")
+        docker.up()
+
+
+def limited(limit: int, *containers: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "containers": {name: {"runtime": runtime, "cgroup": {"pids.max": limit}} for name, runtime in containers},
+    }
+
+
+def limit_of(room: Room, pid: int) -> str:
+    group = "/sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$1/cgroup)/pids.max"
+    return room.sh(f'cat "{group}"', str(pid)).strip()
+
+
+@pytest.mark.parametrize("socket_stays", [True, False])
+def test_containers_of_an_engine_that_is_down_are_known_by_their_processes(
+    socket_stays: bool, room: Room, scplan: RoomScplan
+) -> None:
+    docker, podman = engine_of("docker", room), engine_of("podman", room)
+    assert isinstance(docker, Docker)
+    with container(docker) as web, container(podman) as db:
+        both = limited(90, (web, "docker"), (db, "podman"))
+        scplan("apply", "--auto-approve", config=both).ok()
+        pid = docker.pid(web)
+        group = "/sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$1/cgroup)/pids.max"
+        for one in (pid, podman.pid(db)):
+            room.sh(f'echo 70 >"{group}"', str(one))
+        with down(docker, socket_stays=socket_stays):
+            metrics = scplan.directory / "scplan.prom"
+            for options in ((), ("--metrics", str(metrics))):
+                ran = scplan("drift", *options).ok(1)
+                assert ran.stdout.count("90 → 70") == 2
+                assert ran.stderr.count("docker can't be reached at /run/docker.sock") == 1
+            assert "scplan_check_problems 1\n" in metrics.read_text()
+            for command in (("show",), ("state", "list")):
+                ran = scplan(*command).ok(1)
+                assert f"{web}/cgroup/pids.max" in ran.stdout or web in ran.stdout
+                assert "docker can't be reached" in ran.stderr
+            ran = scplan("watch", "--once").ok(1)
+            assert ran.stderr.count("90 → 70") == 2
+            ran = scplan("apply", "--auto-approve").ok()
+            assert "docker can't be reached" in ran.stderr
+            assert f"known by the processes that their records name: {web}" in ran.stderr
+            assert limit_of(room, pid) == limit_of(room, podman.pid(db)) == "90"
+            scplan("destroy", web, "--auto-approve").ok()
+            assert limit_of(room, pid) != "90"
+            # Nothing is known of it now; the other one is changed all the same.
+            ran = scplan("apply", "--auto-approve", config=limited(91, (web, "docker"), (db, "podman"))).ok(1)
+            assert f"left out, since it is not known whether they run: {web}" in ran.stderr
+            assert limit_of(room, podman.pid(db)) == "91"
+
+
+def test_records_of_a_container_that_nobody_can_ask_about_are_kept(room: Room, scplan: RoomScplan) -> None:
+    docker = engine_of("docker", room)
+    assert isinstance(docker, Docker)
+    with container(docker) as web:
+        scplan("apply", "--auto-approve", config=limited(90, (web, "docker"))).ok()
+        pid = docker.pid(web)
+        with down(docker, socket_stays=True):
+            room.run("kill", "-9", str(pid))
+            assert until(lambda: not room.sh("cat /proc/$1/cmdline", str(pid), check=False), 10)
+            ran = scplan("destroy", web, "--auto-approve").ok(1)
+            assert re.search(rf"left out, since .*: {web}\n.*`scplan state rm NAME`", ran.stderr)
+            scplan("drift").ok(1)
+            assert f"{web}/cgroup/pids.max" in scplan("state", "list").stdout
+            scplan("state", "rm", web).ok()
+            assert scplan("state", "list").ok().stdout == ""
+
+
+def test_process_of_another_pid_namespace_is_refused(process_container: Container) -> None:
+    """Its number is what a daemon names that counts otherwise."""
+    pid = process_container.pid
+    facts = ContainerFacts("web", "docker", "4f" * 32, Status.RUNNING, pid, start_of(pid), place="/run/no.sock")
+    with pytest.raises(EngineUnreachable, match=r"the PID that docker at /run/no\.sock names is not its PID here"):
+        DockerRuntime().refuse_foreign(facts)
