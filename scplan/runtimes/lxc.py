@@ -52,7 +52,9 @@ class Lxc(Runtime):
     def refuse_foreign(self, facts: ContainerFacts) -> None:
         """By the cgroup, or the monitor, which is the parent."""
         path, name = os.path.split(facts.id)
-        refuse_foreign(facts, f"\0{socket_name(facts.id)}", cgroup=payload_cgroup(name), monitor=monitor_title(path, name))
+        refuse_foreign(
+            facts, f"\0{socket_name(facts.id)}", cgroup=payload_cgroup(name), monitor=monitor_title(path, name)
+        )
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether the container's configuration has the hook; what that includes is not followed."""
