@@ -223,6 +223,12 @@ _CGROUP_HEAD = """\
 A mapping of the names of cgroup v2 files to values, written as cgroup v2 writes them. On cgroup v1 scplan writes the
 equivalent file of the controller. The value that was there before is remembered, and given back when the entry goes.
 
+An entry can be a mapping of its own: `memory.max: {value: 2GiB, required: false}`. With `required: false` a setting
+that the kernel would refuse is a warning, in a plan and at a start, and all else goes on. A limit of the runtime that
+stands against a setting when the container starts (`docker update --memory` below `memory.max`) is always a warning
+there: the start goes on with the runtime's limit, which is the lower one, and the next plan refuses the setting with
+the reason.
+
 Settings that depend on each other are set and returned together, as the kernel's own files: `cpu.weight` and
 `cpu.idle`, `memory.max` and `memory.swap.max`, the quota and the period of `cpu.max`. On cgroup v1:
 

@@ -53,12 +53,18 @@ class Resolution(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Who has a resource that two containers share: an address, and its state directory where that is another one."""
+    """Who has a resource that two containers share: an address, and its state directory where that is another one.
+
+    `origin` is set for a resource of the container's runtime: the part of its configuration that it came from.
+    """
 
     address: Address
     directory: str = ""
+    origin: str = ""
 
     def __str__(self) -> str:
+        if self.origin:
+            return f"the container's runtime: {self.origin}"
         return f"{self.address} in the records of {self.directory}" if self.directory else str(self.address)
 
 
@@ -67,9 +73,10 @@ class Inputs(NamedTuple):
 
     `owned` is what the records of these containers hold, `foreign` those of all other containers. `source_of` finds the
     place of an address in the files. Containers that are `unread` have no live state here, since nothing is to change
-    in them: the selection leaves all of them out. `shared` tells of a resource who else has it, since their containers
-    share a namespace or a cgroup. With `goes_on` an entry that can't be planned does not keep the others from it: for
-    reports, which nobody applies.
+    in them: the selection leaves all of them out. `shared` tells of a resource who else has it: a container in the
+    same namespace or cgroup, or the container's runtime. With `goes_on` an entry that can't be planned does not keep
+    the others from it: for reports, which nobody applies. Containers that are `new` were started since their records
+    were written: nothing of scplan's is in them yet.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -82,6 +89,7 @@ class Inputs(NamedTuple):
     unread: frozenset[str] = frozenset()
     shared: Mapping[Address, Owner] = MappingProxyType({})
     goes_on: bool = False
+    new: frozenset[str] = frozenset()
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
@@ -132,9 +140,9 @@ def accounts(resolution: Resolution, containers: Iterable[str], selection: Selec
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:
-    """What is absent and need not be there is a warning."""
+    """What is absent, or taken by others, and need not be there is a warning."""
     optional = getattr(resource, "required", True) is False or brought_by(resource) is not None
-    return Severity.WARNING if optional and error.absent else Severity.ERROR
+    return Severity.WARNING if optional and (error.absent or error.taken) else Severity.ERROR
 
 
 def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
@@ -254,7 +262,7 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
         if address.container in inputs.unread:
             continue
         if address not in desired and address not in inputs.resolution.skipped:
-            drafts[address] = removal(inputs, address, "no longer in the configuration")
+            drafts[address] = _removal(inputs, kinds, address)
     given_up = [claim for address in drafts for claim in kinds[address.kind].claims(address, inputs.owned[address])]
     for address, wanted in desired.items():
         if address.container in inputs.unread:
@@ -262,13 +270,16 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
         owned = inputs.owned.get(address)
         kind = kinds[address.kind]
         try:
-            if owned is None and address in inputs.shared:
-                raise _belongs_to(kind, address, inputs.shared[address])
+            owner = inputs.shared.get(address)
+            if owner is not None and (owned is None or owner.origin):
+                raise _belongs_to(kind, address, owner)
             recorded = owned is not None and is_recorded_as(wanted, owned)
             if is_waiting(inputs, address):
                 draft = waiting(kind, address, wanted, owned, inputs.live.host)
             else:
-                draft = _draft(kind, address, wanted, live.get(address), owned, inputs.live.host, recorded)
+                there = live.get(address)
+                is_others = owned is not None and there is not None and _is_of_others(inputs, kinds, address, there)
+                draft = _draft(kind, address, wanted, there, owned, inputs.live.host, recorded, is_others)
             if needs_check(inputs, address, draft) and not is_handed_over(kind, address, wanted, given_up):
                 kind.check_creation(address, wanted, inputs.live.host)
         except Unsuitable as error:
@@ -282,6 +293,12 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
 
 
 def _belongs_to(kind: Kind[Any], address: Address, owner: Owner) -> Unsuitable:
+    if owner.origin:
+        return Unsuitable(
+            f"{kind.name} {address.identity} belongs to {owner}",
+            hint="each start makes it, and scplan does not change or remove it: choose another one for scplan's, or"
+            f" leave it out; `scplan state rm {address}` forgets it where it is in the records",
+        )
     places = {"net": "network namespace", "mnt": "mount namespace", "cgroup": "cgroup"}
     hint = f"their containers share a {places.get(kind.lives_in, 'namespace')}: write it for one of them"
     if owner.directory:
@@ -315,10 +332,12 @@ def _draft(
     owned: Resource | None,
     host: HostFacts,
     recorded: bool,
+    is_others: bool,
 ) -> Draft | None:
     """The change of one address that is desired; None when it is as it should be. Raises Unsuitable.
 
-    `recorded` tells that the record says what is desired already.
+    `recorded` tells that the record says what is desired already; `is_others`, that the live resource is not the one
+    that the record is about: it is treated as in a first plan.
     """
     if live is None:
         gone = "owned, but gone from the container"
@@ -332,9 +351,47 @@ def _draft(
     else:
         wanted = with_promises(with_values(desired, _given_back(kind, address, desired, owned, host)), owned)
         changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
+    is_foreign = is_others and (changed or kind.is_own(owned, live, is_new=True) is False)
+    if is_foreign and not kind.can_take_over(desired, live):
+        raise _taken(kind, address, changed)
     if not changed:
         return None
     return _alteration(kind, address, desired, wanted, live, owned, host, changed)
+
+
+def _is_of_others(inputs: Inputs, kinds: Kinds, address: Address, live: Resource) -> bool:
+    """True if the live resource at an owned address is not the recorded one.
+
+    A mark of scplan's decides. Without one, everything in a namespace that is new since the record was written was made
+    by the container's runtime; a namespace in which anything has a mark was kept.
+    """
+    owned, is_new = inputs.owned[address], address.container in inputs.new
+    own = kinds[address.kind].is_own(owned, live, is_new=is_new)
+    if own is not None:
+        return not own
+    return is_new and not _is_kept(inputs, kinds, address)
+
+
+def _is_kept(inputs: Inputs, kinds: Kinds, address: Address) -> bool:
+    """True if the namespace of an address has outlived the container's process with things of scplan's in it."""
+    place = kinds[address.kind].lives_in
+    return any(
+        kinds[other.kind].is_own(owned, live, is_new=True)
+        for other, owned in inputs.owned.items()
+        if other.container == address.container
+        and kinds[other.kind].lives_in == place
+        and (live := inputs.live.resources.get(other)) is not None
+    )
+
+
+def _taken(kind: Kind[Any], address: Address, changed: tuple[str, ...]) -> Unsuitable:
+    differs = f", and differs in {', '.join(changed)}" if changed else ""
+    return Unsuitable(
+        f"{kind.name} {address.identity} is there already, made by others{differs}",
+        hint="the container's runtime may have made it: choose another place for scplan's and apply; "
+        f"`scplan state rm {address}` forgets that, and `required: false` in its entry makes this a warning",
+        taken=True,
+    )
 
 
 def _given_back(
@@ -443,15 +500,25 @@ def _alteration(
     return draft.interrupting(disruption, effect)
 
 
-def removal(inputs: Inputs, address: Address, reason: str) -> Draft:
-    """The removal of what is owned, now or from what the container is started with."""
+def _removal(inputs: Inputs, kinds: Kinds, address: Address) -> Draft:
+    live, owned = inputs.live.resources.get(address), inputs.owned[address]
+    is_gone = live is not None and not kinds[address.kind].can_take_over(owned, live)
+    is_gone = is_gone and live is not None and _is_of_others(inputs, kinds, address, live)
+    return removal(inputs, address, "no longer in the configuration", is_gone=is_gone)
+
+
+def removal(inputs: Inputs, address: Address, reason: str, *, is_gone: bool = False) -> Draft:
+    """The removal of what is owned, now or from what the container is started with.
+
+    `is_gone`: another resource has its address, so that only the record finds what is left of it.
+    """
     owned = inputs.owned[address]
     if is_waiting(inputs, address):
         return removal_at_next_start(address, owned, reason)
     live = inputs.live.resources.get(address)
     if address in inputs.shared and live is not None:
         return released(address, live, owned, f"{reason}; it stays, and belongs to {inputs.shared[address]}")
-    return _deletion(address, live, owned, reason)
+    return _deletion(address, None if is_gone else live, owned, reason)
 
 
 def released(address: Address, live: Resource, owned: Resource, reason: str) -> Draft:

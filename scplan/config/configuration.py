@@ -152,6 +152,8 @@ def _probe(probe: Probe) -> str | dict[str, Any]:
 def add_entry(document: dict[str, Any], kind: Kind[Any], entry: dict[str, Any]) -> None:
     """Adds what one resource is written as to the section of its kind, in the document of a container."""
     if kind.section_form == "mapping":
-        document.setdefault(kind.section, {})[entry["name"]] = entry["value"]
+        rest = {name: value for name, value in entry.items() if name != "name"}
+        is_short = kind.record(**entry) == kind.record(name=entry["name"], value=entry["value"])
+        document.setdefault(kind.section, {})[entry["name"]] = entry["value"] if is_short else rest
     else:
         document.setdefault(kind.section, []).append(entry)

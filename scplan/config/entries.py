@@ -305,7 +305,12 @@ class SectionReader:
         for key, mark, value in node.items():
             if key.startswith("x-"):
                 continue
-            if not isinstance(value, Scalar):
+            if isinstance(value, MappingNode):
+                try:
+                    self._add(self._read_long(key, mark, value), mark, owner, entries)
+                except _Invalid:
+                    continue
+            elif not isinstance(value, Scalar):
                 detail = f"{section} {quoted(key)}: one value is expected"
                 self.report.error("invalid value", detail, hint="put it on one line, in quotes", mark=value.mark)
             elif not value.is_null:
@@ -314,6 +319,16 @@ class SectionReader:
                 except _Invalid:
                     continue
                 self._add(found, mark, owner, entries)
+
+    def _read_long(self, key: str, mark: Mark | None, node: MappingNode) -> _Finished:
+        """An entry that is a mapping of its own, whose name is its key. Raises _Invalid after reporting why not."""
+        label = partial(str, f"{self.kind.section} {quoted(key)}")
+        if "name" in node.entries:
+            detail = f"{label()} has no attribute {quoted('name')}"
+            self.report.error("unknown attribute", detail, hint="its key is its name", mark=node.key_mark("name"))
+            raise _Invalid
+        named = MappingNode({"name": Scalar(key, False, mark), **node.entries}, [mark, *node.key_marks], node.mark)
+        return self._finished(self.records.read(named, label), mark)
 
     def _read_setting(self, key: str, mark: Mark | None, text: str) -> _Finished:
         """One entry of a mapping. Raises _Invalid after reporting what is wrong with it."""

@@ -129,14 +129,20 @@ def _section(kind: Kind[Any]) -> dict[str, Any]:
     if kind.section_form == "list":
         return _list_of({"$ref": f"#/$defs/{kind.name}"}, description)
     value = kind.record.attribute("value")
+    short = {
+        "description": value.doc,
+        "type": ["string", "number", "boolean", "null"],
+        **({"examples": list(value.examples)} if value.examples else {}),
+    }
+    long = _record(kind.record)
+    # Its key is its name.
+    del long["properties"]["name"]
+    long["properties"]["value"] = short
+    long["required"] = ["value"]
     return {
         "description": description,
         "type": ["object", "null"],
-        "additionalProperties": {
-            "description": value.doc,
-            "type": ["string", "number", "boolean", "null"],
-            **({"examples": list(value.examples)} if value.examples else {}),
-        },
+        "additionalProperties": {"anyOf": [short, long]},
     }
 
 

@@ -17,6 +17,7 @@ from scplan.model.address import Address
 from scplan.model.change import Change, Disruption
 from scplan.model.comparison import as_configured
 from scplan.model.live import HostFacts
+from scplan.model.provided import Provided
 from scplan.model.resource import Resource, brought_by
 from scplan.named_tuple import NamedTuple
 
@@ -72,13 +73,16 @@ class Described(NamedTuple, Generic[R]):
 class Unsuitable(ValueError):
     """The configuration asks for what this host or container can't give; `args[0]` says what, `hint` the way out.
 
-    `absent` marks a missing source: a device, bridge or path that the host does not have.
+    `absent` marks a missing source: a device, bridge or path that the host does not have. `taken` marks a place in a
+    container that others took before scplan reattached what it owns. Both are warnings for entries with
+    `required: false`.
     """
 
-    def __init__(self, message: str, *, hint: str = "", absent: bool = False) -> None:
+    def __init__(self, message: str, *, hint: str = "", absent: bool = False, taken: bool = False) -> None:
         super().__init__(message)
         self.hint = hint
         self.absent = absent
+        self.taken = taken
 
 
 class Foreseen(NamedTuple):
@@ -113,6 +117,8 @@ class Kind(ABC, Generic[R]):
 
     lives_in: ClassVar[Literal["net", "mnt", "cgroup", ""]] = ""
     """The namespace that its resources are in, or the cgroup: containers that share it share them."""
+    foresees_starts: ClassVar[bool] = False
+    """True if changes are checked in a container that starts, too: settings of its runtime may stand against them."""
     hears: ClassVar[Hears | None] = None
     """What the kernel tells about when live resources change; None: they have to be looked at from time to time."""
 
@@ -201,6 +207,24 @@ class Kind(ABC, Generic[R]):
     def takes_over_in_place(self, desired: R, live: R) -> bool:
         """True if taking over changes what others made in place, so that its removal leaves it there as it was."""
         return False
+
+    def is_own(self, owned: R, live: R, *, is_new: bool) -> bool | None:
+        """True if `live` has a mark of scplan's record, False if it is certainly of others, None if nothing tells.
+
+        `is_new`: the container has been started since the record was written.
+        """
+        return None
+
+    def came_with(self, resource: R, provided: Provided) -> str:
+        """The part of its runtime's configuration that a live resource came from ("a mount of docker's"); "" if none.
+
+        For a container that does not run: the part that will take the place of a desired resource.
+        """
+        return ""
+
+    def with_found(self, provided: Provided, resource: R, origin: str) -> Provided:
+        """`provided` with the name of a live resource that is known by then to have come from the runtime."""
+        return provided
 
     def requires(self, resource: R, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         """Addresses in `others` (of the same container) that must be there first, and without which it is lost."""

@@ -9,8 +9,10 @@ from typing import Any
 
 from scplan.errors import RecordDamaged, ScplanError
 from scplan.model.live import ContainerFacts, Status
+from scplan.model.provided import ANY_VALUE, Provided
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import NOT_FOUND, existing, from_each, get, get_one, is_plain, reaching, said
+from scplan.runtimes.provided import cpu_max, in_container, limit_values, swap_limit
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id, is_generated
 from scplan.runtimes.state_files import (
     damaged,
@@ -94,6 +96,16 @@ class Docker(Runtime):
     def refuse_foreign(self, facts: ContainerFacts) -> None:
         """By the cgroup, which has the ID in its name, or containerd's shim, which is the parent and has it, too."""
         refuse_foreign(facts, facts.place, cgroup=f".*{re.escape(facts.id)}.*", monitor=facts.id)
+
+    def provided(self, facts: ContainerFacts) -> Provided:
+        """By its bundle, and by the daemon: that has the networks, and what `docker update` changed."""
+        bundled = super().provided(facts)
+        for socket in existing([facts.place] if facts.place else self.places()):
+            with reaching(self.name, socket):
+                container = get_one(socket, f"/containers/{facts.id}/json")
+            if container is not None:
+                return bundled.joined(_provided(container, f"{socket}: {facts.name}"))
+        return bundled
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether the container's OCI runtime is one of the daemon's that run scplan's wrapper."""
@@ -186,6 +198,43 @@ def _data_of(bundle: str) -> str:
         if found is not None:
             return found[1]
     return ""
+
+
+def _provided(container: Any, where: str) -> Provided:
+    """The things that the daemon's description of a container lists: networks, volumes, devices and limits."""
+    networks = field(container, "NetworkSettings", dict, where).get("Networks") or {}
+    endpoints = {name: one for name, one in networks.items() if name not in ("none", "host") and isinstance(one, dict)}
+    named = {name: f"the NIC of docker's network {name}" for name in endpoints}
+    host = field(container, "HostConfig", dict, where)
+    mounts = [one.get("Destination") for one in container.get("Mounts") or () if isinstance(one, dict)]
+    devices = [one.get("PathInContainer") for one in host.get("Devices") or () if isinstance(one, dict)]
+    memory, both = host.get("Memory") or 0, host.get("MemorySwap") or 0
+    quota = host.get("CpuQuota") or (host.get("NanoCpus") or 0) // 10_000
+    limits = limit_values(
+        {
+            "memory.max": memory,
+            "memory.low": host.get("MemoryReservation"),
+            "pids.max": host.get("PidsLimit"),
+            "cpuset.cpus": host.get("CpusetCpus"),
+            "cpuset.mems": host.get("CpusetMems"),
+            "cpu.weight": ANY_VALUE if host.get("CpuShares") else None,
+            "cpu.max": cpu_max(quota, host.get("CpuPeriod")),
+        }
+    )
+    if both >= memory > 0:
+        limits |= swap_limit(both - memory)
+    return Provided(
+        # libnetwork names them in the order in which it plugs them in.
+        nics={f"eth{index}": origin for index, origin in enumerate(named.values())},
+        macs={str(one.get("MacAddress")): named[name] for name, one in endpoints.items() if one.get("MacAddress")},
+        mounts={
+            in_container(one): "a volume of docker's"
+            for one in (*mounts, *(host.get("Tmpfs") or {}))
+            if isinstance(one, str)
+        },
+        devices={in_container(one): "a device of docker's" for one in devices if isinstance(one, str)},
+        settings=limits,
+    )
 
 
 def _host_of_context() -> str | None:

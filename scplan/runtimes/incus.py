@@ -8,16 +8,31 @@ from typing import Any
 
 from scplan.errors import EngineUnreachable
 from scplan.model.live import ContainerFacts
+from scplan.model.provided import ANY_VALUE, NOTHING_PROVIDED, Provided
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import existing, from_each, get_one, is_plain, reaching
 from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup
+from scplan.runtimes.provided import in_container
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference, is_same_place
 from scplan.runtimes.state_files import damaged, facts_of, field, plain
 
 _RUNNING = ("Running", "Frozen", "Ready")
 _DEFAULT = "default"
+_NODES = ("unix-char", "unix-block", "unix-hotplug", "usb", "gpu", "tpm")
+# In every container, from the host's nodes: internal/server/instance/drivers/driver_lxc.go.
+_OWN_NODES = ("/dev/fuse", "/dev/net/tun")
+# By the keys of an instance's configuration, the settings that they set.
+_LIMITS = {
+    "limits.memory": ("memory.max", "memory.swap.max", "memory.low", "memory.high"),
+    "limits.memory.swap": ("memory.swap.max",),
+    "limits.cpu": ("cpuset.cpus", "cpu.weight"),
+    "limits.cpu.allowance": ("cpu.max", "cpu.weight"),
+    "limits.cpu.priority": ("cpu.weight",),
+    "limits.cpu.nodes": ("cpuset.mems",),
+    "limits.processes": ("pids.max",),
+}
 _PROJECT_IS = "?project="
 _DIRECTORIES = ("/var/lib/incus", "/run/incus", "/var/lib/lxd", "/var/snap/lxd/common/lxd")
 
@@ -50,6 +65,18 @@ class Incus(Runtime):
         directory = f"{os.path.dirname(project.socket)}/containers"
         refuse_foreign(facts, project.socket, cgroup=payload_cgroup(own), monitor=monitor_title(directory, own))
 
+    def provided(self, facts: ContainerFacts) -> Provided:
+        """By the devices and limits of the instance and its profiles; the rest is in the configuration made for LXC."""
+        chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
+        for project in [project_of(facts.place)] if facts.place else chosen:
+            with reaching(self.name, project.socket):
+                instance = project.metadata(f"instances/{facts.name}")
+            if instance is not None:
+                where = f"{project.socket}: {facts.name}"
+                devices = field(instance, "expanded_devices", dict, where)
+                return _provided(devices, field(instance, "expanded_config", dict, where))
+        return NOTHING_PROVIDED
+
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether `raw.lxc` of the instance, or of a profile of it, runs scplan's hook at start."""
         chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
@@ -61,6 +88,27 @@ class Incus(Runtime):
                 raw = field(instance, "expanded_config", dict, where).get("raw.lxc")
                 return isinstance(raw, str) and is_in_lxc_configuration(raw)
         return False
+
+
+def _provided(expanded: dict[str, Any], config: dict[str, Any]) -> Provided:
+    nics: dict[str, str] = {}
+    mounts: dict[str, str] = {}
+    devices = dict.fromkeys(_OWN_NODES, "a device of its own")
+    settings: dict[str, frozenset[str]] = {}
+    for name, device in expanded.items():
+        options = device if isinstance(device, dict) else {}
+        path = options.get("path") or options.get("source")
+        if options.get("type") in ("nic", "infiniband"):
+            nics[options.get("name") or config.get(f"volatile.{name}.name") or name] = f"the NIC of its device {name}"
+        elif options.get("type") == "disk" and isinstance(path, str) and path != "/":
+            mounts[in_container(path)] = f"its device {name}"
+        elif options.get("type") in _NODES and isinstance(path, str):
+            devices[in_container(path)] = f"its device {name}"
+    for key, value in config.items():
+        for setting in _LIMITS.get(key, ()) if value else ():
+            settings[setting] = frozenset((ANY_VALUE,))
+    # Incus binds each unix device from a node of its own.
+    return Provided(nics=nics, mounts={**mounts, **devices}, devices={**mounts, **devices}, settings=settings)
 
 
 class Project(NamedTuple):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from scplan.model.live import ContainerFacts
+from scplan.model.provided import Provided
 from scplan.runtimes.configured_hooks import is_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup, socket_name
@@ -55,6 +56,12 @@ class Lxc(Runtime):
         refuse_foreign(
             facts, f"\0{socket_name(facts.id)}", cgroup=payload_cgroup(name), monitor=monitor_title(path, name)
         )
+
+    def provided(self, facts: ContainerFacts) -> Provided:
+        """By the container's configuration and what that includes."""
+        from scplan.runtimes.lxc_config import of_lxc  # most commands do without
+
+        return of_lxc(f"{facts.id}/config")
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether the container's configuration has the hook; what that includes is not followed."""

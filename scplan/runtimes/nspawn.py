@@ -7,6 +7,7 @@ import os
 from scplan.errors import KernelError
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts
+from scplan.model.provided import Provided
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, list_suffixed, read_file, takes_root
@@ -41,6 +42,14 @@ class Nspawn(Runtime):
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         return Signs(files=(f"{_RUNNING}/{name}",), is_polled=True)  # the directory may have stayed
+
+    def provided(self, facts: ContainerFacts) -> Provided:
+        """By its settings file, and by the options of the supervisor of one that runs."""
+        from scplan.runtimes.nspawn_options import of_nspawn  # most commands do without
+
+        parent = _parent_of(facts.pid)
+        words = os.fsdecode(read_file(f"/proc/{parent}/cmdline") or b"").split("\0") if parent else []
+        return of_nspawn(facts.name, words[1:])
 
     def all(self) -> list[ContainerName]:
         return [ContainerName(name, name) for name in _names()]
@@ -117,6 +126,12 @@ def _is_of_host(pid: str) -> bool:
         return False
     except PermissionError as error:
         raise KernelError.from_os(f"stat(/proc/{pid}/ns)", error, hint=takes_root(error)) from None
+
+
+def _parent_of(pid: int) -> int:
+    """The parent of a process; 0 where there is none. Source: proc_pid_stat(5)."""
+    fields = (read_file(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
+    return int(fields[1]) if pid and len(fields) > 1 else 0
 
 
 def _child_of(pid: str) -> int:

@@ -11,6 +11,7 @@ from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
 from scplan.linux.process import acts_for_user, user_namespace_owner
 from scplan.model.live import ContainerFacts
+from scplan.model.provided import Provided
 from scplan.runtimes.configured_hooks import runs_scplan
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
@@ -101,6 +102,19 @@ class Podman(Runtime):
             if one.id == facts.id:
                 return f"{one.place}/{one.id}/userdata"
         return None
+
+    def provided(self, facts: ContainerFacts) -> Provided:
+        """By its bundle, its CNI results, and the bridges of its networks: netavark keeps no file of a container."""
+        own = os.geteuid() != 0
+        graph = facts.place or _storage()
+        networks = f"{os.path.dirname(graph) if own else '/etc/containers'}/networks"
+        bridges = {"podman0": "the NIC of podman's network podman", "cni-podman0": "the NIC of podman's network podman"}
+        for file in list_suffixed(networks, ".json"):
+            network = read_state(f"{networks}/{file}") or {}
+            bridge = network.get("network_interface")
+            if isinstance(bridge, str):
+                bridges[bridge] = f"the NIC of podman's network {network.get('name')}"
+        return Provided(bridges=bridges).joined(super().provided(facts))
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether its bundle has the hook, or a directory of hooks that podman puts into every bundle."""

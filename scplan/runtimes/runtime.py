@@ -14,8 +14,10 @@ from typing import ClassVar
 
 from scplan.errors import ContainerNotFound, EngineUnreachable, KernelError, NoSuchContainer, RecordDamaged
 from scplan.model.live import ContainerFacts
+from scplan.model.provided import Provided
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import is_in_bundle
+from scplan.runtimes.provided import of_bundle, of_cni
 
 AUTO = "auto"
 # Nobody listens at a socket that is still there, or it is not for this user: for `auto`, the runtime is not there.
@@ -125,6 +127,12 @@ class Runtime(ABC):
     def bundle(self, facts: ContainerFacts) -> str | None:
         """The directory with the container's OCI config.json; None where there is none."""
         return None
+
+    def provided(self, facts: ContainerFacts) -> Provided:
+        """The things that the runtime puts into the container at each start. Raises ScplanError."""
+        bundle = facts.bundle or self.bundle(facts)
+        cni = of_cni(facts.id, self.name)
+        return of_bundle(bundle, self.name).joined(cni) if bundle else cni
 
     def has_hook(self, facts: ContainerFacts) -> bool:
         """Whether scplan's hook runs when the container starts."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from scplan.errors import Diagnostic, PlanError, Severity, in_file_order
 from scplan.kinds import KINDS
-from scplan.kinds.kind import Foreseen, Unsuitable
+from scplan.kinds.kind import Foreseen, Kind, Unsuitable
 from scplan.linux.authority import lacking
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -24,7 +25,9 @@ def with_foresight(made: Plan, owned: Mapping[Address, Resource], source_of: Sou
 
     `owned` are the records before the plan. Changes that wait for a container's next start are not looked at.
     """
-    found = list(_found(made, owned, host))
+    found = list(_found(made, owned, host, KINDS.values()))
+    made = _without_optional(made, found, source_of)
+    found = [one for one in found if one.refused is None or _is_required(made, one)]
     refused = [
         unsuitable(source_of(one.address), one.address, one.refused, Severity.ERROR) for one in found if one.refused
     ]
@@ -35,7 +38,50 @@ def with_foresight(made: Plan, owned: Mapping[Address, Resource], source_of: Sou
     return made._replace(changes=changes, diagnostics=(*made.diagnostics, *warnings)) if found else made
 
 
-def _found(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Iterable[Foreseen]:
+def with_start_foreseen(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Plan:
+    """The plan of a start without the changes that limits of the runtime stand against: a warning about each.
+
+    Nobody could see them in the plan before: the runtime's limits may have been changed since.
+    """
+    kinds = [kind for kind in KINDS.values() if kind.foresees_starts]
+    if not any(change.address.kind == kind.name for change in made.changes for kind in kinds):
+        return made
+    found = [one for one in _found(made, owned, host, kinds) if one.refused is not None]
+    left_out = [one for one in found if one.refused is not None and one.refused.taken]
+    made = _without(made, left_out, lambda _: None)
+    return _without_optional(made, [one for one in found if one not in left_out], lambda _: None)
+
+
+def _without_optional(made: Plan, found: Iterable[Foreseen], source_of: SourceOf) -> Plan:
+    """The plan without the refused changes of entries with `required: false`; a warning about each."""
+    return _without(made, [one for one in found if one.refused is not None and not _is_required(made, one)], source_of)
+
+
+def _is_required(made: Plan, found: Foreseen) -> bool:
+    """False for an entry with `required: false`, and for one that the plan leaves out already."""
+    after = [change.after for change in made.changes if change.address == found.address]
+    return any(getattr(one, "required", True) is not False for one in after)
+
+
+def _without(made: Plan, refused: Iterable[Foreseen], source_of: SourceOf) -> Plan:
+    warnings = {
+        one.address: unsuitable(source_of(one.address), one.address, one.refused, Severity.WARNING)
+        for one in refused
+        if one.refused is not None
+    }
+    if not warnings:
+        return made
+    return made._replace(
+        changes=tuple(change for change in made.changes if change.address not in warnings),
+        operations=tuple(operation for operation in made.operations if operation.address not in warnings),
+        refreshed={address: one for address, one in made.refreshed.items() if address not in warnings},
+        diagnostics=(*made.diagnostics, *warnings.values()),
+    )
+
+
+def _found(
+    made: Plan, owned: Mapping[Address, Resource], host: Host, kinds: Collection[Kind[Any]]
+) -> Iterable[Foreseen]:
     for name, changes in made.by_container():
         now = [change for change in changes if not (change.at_next_start or change.records_only)]
         if not now:
@@ -46,7 +92,7 @@ def _found(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Iterabl
             if beyond:
                 yield from beyond
                 continue
-            for kind in KINDS.values():
+            for kind in kinds:
                 of_kind = [change for change in now if change.address.kind == kind.name]
                 if of_kind:
                     yield from kind.foresee(container, host, of_kind, after)

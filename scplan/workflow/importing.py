@@ -52,6 +52,7 @@ def import_container(meant: Meant, request: Request) -> Imported:
     state = State(request.state_dir, KINDS)
     with Host() as host:
         found, left_out = _described(facts, host)
+        left_out += _take_out_provided(found, facts)
         found = _with_owned(found, facts, state)
         while True:
             document = _document(meant, facts, found, state)
@@ -103,6 +104,19 @@ def _described(facts: ContainerFacts, host: Host) -> tuple[dict[Address, Resourc
                 except ValueError as error:
                     left_out.append((kind.section, identity, str(error)))
     return found, left_out
+
+
+def _take_out_provided(found: dict[Address, Resource], facts: ContainerFacts) -> list[tuple[str, str, str]]:
+    """Take out of the entries what the container's runtime put there; (section, what, why) of each."""
+    provided = RUNTIMES[facts.runtime].provided(facts)
+    left_out = []
+    for kind in KINDS.values():
+        for address in [address for address in found if address.kind == kind.name]:
+            origin = kind.came_with(kind.normalise(found[address]), provided)
+            if origin:
+                left_out.append((kind.section, address.identity, f"{origin}, which each start makes"))
+                provided = kind.with_found(provided, found.pop(address), origin)
+    return left_out
 
 
 def _compact(kind: Kind[Any], resource: Resource) -> Resource:

@@ -124,10 +124,12 @@ def with_neighbours(
     host: Host,
 ) -> Plan:
     """The plan, made again where other containers have what it would make or remove. Raises PlanError."""
+    from scplan.workflow.provided import owned_by_runtimes
     from scplan.workflow.sharing import shared_in  # a hook does without
 
     made = make(inputs, KINDS)
     shared, problems = shared_in(made, scene, state, host.boot_id)
+    shared |= owned_by_runtimes(made)
     if shared:
         made = make(inputs._replace(shared=shared), KINDS)
     return made._replace(diagnostics=(*made.diagnostics, *problems)) if problems else made
@@ -275,6 +277,7 @@ def inputs_of(scene: Scene, resolution: plan.Resolution, live: Live, request: Re
         foreign={},
         source_of=scene.source_of,
         selection=request.selection,
+        new=scene.new,
     )
 
 

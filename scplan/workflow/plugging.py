@@ -14,6 +14,7 @@ from scplan.model.live import ContainerFacts
 from scplan.named_tuple import NamedTuple
 from scplan.state import Record, State
 from scplan.workflow.applying import Run
+from scplan.workflow.foresight import with_start_foreseen
 from scplan.workflow.lifecycle import give_back, wanted_again
 from scplan.workflow.planning import plan_alone
 from scplan.workflow.recorded import gone, is_plugged_in
@@ -84,7 +85,7 @@ def end_starts(state: State, host: Host, request: Request) -> list[str]:
 def _plug_in(record: Record, facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
     """Needs the locks."""
     scene = Scene({facts.name: facts}, {facts.name: wanted_again(record)}, partial(read_records, state))
-    made = plan_alone(scene, request, host)
+    made = with_start_foreseen(plan_alone(scene, request, host), scene.owned, host)
     Run(made, scene, state, host, request, is_start=True).execute(lambda _: None)
     now = state.read(facts.runtime, facts.name)
     if now is not None and not is_plugged_in(now, host.boot_id):

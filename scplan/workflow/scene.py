@@ -87,12 +87,14 @@ class Records(NamedTuple):
     `owned` is what is true of containers that were started again since: what was remembered of their former life, and
     what they had of the host in it, is `lost`. `stale` are records of others that had the containers' names before.
     `renamed` are containers whose records are to follow their names by other rules than so far.
+    Running containers that are `new` were started since their records were written.
     """
 
     owned: Mapping[Address, Resource]
     lost: Mapping[Address, Resource] = MappingProxyType({})
     stale: tuple[Record, ...] = ()
     renamed: frozenset[str] = frozenset()
+    new: frozenset[str] = frozenset()
 
 
 class Scene:
@@ -147,6 +149,11 @@ class Scene:
     def renamed(self) -> frozenset[str]:
         """Containers whose records are to follow their names by other rules than so far."""
         return self._records.renamed
+
+    @property
+    def new(self) -> frozenset[str]:
+        """Running containers that were started since their records were written."""
+        return self._records.new
 
     @property
     def stale(self) -> list[tuple[Record, ContainerReplaced]]:
@@ -620,6 +627,7 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
     lost: dict[Address, Resource] = {}
     stale: list[Record] = []
     renamed: set[str] = set()
+    new: set[str] = set()
     for facts in containers.values():
         record = state.read(facts.runtime, facts.name)
         if record is None:
@@ -630,11 +638,13 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
         naming = facts.recorded_naming
         if naming is not None and naming != (record.naming or Naming()) and (facts.image or naming.image):
             renamed.add(facts.name)
+        if facts.start_time and (record.boot_id, record.start_time) != (boot_id(), facts.start_time):
+            new.add(facts.name)
         if record.is_over(facts, boot_id()):
             lost.update(record.lost(facts, boot_id()))
             record = record.at_next_start()
         owned.update(record.resources)
-    return Records(owned, lost, tuple(stale), frozenset(renamed))
+    return Records(owned, lost, tuple(stale), frozenset(renamed), frozenset(new))
 
 
 def has_default_files() -> bool:

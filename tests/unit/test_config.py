@@ -120,6 +120,16 @@ def test_one_value_is_a_list_of_one(tmp_path: Path) -> None:
     assert resource(configuration, "web/nic/e").addresses == ("10.0.0.1/8",)
 
 
+def test_cgroup_setting_can_be_a_mapping_of_its_own(tmp_path: Path) -> None:
+    written = web("cgroup: {memory.max: {value: 2GiB, required: false}, pids.max: 512}")
+    configuration = read(tmp_path, written)
+    setting = resource(configuration, "web/cgroup/memory.max")
+    assert (setting.value, setting.required) == (str(2 * 1024**3), False)
+    assert resource(configuration, "web/cgroup/pids.max").required is True
+    document = configuration.to_json()["containers"]["web"]["cgroup"]
+    assert document == {"memory.max": {"value": str(2 * 1024**3), "required": False}, "pids.max": "512"}
+
+
 def test_cgroup_settings_are_a_mapping(tmp_path: Path) -> None:
     configuration = read(tmp_path, web("cgroup: {memory.max: 2GiB, pids.max: 512, x-note: any}"))
     assert resource(configuration, "web/cgroup/memory.max").value == str(2 * 1024**3)
@@ -273,6 +283,8 @@ def test_wrong_files(tmp_path: Path, text: str, words: str) -> None:
         ("routes: [{to: default}]", "needs via, dev or src"),
         ("cgroup: [memory.max]", "4:13: not a mapping"),
         ("cgroup: {memory.max: [1]}", "4:26: invalid value"),
+        ("cgroup: {memory.max: {required: false}}", "4:26: missing attribute"),
+        ("cgroup: {memory.max: {value: 1G, name: x}}", "4:38: unknown attribute"),
         ("cgroup: {memory.mx: 1}", "4:14: invalid cgroup"),
         ("modules: [a/b]", "invalid value"),
         ("modules: {a: b}", "not a list"),

@@ -59,8 +59,9 @@ BEYOND_THE_TABLE: dict[str, set[str]] = {
     # an apply that is finished goes on where it was; what is taken back is not interrupted
     "recovery": {"apply", "linux.signals"},
     "config": {"yaml_source"},  # the values with places that it turns into resources
-    # ContainerFacts; how an engine's daemon is asked; and whether a recorded process lives
-    "runtimes": {"model.live", "linux.local_socket", "linux.process"},
+    # ContainerFacts; the things that a runtime puts into a container; how an engine's daemon is asked; and whether a
+    # recorded process lives
+    "runtimes": {"model.live", "model.provided", "linux.local_socket", "linux.process"},
     "cli": {"model"},  # the types of what workflow returns and render takes
 }
 # in place of what would take too long to import, or believe too much

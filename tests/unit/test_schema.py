@@ -74,6 +74,7 @@ def test_what_scplan_refuses_does_not_fit(document: dict[str, Any]) -> None:
         web(devices=["/dev/sdb"], mounts=["/a:/b"], routes=[{"via": "10.0.0.1"}]),
         web(nics=[{"name": "e", "qlen": 5, "x-note": 1, "addresses": "10.0.0.1/8", "mtu": None}]),
         web(cgroup={"memory.max": "2GiB", "pids.max": 5}),
+        web(cgroup={"memory.max": {"value": "2GiB", "required": False}}),
         web(profiles="p", modules="br_netfilter"),
     ],
 )

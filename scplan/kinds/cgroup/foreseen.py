@@ -128,6 +128,7 @@ def _memory(
             f"memory.max {_size(goal[LIMIT])} is above the limit of memory+swap that the container has,"
             f" {show_size(bytes_of(now[MEMSW]))}",
             hint="write memory.swap.max, too: swap alone, which cgroup v1 adds to memory.max",
+            taken=True,
         )
     return None
 

@@ -30,6 +30,7 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Change
 from scplan.model.live import HostFacts
+from scplan.model.provided import ANY_VALUE, Provided
 from scplan.model.resource import Resource
 
 
@@ -39,6 +40,7 @@ class CgroupKind(Kind[CgroupSetting]):
     section_form = "mapping"
     record = CgroupSetting
     lives_in = "cgroup"
+    foresees_starts = True
 
     def normalise(self, desired: CgroupSetting) -> CgroupSetting:
         setting = setting_of(desired.name)
@@ -91,6 +93,10 @@ class CgroupKind(Kind[CgroupSetting]):
             elif value is not None:
                 found[name] = CgroupSetting(name=name, value=value)
         return found
+
+    def came_with(self, resource: CgroupSetting, provided: Provided) -> str:
+        values = provided.settings.get(resource.name, frozenset())
+        return "a limit of the runtime's" if resource.value in values or ANY_VALUE in values else ""
 
     def describe(self, container: Container, host: Host) -> Described[CgroupSetting]:
         entries: dict[str, CgroupSetting] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scplan.model.resource import Resource, Role, attr
-from scplan.model.values import TEXT, show_size
+from scplan.model.values import BOOL, TEXT, show_size
 
 
 class CgroupSetting(Resource):
@@ -11,6 +11,9 @@ class CgroupSetting(Resource):
 
     name: str = attr("name of the cgroup v2 file", TEXT, role=Role.IDENTITY, required=True)
     value: str = attr("what the file holds", TEXT, required=True, examples=("2GiB", "50000 100000", 512))
+    required: bool = attr(
+        "false: a setting that can't be made is a warning and not an error", BOOL, role=Role.POLICY, default=True
+    )
     former: str | None = attr("what was there before scplan set it, given back on removal", TEXT, role=Role.FORMER)
     former_files: str | None = attr(
         "the kernel's files of the setting and of those that depend on it, before scplan set any of them",

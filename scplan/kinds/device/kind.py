@@ -39,6 +39,7 @@ from scplan.model.address import Address
 from scplan.model.change import Change
 from scplan.model.comparison import differences
 from scplan.model.live import HostFacts, PathFact
+from scplan.model.provided import Provided
 from scplan.model.resource import Resource
 
 _NODES_SHOWN = 8
@@ -228,6 +229,9 @@ class DeviceKind(Kind[Device]):
         cgroup.refuse_shared()
         for identity in limited:
             found[identity] = found[identity].but(io=IoLimits(**rules.limits_now(cgroup, found[identity])))
+
+    def came_with(self, resource: Device, provided: Provided) -> str:
+        return provided.devices.get(resource.target, "")
 
     def describe(self, container: Container, host: Host) -> Described[Device]:
         if container.shares_host_mounts:

@@ -64,6 +64,7 @@ from scplan.linux.syscalls import open_tree, statx
 from scplan.model.address import Address
 from scplan.model.change import Change, Disruption
 from scplan.model.live import HostFacts
+from scplan.model.provided import Provided
 from scplan.model.resource import Resource
 
 MAX_MOUNTS = 128
@@ -162,6 +163,9 @@ class MountKind(Kind[BindMount]):
             if tree and (there := container.status(mount.target)) is not None and there.mount_id == tree[0].mount.id:
                 found[identity] = as_found(host, mount, tree, there)
         return found
+
+    def came_with(self, resource: BindMount, provided: Provided) -> str:
+        return provided.mounts.get(resource.target, "")
 
     def describe(self, container: Container, host: Host) -> Described[BindMount]:
         if container.shares_host_mounts:

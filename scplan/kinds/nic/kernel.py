@@ -186,6 +186,7 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
         host_mtu=host_mtu,
         host_txqueuelen=host_txqueuelen,
         host_bridge=bridge,
+        host_mac=outer.mac if outer is not None and not is_physical and not is_foreign else None,
     )
 
 

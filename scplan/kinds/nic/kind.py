@@ -13,6 +13,7 @@ from scplan.kinds.nic import lost as lost_nics
 from scplan.kinds.nic.record import (
     DEFAULT_MTU,
     DEFAULT_TXQUEUELEN,
+    FOREIGN,
     IPV6_MIN_MTU,
     VETH,
     Nic,
@@ -24,6 +25,7 @@ from scplan.model.address import Address
 from scplan.model.change import Change, Disruption
 from scplan.model.live import HostFacts, LinkFact
 from scplan.model.networks import network_of, number_of
+from scplan.model.provided import Provided
 from scplan.model.resource import Resource
 
 MAX_PHYSICAL = 8
@@ -145,6 +147,33 @@ class NicKind(Kind[Nic]):
         if made.is_physical and made.carried_name == "":
             return True
         return made.carried_name not in ("", made.name) if live is None else live.type != (made.type or VETH)
+
+    def is_own(self, owned: Nic, live: Nic, *, is_new: bool) -> bool | None:
+        """By the host end of a veth: its MAC address, which scplan chose, and its name; in a new container both."""
+        if owned.is_physical:
+            return False if is_new and live.type == FOREIGN else None
+        if live.type == FOREIGN:
+            return False if is_new else None
+        name = owned.host_name or owned.made_name
+        if owned.host_mac is not None and live.host_mac is not None:
+            if live.host_mac == owned.host_mac:
+                return True
+            return None if not is_new and live.host_name == name else False
+        if is_new:
+            return True if owned.host_name and live.host_name == owned.host_name else None
+        # An adopted one was on its bridge, with its addresses; one that has neither was never scplan's.
+        has_moved = bool(owned.bridge) and live.bridge != owned.bridge
+        has_none = bool(owned.addresses) and not set(owned.addresses or ()) & set(live.addresses or ())
+        return False if has_moved and has_none else None
+
+    def came_with(self, resource: Nic, provided: Provided) -> str:
+        if resource.is_physical:
+            return provided.nics.get(resource.name, "")
+        by_name = "" if provided.macs and resource.mac else provided.nics.get(resource.name, "")
+        return provided.macs.get(resource.mac or "") or provided.bridges.get(resource.bridge or "") or by_name
+
+    def with_found(self, provided: Provided, resource: Nic, origin: str) -> Provided:
+        return provided._replace(nics={**provided.nics, resource.name: origin})
 
     # kernel
 

@@ -17,6 +17,7 @@ from scplan.model.change import Change
 from scplan.model.live import HostFacts
 from scplan.model.networks import network_of
 from scplan.model.next_hops import is_address
+from scplan.model.provided import Provided
 from scplan.model.resource import Resource
 
 _LINK_LOCAL = network_of("fe80::/10")
@@ -124,6 +125,10 @@ class RouteKind(Kind[Route]):
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Route] | None) -> dict[str, Route]:
         return kernel.read(container, wanted, self.identity)
+
+    def came_with(self, resource: Route, provided: Provided) -> str:
+        origin = provided.nics.get(resource.dev or "")
+        return f"a route over {origin}" if origin else ""
 
     def describe(self, container: Container, host: Host) -> Described[Route]:
         return kernel.describe(container, self.identity)

@@ -1,0 +1,84 @@
+"""Things that a configuration of LXC puts into its container. lxc.container.conf(5), fstab(5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from scplan.model.provided import ANY_VALUE, Provided
+from scplan.runtimes.provided import in_container, limit_values
+from scplan.runtimes.state_files import list_suffixed, read_file
+
+_DEPTH = 8
+_NO_NIC = ("empty", "none")
+_V1_LIMITS = {
+    "memory.limit_in_bytes": "memory.max",
+    "memory.memsw.limit_in_bytes": "memory.swap.max",
+    "memory.soft_limit_in_bytes": "memory.low",
+    "cpu.shares": "cpu.weight",
+    "cpu.cfs_quota_us": "cpu.max",
+    "cpu.cfs_period_us": "cpu.max",
+}
+
+
+def of_lxc(path: str) -> Provided:
+    """The NICs, mounts, devices and limits of a configuration and of all that it includes."""
+    mounts: dict[str, str] = {}
+    devices: dict[str, str] = {}
+    types: dict[str, str] = {}
+    names: dict[str, str] = {}
+    settings: dict[str, frozenset[str]] = {}
+    for key, value in _lines(path, _DEPTH):
+        match key.split(".")[1:]:
+            case ["net", index, "type"]:
+                types[index] = value
+            case ["net", index, "name"]:
+                names[index] = value
+            case ["mount", "entry"]:
+                _add_entry(value, mounts, devices)
+            case ["mount", "fstab"]:
+                for line in _text(value).splitlines():
+                    _add_entry(line, mounts, devices)
+            case ["cgroup", *file]:
+                name = ".".join(file)
+                # Other units and files: whatever their equivalent says was set by LXC.
+                settings |= {_V1_LIMITS[name]: frozenset((ANY_VALUE,))} if name in _V1_LIMITS else {}
+                settings |= limit_values({name: value})
+            case ["cgroup2", *file]:
+                settings |= limit_values({".".join(file): ANY_VALUE})
+    nics = {}
+    for place, index in enumerate(sorted((index for index in types if types[index] not in _NO_NIC), key=_number)):
+        nics[names.get(index) or f"eth{place}"] = f"the NIC of lxc.net.{index}"
+    return Provided(nics=nics, mounts=mounts, devices=devices, settings=settings)
+
+
+def _add_entry(line: str, mounts: dict[str, str], devices: dict[str, str]) -> None:
+    """Adds the target of one line: a bind mount of a device node is a device to scplan."""
+    words = line.split()
+    if len(words) < 2 or words[0].startswith("#"):
+        return
+    target = in_container(words[1].replace("\\040", " "))
+    mounts[target] = "a mount of LXC's configuration"
+    devices[target] = "a device of LXC's configuration"
+
+
+def _lines(path: str, depth: int) -> Iterator[tuple[str, str]]:
+    """(key, value) of each line, those of included files in their place; directories are read as LXC does."""
+    for line in _text(path).splitlines():
+        key, _, value = line.partition("=")
+        key, value = key.strip(), value.strip()
+        if key != "lxc.include":
+            yield key, value
+        elif depth and os.path.isdir(value):
+            for name in sorted(list_suffixed(value, ".conf")):
+                yield from _lines(f"{value}/{name}", depth - 1)
+        elif depth:
+            yield from _lines(value, depth - 1)
+
+
+def _text(path: str) -> str:
+    return (read_file(path) or b"").decode(errors="replace")
+
+
+def _number(index: str) -> int:
+    return int(index) if index.isdecimal() else 0

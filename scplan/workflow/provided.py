@@ -1,0 +1,68 @@
+"""What the container's runtime has put into it: no plan changes, adopts or removes that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scplan.errors import EngineUnreachable
+from scplan.kinds import KINDS
+from scplan.model.address import Address
+from scplan.model.change import Action, Change, Plan
+from scplan.model.live import ContainerFacts
+from scplan.model.provided import NOTHING_PROVIDED, Provided
+from scplan.model.resource import Resource, Role
+from scplan.plan import Owner
+from scplan.runtimes import RUNTIMES
+
+_OF_RECORDS = (Action.DELETE, Action.UPDATE, Action.REPLACE)
+
+
+def owned_by_runtimes(made: Plan) -> dict[Address, Owner]:
+    """The resources that a plan would adopt, change or remove although their containers' runtimes made them.
+
+    Also those that a container which does not run would get in the place of its runtime's.
+    """
+    found: dict[Address, Owner] = {}
+    for name, changes in made.by_container():
+        asked = [change for change in changes if _concerns(change)]
+        if not asked:
+            continue
+        provided = _provided(made.containers[name], asked)
+        for change in asked:
+            kind, resource = KINDS[change.address.kind], change.before if change.before is not None else change.after
+            origin = kind.came_with(resource, provided) if resource is not None else ""
+            if origin:
+                found[change.address] = Owner(change.address, origin=origin)
+    return found
+
+
+def _provided(facts: ContainerFacts, asked: Iterable[Change]) -> Provided:
+    try:
+        return RUNTIMES[facts.runtime].provided(facts)
+    except EngineUnreachable:
+        # A removal by the records alone works without the engine, too.
+        if all(change.action is Action.DELETE for change in asked):
+            return NOTHING_PROVIDED
+        raise
+
+
+def _concerns(change: Change) -> bool:
+    """True for changes that would make a resource scplan's, or change one that may never have been."""
+    if change.records_only:
+        return False
+    if change.owned is None:
+        live = change.before if change.action is Action.ADOPT else change.after if change.at_next_start else None
+        return live is not None and not KINDS[change.address.kind].can_take_over(change.after or live, live)
+    if change.action not in _OF_RECORDS or change.at_next_start or _is_marked(change, change.owned):
+        return False
+    live = change.before
+    is_removal = change.after is None or live is None
+    return is_removal or not KINDS[change.address.kind].can_take_over(change.after or live, live)
+
+
+def _is_marked(change: Change, owned: Resource) -> bool:
+    """True if the record shows that scplan made or changed the resource."""
+    if any(value is not None for _, attribute, value in owned.leaves() if attribute.role is Role.FORMER):
+        return True
+    live = change.before
+    return live is None or bool(KINDS[change.address.kind].is_own(owned, live, is_new=True))
