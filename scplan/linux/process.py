@@ -42,6 +42,14 @@ def parent_of(pid: int) -> int:
         return 0
 
 
+def working_directory(pid: int) -> str:
+    """The working directory of a process; "" where that can't be read. A shim of containerd's is in the bundle."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+
+
 def cgroup_of(pid: int) -> str:
     """The end that the process's cgroups have in all v1 hierarchies: `docker/4f6c`; "" when they have none."""
     try:

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 from scplan.errors import RecordDamaged, ScplanError
+from scplan.linux.process import parent_of, working_directory
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.provided import ANY_VALUE, Provided
+from scplan.runtimes.configured_hooks import DEFAULT_STATE_DIR, state_dirs_in_bundle
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import NOT_FOUND, existing, from_each, get, get_one, is_plain, reaching, said
 from scplan.runtimes.provided import cpu_max, in_container, limit_values, swap_limit
@@ -25,6 +27,7 @@ from scplan.runtimes.state_files import (
     user_directory,
 )
 
+_STATE_DIR_OPTION = "--scplan-state-dir="
 WRAPPERS = ("scplan-runc", "scplan-crun")
 """OCI runtimes that add scplan's hook to each container; docker has no hooks of its own."""
 # Filters are JSON in a query: {"type":["container"],"event":["start"]}.
@@ -107,8 +110,23 @@ class Docker(Runtime):
                 return bundled.joined(_provided(container, f"{socket}: {facts.name}"))
         return bundled
 
+    def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
+        """Of a running container by its bundle, into which scplan's wrapper put the hook; the daemon is not asked.
+
+        It does not answer about a container that is being started, and waits for the hook, which may wait for a lock
+        of the caller's.
+        """
+        if facts.status is Status.STOPPED:
+            return self._state_dirs_of_runtime(facts)
+        bundle = working_directory(parent_of(facts.pid)) or self.bundle(facts)
+        return state_dirs_in_bundle(bundle) if bundle and os.path.exists(f"{bundle}/config.json") else None
+
     def has_hook(self, facts: ContainerFacts) -> bool:
-        """Whether the container's OCI runtime is one of the daemon's that run scplan's wrapper."""
+        """True if the container's OCI runtime is one of the daemon's that run scplan's wrapper."""
+        return bool(self._state_dirs_of_runtime(facts))
+
+    def _state_dirs_of_runtime(self, facts: ContainerFacts) -> list[str]:
+        """By the arguments of the container's OCI runtime, where that is scplan's wrapper."""
         for socket in self._sockets(facts.place):
             with reaching(self.name, socket):
                 container = get_one(socket, f"/containers/{facts.id}/json")
@@ -118,10 +136,15 @@ class Docker(Runtime):
             where = f"{socket}: {facts.name}"
             chosen = field(container, "HostConfig", dict, where).get("Runtime")
             runtimes = field(about, "Runtimes", dict, socket)
-            runtime = runtimes.get(chosen)
-            path = runtime.get("path") if isinstance(runtime, dict) else None
-            return isinstance(path, str) and os.path.basename(path) in WRAPPERS
-        return False
+            known = runtimes.get(chosen)
+            runtime: dict[str, Any] = known if isinstance(known, dict) else {}
+            path = runtime.get("path")
+            if not isinstance(path, str) or os.path.basename(path) not in WRAPPERS:
+                return []
+            arguments = runtime.get("runtimeArgs") or []
+            given = (one for one in arguments if isinstance(one, str) and one.startswith(_STATE_DIR_OPTION))
+            return [next(given, f"{_STATE_DIR_OPTION}{DEFAULT_STATE_DIR}").removeprefix(_STATE_DIR_OPTION)]
+        return []
 
 
 def _find(reference: str, socket: str) -> list[ContainerFacts]:

@@ -10,7 +10,7 @@ from scplan.errors import EngineUnreachable
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import ANY_VALUE, NOTHING_PROVIDED, Provided
 from scplan.named_tuple import NamedTuple
-from scplan.runtimes.configured_hooks import is_in_lxc_configuration
+from scplan.runtimes.configured_hooks import state_dirs_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import existing, from_each, get_one, is_plain, reaching
 from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup
@@ -41,6 +41,7 @@ class Incus(Runtime):
     """Instances are known by name. INCUS_DIR, LXD_DIR and INCUS_PROJECT choose as they do for the command line."""
 
     name = "incus"
+    asks_for_hooks = True
 
     def places(self) -> list[str]:
         chosen = [directory for key in ("INCUS_DIR", "LXD_DIR") if (directory := os.environ.get(key))]
@@ -77,8 +78,8 @@ class Incus(Runtime):
                 return _provided(devices, field(instance, "expanded_config", dict, where))
         return NOTHING_PROVIDED
 
-    def has_hook(self, facts: ContainerFacts) -> bool:
-        """Whether `raw.lxc` of the instance, or of a profile of it, runs scplan's hook at start."""
+    def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
+        """By `raw.lxc` of the instance, or of a profile of it."""
         chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
         for project in [project_of(facts.place)] if facts.place else chosen:
             with reaching(self.name, project.socket):
@@ -86,8 +87,8 @@ class Incus(Runtime):
             if instance is not None:
                 where = f"{project.socket}: {facts.name}"
                 raw = field(instance, "expanded_config", dict, where).get("raw.lxc")
-                return isinstance(raw, str) and is_in_lxc_configuration(raw)
-        return False
+                return state_dirs_in_lxc_configuration(raw) if isinstance(raw, str) else []
+        return []
 
 
 def _provided(expanded: dict[str, Any], config: dict[str, Any]) -> Provided:

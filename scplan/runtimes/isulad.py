@@ -12,7 +12,7 @@ from typing import Any
 
 from scplan.errors import RecordDamaged
 from scplan.model.live import ContainerFacts
-from scplan.runtimes.configured_hooks import has_scplan, is_in_bundle
+from scplan.runtimes.configured_hooks import state_dirs_in, state_dirs_in_bundle
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
 from scplan.runtimes.state_files import (
     damaged,
@@ -131,13 +131,13 @@ class Isulad(Runtime):
         paths = (f"{directory}/{facts.id}" for directory in directories)
         return next((path for path in paths if os.path.isfile(f"{path}/config.json")), None)
 
-    def has_hook(self, facts: ContainerFacts) -> bool:
-        """True if the container's runtime has scplan's hook: lcr in a file of its own, others in config.json."""
+    def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
+        """By the hooks of the container's runtime: lcr has them in a file of its own, others in config.json."""
         bundle = self.bundle(facts)
         if bundle is None:
-            return False
+            return []
         of_lcr = read_state(f"{bundle}/{_LCR_HOOKS}")
-        return is_in_bundle(bundle) if of_lcr is None else has_scplan(of_lcr)
+        return state_dirs_in_bundle(bundle) if of_lcr is None else state_dirs_in(of_lcr)
 
 
 def _graph_of_daemon(pid_file: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
-from scplan.runtimes.configured_hooks import is_in_lxc_configuration
+from scplan.runtimes.configured_hooks import state_dirs_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup, socket_name
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
@@ -63,10 +63,10 @@ class Lxc(Runtime):
 
         return of_lxc(f"{facts.id}/config")
 
-    def has_hook(self, facts: ContainerFacts) -> bool:
-        """Whether the container's configuration has the hook; what that includes is not followed."""
+    def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
+        """By the container's configuration; files that it includes are not read."""
         text = read_file(f"{facts.id}/config")
-        return text is not None and is_in_lxc_configuration(text.decode(errors="replace"))
+        return [] if text is None else state_dirs_in_lxc_configuration(text.decode(errors="replace"))
 
 
 def default_path() -> str:

@@ -12,7 +12,7 @@ from scplan.errors import KernelError, RecordDamaged
 from scplan.linux.process import acts_for_user, user_namespace_owner
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
-from scplan.runtimes.configured_hooks import runs_scplan
+from scplan.runtimes.configured_hooks import runs_scplan, state_dir_of
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
@@ -105,7 +105,7 @@ class Podman(Runtime):
 
     def provided(self, facts: ContainerFacts) -> Provided:
         """By its bundle, its CNI results, and the bridges of its networks: netavark keeps no file of a container."""
-        own = os.geteuid() != 0
+        own = acts_for_user()
         graph = facts.place or _storage()
         networks = f"{os.path.dirname(graph) if own else '/etc/containers'}/networks"
         bridges = {"podman0": "the NIC of podman's network podman", "cni-podman0": "the NIC of podman's network podman"}
@@ -116,24 +116,49 @@ class Podman(Runtime):
                 bridges[bridge] = f"the NIC of podman's network {network.get('name')}"
         return Provided(bridges=bridges).joined(super().provided(facts))
 
-    def has_hook(self, facts: ContainerFacts) -> bool:
-        """Whether its bundle has the hook, or a directory of hooks that podman puts into every bundle."""
-        return super().has_hook(facts) or any(
-            _is_scplan_hook(f"{directory}/{name}")
-            for directory in hook_directories()
-            for name in list_suffixed(directory, ".json")
-        )
+    def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
+        """By the hooks in podman's directories, which it puts into every bundle, else by the container's bundle.
+
+        A bundle is written anew at each start, so that hooks which were removed since count no more.
+        """
+        files = {name: f"{directory}/{name}" for directory in hook_directories() for name in _hook_files(directory)}
+        hooks = [(read_state(path) or {}).get("hook") for path in files.values()]
+        found = [state_dir_of(hook) for hook in hooks if isinstance(hook, dict) and runs_scplan(hook)]
+        return found or super().hook_state_dirs(facts)
 
 
 def hook_directories() -> list[str]:
-    """Where podman looks for hooks, the most important last. containers.conf(5): hooks_dir; the last file has it."""
-    found = (toml_list(path, "engine", "hooks_dir") for path in reversed(_CONFIGURATIONS))
+    """The directories in which podman looks for hooks, the most important last.
+
+    containers.conf(5), hooks_dir: the last file that has it counts.
+    """
+    found = (toml_list(path, "engine", "hooks_dir") for path in reversed(_configurations()))
     return next((directories for directories in found if directories), list(_HOOK_DIRECTORIES))
 
 
-def _is_scplan_hook(path: str) -> bool:
-    hook = (read_state(path) or {}).get("hook")
-    return isinstance(hook, dict) and runs_scplan(hook)
+def _configurations() -> list[str]:
+    """The files of containers.conf(5) that podman reads, the most important last.
+
+    CONTAINERS_CONF stands for all of them; CONTAINERS_CONF_OVERRIDE (since 4.6) comes last in any case.
+    """
+    override = os.environ.get("CONTAINERS_CONF_OVERRIDE")
+    last = [override] if override else []
+    chosen = os.environ.get("CONTAINERS_CONF")
+    if chosen:
+        return [chosen, *last]
+    files = [*_CONFIGURATIONS]
+    if acts_for_user():
+        own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+        files.append(f"{own}/containers/containers.conf")
+    return [one for file in files for one in (file, *_drop_ins(f"{file}.d"))] + last
+
+
+def _drop_ins(directory: str) -> list[str]:
+    return [f"{directory}/{name}" for name in sorted(list_suffixed(directory, ".conf"))]
+
+
+def _hook_files(directory: str) -> list[str]:
+    return sorted(list_suffixed(directory, ".json"))
 
 
 def _storage() -> str:

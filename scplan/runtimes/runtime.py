@@ -16,7 +16,7 @@ from scplan.errors import ContainerNotFound, EngineUnreachable, KernelError, NoS
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
 from scplan.named_tuple import NamedTuple
-from scplan.runtimes.configured_hooks import is_in_bundle
+from scplan.runtimes.configured_hooks import state_dirs_in_bundle
 from scplan.runtimes.provided import of_bundle, of_cni
 
 AUTO = "auto"
@@ -72,6 +72,8 @@ class Runtime(ABC):
     """True if it generates an ID for each container, which stays when that is renamed."""
     is_place_an_address: ClassVar[bool] = False
     """True if the place is one of several ways to the same containers, which have generated IDs."""
+    asks_for_hooks: ClassVar[bool] = False
+    """True if a daemon has to be asked for the hooks of a container that runs, which must not be done under locks."""
     as_owner: ClassVar[str] = ""
     """A command that runs another one with authority over the rootless containers of a user; "" where there is none."""
 
@@ -134,10 +136,17 @@ class Runtime(ABC):
         cni = of_cni(facts.id, self.name)
         return of_bundle(bundle, self.name).joined(cni) if bundle else cni
 
-    def has_hook(self, facts: ContainerFacts) -> bool:
-        """Whether scplan's hook runs when the container starts."""
+    def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
+        """State directories with which scplan's hook is called when the container starts; none without the hook.
+
+        None where that can't be found out.
+        """
         bundle = self.bundle(facts)
-        return bundle is not None and is_in_bundle(bundle)
+        return [] if bundle is None else state_dirs_in_bundle(bundle)
+
+    def has_hook(self, facts: ContainerFacts) -> bool:
+        """True if scplan's hook runs when the container starts."""
+        return bool(self.hook_state_dirs(facts))
 
 
 Runtimes = Mapping[str, Runtime]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 from scplan.errors import Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
@@ -11,6 +13,7 @@ from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Status
 from scplan.model.resource import Resource
+from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow.recorded import AboutStart, gone, is_plugged_in
 
@@ -111,24 +114,45 @@ def wanted_again(record: Record) -> dict[Address, Resource]:
 
 
 def start_warnings(
-    made: Plan, about: Callable[[str], AboutStart | None], resources: Iterable[Address]
+    made: Plan,
+    about: Callable[[str], AboutStart | None],
+    resources: Iterable[Address],
+    state_dir: str,
+    *,
+    of_running: bool,
 ) -> list[Diagnostic]:
-    """What to know of the next start of containers that do not run and are to have any of these resources.
+    """Warnings about the next start of containers: of those that do not run and are to have any of these resources,
+    and with `of_running` of those that run and get any by the plan.
 
     `about` returns how the engine starts a container, None where it could not be asked. One warning about all that are
-    started without the hook, and one about all that nobody knows any more.
+    started without the hook, one about all whose hook is called with another state directory than `state_dir`, and one
+    about all that nobody knows any more.
     """
     concerned = {address.container for address in resources}
     waiting = [one for name, one in made.containers.items() if one.status is Status.STOPPED and name in concerned]
+    getting = {change.address.container for change in made.changes if change.after is not None and of_running}
+    waiting += [
+        one
+        for name, one in made.containers.items()
+        if one.status is not Status.STOPPED and name in getting and not RUNTIMES[one.runtime].needs_pid
+    ]
     known = [(one, start) for one in waiting if (start := about(one.name)) is not None]
     absent = [one for one, start in known if start.is_absent]
-    hookless = [one for one, start in known if not start.is_absent and not start.has_hook]
+    called = [(one, start.state_dirs) for one, start in known if start.state_dirs is not None]
+    hookless = [one for one, state_dirs in called if not state_dirs]
+    own = os.path.realpath(state_dir)
+    elsewhere = {one: dirs for one, dirs in called if dirs and own not in map(os.path.realpath, dirs)}
     return [
         *_about(
             hookless,
             "started without scplan's hook",
             "what waits for the start is plugged in by the next `scplan apply` after it, or its timer;"
             " `scplan hook spec` prints the hook",
+        ),
+        *_about(
+            list(elsewhere),
+            f"started with a hook for another state directory: {', '.join(sorted({*chain(*elsewhere.values())}))}",
+            f"what {own} records is not plugged in at the start; `scplan hook spec` prints the hook for it",
         ),
         *_about(
             absent,

@@ -104,7 +104,12 @@ def look_and_plan(
     inputs = _gather(rest, request, host, goes_on=goes_on)._replace(containers=scene.containers)
     with missing_said(scene):
         made = with_neighbours(plan.make_plan, _with_foreign(inputs, state), rest, state, host)
-    diagnostics = (*made.diagnostics, *scene.silent, *_start_warnings(made, scene), *module_notices(scene, made))
+    diagnostics = (
+        *made.diagnostics,
+        *scene.silent,
+        *_start_warnings(made, scene, state, of_running=not goes_on),
+        *module_notices(scene, made),
+    )
     made = made._replace(diagnostics=diagnostics, new_modules=new_modules(scene, state, made))
     return Planned(_with_orders(made, scene, request), inputs.live, unchanged, inputs.unread)
 
@@ -152,13 +157,12 @@ def _kind_of(one: tuple[Address, Resource]) -> str:
     return one[0].kind
 
 
-def _start_warnings(made: Plan, scene: Scene) -> list[Diagnostic]:
+def _start_warnings(made: Plan, scene: Scene, state: State, *, of_running: bool) -> list[Diagnostic]:
     stopped = [name for name, facts in scene.containers.items() if facts.status is Status.STOPPED]
-    if not stopped:
+    if not stopped and not (of_running and made.changes):
         return []
-    return start_warnings(
-        made, scene.about_start, (*scene.only(stopped).desired, *(change.address for change in made.changes))
-    )
+    concerned = (*scene.only(stopped).desired, *(change.address for change in made.changes))
+    return start_warnings(made, scene.about_start, concerned, state.directory, of_running=of_running)
 
 
 def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:

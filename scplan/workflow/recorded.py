@@ -12,6 +12,7 @@ from scplan.errors import (
     ContainerReplaced,
     Diagnostic,
     EngineUnreachable,
+    RecordDamaged,
     Severity,
 )
 from scplan.linux.host import boot_id
@@ -122,20 +123,32 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
 
 
 class AboutStart(NamedTuple):
-    """How a container that does not run will be started: by an engine that may know it no more; with scplan's hook."""
+    """How a container will be started next: by an engine that may know it no more; with calls of scplan's hook.
+
+    `state_dirs` are those that the hook is called with; None where that can't be found out.
+    """
 
     is_absent: bool
-    has_hook: bool
+    state_dirs: tuple[str, ...] | None
 
 
 def about_start(facts: ContainerFacts) -> AboutStart | None:
-    """How the container's engine will start it; None where that can't be reached. Not to be called under locks."""
+    """How the container's engine will start it; None where that can't be reached.
+
+    Not to be called under locks for a container that does not run, nor for those of engines with `asks_for_hooks`.
+    """
     engine = RUNTIMES[facts.runtime]
+    is_running = facts.status is not Status.STOPPED
     try:
-        is_absent = not engine.find_recorded(facts.name, facts.id, facts.place)
-        return AboutStart(is_absent, not is_absent and engine.has_hook(facts))
+        is_absent = not is_running and not engine.find_recorded(facts.name, facts.id, facts.place)
+        state_dirs = None if is_absent else engine.hook_state_dirs(facts)
+        return AboutStart(is_absent, None if state_dirs is None else tuple(state_dirs))
     except EngineUnreachable:
         return None
+    except RecordDamaged:
+        if not is_running:
+            raise
+        return None  # what is plugged into a container that runs needs no hook
 
 
 def renamed(containers: Iterable[ContainerFacts]) -> list[Diagnostic]:

@@ -220,9 +220,9 @@ class Scene:
         return self._starts[name]
 
     def ask_about_starts(self) -> None:
-        """Asks for all that do not run, as long as no locks are held."""
+        """Asks for all that do not run, and those whose engine has to be asked, as long as no locks are held."""
         for name, facts in self.containers.items():
-            if facts.status is Status.STOPPED:
+            if facts.status is Status.STOPPED or RUNTIMES[facts.runtime].asks_for_hooks:
                 self.about_start(name)
 
     def located_again(self) -> Scene:

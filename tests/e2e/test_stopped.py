@@ -280,6 +280,21 @@ def test_container_without_hook_is_told_of_once(
     assert third.cgroup_file("pids.max").strip() == "100"
 
 
+def test_running_containers_without_hook_are_told_of_once(
+    runc_container: Container, web: Container, make_container: MakeContainer, scplan: Scplan
+) -> None:
+    third = make_container("runc")
+    elsewhere = scplan("--state-dir", "/srv/other", "hook", "spec", "--runtime", "runc").ok().json["hooks"]
+    fourth = make_container("runc", hooks=elsewhere)
+    containers = (runc_container, web, third, fourth)
+    ran = scplan("plan", config=config(*((one, {"cgroup": {"pids.max": 100}}) for one in containers))).ok()
+    assert ran.stderr.count("warning:") == 2
+    assert f"containers {runc_container.name}, {third.name} are started without scplan's hook" in ran.stderr
+    assert f"container {fourth.name} is started with a hook for another state directory: /srv/other" in ran.stderr
+    scplan("apply", "--auto-approve").ok()
+    assert scplan("plan").ok().stderr == "", "nothing changes, so that nothing is missing at the next start"
+
+
 def test_reports_agree_on_what_waits(web: Container, scplan: Scplan) -> None:
     scplan("apply", "--auto-approve", config=of(web, cgroup={"pids.max": 100})).ok()
     kill(web)
