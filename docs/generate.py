@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docs import engines
 from scplan.cli import typer_app
 from scplan.cli.app import COMMANDS
 from scplan.cli.parameters import Settings
@@ -39,8 +40,34 @@ def pages() -> dict[str, str]:
         "docs/reference/configuration.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
         "docs/reference/commands.md": _commands(),
         "docs/reference/compared.md": _compared(),
+        "docs/reference/engines.md": _engines(),
         "state/schemas/1.0/resources.schema.json": json.dumps(_resources(), indent=2, ensure_ascii=False) + "\n",
     }
+
+
+# engines
+
+
+def _engines() -> str:
+    outcomes = engines.results()
+    lines = [f"# Engines and cases\n\n{_NOTE}", _ENGINES_HEAD]
+    lines.append("| case | " + " | ".join(f"`{engine}`" for engine in engines.ENGINES) + " |")
+    lines.append("|---" * (len(engines.ENGINES) + 1) + "|")
+    for case in engines.CASES:
+        cells = (engines.cell(case, engine, outcomes) for engine in engines.ENGINES)
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    lines.append("\n## The tests\n")
+    lines += (f"- {test}: {outcomes.get(test, 'not run')}" for test in engines.tests())
+    return "\n".join(lines) + "\n"
+
+
+_ENGINES_HEAD = """\
+The outcome of the last run of each test that tries a case with an engine. `python -m docs.engines REPORT` takes them
+from a report of pytest (`--junitxml`) into `docs/reference/engines.json`. "(files)": tried on files and answers as that
+engine writes them, without the engine; for isulad that is true of the whole column, since its daemon does not run in
+the tests, and for rootless podman, whose namespaces the test makes by itself. "no test of the suite tries it" is a gap,
+and no claim either way.
+"""
 
 
 # configuration
