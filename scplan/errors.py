@@ -147,9 +147,12 @@ class EngineUnreachable(ScplanError):
     @classmethod
     def at(cls, engine: str, place: str, why: str, code: int = 0) -> EngineUnreachable:
         """The error about an engine at a socket or directory, the same for all of its containers."""
+        ways = ["start it", "name the socket that the environment does not"]
+        if os.geteuid() != 0:
+            ways.append("run scplan as root")
         error = cls(
             f"{engine} can't be reached{f' at {place}' if place else ''}: {why}",
-            hint="its containers may be running: start it, or name the socket that the environment does not",
+            hint=f"its containers may be running: {', '.join(ways[:-1])}, or {ways[-1]}",
         )
         error.errno = code
         return error
