@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -44,6 +45,8 @@ from scplan.linux.syscalls import (
     umount2,
 )
 from scplan.named_tuple import NamedTuple
+
+_PASSING_S = 0.2
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -429,10 +432,16 @@ def _restore_propagation(tree: int, propagation: tuple[tuple[str, int], ...], na
 
 
 def _unmount(name: str, target: str, flags: int) -> None:
-    try:
-        umount2(name, UMOUNT_NOFOLLOW | flags)
-    except OSError as error:
-        hint = (
-            "a process uses it, or something is mounted below it; end that first" if error.errno == errno.EBUSY else ""
-        )
-        raise KernelError.from_os(f"umount2({target})", error, hint=hint) from None
+    """Unmounts what is at `name`. Waits a moment for who only looks at it, as another scplan does, and monitoring."""
+    deadline = time.monotonic() + _PASSING_S
+    while True:
+        try:
+            umount2(name, UMOUNT_NOFOLLOW | flags)
+        except OSError as error:
+            is_busy = error.errno == errno.EBUSY
+            if is_busy and time.monotonic() < deadline:
+                time.sleep(_PASSING_S / 10)
+                continue
+            hint = "a process uses it, or something is mounted below it; end that first" if is_busy else ""
+            raise KernelError.from_os(f"umount2({target})", error, hint=hint) from None
+        return

@@ -71,7 +71,7 @@ def read(target: Target[Nic], wanted: Nic) -> Nic:
     """Without its host end's values, which are compared only where they were promised."""
     found = live(target, wanted)
     assert found is not None
-    return found.but(host_mtu=None, host_txqueuelen=None, host_bridge=None)
+    return found.but(host_mtu=None, host_txqueuelen=None, host_bridge=None, host_mac=None)
 
 
 def ip(*arguments: str) -> Any:
@@ -268,7 +268,7 @@ def test_another_mtu_of_the_host_end_is_drift_where_it_was_promised(target: Targ
     KIND.update(target, found, completed(host_name))
     assert live(target, wanted) == found
     KIND.update(target, found, wanted)
-    assert live(target, wanted) == wanted.but(mac=found.mac, addresses=())
+    assert live(target, wanted) == wanted.but(mac=found.mac, addresses=(), host_mac=found.host_mac)
 
 
 def test_a_link_of_others_is_neither_taken_nor_deleted(
@@ -341,7 +341,8 @@ def test_import_finds_nics_from_the_host_only(
     KIND.create(target, wanted)
     inside(process_container, "ip", "link", "add", "own0", "type", "veth", "peer", "name", "own1")
     inside(process_container, "ip", "link", "add", "own2", "type", "bridge")
-    promised = {"host_mtu": 1500, "host_txqueuelen": 1000, "host_bridge": bridge}
+    (outer,) = ip("link", "show", "dev", host_name)
+    promised = {"host_mtu": 1500, "host_txqueuelen": 1000, "host_bridge": bridge, "host_mac": outer["address"]}
     assert KIND.read(target.container, target.host, None) == {"eth1": wanted.but(**promised)}
 
 
