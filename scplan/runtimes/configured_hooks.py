@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 
 from scplan.runtimes.state_files import read_state
@@ -66,6 +65,8 @@ def state_dirs_in_lxc_configuration(text: str) -> list[str]:
     for line in text.splitlines():
         key, _, value = line.partition("=")
         if key.strip() == _LXC_STAGE and "scplan" in value and "hook" in value.split():
+            import shlex
+
             try:
                 words = shlex.split(value)
             except ValueError:

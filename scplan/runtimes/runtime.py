@@ -17,7 +17,6 @@ from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import state_dirs_in_bundle
-from scplan.runtimes.provided import of_bundle, of_cni
 
 AUTO = "auto"
 # Nobody listens at a socket that is still there, or it is not for this user: for `auto`, the runtime is not there.
@@ -132,6 +131,8 @@ class Runtime(ABC):
 
     def provided(self, facts: ContainerFacts) -> Provided:
         """The things that the runtime puts into the container at each start. Raises ScplanError."""
+        from scplan.runtimes.provided import of_bundle, of_cni
+
         bundle = facts.bundle or self.bundle(facts)
         cni = of_cni(facts.id, self.name)
         return of_bundle(bundle, self.name).joined(cni) if bundle else cni

@@ -22,7 +22,6 @@ from scplan.runtimes.runtime import ContainerName, by_name_or_id
 from scplan.state import Record, State
 from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, in_shares, is_worth_sharing_out, processes
 from scplan.workflow.confirming import notices
-from scplan.workflow.foresight import with_foresight
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings
 from scplan.workflow.modules import asked_modules, missing_said, new_modules
 from scplan.workflow.modules import notices as module_notices
@@ -42,9 +41,7 @@ def make_plan(request: Request) -> Plan:
 def _plan_now(request: Request, state: State) -> Plan:
     with ahead_of_files(request, state) as ahead, Host() as host:
         scene = set_scene(request, state)
-        made = with_foresight(
-            look_and_plan(scene, request, state, host, ahead).plan, scene.owned, scene.source_of, host
-        )
+        made = _with_foresight(look_and_plan(scene, request, state, host, ahead).plan, scene, host)
         if request.destroy or not request.selection.is_everything:
             return made
         return made._replace(diagnostics=(*made.diagnostics, *emptied(scene), *unlisted(scene, state)))
@@ -63,7 +60,14 @@ def ahead_of_files(request: Request, state: State) -> Iterator[LookAhead | None]
 
 def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
     """The plan for a scene, with what was found about it in the containers. Raises PlanError."""
-    made = look_and_plan(scene, request, state, host).plan
+    return _with_foresight(look_and_plan(scene, request, state, host).plan, scene, host)
+
+
+def _with_foresight(made: Plan, scene: Scene, host: Host) -> Plan:
+    if not made.changes:
+        return made
+    from scplan.workflow.foresight import with_foresight
+
     return with_foresight(made, scene.owned, scene.source_of, host)
 
 
@@ -129,10 +133,12 @@ def with_neighbours(
     host: Host,
 ) -> Plan:
     """The plan, made again where other containers have what it would make or remove. Raises PlanError."""
+    made = make(inputs, KINDS)
+    if not made.changes:
+        return made
     from scplan.workflow.provided import owned_by_runtimes
     from scplan.workflow.sharing import shared_in  # a hook does without
 
-    made = make(inputs, KINDS)
     shared, problems = shared_in(made, scene, state, host.boot_id)
     shared |= owned_by_runtimes(made)
     if shared:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from scplan.errors import ScplanError
-from scplan.kinds.cgroup.foreseen import refusal, removal_refusal
 from scplan.kinds.cgroup.record import CgroupSetting
 from scplan.kinds.cgroup.settings import (
     IDLE,
@@ -119,6 +118,8 @@ class CgroupKind(Kind[CgroupSetting]):
     def foresee(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
     ) -> Iterable[Foreseen]:
+        from scplan.kinds.cgroup.foreseen import refusal, removal_refusal
+
         values = {
             address.identity: one.value
             for address, one in after.items()

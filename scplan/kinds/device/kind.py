@@ -13,7 +13,6 @@ from typing import Any
 from scplan.errors import ScplanError
 from scplan.kinds.device import followed, rules
 from scplan.kinds.device.described import described
-from scplan.kinds.device.foreseen import foreseen
 from scplan.kinds.device.node import (
     file_type,
     is_taken,
@@ -243,6 +242,8 @@ class DeviceKind(Kind[Device]):
     def foresee(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
     ) -> Iterable[Foreseen]:
+        from scplan.kinds.device.foreseen import foreseen
+
         return foreseen(container, host, changes, after)
 
     def capture(

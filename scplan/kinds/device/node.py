@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterable
 from functools import partial
@@ -83,7 +82,7 @@ def with_former(container: Container, device: Device) -> Device:
     made = _missing(container, device) if there is None or taken else ()
     if not _is_saved(container, device):
         # A name that nobody in the container can have planted something at.
-        saved = f"{SAVED_PREFIX}{secrets.token_hex(8)}" if taken else None
+        saved = f"{SAVED_PREFIX}{os.urandom(8).hex()}" if taken else None
         identity = file_identity(there) if taken and there is not None else None
         device = device.but(saved_as=saved, saved_identity=identity)
     # What was made for it before, and is still there, stays scplan's to remove.

@@ -16,7 +16,6 @@ from functools import partial
 from scplan.errors import KernelError
 from scplan.kinds.kind import Described, Foreseen, Hears, Kind, Target, Unsuitable
 from scplan.kinds.mount.bind_sources import BindSources, is_of_runtime
-from scplan.kinds.mount.foresight import foreseen
 from scplan.kinds.mount.in_place import (
     change,
     cloned_source,
@@ -200,6 +199,8 @@ class MountKind(Kind[BindMount]):
     ) -> Iterable[Foreseen]:
         if container.shares_host_mounts:
             return ()
+        from scplan.kinds.mount.foresight import foreseen
+
         return foreseen(container, host, changes, after)
 
     def capture(
