@@ -53,7 +53,7 @@ class Resolution(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Who has a resource that two containers share: an address, and its state directory where that is another one.
+    """The owner of a resource that two containers share: an address, and its state directory where that is another one.
 
     `origin` is set for a resource of the container's runtime: the part of its configuration that it came from.
     """
@@ -140,7 +140,7 @@ def accounts(resolution: Resolution, containers: Iterable[str], selection: Selec
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:
-    """What is absent, or taken by others, and need not be there is a warning."""
+    """A warning about each thing that is absent, or taken by others, and need not be there."""
     optional = getattr(resource, "required", True) is False or brought_by(resource) is not None
     return Severity.WARNING if optional and (error.absent or error.taken) else Severity.ERROR
 

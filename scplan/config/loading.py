@@ -282,7 +282,7 @@ class _Joiner:
         return name_of_runtime, pid and pid.value, pid_file and pid_file.value
 
     def _naming(self, name: str, fragments: list[Fragment]) -> Naming:
-        """Whether the records follow the name, and what a container that is made again is checked for."""
+        """The entry `identity`, with the image or label that a container made again is checked for."""
         identity, image, label = (self.files.agreed(key, fragments) for key in ("identity", "image", "label"))
         by = identity.value if identity else ""
         for key, written in (("image", image), ("label", label)):

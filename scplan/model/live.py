@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 
 class Naming(NamedTuple):
-    """How a record finds its container when that was made again, with another ID.
+    """The way in which a record finds its container when that was made again, with another ID.
 
     `by` is "id": a container made again is another one; "name": the record follows the name; "": the files say nothing,
     and the record follows the name only where the engine removes the container as it ends. The new container must be

@@ -68,27 +68,27 @@ class Incus(Runtime):
 
     def provided(self, facts: ContainerFacts) -> Provided:
         """By the devices and limits of the instance and its profiles; the rest is in the configuration made for LXC."""
-        chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
-        for project in [project_of(facts.place)] if facts.place else chosen:
-            with reaching(self.name, project.socket):
-                instance = project.metadata(f"instances/{facts.name}")
-            if instance is not None:
-                where = f"{project.socket}: {facts.name}"
-                devices = field(instance, "expanded_devices", dict, where)
-                return _provided(devices, field(instance, "expanded_config", dict, where))
-        return NOTHING_PROVIDED
+        instance, where = self._instance(facts)
+        if instance is None:
+            return NOTHING_PROVIDED
+        devices = field(instance, "expanded_devices", dict, where)
+        return _provided(devices, field(instance, "expanded_config", dict, where))
 
     def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
         """By `raw.lxc` of the instance, or of a profile of it."""
+        instance, where = self._instance(facts)
+        raw = None if instance is None else field(instance, "expanded_config", dict, where).get("raw.lxc")
+        return state_dirs_in_lxc_configuration(raw) if isinstance(raw, str) else []
+
+    def _instance(self, facts: ContainerFacts) -> tuple[Any, str]:
+        """(the instance as its daemon describes it, where that is from); None and "" when there is no such instance."""
         chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
         for project in [project_of(facts.place)] if facts.place else chosen:
             with reaching(self.name, project.socket):
                 instance = project.metadata(f"instances/{facts.name}")
             if instance is not None:
-                where = f"{project.socket}: {facts.name}"
-                raw = field(instance, "expanded_config", dict, where).get("raw.lxc")
-                return state_dirs_in_lxc_configuration(raw) if isinstance(raw, str) else []
-        return []
+                return instance, f"{project.socket}: {facts.name}"
+        return None, ""
 
 
 def _provided(expanded: dict[str, Any], config: dict[str, Any]) -> Provided:
@@ -131,7 +131,7 @@ class Project(NamedTuple):
         return f"/1.0/{path}?project={self.name}"
 
     def metadata(self, path: str) -> Any:
-        """What an answer is about; None when there is no such thing."""
+        """The metadata of an answer; None when there is no such thing."""
         target = self.target(path)
         answer = get_one(self.socket, target)
         if answer is None:

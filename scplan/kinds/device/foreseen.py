@@ -251,7 +251,7 @@ def _place_refused(
 
 
 def _refused_in_source(container: Container, device: Device, mount: Resource) -> Unsuitable | None:
-    """What stands against a node below a mount entry: looked for in the source of that, on the host."""
+    """The refusal of a node below a mount entry, by the source of that on the host; None if it can be made."""
     path = mount.get("source").rstrip("/") + device.target[len(mount.get("target")) :]
     if os.path.lexists(path):
         return _refused_on_host(container, device, path)
@@ -276,7 +276,7 @@ def _refused_in_source(container: Container, device: Device, mount: Resource) ->
 
 
 def _refused_on_host(container: Container, device: Device, path: str) -> Unsuitable | None:
-    """What stands against a node where a file of the host will be at its target."""
+    """The refusal of a node where a file of the host will be at its target; None if it can be made."""
     with opened(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
         there = statx(fd)
     if is_in_the_way(container, there, device):
