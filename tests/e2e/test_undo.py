@@ -129,6 +129,33 @@ def test_undo_of_a_change(process_container: Container, scplan: Scplan, applied:
     after.is_now()
 
 
+@pytest.mark.parametrize("later", [None, "99"], ids=["since the start", "changed since"])
+@pytest.mark.parametrize("asked", [{"cpu.idle": 1}, {"cpu.idle": 1, "cpu.weight": 50}], ids=["idle", "with a weight"])
+def test_undo_of_idle_gives_back_shares_that_the_kernel_did_not_keep(
+    process_container: Container, scplan: Scplan, asked: dict[str, int], later: str | None
+) -> None:
+    shares = process_container.cgroups["cpu"] / "cpu.shares"
+    shares.write_text("77")
+    scplan("apply", "--auto-approve", config=of(process_container, cgroup={"cpu.idle": 0})).ok()
+    if later is not None:
+        shares.write_text(later)
+    before = Moment(scplan, process_container)
+    scplan("apply", "--auto-approve", config=of(process_container, cgroup=asked)).ok()
+    undo(scplan)
+    before.is_now()
+    undo(scplan)
+    undo(scplan)
+    before.is_now()
+
+
+def test_idle_that_ends_gives_the_shares_of_before(process_container: Container, scplan: Scplan) -> None:
+    shares = process_container.cgroups["cpu"] / "cpu.shares"
+    shares.write_text("77")
+    for idle in (0, 1, 0):
+        scplan("apply", "--auto-approve", config=of(process_container, cgroup={"cpu.idle": idle})).ok()
+    assert shares.read_text().strip() == "77"
+
+
 def test_undo_of_an_adoption_leaves_what_was_there(process_container: Container, scplan: Scplan) -> None:
     (process_container.cgroups["pids"] / "pids.max").write_text("77")
     inside = ["nsenter", "--target", str(process_container.pid), "--net", "ip"]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scplan import workflow
 from scplan.errors import ApplyFailed, ConfigurationError, PlanError
 from scplan.model.address import Address
-from scplan.model.change import Change, Plan
+from scplan.model.change import Action, Change, Plan
 from scplan.model.probe import Probe
 from scplan.model.report import Step
 from tests.containers import host_parts
@@ -197,7 +197,21 @@ def _apply(ground: Ground, *probes: Probe) -> None:
 
 def unnamed(planned: Plan, found: Sequence[str]) -> list[str]:
     """The differences that no change of the plan names."""
-    return [line for line in found if not any(_names(change, line) for change in planned.changes)]
+    renamed = {line for change in planned.changes for line in _under_another_name(change, found)}
+    return [line for line in found if line not in renamed and not any(_names(one, line) for one in planned.changes)]
+
+
+def _under_another_name(change: Change, found: Sequence[str]) -> Iterator[str]:
+    """What is as before but for the name of a host end, which the change gives another one."""
+    if change.action is not Action.UPDATE or change.before is None or change.after is None:
+        return
+    old, new = change.before.get("host_name"), change.after.get("host_name")
+    if not old or not new or old == new:
+        return
+    for line in found:
+        same = line.replace(": gone: ", ": new: ", 1).replace(f"'{old}'", f"'{new}'")
+        if ": gone: " in line and same in found:
+            yield from (line, same)
 
 
 def _names(change: Change, line: str) -> bool:

@@ -157,8 +157,10 @@ class CgroupKind(Kind[CgroupSetting]):
             former = _former_files(target, name, now)
             after = after.but(former=setting.value(former), former_files=encoded(former))
         if after is not None:
-            # The undo of a creation is exact; a later removal goes by `former`. What an earlier apply carried is over.
-            after = after.but(found=encoded(now) if before is None else None, files=None)
+            # The undo of a creation is exact; a later removal goes by `former`. What an earlier apply carried is over,
+            # but for shares that the kernel has not kept since.
+            files = after.files if now.get(IDLE) == "1" else None
+            after = after.but(found=encoded(now) if before is None else None, files=files)
         return before, after
 
     def create(self, target: Target[CgroupSetting], after: CgroupSetting) -> None:
@@ -270,6 +272,8 @@ def _goal(target: Target[CgroupSetting], after: CgroupSetting, setting: Setting,
         value = setting.value(captured)
         if captured.keys() == now.keys() and (value == after.value or _is_hidden(after.name, value)):
             return captured
+    if now.get(IDLE) == "1" and after.former_files is not None:
+        now = {**now, SHARES: decoded(after.former_files).get(SHARES, now.get(SHARES, ""))}
     return laid_over(now, _values_of_peers(target, after.name) | {after.name: after.value})
 
 
