@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scplan import workflow
 from scplan.errors import ApplyFailed, ConfigurationError, PlanError
 from scplan.model.address import Address
-from scplan.model.change import Action, Change, Plan
+from scplan.model.change import Change, Plan
 from scplan.model.probe import Probe
 from scplan.model.report import Step
 from tests.containers import host_parts
@@ -203,7 +203,7 @@ def unnamed(planned: Plan, found: Sequence[str]) -> list[str]:
 
 def _under_another_name(change: Change, found: Sequence[str]) -> Iterator[str]:
     """What is as before but for the name of a host end, which the change gives another one."""
-    if change.action is not Action.UPDATE or change.before is None or change.after is None:
+    if change.address.kind != "nic" or change.before is None or change.after is None:
         return
     old, new = change.before.get("host_name"), change.after.get("host_name")
     if not old or not new or old == new:
