@@ -148,6 +148,19 @@ def test_undo_of_idle_gives_back_shares_that_the_kernel_did_not_keep(
     before.is_now()
 
 
+@pytest.mark.parametrize("shares", [None, "77"])
+def test_undo_makes_a_cgroup_idle_again(process_container: Container, scplan: Scplan, shares: str | None) -> None:
+    if shares is not None:
+        (process_container.cgroups["cpu"] / "cpu.shares").write_text(shares)
+    asked = of(process_container, cgroup={"cpu.idle": 1, "cpu.weight": 900})
+    scplan("apply", "--auto-approve", config=asked).ok()
+    before = Moment(scplan, process_container)
+    asked = of(process_container, cgroup={"cpu.idle": 0, "cpu.weight": 100})
+    scplan("apply", "--auto-approve", config=asked).ok()
+    undo(scplan)
+    before.is_now()
+
+
 def test_idle_that_ends_gives_the_shares_of_before(process_container: Container, scplan: Scplan) -> None:
     shares = process_container.cgroups["cpu"] / "cpu.shares"
     shares.write_text("77")

@@ -158,8 +158,8 @@ class CgroupKind(Kind[CgroupSetting]):
             after = after.but(former=setting.value(former), former_files=encoded(former))
         if after is not None:
             # The undo of a creation is exact; a later removal goes by `former`. What an earlier apply carried is over,
-            # but for shares that the kernel has not kept since.
-            files = after.files if now.get(IDLE) == "1" else None
+            # but for the shares that the kernel does not keep of an idle cgroup until that ends.
+            files = after.files if name == "cpu.idle" and now.get(IDLE) == "1" else None
             after = after.but(found=encoded(now) if before is None else None, files=files)
         return before, after
 
