@@ -226,6 +226,15 @@ class Kind(ABC, Generic[R]):
         """`provided` with the name of a live resource that is known by then to have come from the runtime."""
         return provided
 
+    def foresee_start(
+        self, host: Host, after: Mapping[Address, Resource], settings: Mapping[str, frozenset[str]]
+    ) -> Iterable[Foreseen]:
+        """Findings about resources that wait for the start of a container that does not run.
+
+        `after` are all resources that it will have, `settings` those of Provided: cgroup settings of its runtime.
+        """
+        return ()
+
     def requires(self, resource: R, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         """Addresses in `others` (of the same container) that must be there first, and without which it is lost."""
         return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from scplan.runtimes.configured_hooks import state_dirs_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import existing, from_each, get_one, is_plain, reaching
 from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup
-from scplan.runtimes.provided import in_container
+from scplan.runtimes.provided import in_container, limit_values, swap_limit
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference, is_same_place
 from scplan.runtimes.state_files import damaged, facts_of, field, plain
 
@@ -108,8 +109,29 @@ def _provided(expanded: dict[str, Any], config: dict[str, Any]) -> Provided:
     for key, value in config.items():
         for setting in _LIMITS.get(key, ()) if value else ():
             settings[setting] = frozenset((ANY_VALUE,))
+    settings |= {name: settings[name] | values for name, values in _memory_limits(config).items()}
     # Incus binds each unix device from a node of its own.
     return Provided(nics=nics, mounts={**mounts, **devices}, devices={**mounts, **devices}, settings=settings)
+
+
+def _memory_limits(config: dict[str, Any]) -> dict[str, frozenset[str]]:
+    """The limits of memory and swap as far as they are in bytes; a part of the host's memory ("50%") is not.
+
+    internal/server/instance/drivers/driver_lxc.go: without a size of its own, swap is limited to none.
+    """
+    limit_bytes = _bytes(config.get("limits.memory"))
+    if limit_bytes is None or config.get("limits.memory.enforce") == "soft":
+        return {}
+    return limit_values({"memory.max": limit_bytes}) | swap_limit(_bytes(config.get("limits.memory.swap")) or 0)
+
+
+def _bytes(text: object) -> int | None:
+    """Bytes of a size such as 512MiB; None for other texts. shared/units/units.go."""
+    match = re.fullmatch(r"(\d+)(?:([kKMGTPE]?)(i?)B)?", text, re.ASCII) if isinstance(text, str) else None
+    if match is None:
+        return None
+    unit_bytes: int = (1024 if match[3] else 1000) ** " kmgtpe".index((match[2] or " ").lower())
+    return int(match[1]) * unit_bytes
 
 
 class Project(NamedTuple):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from scplan.model.provided import ANY_VALUE, Provided
-from scplan.runtimes.provided import in_container, limit_values
+from scplan.runtimes.provided import in_container, limit_values, swap_limit
 from scplan.runtimes.state_files import list_suffixed, read_file
 
 _DEPTH = 8
@@ -28,6 +29,7 @@ def of_lxc(path: str) -> Provided:
     types: dict[str, str] = {}
     names: dict[str, str] = {}
     settings: dict[str, frozenset[str]] = {}
+    written: dict[str, str] = {}
     for key, value in _lines(path, _DEPTH):
         match key.split(".")[1:]:
             case ["net", index, "type"]:
@@ -44,12 +46,27 @@ def of_lxc(path: str) -> Provided:
                 # Other units and files: whatever their equivalent says was set by LXC.
                 settings |= {_V1_LIMITS[name]: frozenset((ANY_VALUE,))} if name in _V1_LIMITS else {}
                 settings |= limit_values({name: value})
+                written[name] = value
             case ["cgroup2", *file]:
                 settings |= limit_values({".".join(file): ANY_VALUE})
+    settings |= {name: settings[name] | values for name, values in _memory_limits(written).items()}
     nics = {}
     for place, index in enumerate(sorted((index for index in types if types[index] not in _NO_NIC), key=_number)):
         nics[names.get(index) or f"eth{place}"] = f"the NIC of lxc.net.{index}"
     return Provided(nics=nics, mounts=mounts, devices=devices, settings=settings)
+
+
+def _memory_limits(written: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """The limits of memory, and of swap alone, by files of cgroup v1 as LXC writes them."""
+    limit, both = (_bytes(written.get(f"memory.{file}_in_bytes", "")) for file in ("limit", "memsw.limit"))
+    found = limit_values({"memory.max": limit})
+    return found | swap_limit(both - limit) if limit is not None and both is not None and both >= limit else found
+
+
+def _bytes(text: str) -> int | None:
+    """Bytes as the kernel reads them: 512M. lib/cmdline.c, memparse()."""
+    match = re.fullmatch(r"(\d+)([kKmMgGtT]?)", text, re.ASCII)
+    return int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ") if match else None
 
 
 def _add_entry(line: str, mounts: dict[str, str], devices: dict[str, str]) -> None:

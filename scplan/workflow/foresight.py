@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from scplan.errors import Diagnostic, PlanError, Severity, in_file_order
@@ -13,29 +13,44 @@ from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Plan
-from scplan.model.live import ContainerFacts
+from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource
 from scplan.observe import open_container
 from scplan.plan import SourceOf, unsuitable
 from scplan.runtimes import RUNTIMES
+from scplan.workflow.recorded import AboutStart
 
 
-def with_foresight(made: Plan, owned: Mapping[Address, Resource], source_of: SourceOf, host: Host) -> Plan:
-    """The plan with what Kind.foresee found about its changes. Raises PlanError with every change that is refused.
+def with_foresight(
+    made: Plan,
+    owned: Mapping[Address, Resource],
+    source_of: SourceOf,
+    host: Host,
+    about_start: Callable[[str], AboutStart | None] = lambda _: None,
+) -> Plan:
+    """The plan with the findings of Kind.foresee about its changes, and of Kind.foresee_start about those that wait.
 
-    `owned` are the records before the plan. Changes that wait for a container's next start are not looked at.
+    Raises PlanError with every change that is refused. `owned` are the records before the plan, `about_start` returns
+    how a container's engine will start it.
     """
     found = list(_found(made, owned, host, KINDS.values()))
     made = _without_optional(made, found, source_of)
     found = [one for one in found if one.refused is None or _is_required(made, one)]
+    waiting = list(_found_at_starts(made, owned, host, about_start))
     refused = [
-        unsuitable(source_of(one.address), one.address, one.refused, Severity.ERROR) for one in found if one.refused
+        unsuitable(source_of(one.address), one.address, one.refused, Severity.ERROR)
+        for one in (*found, *(one for one in waiting if _is_required(made, one)))
+        if one.refused
     ]
     if refused:
         raise PlanError.of(in_file_order(refused))
-    warnings = tuple(_warning(one, source_of) for one in found if one.warning is not None)
+    warnings = [_warning(one, source_of) for one in found if one.warning is not None]
+    # Recorded before, or not required: the start goes on without.
+    warnings += [
+        unsuitable(source_of(one.address), one.address, one.refused, Severity.WARNING) for one in waiting if one.refused
+    ]
     changes = tuple(_with(change, [one for one in found if one.address == change.address]) for change in made.changes)
-    return made._replace(changes=changes, diagnostics=(*made.diagnostics, *warnings)) if found else made
+    return made._replace(changes=changes, diagnostics=(*made.diagnostics, *warnings)) if found or waiting else made
 
 
 def with_start_foreseen(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Plan:
@@ -97,6 +112,20 @@ def _found(
                 if of_kind:
                     yield from kind.foresee(container, host, of_kind, after)
                 yield from kind.foresee_together(container, host, now, after)
+
+
+def _found_at_starts(
+    made: Plan, owned: Mapping[Address, Resource], host: Host, about_start: Callable[[str], AboutStart | None]
+) -> Iterable[Foreseen]:
+    """Findings about all that waits for the next start of containers, whether the plan changes it or not."""
+    for name, facts in made.containers.items():
+        if facts.status is not Status.STOPPED:
+            continue
+        after = _managed_after(name, [one for one in made.changes if one.address.container == name], owned)
+        start = about_start(name) if after else None
+        if start is not None and not start.is_absent:
+            for kind in KINDS.values():
+                yield from kind.foresee_start(host, after, start.settings)
 
 
 def _beyond_authority(container: Container, facts: ContainerFacts, changes: Iterable[Change]) -> Iterable[Foreseen]:

@@ -64,11 +64,11 @@ def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan
 
 
 def _with_foresight(made: Plan, scene: Scene, host: Host) -> Plan:
-    if not made.changes:
+    if not made.changes and not any(facts.status is Status.STOPPED for facts in scene.containers.values()):
         return made
     from scplan.workflow.foresight import with_foresight
 
-    return with_foresight(made, scene.owned, scene.source_of, host)
+    return with_foresight(made, scene.owned, scene.source_of, host, scene.about_start)
 
 
 class Planned(NamedTuple):

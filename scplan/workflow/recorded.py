@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from scplan.errors import (
     ContainerElsewhere,
@@ -125,11 +126,13 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
 class AboutStart(NamedTuple):
     """How a container will be started next: by an engine that may know it no more; with calls of scplan's hook.
 
-    `state_dirs` are those that the hook is called with; None where that can't be found out.
+    `state_dirs` are those that the hook is called with; None where that can't be found out. `settings` are the cgroup
+    settings that the engine gives a container that does not run, as in Provided.
     """
 
     is_absent: bool
     state_dirs: tuple[str, ...] | None
+    settings: Mapping[str, frozenset[str]] = MappingProxyType({})
 
 
 def about_start(facts: ContainerFacts) -> AboutStart | None:
@@ -142,7 +145,8 @@ def about_start(facts: ContainerFacts) -> AboutStart | None:
     try:
         is_absent = not is_running and not engine.find_recorded(facts.name, facts.id, facts.place)
         state_dirs = None if is_absent else engine.hook_state_dirs(facts)
-        return AboutStart(is_absent, None if state_dirs is None else tuple(state_dirs))
+        settings = {} if is_running or is_absent else engine.provided(facts).settings
+        return AboutStart(is_absent, None if state_dirs is None else tuple(state_dirs), settings)
     except EngineUnreachable:
         return None
     except RecordDamaged:

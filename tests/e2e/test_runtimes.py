@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -512,3 +513,36 @@ def test_renamed_container_is_found_again_by_its_id(name: str, room: Room, scpla
     finally:
         for one in (old, new):
             room.run(name, "rm", "--force", one, check=False)
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "lxc", "incus"])
+def test_plan_for_a_stopped_container_knows_its_engines_limits(name: str, room: Room, scplan: RoomScplan) -> None:
+    """It is refused for what it is refused for once the container runs."""
+    engine = engine_of(name, room)
+    with container(engine) as web:
+        limit_memory(engine, web)
+        higher = {"memory.max": "128MiB"}
+        for cgroup, is_refused in ((higher, True), ({**higher, "memory.swap.max": 0}, False), ({"pids.max": 9}, False)):
+            document = {"version": 1, "containers": {web: {"runtime": name, "cgroup": cgroup}}}
+            engine.stop(web)
+            waiting = scplan("plan", config=document).ok(is_refused)
+            engine.start(web)
+            assert scplan("plan").code == is_refused
+            assert not is_refused or re.search(r"yaml:\d+:\d+: memory.max 128 MiB is above the limit", waiting.stderr)
+
+
+def limit_memory(engine: Engine, name: str) -> None:
+    """Has the engine give the container 32 MiB of memory and no swap, from its next start on."""
+    room = engine.room
+    match engine.name:
+        case "docker":
+            room.run("docker", "update", "--memory=32m", "--memory-swap=32m", name)
+        case "podman":
+            engine.remove(name)
+            options = (*Podman.options, "--memory=32m", "--memory-swap=32m", "--network=none", f"--name={name}")
+            room.run("podman", "run", "--detach", *options, "localhost/bb:1", *oci.SLEEP_FOREVER)
+        case "lxc":
+            limits = "lxc.cgroup.memory.limit_in_bytes = 32M\nlxc.cgroup.memory.memsw.limit_in_bytes = 32M\n"
+            room.sh('printf %s "$1" >>"$2/$3/config"', limits, Lxc.path, name)
+        case "incus":
+            room.run("incus", "config", "set", name, "limits.memory=32MiB", "limits.memory.swap=false")

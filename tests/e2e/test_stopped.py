@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +118,43 @@ def test_destroy_of_a_stopped_container_forgets_it(
     assert inside(web) == []
     scplan("undo", "--auto-approve").ok()
     assert inside(web) == ALL
+
+
+def test_limits_of_the_runtime_that_stand_against_a_setting_are_in_the_plan_before_the_start(
+    web: Container, scplan: Scplan
+) -> None:
+    scplan("apply", "--auto-approve", config=of(web, cgroup={"memory.max": "128MiB"})).ok()
+    kill(web)
+    give(web, memory={"limit": 32 << 20, "swap": 64 << 20})
+    # What is recorded already: the start goes on without it.
+    for command in (("plan",), ("apply", "--auto-approve")):
+        ran = scplan(*command).ok()
+        assert re.search(r"scplan\.yaml:\d+:\d+: warning: memory.max 128 MiB is above the limit of", ran.stderr)
+        assert "memory+swap that its runtime gives the container, 64 MiB" in ran.stderr
+    start_again(web)
+    kill(web)
+    swap = of(web, cgroup={"memory.max": "128MiB", "memory.swap.max": 0})
+    assert "above the limit" not in scplan("plan", config=swap).ok().stderr
+    for setting, value, why in (
+        ("memory.max", "129MiB", "above the limit of memory+swap"),
+        ("cpuset.cpus", "0,4711", "can't have CPUs 4711"),
+    ):
+        ran = scplan("plan", config=of(web, cgroup={setting: value})).ok(1)
+        assert re.search(rf"scplan\.yaml:\d+:\d+: .*{re.escape(why)}", ran.stderr), ran.stderr
+        optional = of(web, cgroup={setting: {"value": value, "required": False}})
+        assert why in scplan("plan", config=optional).ok().stderr
+    give(web, memory={"limit": -1})
+    ran = scplan("plan", config=of(web, cgroup={"memory.swap.max": "1MiB"})).ok(1)
+    assert "a limit of swap takes one of memory" in ran.stderr
+
+
+def give(web: Container, **resources: Any) -> None:
+    """Has the runtime limit the container from its next start on."""
+    assert web.bundle
+    path = web.bundle / "config.json"
+    document = json.loads(path.read_text())
+    document["linux"].setdefault("resources", {}).update(resources)
+    path.write_text(json.dumps(document))
 
 
 def test_container_that_its_runtime_forgot_is_planned_for_by_its_record(

@@ -12,6 +12,7 @@ from scplan.kinds.cgroup.settings import (
     PERIOD,
     QUOTA,
     SETTINGS,
+    Files,
     Setting,
     bytes_of,
     grouped_with,
@@ -23,9 +24,12 @@ from scplan.kinds.kind import Unsuitable
 from scplan.linux.cgroup_v1 import Cgroup
 from scplan.linux.container import Container
 from scplan.linux.host import Host
+from scplan.model.provided import ANY_VALUE
 from scplan.model.values import show_size
 
 _BURST = "cpu.cfs_burst_us"
+Given = Mapping[str, frozenset[str]]
+"""Values that a runtime sets, by the names of settings, as in Provided."""
 
 
 def removal_refusal(removed: CgroupSetting, values: Mapping[str, str]) -> Unsuitable | None:
@@ -75,6 +79,53 @@ def refusal(
     return None
 
 
+def start_refusal(host: Host, wanted: CgroupSetting, values: Mapping[str, str], given: Given) -> Unsuitable | None:
+    """Why the kernel will not take the setting at the container's start; None if it should, or that is not known.
+
+    `values` are all settings that the container will have, `given` those that its runtime sets before.
+    """
+    match wanted.name:
+        case "memory.max" | "memory.swap.max" if "memory" in host.cgroup_mounts:
+            now = _memory_files(host, given)
+            return None if now is None else _memory_refusal(wanted.name, now, values, "its runtime gives the container")
+        case "cpuset.cpus" | "cpuset.mems" if "cpuset" in host.cgroup_mounts:
+            allowed = members_of(_of_root(host, "cpuset", wanted.name) or "")
+            if missing := members_of(wanted.value) - allowed:
+                return _not_there(wanted.name, missing, f"the host has {listed(allowed)}")
+        case "cpu.weight" if "cpu.idle" not in values and _only(given, "cpu.idle") == "1":
+            return Unsuitable(
+                "cpu.weight: the container's runtime makes its cgroup idle, and the kernel keeps no weight of it then",
+                hint="write cpu.idle: 0, too, to end that",
+            )
+    return None
+
+
+def _memory_files(host: Host, given: Given) -> dict[str, str] | None:
+    """The files of a cgroup in which the runtime has set its limits; None where these are not known."""
+    if any(name in given and _only(given, name) is None for name in ("memory.max", "memory.swap.max")):
+        return None
+    files = {LIMIT: "-1"}
+    if _of_root(host, "memory", MEMSW) is not None:
+        files[MEMSW] = "-1"
+    limits = {name: value for name in ("memory.max", "memory.swap.max") if (value := _only(given, name)) is not None}
+    return laid_over(files, limits) if MEMSW in files else files
+
+
+def _only(given: Given, name: str) -> str | None:
+    """The value that the runtime sets; None where it sets none, or it is not known which."""
+    values = given.get(name, frozenset()) - {ANY_VALUE}
+    return next(iter(values)) if len(values) == 1 else None
+
+
+def _of_root(host: Host, controller: str, file: str) -> str | None:
+    """The text of a file in the root cgroup, whose limits no other cgroup can exceed; None where it is absent."""
+    try:
+        with open(f"{host.cgroup_mount(controller)}/{file}", encoding="ascii") as opened:
+            return opened.read().strip()
+    except FileNotFoundError:
+        return None
+
+
 def _weight(
     cgroup: Cgroup, setting: Setting, values: Mapping[str, str], formers: Mapping[str, str]
 ) -> Unsuitable | None:
@@ -111,6 +162,12 @@ def _memory(
 ) -> Unsuitable | None:
     names = grouped_with(name)
     now = laid_over(setting.group.read(cgroup), {one: value for one, value in formers.items() if one in names})
+    return _memory_refusal(name, now, values, "the container has")
+
+
+def _memory_refusal(name: str, now: Files, values: Mapping[str, str], whose: str) -> Unsuitable | None:
+    """Why memory and swap can't be set, by the limits that are there before, `whose` they are ("the container has")."""
+    names = grouped_with(name)
     if MEMSW not in now:
         return None
     goal = laid_over(now, {one: value for one, value in values.items() if one in names})
@@ -125,7 +182,7 @@ def _memory(
         return None
     if name == "memory.max" and bytes_of(goal[LIMIT]) > bytes_of(now[MEMSW]):
         return Unsuitable(
-            f"memory.max {_size(goal[LIMIT])} is above the limit of memory+swap that the container has,"
+            f"memory.max {_size(goal[LIMIT])} is above the limit of memory+swap that {whose},"
             f" {show_size(bytes_of(now[MEMSW]))}",
             hint="write memory.swap.max, too: swap alone, which cgroup v1 adds to memory.max",
             taken=True,
@@ -140,20 +197,24 @@ def _size(text: str) -> str:
 
 def _cpuset(cgroup: Cgroup, wanted: CgroupSetting) -> Unsuitable | None:
     file, members = wanted.name, members_of(wanted.value)
-    things = "CPUs" if file == "cpuset.cpus" else "memory nodes"
     allowed = members_of(cgroup.above().read(file) or "")
     if missing := members - allowed:
-        return Unsuitable(
-            f"{file}: the container can't have {things} {listed(missing)}",
-            hint=f"the cgroup that its own lies in has {listed(allowed) or 'none'}",
-        )
+        return _not_there(file, missing, f"the cgroup that its own lies in has {listed(allowed) or 'none'}")
     for child in cgroup.below():
         if lost := members_of(child.read(file) or "") - members:
             return Unsuitable(
-                f"{file}: {child.path}, a cgroup inside the container's, has {things} {listed(lost)}, too",
+                f"{file}: {child.path}, a cgroup inside the container's, has {_things(file)} {listed(lost)}, too",
                 hint="the kernel answers EBUSY: take them from that one first, or write them here",
             )
     return None
+
+
+def _not_there(file: str, missing: Iterable[int], hint: str) -> Unsuitable:
+    return Unsuitable(f"{file}: the container can't have {_things(file)} {listed(missing)}", hint=hint)
+
+
+def _things(file: str) -> str:
+    return "CPUs" if file == "cpuset.cpus" else "memory nodes"
 
 
 def _cpu_max(cgroup: Cgroup, wanted: CgroupSetting) -> Unsuitable | None:

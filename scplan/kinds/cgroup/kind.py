@@ -140,6 +140,18 @@ class CgroupKind(Kind[CgroupSetting]):
                 if refused is not None:
                     yield Foreseen(change.address, refused=refused)
 
+    def foresee_start(
+        self, host: Host, after: Mapping[Address, Resource], settings: Mapping[str, frozenset[str]]
+    ) -> Iterable[Foreseen]:
+        from scplan.kinds.cgroup.foreseen import start_refusal
+
+        wanted = {address: one for address, one in after.items() if isinstance(one, CgroupSetting)}
+        values = {address.identity: one.value for address, one in wanted.items()}
+        for address, one in wanted.items():
+            refused = start_refusal(host, one, values, settings)
+            if refused is not None:
+                yield Foreseen(address, refused=refused)
+
     def capture(
         self, target: Target[CgroupSetting], before: CgroupSetting | None, after: CgroupSetting | None
     ) -> tuple[CgroupSetting | None, CgroupSetting | None]:
