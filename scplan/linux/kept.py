@@ -16,6 +16,7 @@ from scplan.linux import link_sysctls
 from scplan.linux.links import NetworkNamespace
 from scplan.linux.netlink import (
     MAIN_TABLE,
+    RT_SCOPE_LINK,
     RTN_UNICAST,
     RTPROT_KERNEL,
     RTPROT_RA,
@@ -52,6 +53,7 @@ _EXISTS = frozenset((errno.EEXIST,))
 _NO_LONGER_POSSIBLE = frozenset(
     (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.ENODEV, errno.ENETDOWN, errno.ESRCH, errno.ENOENT)
 )
+_METRIC_OF_A_MOMENT = 0xFFFF_FFF0
 _BEHIND, _BEFORE = "route", "route-before"
 
 
@@ -362,8 +364,10 @@ def _put_routes(rtnl: Rtnl, link: Link, kept: Kept, left: Collection[str], *, ex
     while waiting:
         refused = [(raw, place) for raw, place in waiting if not _put_route(rtnl, raw, place)]
         if len(refused) == len(waiting):
-            return
+            break
         waiting = refused
+    for raw, place in waiting if exactly else ():
+        _put_unreachable(rtnl, raw, place)
 
 
 def _as_they_would_be(rtnl: Rtnl, link: Link, kept: Kept) -> Iterator[tuple[RawRoute, bool]]:
@@ -435,6 +439,38 @@ def _put_route(rtnl: Rtnl, raw: RawRoute, place: str) -> bool:
             raise
         return False
     return True
+
+
+def _put_unreachable(rtnl: Rtnl, raw: RawRoute, place: str) -> None:
+    """Puts a route whose gateways nothing reaches any more: the kernel asks for that only as it takes the route.
+
+    Routes to the gateways are there for that moment. All is one system call, in which no death leaves them behind.
+    """
+    route = raw.route
+    gateways = {(hop.gateway, hop.oif) for hop in route.nexthops} or {(route.gateway, route.oif)}
+    ways = [
+        Route(
+            family=route.family,
+            dst=f"{gateway}/{32 if route.family == _AF_INET else 128}",
+            oif=oif,
+            scope=RT_SCOPE_LINK if route.family == _AF_INET else 0,
+            metric=_METRIC_OF_A_MOMENT,
+            table=MAIN_TABLE,
+        )
+        for gateway, oif in sorted(gateways)
+        if gateway and oif
+    ]
+    batch = rtnl.batch()
+    for way in ways:
+        batch.add_route(way)
+    batch.put_route(raw, place="prepend" if place == "prepend" else "append")
+    for way in ways:
+        batch.delete_route(way)
+    try:
+        batch.send()
+    except KernelError as error:
+        if error.errno not in _NO_LONGER_POSSIBLE:
+            raise
 
 
 def _shape(raw: RawRoute) -> bytes:

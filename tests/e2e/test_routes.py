@@ -320,6 +320,67 @@ def test_a_gateway_can_be_on_the_link_of_a_default_route(
     assert [one["dev"] for one in routes(web)] == ["eth2"]
 
 
+@pytest.mark.parametrize(("default", "gateway"), [("default", "192.0.2.1"), ("::/0", "2001:db8::1")])
+def test_a_gateway_on_the_link_of_another_table_takes_a_rule(
+    scplan: Scplan, web: Container, default: str, gateway: str
+) -> None:
+    to = "fd94::/64" if ":" in gateway else "10.94.0.0/16"
+    wanted = [{"to": to, "via": gateway}, {"to": default, "dev": "eth2", "table": 100}]
+    asked = of(web, nics=NICS, routes=wanted)
+    with nothing_changed(web):
+        refused(scplan("plan", config=asked), f"nothing reaches the gateway {gateway}")
+    web.ip("-6" if ":" in gateway else "-4", "rule", "add", "table", "100")
+    apply(scplan, asked)
+    assert [one["dev"] for one in routes(web)] == ["eth2"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["address add 10.93.3.9/24 dev eth1 noprefixroute"],
+        ["address add 10.93.3.9/24 dev eth1", "route del 10.93.3.0/24 dev eth1"],
+    ],
+)
+@pytest.mark.parametrize("added", [[], ["10.93.3.5/24"]], ids=["without one of scplan's", "before one of scplan's"])
+def test_a_network_of_others_without_its_route_reaches_no_gateway(
+    scplan: Scplan, web: Container, others: list[str], added: list[str]
+) -> None:
+    """With a second address of a network the kernel makes no route either."""
+    apply(scplan, of(web, nics=NICS))
+    for command in others:
+        web.ip(*command.split())
+    nic = {**NICS[0], "addresses": [*NICS[0]["addresses"], *added]}
+    asked = of(web, nics=[nic, NICS[1]], routes=[{"to": "10.94.0.0/16", "via": "10.93.3.1"}])
+    with nothing_changed(web):
+        refused(scplan("plan", config=asked), "nothing reaches the gateway 10.93.3.1")
+    web.ip("route", "add", "10.93.3.0/24", "dev", "eth1")
+    apply(scplan, asked)
+
+
+@pytest.mark.parametrize("nics", [[], [{**NICS[1], "addresses": []}]], ids=["without the NIC", "without its addresses"])
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["route add 10.95.0.0/16 via 192.0.2.1"],
+        ["route add 10.95.0.0/16 nexthop via 192.0.2.1 weight 2 nexthop via 192.0.2.2"],
+        ["-6 route add fd95::/64 via 2001:db8::1"],
+        ["-6 route add fd95::/64 nexthop via 2001:db8::1 nexthop via 2001:db8::2"],
+        ["route add 198.51.100.0/24 dev eth2", "route add 10.95.0.0/16 via 198.51.100.1", "route del 198.51.100.0/24"],
+    ],
+)
+def test_routes_of_others_over_one_of_scplans_come_back(
+    scplan: Scplan, web: Container, others: list[str], nics: list[dict[str, Any]]
+) -> None:
+    """Their gateways are reached by a route of scplan's, which comes after its NIC; or by nothing any more."""
+    apply(scplan, of(web, nics=NICS, routes=[{"to": "default", "dev": "eth2"}, {"to": "::/0", "dev": "eth2"}]))
+    for command in others:
+        web.ip(*command.split())
+    before = fingerprint([web])
+    apply(scplan, of(web, nics=[NICS[0], *nics]))
+    scplan("undo", "--auto-approve").ok()
+    assert difference(before, fingerprint([web])) == []
+
+
 def test_a_nic_that_goes_or_loses_the_network_under_a_route_is_refused(scplan: Scplan, web: Container) -> None:
     config = routing(web, FOUR[2], SIX[2])
     apply(scplan, config)

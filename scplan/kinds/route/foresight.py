@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from socket import AF_INET6
+from socket import AF_INET, AF_INET6
 
 from scplan.kinds.kind import Foreseen, Unsuitable
 from scplan.kinds.route.kernel import (
@@ -16,7 +16,13 @@ from scplan.kinds.route.kernel import (
 )
 from scplan.kinds.route.record import Route, fits, kernel_destination, metric_of, table_of
 from scplan.linux.container import Container
-from scplan.linux.netlink import RTN_UNICAST, Addr, RawRoute
+from scplan.linux.netlink import (
+    IFA_F_NOPREFIXROUTE,
+    IFA_F_SECONDARY,
+    RTN_UNICAST,
+    Addr,
+    RawRoute,
+)
 from scplan.linux.netlink import Route as LiveRoute
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
@@ -27,11 +33,19 @@ from scplan.named_tuple import NamedTuple
 
 
 class _Link(NamedTuple):
-    """A link of the container as it will be: its own addresses, and the networks that they bring."""
+    """A link of the container as it will be: its own addresses, and the networks to which the plan's bring a route."""
 
     is_up: bool
     hosts: frozenset[str]
     networks: tuple[Network, ...]
+
+
+class _OnLink(NamedTuple):
+    """A route that needs no gateway."""
+
+    dev: str
+    network: Network
+    table: int
 
 
 class _Ground:
@@ -45,53 +59,73 @@ class _Ground:
         for addr in rtnl.addresses():
             addresses.setdefault(addr.index, []).append(addr)
         nics = {address.identity: nic for address, nic in after.items() if address.kind == "nic"}
-        changed = {change.address.identity: change for change in changes if change.address.kind == "nic"}
+        changed = {
+            change.address.identity: change
+            for change in changes
+            if change.address.kind == "nic" and change.action not in (Action.ADOPT, Action.RELEASE)
+        }
         self.links: dict[str, _Link] = {}
+        self.on_link: list[_OnLink] = []
+        self.tables: set[int] = set()
+        self.routes = rtnl.raw_routes()
+        replaced = {
+            _key(change.before)
+            for change in changes
+            if isinstance(change.before, Route) and change.action not in (Action.ADOPT, Action.RELEASE)
+        }
+        on_link = [
+            raw
+            for raw in self.routes
+            if raw.route.type == RTN_UNICAST
+            and not raw.route.gateway
+            and raw.route.table != LOCAL_TABLE
+            and (raw.route.dst, raw.route.metric, raw.route.table) not in replaced
+        ]
         for link in listed:
-            change = changed.get(link.name)
-            if change is None or change.action in (Action.ADOPT, Action.RELEASE):
-                self.links[link.name] = _live_link(link.up, addresses.get(link.index, ()))
+            there, change = addresses.get(link.index, []), changed.get(link.name)
+            routes = [
+                _OnLink(link.name, _network(raw), raw.route.table) for raw in on_link if raw.route.oif == link.index
+            ]
+            if change is None:
+                self.links[link.name] = _Link(link.up, _hosts(addr.address for addr in there), ())
+                self.on_link += routes
+            elif change.action is Action.UPDATE and link.name in nics:
+                self.links[link.name], staying = _updated_link(change, link.up, there, routes)
+                self.on_link += staying
         for name, nic in nics.items():
-            if name in changed and changed[name].action not in (Action.ADOPT, Action.RELEASE):
-                self.links[name] = _planned_link(nic)
+            if name in changed and name not in self.links:
+                texts = nic.get("addresses") or ()
+                self.links[name] = _Link(nic.get("up") is not False, _hosts(texts), tuple(map(network_of, texts)))
         self.loopback = frozenset(
             addr.address.partition("/")[0]
             for index, of_link in addresses.items()
             if all(link.index != index for link in listed)
             for addr in of_link
         )
-        self.routes = rtnl.raw_routes()
-        names = {link.index: link.name for link in listed}
-        replaced = {
-            _key(change.before)
-            for change in changes
-            if isinstance(change.before, Route) and change.action not in (Action.ADOPT, Action.RELEASE)
-        }
-        self.on_link = [
-            (names[raw.route.oif], _network(raw))
-            for raw in self.routes
-            if raw.route.oif in names
-            and names[raw.route.oif] in self.links
-            and raw.route.type == RTN_UNICAST
-            and not raw.route.gateway
-            and raw.route.protocol != _KERNEL
-            and raw.route.table != LOCAL_TABLE
-            and (raw.route.dst, raw.route.metric, raw.route.table) not in replaced
-        ]
         self.on_link += [
-            (route.link, network_of(route.to))
+            _OnLink(route.link, network_of(route.to), table_of(route))
             for route in after.values()
             if isinstance(route, Route) and not route.via and route.link is not None
         ]
 
-    def reaches(self, via: str, dev: str | None) -> bool:
-        """True if a gateway is in a network of a link that is up, or of a route that needs none; over `dev` if set."""
+    def reaches(self, via: str, dev: str | None, table: int) -> bool:
+        """True if a gateway is in a network of a link that is up, or of a route that needs none; over `dev` if set.
+
+        The kernel looks into the table of the route, and into those that rules name.
+        """
+        if not self.tables:
+            self.tables = self.container.rtnl.tables_of_rules()
+        tables = {table, *self.tables}
         return any(
             network.holds(via)
             for name, link in self.links.items()
             if link.is_up and dev in (None, name)
             for network in link.networks
-        ) or any(network.holds(via) for name, network in self.on_link if dev in (None, name))
+        ) or any(
+            one.network.holds(via)
+            for one in self.on_link
+            if dev in (None, one.dev) and one.table in tables and self.links[one.dev].is_up
+        )
 
     def owner(self, address: str) -> str | None:
         """The link that has the address itself."""
@@ -102,24 +136,45 @@ class _Ground:
         return any(network.is_broadcast(address) for link in self.links.values() for network in link.networks)
 
 
-_KERNEL = 2
-
-
 def _network(raw: RawRoute) -> Network:
     is_ipv6_default = raw.route.dst == "default" and raw.route.family == AF_INET6
     return network_of("::/0" if is_ipv6_default else raw.route.dst)
 
 
-def _live_link(is_up: bool, addresses: Iterable[Addr]) -> _Link:
-    texts = [addr.address for addr in addresses]
-    networks = (f"{addr.peer}/{addr.address.partition('/')[2]}" if addr.peer else addr.address for addr in addresses)
-    return _Link(is_up, frozenset(text.partition("/")[0] for text in texts), tuple(map(network_of, networks)))
+def _hosts(addresses: Iterable[str]) -> frozenset[str]:
+    return frozenset(text.partition("/")[0] for text in addresses)
 
 
-def _planned_link(nic: Resource) -> _Link:
-    texts = nic.get("addresses") or ()
-    hosts = frozenset(text.partition("/")[0] for text in texts)
-    return _Link(nic.get("up") is not False, hosts, tuple(map(network_of, texts)))
+def _updated_link(
+    change: Change, is_up: bool, there: Sequence[Addr], routes: Sequence[_OnLink]
+) -> tuple[_Link, list[_OnLink]]:
+    """A link that an update changes, and those of its routes that stay.
+
+    The kernel makes a route with the first IPv4 address of a network alone, and none where that is `noprefixroute`.
+    """
+    before, after = change.before, change.after
+    assert before is not None
+    assert after is not None
+    wanted = after.get("addresses") or ()
+    networks = [network_of(text) for text in wanted]
+    gone = [network_of(text) for text in before.get("addresses") or () if text not in wanted]
+    had = {addr.written(): network_of(addr.far_end) for addr in there}
+    staying = [addr for addr in there if had[addr.written()] not in gone or addr.written() in wanted]
+    routes = [one for one in routes if one.network not in gone or one.network in networks]
+    # Of IPv6 each address brings a route of its own.
+    first = {
+        had[addr.written()] if addr.family == AF_INET else addr.written(): addr
+        for addr in staying
+        if addr.family != AF_INET or not addr.flags & IFA_F_SECONDARY
+    }
+    will_be_up = after.get("up") is not False
+    made = []
+    for text, network in zip(wanted, networks, strict=True):
+        there_first = first.get(network if network.family == AF_INET else text)
+        # A route that is there counts by itself; the kernel makes it again as the link comes up.
+        if there_first is None or (not is_up and not there_first.flags & IFA_F_NOPREFIXROUTE):
+            made.append(network)
+    return _Link(will_be_up, _hosts([*wanted, *(addr.address for addr in staying)]), tuple(made)), routes
 
 
 def _key(route: Route) -> tuple[str, int, int]:
@@ -161,7 +216,7 @@ def _refused(route: Route, ground: _Ground) -> Unsuitable | None:
         return Unsuitable(f"via {route.via} is the container's own address, on {owner}", hint="name another router")
     if route.onlink or _is_link_local(route.via):
         return None
-    if not ground.reaches(route.via, dev):
+    if not ground.reaches(route.via, dev, table_of(route)):
         over = f" over {dev}" if dev is not None else ""
         hint = unreachable_hint(route.via) if ground.links else "the container has no NIC; add one under nics"
         return Unsuitable(f"nothing reaches the gateway {route.via}{over}", hint=hint)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from scplan.kinds.route.record import Route
+from scplan.kinds.route.record import Route, table_of
+from scplan.linux.netlink import MAIN_TABLE
 from scplan.model.address import Address
 from scplan.model.networks import network_of
 from scplan.model.next_hops import is_address, ways_of
@@ -36,17 +37,21 @@ def nic_that_reaches(via: str, nics: Resources) -> Address | None:
 
 
 def route_that_reaches(route: Route, others: Resources, own: Address) -> Address | None:
-    """The route over a link, with the narrowest network, that makes the gateway reachable."""
-    best: tuple[int, Address] | None = None
+    """The route over a link, with the narrowest network, that makes the gateway reachable.
+
+    The kernel looks for it in the route's own table and in main; in others only where rules say so.
+    """
+    best: tuple[bool, int, Address] | None = None
     for address, other in others.items():
         if address.kind != "route" or address == own or other.get("via"):
             continue
         if other.get("to") in _DEFAULTS and route.dev not in (None, other.get("dev")):
             continue
         network = network_of(other.get("to"))
-        if network.holds(route.via) and (best is None or network.length > best[0]):
-            best = network.length, address
-    return best[1] if best else None
+        is_near = (other.get("table") or MAIN_TABLE) in (table_of(route), MAIN_TABLE)
+        if network.holds(route.via) and (best is None or (is_near, network.length) > best[:2]):
+            best = is_near, network.length, address
+    return best[2] if best else None
 
 
 def required(route: Route, others: Resources, address: Address) -> Iterator[Address]:

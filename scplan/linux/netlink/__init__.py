@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from scplan.linux.netlink.raw import RawRoute, raw_from_text, raw_route, route_body
 from scplan.linux.netlink.records import (
+    IFA_F_NOPREFIXROUTE,
     IFA_F_PERMANENT,
+    IFA_F_SECONDARY,
     MAIN_TABLE,
     RT_SCOPE_LINK,
     RTN_UNICAST,
@@ -23,7 +25,9 @@ from scplan.linux.netlink.rtnl import Batch, Rtnl, open_socket
 from scplan.linux.netlink.table import LinkTable, SharedDump
 
 __all__ = [
+    "IFA_F_NOPREFIXROUTE",
     "IFA_F_PERMANENT",
+    "IFA_F_SECONDARY",
     "MAIN_TABLE",
     "RTN_UNICAST",
     "RTPROT_BOOT",

@@ -148,6 +148,12 @@ class Rtnl(Requests, Closing):
             if (not family or raw.route.family == family) and (not table or raw.route.table == table)
         ]
 
+    def tables_of_rules(self) -> set[int]:
+        """The tables that rules name for packets of any kind. fib_rule_hdr and FRA_TABLE of linux/fib_rules.h."""
+        operation = "RTM_GETRULE(dump)"
+        found = self.bodies(wire.RTM_GETRULE, wire.RTM_NEWRULE, bytes(12), operation)
+        return {_parsed(operation, wire.table_of_rule, body) for body in found}
+
     def link(self, which: str | int) -> Link | None:
         """One link, by name or index; None when there is none."""
         index, name = (which, b"") if isinstance(which, int) else (0, wire.text(wire.IFLA_IFNAME, which))

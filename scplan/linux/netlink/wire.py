@@ -31,6 +31,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 RTM_NEWQDISC, RTM_GETQDISC, RTM_NEWTCLASS, RTM_GETTCLASS, RTM_NEWTFILTER, RTM_GETTFILTER = 36, 38, 40, 42, 44, 46
+RTM_NEWRULE, RTM_GETRULE = 32, 34
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 RTM_NEWNEXTHOP, RTM_GETNEXTHOP = 104, 106
 RTM_NEWLINKPROP = 108
@@ -43,6 +44,7 @@ RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 7, 9, 15, 18
 NETNSA_NSID, NETNSA_FD = 1, 3
+_RULE_BYTES = 12  # fib_rule_hdr
 
 _IFF_LOOPBACK = 0x8
 _LENGTHS: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
@@ -302,6 +304,14 @@ def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) ->
         request_length: int = HEADER.unpack_from(data, start)[0]
         start += HEADER.size if flags & NLM_F_CAPPED else (request_length + 3) & ~3
     return code, _string(split(data, start, end).get(NLMSGERR_ATTR_MSG))
+
+
+def table_of_rule(body: bytes) -> int:
+    """The table of an RTM_NEWRULE; 0: none. Its header has 8 bits for it, FRA_TABLE 32."""
+    if len(body) < _RULE_BYTES:
+        raise Malformed(f"a rule of {len(body)} bytes")
+    found = split(body, _RULE_BYTES, len(body)).get(RTA_TABLE)
+    return U32.unpack(found)[0] if found is not None and len(found) == 4 else body[4]
 
 
 def parse_nsid(data: bytes, start: int, end: int) -> int:
