@@ -259,6 +259,24 @@ def test_a_wider_rule_shows(process_container: Container, scplan: Scplan, loop_d
     (web.cgroups["devices"] / "devices.deny").write_text("a")
 
 
+@pytest.mark.parametrize("asked", [{"two": "rwm"}, {"one": "rw", "two": "w"}, {"one": "w", "two": "w"}, {}])
+def test_access_that_others_allow_outlives_a_failure_that_changed_several_nodes_of_a_disk(
+    process_container: Container, scplan: Scplan, loop_disk: LoopDisk, asked: dict[str, str]
+) -> None:
+    web, disk = process_container, loop_disk.path
+    scplan(
+        "apply", "--auto-approve", config=of(web, devices=[f"{disk}:/dev/{name}:w" for name in ("one", "three")])
+    ).ok()
+    (web.cgroups["devices"] / "devices.allow").write_text(f"b {loop_disk.numbers} r")
+    before = fingerprint([web])
+    nodes = [f"{disk}:/dev/{name}:{permissions}" for name, permissions in asked.items()]
+    config = of(web, devices=[*nodes, "/dev/zero:/dev/three"])
+    scplan("apply", "--auto-approve", "--probe", "false", config=config).ok(3)
+    assert difference(before, fingerprint([web])) == []
+    scplan("apply", "--auto-approve", config=config).ok()
+    assert scplan("plan", config=config).ok().stdout.strip() == "No changes."
+
+
 PLACES = {
     "nodev": ("mkdir /srv/t; mount -t tmpfs -o nodev t /srv/t", "/srv/t/data", "mounted nodev"),
     "read-only": ("mkdir /srv/t; mount -t tmpfs -o ro t /srv/t", "/srv/t/data", "read-only"),

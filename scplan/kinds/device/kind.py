@@ -267,6 +267,7 @@ class DeviceKind(Kind[Device]):
             after = with_former(target.container, after)
         if after.prior_access is None:
             after = after.but(prior_access=rules.prior_access(target, after))
+        after = after.but(access_of_others=rules.access_of_others(target, after))
         if after.io is not None and after.prior_limits is None:
             after = after.but(prior_limits=rules.prior_limits(target, after))
         if after.partitions and after.rule is None and target.host.has_udev:

@@ -67,6 +67,11 @@ class Device(Resource):
     in_force: str | None = attr(
         "what the container may do where rules for more devices allow more than `permissions`", TEXT, role=Role.CARRIED
     )
+    access_of_others: str | None = attr(
+        "what others allowed the container of the device just before the operation, besides all that is recorded",
+        TEXT,
+        role=Role.CARRIED,
+    )
     saved_as: str | None = attr("where the file that was at target is kept", TEXT, role=Role.FORMER, lasting=True)
     saved_identity: str | None = attr("which file that is: st_dev:st_ino", TEXT, role=Role.FORMER, lasting=True)
     taken_by: str | None = attr(

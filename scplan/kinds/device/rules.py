@@ -46,8 +46,21 @@ def prior_access(target: Target[Device], device: Device) -> str:
     for peer in _peers(target, device):
         if peer.prior_access is not None:
             return peer.prior_access
-    cgroup = Cgroup(target.container, target.host, "devices")
-    rules = cgroup_v1.device_rules(cgroup)
+    return _exact_now(target, device)
+
+
+def access_of_others(target: Target[Device], device: Device) -> str:
+    """What the container may do with the device now, without what other nodes of it need and had found.
+
+    An undo that takes the node away leaves that: the operations of one apply that change other nodes of the device may
+    have taken it away by then, and none of their records has it.
+    """
+    explained = [text for peer in _peers(target, device) for text in (peer.permissions, peer.prior_access or "")]
+    return access_without(_exact_now(target, device), join_access(device.prior_access or "", *explained))
+
+
+def _exact_now(target: Target[Device], device: Device) -> str:
+    rules = cgroup_v1.device_rules(Cgroup(target.container, target.host, "devices"))
     return rules.exact(_letter(device), device.numbers or "")
 
 
@@ -60,7 +73,7 @@ def revoke(target: Target[Device], device: Device) -> None:
     """Takes away what only this node needed; nothing where it was not granted in this life of the container."""
     if device.prior_access is None:
         return
-    _set_access(target, device, "")
+    _set_access(target, device, device.access_of_others or "")
 
 
 def _set_access(target: Target[Device], device: Device, own: str) -> None:
