@@ -243,7 +243,7 @@ def _events_of(opened: AbstractContextManager[Run], *, approved: bool, most: Dis
     complain(run.afterwards)
     if outcome.confirm_within_s is not None:
         _emit(machine.awaiting_event(outcome))
-    _emit(machine.outcome_event(outcome))
+    _emit(machine.outcome_event(outcome, run.plan))
     return code_of(run.plan.diagnostics)
 
 

@@ -204,15 +204,19 @@ def drift_lines(report: DriftReport) -> list[Line]:
     """Two parts: owned resources that are not as recorded, and what the files ask for and is not applied."""
     lines = _drifted(report)
     if not report.pending.has_changes:
-        return [*lines, line("Nothing pending.")]
+        return [*lines, line("Nothing pending in what could be planned." if report.problems else "Nothing pending.")]
     lines.append(line(("Pending: what the files ask for and is not applied.", "title")))
     return lines + plan_lines(report.pending)
 
 
 def _drifted(report: DriftReport) -> list[Line]:
     checked = counted(report.checked, "owned resource")
+    if report.problems and not report.checked:
+        return [line("Nothing could be checked.")]
     if report.waiting:
         checked = f"{checked}, {len(report.waiting)} of them at next start,"
+    if not report.drifted and report.problems:
+        return [line(f"No drift in what could be read: {checked} checked.")]
     if not report.drifted:
         return [line((f"No drift. {checked} checked.", "good"))]
     lines = [line((f"Drift: {len(report.drifted)} of {checked} not as scplan left it.", "title"))]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scplan import __version__
-from scplan.errors import Diagnostic, ExitCode
+from scplan.errors import Diagnostic, ExitCode, Severity
 from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.codec import facts_to_json, to_json
@@ -104,22 +104,29 @@ def confirmed_document(apply_id: str) -> dict[str, Any]:
     return _document(confirmed=apply_id)
 
 
-def outcome_event(outcome: Outcome) -> dict[str, Any]:
-    """The last line of an apply that succeeded."""
+def outcome_event(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+    """The last line of an apply that succeeded, with the errors about containers that its plan left out."""
+    errors = _errors(plan)
     return {
         "type": "summary",
         "result": "applied",
-        "exit_code": int(ExitCode.OK),
+        "exit_code": int(ExitCode.ERROR if errors else ExitCode.OK),
         "apply_id": outcome.apply_id,
         "summary": {str(action): count for action, count in outcome.summary.items()},
         "at_next_start": outcome.at_next_start,
         "seconds": round(outcome.seconds, 6),
-        "diagnostics": [],
+        "diagnostics": [diagnostic_to_json(one) for one in errors],
     }
 
 
+def _errors(plan: Plan) -> list[Diagnostic]:
+    return [one for one in plan.diagnostics if one.severity is Severity.ERROR]
+
+
 def unchanged_event(plan: Plan) -> dict[str, Any]:
-    """The last line of an apply that had nothing to do."""
+    """The last line of an apply that had nothing to do; an error where its plan left containers out."""
+    if errors := _errors(plan):
+        return failure_event(ExitCode.ERROR, errors)
     return {
         "type": "summary",
         "result": "no_changes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from scplan.errors import Severity
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Plan
 from scplan.model.comparison import differences
@@ -200,6 +201,9 @@ def plan_summary_words(plan: Plan) -> str:
     """The summary of a plan's changes; of kernel modules alone, where the records name others and nothing else."""
     if not plan.changes and plan.new_modules:
         return f"Plan: kernel modules of {counted(len(plan.new_modules), 'container')} to record."
+    if not plan.changes and any(one.severity is Severity.ERROR for one in plan.diagnostics):
+        # Errors name the containers that were left out, and those must not look unchanged.
+        return "No changes in the containers whose state is known." if plan.containers else "Nothing could be planned."
     return summary_words(plan.summary())
 
 

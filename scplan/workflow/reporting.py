@@ -77,8 +77,9 @@ def _drift_of_files(scene: Scene, request: Request, state: State, host: Host, ah
 
 
 def _drift_of_records(state: State, host: Host, ahead: LookAhead | None, problems: list[Diagnostic]) -> DriftReport:
-    scene, stale, more = _known(state)
+    scene, stale, more, unknown = _known(state)
     left = tuple(left_on_host(scene.lost, host))
+    scene = scene.only({name for name in scene.containers if name not in unknown})
     made = Plan(containers=scene.containers, changes=(), operations=(), refreshed={}, diagnostics=left)
     as_recorded = ahead.as_recorded(scene.containers) if ahead is not None else frozenset()
     drifted, unread = drifted_in(scene.only(scene.containers.keys() - as_recorded), host)
@@ -117,15 +118,17 @@ def _asks_for_more(change: Change) -> bool:
     return not is_recorded_as(change.managed, change.owned)
 
 
-def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]], list[Diagnostic]]:
-    """(containers with records, records whose containers were made again, warnings and errors about others)"""
+def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]], list[Diagnostic], frozenset[str]]:
+    """(containers with records, records whose containers were made again, warnings and errors about others, containers
+    of which neither the engine nor the recorded process says whether they run)"""
     scene, unfound, problems = scene_of_all_records(state)
     again = {name: error for name, error in unfound.items() if isinstance(error, ContainerReplaced)}
     stale = [(record, again[record.name]) for record in state.survey()[0] if record.name in again] if again else []
     rest = scene.only(scene.containers.keys() - unfound.keys())
     gone_ones = [_warning(error) for name, error in unfound.items() if name not in again]
     gone_ones += renamed(scene.containers.values())
-    return rest, stale, [*gone_ones, *(one for _, one in problems)]
+    unknown = frozenset(name for name, _ in problems if name and does_not_run(rest, name))
+    return rest, stale, [*gone_ones, *(one for _, one in problems)], unknown
 
 
 def _left_alone(records: Iterable[Record]) -> Iterator[Drifted]:

@@ -110,7 +110,14 @@ def test_records_of_a_container_that_nobody_can_ask_about_are_kept(room: Room, s
             assert until(lambda: not room.sh("cat /proc/$1/cmdline", str(pid), check=False), 10)
             ran = scplan("destroy", web, "--auto-approve").ok(1)
             assert re.search(rf"left out, since .*: {web}\n.*`scplan state rm NAME`", ran.stderr)
-            scplan("drift").ok(1)
+            for command in (("drift",), ("drift", "--file", "scplan.yaml")):
+                ran = scplan(*command).ok(1)
+                assert ran.stdout.startswith("Nothing could be checked.\nNothing pending in what could be planned.\n")
+            for command in (("plan",), ("apply", "--auto-approve"), ("destroy", "--auto-approve")):
+                assert scplan(*command).ok(1).stdout == "Nothing could be planned.\n"
+            assert '"exit_code":1' in scplan("apply", "--auto-approve", "--json").ok(1).stdout.replace(" ", "")
+            (scplan.directory / "scplan.yaml").unlink()
+            assert scplan("drift").ok(1).stdout.startswith("Nothing could be checked.\n")
             assert f"{web}/cgroup/pids.max" in scplan("state", "list").stdout
             scplan("state", "rm", web).ok()
             assert scplan("state", "list").ok().stdout == ""

@@ -105,7 +105,7 @@ def test_apply_begins_with_its_plan() -> None:
 
 def test_apply_ends_with_a_summary() -> None:
     outcome = Outcome(apply_id="7", summary={Action.CREATE: 1}, seconds=0.1)
-    assert machine.outcome_event(outcome) == {
+    assert machine.outcome_event(outcome, PLAN) == {
         "type": "summary",
         "result": "applied",
         "exit_code": 0,
@@ -120,6 +120,15 @@ def test_apply_ends_with_a_summary() -> None:
 def test_apply_that_has_nothing_to_do_says_so() -> None:
     unchanged = machine.unchanged_event(plan())
     assert (unchanged["result"], unchanged["exit_code"]) == ("no_changes", 0)
+
+
+def test_apply_that_left_containers_out_ends_with_their_error() -> None:
+    left_out = Diagnostic("docker can't be reached")
+    nothing = machine.unchanged_event(plan()._replace(diagnostics=(left_out,)))
+    assert (nothing["result"], nothing["exit_code"], len(nothing["diagnostics"])) == ("error", 1, 1)
+    outcome = Outcome(apply_id="7", summary={Action.CREATE: 1}, seconds=0.1)
+    rest = machine.outcome_event(outcome, PLAN._replace(diagnostics=(left_out,)))
+    assert (rest["result"], rest["exit_code"], len(rest["diagnostics"])) == ("applied", 1, 1)
 
 
 def test_failed_apply_ends_with_its_exit_code_and_the_reasons() -> None:

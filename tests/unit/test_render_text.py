@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scplan.errors import Diagnostic, Severity
 from scplan.model.address import Address
 from scplan.model.change import Action, Plan
 from scplan.model.live import ContainerFacts, Status
@@ -69,6 +70,18 @@ def test_plan_reads_as_documented() -> None:
 
 def test_plan_without_changes_says_so() -> None:
     assert plain(plan_lines(plan())) == "No changes.\n"
+
+
+def test_plan_without_a_container_that_was_left_out_does_not_look_like_one_without_changes() -> None:
+    left_out = Diagnostic("docker can't be reached")
+    rest = plan()._replace(diagnostics=(left_out,))
+    assert plain(plan_lines(rest)) == "No changes in the containers whose state is known.\n"
+    assert plain(plan_lines(rest._replace(containers={}))) == "Nothing could be planned.\n"
+    assert plain(plan_lines(plan(ADD)._replace(diagnostics=(left_out,)))).endswith(
+        "\nPlan: 1 to add, 0 to change, 0 to remove.\n"
+    )
+    warned = plan()._replace(diagnostics=(left_out._replace(severity=Severity.WARNING),))
+    assert plain(plan_lines(warned)) == "No changes.\n"
 
 
 def test_summary_counts_replacements_and_adoptions_only_where_there_are_some() -> None:
@@ -256,6 +269,14 @@ def test_drift_and_pending_changes_are_told_apart() -> None:
 
 def test_no_drift_and_nothing_pending() -> None:
     assert plain(drift_lines(report())) == "No drift. 7 owned resources checked.\nNothing pending.\n"
+
+
+def test_drift_that_is_not_known_does_not_look_like_none() -> None:
+    unread = report()._replace(diagnostics=(Diagnostic("docker can't be reached"),))
+    assert plain(drift_lines(unread)) == (
+        "No drift in what could be read: 7 owned resources checked.\nNothing pending in what could be planned.\n"
+    )
+    assert plain(drift_lines(unread._replace(checked=0))).startswith("Nothing could be checked.\n")
 
 
 def owned(address: str, recorded: Nic, live: Nic | None, problem: str = "") -> Owned:
