@@ -42,9 +42,9 @@ class Record(NamedTuple):
     `boot_id`, `start_time` and `pid` say in which of its lives the resources were plugged in; "" and 0: in none, they
     wait for its next start. `modules` are kernel modules that must be loaded first; None: those of the record so far.
     `bundle` is the directory of the container's OCI configuration, which tells it from others of the same ID; "": that
-    of the record so far. `cgroup` is the one of that life, as in ContainerFacts. `place` is where the runtime keeps the
-    container, as in ContainerFacts; "": that of the record so far, or not known (records of former versions). `naming`
-    says which container of the name it is about; None: as the record so far.
+    of the record so far. `cgroup` and `pid_namespace` are those of that life, as in ContainerFacts. `place` is where
+    the runtime keeps the container, as in ContainerFacts; "": that of the record so far, or not known (records of
+    former versions). `naming` says which container of the name it is about; None: as the record so far.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Record(NamedTuple):
     modules: tuple[str, ...] | None = None
     bundle: str = ""
     cgroup: str = ""
+    pid_namespace: int = 0
     place: str = ""
     naming: Naming | None = None
 
@@ -74,6 +75,7 @@ class Record(NamedTuple):
             facts.pid,
             bundle=facts.bundle,
             cgroup=facts.cgroup,
+            pid_namespace=facts.pid_namespace,
             place=facts.place,
             naming=facts.recorded_naming,
         )
@@ -94,6 +96,7 @@ class Record(NamedTuple):
             self.start_time,
             bundle=self.bundle,
             cgroup=self.cgroup,
+            pid_namespace=self.pid_namespace,
             place=self.place,
         )
 
@@ -109,7 +112,7 @@ class Record(NamedTuple):
     def at_next_start(self) -> Record:
         """The record when the container has ended and the host has its things back."""
         resources = {address: at_next_start(resource) for address, resource in self.resources.items()}
-        return self._replace(resources=resources, boot_id="", start_time=0, pid=0, cgroup="")
+        return self._replace(resources=resources, boot_id="", start_time=0, pid=0, cgroup="", pid_namespace=0)
 
 
 class Update:
@@ -260,13 +263,15 @@ class State:
                 raise RecordDamaged(f"{path}: unknown kind {kind!r}")
             decoded[Address(name, kind, identity)] = from_json(self._kinds[kind].record, value, f"{path}: {key}")
         boot_id, started, pid = container.get("boot_id", ""), container.get("start_time", 0), container.get("pid", 0)
-        if type(started) is not int or type(pid) is not int:
-            raise RecordDamaged(f"{path}: start_time or pid is not a number")
+        pid_namespace = container.get("pid_namespace", 0)
+        if any(type(number) is not int for number in (started, pid, pid_namespace)):
+            raise RecordDamaged(f"{path}: start_time, pid or pid_namespace is not a number")
         record = Record(name, runtime, str(container.get("id", "")), decoded, str(boot_id), started, pid)
         modules, bundle = _modules(document.get("modules", []), path), str(container.get("bundle", ""))
         cgroup, place = str(container.get("cgroup", "")), str(container.get("place", ""))
         naming = naming_from_json(container)
-        return record._replace(modules=modules, bundle=bundle, cgroup=cgroup, place=place, naming=naming)
+        record = record._replace(modules=modules, bundle=bundle, cgroup=cgroup, place=place, naming=naming)
+        return record._replace(pid_namespace=pid_namespace)
 
     # locks
 
@@ -362,6 +367,7 @@ def _document(record: Record) -> dict[str, object]:
             "pid": record.pid,
             **({"bundle": record.bundle} if record.bundle else {}),
             **({"cgroup": record.cgroup} if record.cgroup else {}),
+            **({"pid_namespace": record.pid_namespace} if record.pid_namespace else {}),
             **({"place": record.place} if record.place else {}),
             **naming_to_json(record.naming),
         },

@@ -8,7 +8,7 @@ from scplan.hooks.identity import ends_soon, is_elsewhere, why_another
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
-from scplan.linux.process import cgroup_of, start_of
+from scplan.linux.process import cgroup_of, pid_namespace_of, start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
@@ -59,6 +59,7 @@ def _plug_in(told: Told, record: Record, started: int, state: State, host: Host,
     # Its own process has not begun: it is where its runtime has put it.
     life = told.pid, started, told.root, told.bundle, cgroup_of(told.pid)
     facts = ContainerFacts(record.name, record.runtime, told.id, Status.RUNNING, *life, place=record.place)
+    facts = facts._replace(pid_namespace=pid_namespace_of(told.pid))
     made = _made(told, record) if record.id != told.id else None
     if made is not None:
         facts = facts._replace(image=made.image, labels=made.labels, is_temporary=made.is_temporary)

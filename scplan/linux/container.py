@@ -19,7 +19,7 @@ from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
 from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
 from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_apart, socket_in
-from scplan.linux.process import start_time
+from scplan.linux.process import ends_in_cgroup, start_time
 from scplan.linux.rooted_path import IN_ROOT
 from scplan.linux.signals import stop_requests_wait
 from scplan.linux.syscalls import (
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from scplan.linux.netlink import Rtnl
 
 T = TypeVar("T")
-_GENERATED_ID_LENGTH = 64
 OVERFLOW_ID = 65534
 """What the kernel shows for an id that is not mapped. user_namespaces(7)."""
 
@@ -431,7 +430,7 @@ class Container(Closing):
         own = f"{self.host.own_cgroups.get(controller, '')}/"
         for count in range(len(end), len(parts) + 1):
             found = "/" + "/".join(parts[:count])
-            if _ends_with(parts[:count], end) and not own.startswith(f"{found}/"):
+            if ends_in_cgroup(parts[:count], end) and not own.startswith(f"{found}/"):
                 return found
         return path
 
@@ -453,13 +452,6 @@ class Container(Closing):
             return _parse_cgroups(self.read_proc("cgroup"))
         finally:
             setns(home_fd, CLONE_NEWCGROUP, name="scplan's own cgroup namespace")
-
-
-def _ends_with(parts: Sequence[str], end: Sequence[str]) -> bool:
-    """True if a path ends so. A generated ID is a part of a name, too: docker-4f6c….scope."""
-    if len(end) == 1 and len(end[0]) == _GENERATED_ID_LENGTH:
-        return end[0] in parts[-1]
-    return list(parts[-len(end) :]) == list(end)
 
 
 def _parse_cgroups(text: bytes) -> dict[str, str]:

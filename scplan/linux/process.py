@@ -14,6 +14,9 @@ _CGROUPS, _FREEZER = "/sys/fs/cgroup", "freezer"
 _OVER = (b"Z", b"X")
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 """Inode of the user namespace of the host's init: PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h."""
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""The same of its PID namespace: PROC_PID_INIT_INO."""
+_GENERATED_ID_LENGTH = 64
 _STATE, _PARENT, _START_TIME = 0, 1, 19
 """Places after the command's name, which may hold spaces and brackets; fields 3, 4 and 22."""
 
@@ -58,6 +61,51 @@ def cgroup_of(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return ""  # it has ended, as whoever acts on it finds out
     return common_end([path for number, _, path in lines if number != "0"])
+
+
+def is_in_cgroup(pid: int, end: str) -> bool | None:
+    """True if the process is in a cgroup whose path ends so, or below one; None where its cgroups are not known.
+
+    A process that exits has left its cgroup v1 hierarchies before it is seen to have ended, and so has each process in
+    a cgroup that is the root of scplan's cgroup namespace: both show "/". proc_cgroup_show() in the kernel.
+    """
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    paths = [path for number, _, path in lines if number != "0"] or [path for _, _, path in lines]
+    if all(path == "/" for path in paths):
+        return None
+    wanted = end.split("/")
+    for path in paths:
+        parts = path.removesuffix(" (deleted)").strip("/").split("/")
+        if any(ends_in_cgroup(parts[:count], wanted) for count in range(len(wanted), len(parts) + 1)):
+            return True
+    return False
+
+
+def ends_in_cgroup(parts: Sequence[str], end: Sequence[str]) -> bool:
+    """True if the path of a cgroup ends so. A generated ID is a part of a name, too: docker-4f6c….scope."""
+    if len(end) == 1 and len(end[0]) == _GENERATED_ID_LENGTH:
+        return end[0] in parts[-1]
+    return list(parts[-len(end) :]) == list(end)
+
+
+def pid_namespace_of(pid: int) -> int:
+    """Inode of the process's PID namespace, by which it stays known; 0 where it has ended or may not be looked at.
+
+    0, too, where scplan is not in the first PID namespace of the host: its PIDs are other ones there.
+    """
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino if pid and sees_all_processes() else 0
+    except OSError:
+        return 0
+
+
+def sees_all_processes() -> bool:
+    """True if scplan is in the first PID namespace of the host. pid_namespaces(7)"""
+    return os.stat("/proc/self/ns/pid").st_ino == INITIAL_PID_NAMESPACE
 
 
 def acts_for_user() -> bool:

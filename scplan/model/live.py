@@ -41,6 +41,7 @@ class ContainerFacts(NamedTuple):
     """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped.
 
     `cgroup` is the end that the paths of the cgroup which its runtime made have in all hierarchies; "": not known.
+    `pid_namespace` is the inode of its process's PID namespace; 0: not known, in plans and journals, too.
     `root` is its root directory while it is being started, as a path in its mount namespace: its process is not in it
     yet. "" once it is. `bundle` is the directory of its OCI configuration; "" where it is not known. Plans and journals
     don't keep it. `place` is where its runtime keeps it, which distinguishes containers of the same name and ID: runc's
@@ -59,6 +60,7 @@ class ContainerFacts(NamedTuple):
     root: str = ""
     bundle: str = ""
     cgroup: str = ""
+    pid_namespace: int = 0
     place: str = ""
     image: str = ""
     labels: tuple[str, ...] | None = None

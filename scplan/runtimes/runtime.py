@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from scplan.errors import ContainerNotFound, EngineUnreachable, KernelError, NoSuchContainer, RecordDamaged
+from scplan.linux.process import is_in_cgroup, start_of
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
 from scplan.named_tuple import NamedTuple
@@ -100,11 +101,20 @@ class Runtime(ABC):
         """
         return self.find(name, None, None)
 
-    def refuse_foreign(self, facts: ContainerFacts) -> None:  # noqa: B027 - most name their processes safely
+    def refuse_foreign(self, facts: ContainerFacts) -> None:
         """Raises EngineUnreachable where the process that the engine names is not the container's.
 
-        Nothing to do where PIDs come with the time at which their process started, or from /proc.
+        By the cgroup that the engine names, too. State files may outlive a boot, after which a process of the host
+        can have the PID in them and, being started at boot as well, its start time.
         """
+        is_outside = bool(facts.cgroup) and is_in_cgroup(facts.pid, facts.cgroup) is False
+        if is_outside and start_of(facts.pid) == facts.start_time:
+            raise EngineUnreachable(
+                f"container {facts.name}: the process that {facts.runtime} names, {facts.pid}, is not the container's",
+                detail=f"it is not in its cgroup, {facts.cgroup}",
+                hint=f"ask {facts.runtime} for the container's state; a process that was moved to another cgroup by"
+                " hand can be named as `runtime: process`",
+            )
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """Where it shows that the container that a record is about starts."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
-from scplan.linux.process import acts_for_user, is_frozen, start_of
+from scplan.linux.process import acts_for_user, is_frozen, pid_namespace_of, start_of
 from scplan.model.live import ContainerFacts, Status
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def facts_of(
         status=status,
         pid=pid if running else 0,
         start_time=started if running else 0,
+        pid_namespace=pid_namespace_of(pid) if running else 0,
     )
 
 

@@ -14,10 +14,11 @@ from scplan.errors import (
     Diagnostic,
     EngineUnreachable,
     RecordDamaged,
+    ScplanError,
     Severity,
 )
 from scplan.linux.host import boot_id
-from scplan.linux.process import start_of
+from scplan.linux.process import is_in_cgroup, pid_namespace_of, sees_all_processes, start_of
 from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
@@ -73,6 +74,7 @@ def locate_recorded(record: Record) -> ContainerFacts:
     known = RUNTIMES.get(record.runtime)
     for facts in known.find_recorded(record.name, record.id, record.place) if known else ():
         if known and known.has_own_ids and is_same_container(record.id, record.place, facts):
+            known.refuse_foreign(facts)
             return facts if facts.name == record.name else facts._replace(name=record.name, renamed_to=facts.name)
         if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
             continue  # a process that has ended is nobody's any more
@@ -213,9 +215,38 @@ def ask(record: Record, find: Callable[[Record], ContainerFacts]) -> Asked:
 
 
 def is_plugged_in(record: Record, boot_id: str) -> bool:
-    """Whether the process into which the resources were plugged still runs; asks no runtime."""
-    alive = record.boot_id == boot_id and start_of(record.pid) == record.start_time
-    return bool(record.start_time) and alive
+    """True if the process into which the resources were plugged still runs; asks no runtime.
+
+    Raises ScplanError where that is not known: nothing is to be plugged in, taken out or forgotten then.
+    """
+    if not record.start_time or record.boot_id != boot_id:
+        return False
+    if record.pid_namespace and not sees_all_processes():
+        raise ScplanError(
+            f"container {record.name}: its records name process {record.pid} of the host's PID namespace",
+            detail="scplan runs in another PID namespace, where processes have other numbers",
+            hint="run scplan in that of the host (`--pid=host` for a container in which it runs)",
+        )
+    if start_of(record.pid) != record.start_time:
+        return False
+    why = _why_another_process(record)
+    if why and start_of(record.pid) == record.start_time:
+        raise ScplanError(
+            f"container {record.name}: process {record.pid} is not as its records have it",
+            detail=why,
+            hint=f"move it back; or `scplan state rm {record.name}` forgets the records",
+        )
+    return True
+
+
+def _why_another_process(record: Record) -> str:
+    """How the process with the record's PID differs from the recorded one, as far as is known; "" if it does not."""
+    pid_namespace = pid_namespace_of(record.pid)
+    if record.pid_namespace and pid_namespace not in (0, record.pid_namespace):
+        return f"it is in PID namespace {pid_namespace}, the container's in {record.pid_namespace}"
+    if record.cgroup and is_in_cgroup(record.pid, record.cgroup) is False:
+        return f"it is not in the container's cgroup, {record.cgroup}"
+    return ""
 
 
 def replaced(record: Record, facts: ContainerFacts) -> ContainerReplaced:

@@ -39,6 +39,7 @@ from scplan.workflow.recorded import (
     gone,
     is_about,
     is_followed_by,
+    is_plugged_in,
     is_same_container,
     locate_recorded,
     located_again,
@@ -638,9 +639,10 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
         naming = facts.recorded_naming
         if naming is not None and naming != (record.naming or Naming()) and (facts.image or naming.image):
             renamed.add(facts.name)
-        if facts.start_time and (record.boot_id, record.start_time) != (boot_id(), facts.start_time):
+        if facts.start_time and (not record.start_time or record.is_over(facts, boot_id())):
             new.add(facts.name)
         if record.is_over(facts, boot_id()):
+            is_plugged_in(record, boot_id())  # raises where it is not known whether that process has ended
             lost.update(record.lost(facts, boot_id()))
             record = record.at_next_start()
         owned.update(record.resources)

@@ -77,12 +77,19 @@ class _Neighbours:
 
     def _elsewhere(self, address: Address, place: str) -> Iterator[Owner]:
         for directory, record in self._recorded.get((address.kind, address.identity), ()):
-            if is_plugged_in(record, self._boot_id):
+            if self._is_plugged_in(record):
                 facts = ContainerFacts(
                     record.name, record.runtime, record.id, Status.RUNNING, record.pid, record.start_time
                 )
                 if self._place(facts, address.kind) == place:
                     yield Owner(address._replace(container=record.name), directory)
+
+    def _is_plugged_in(self, record: Record) -> bool:
+        try:
+            return is_plugged_in(record, self._boot_id)
+        except ScplanError as error:
+            self.problems.append(error.diagnostics[0]._replace(severity=Severity.WARNING))
+            return True
 
     @cached_property
     def _of_name(self) -> Mapping[tuple[str, str], list[Address]]:

@@ -487,10 +487,13 @@ def test_damaged_list_of_podman_hides_what_may_be_in_it(
         podman.find_recorded("other", "f" * 64, str(storage))
 
 
+@needs_cgroups
 def test_damaged_state_is_a_warning_where_another_runtime_has_the_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph, live: Callable[[str], int]
 ) -> None:
     """And an error where it is that of a container of the same name."""
+    pid = live(ISULAD["web"][1])
+    graph.write_state("web", graph.state("web") | {"Pid": pid, "StartTime": start_of(pid)})
     for runtime in (Runc, Crun):
         monkeypatch.setattr(runtime, "places", lambda self: [f"{tmp_path}/run/{self.name}"])
     (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{tmp_path}/storage"\n')
@@ -499,9 +502,9 @@ def test_damaged_state_is_a_warning_where_another_runtime_has_the_container(
     listed.parent.mkdir(parents=True)
     listed.write_text("")
     runtimes: dict[str, Runtime] = {"podman": Podman(), "isulad": Isulad(), "runc": Runc(), "crun": Crun()}
-    assert locate("web", "auto", runtimes).pid == graph.pid
+    assert locate("web", "auto", runtimes).pid == pid
     assert list(runtimes["podman"].unreadable) == [str(listed)]
-    state = {"pid": graph.pid, "process-start-time": start_of(graph.pid), "cgroup-path": "/x", "bundle": "/x"}
+    state = {"pid": graph.pid, "process-start-time": start_of(graph.pid), "bundle": "/x"}
     for runtime, name, content in (("crun", "one", json.dumps(state)), ("runc", "one", ""), ("runc", "two", "")):
         path = tmp_path / "run" / runtime / name / ("status" if runtime == "crun" else "state.json")
         path.parent.mkdir(parents=True)
