@@ -16,19 +16,20 @@ _MAX_HEAD_BYTES = 64 << 10
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
-def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> bytes:
+def ask(address: str, request: bytes, *, answer_bytes: int | None = None, timeout_s: float | None = None) -> bytes:
     """What is answered to a request: all until the other side closes, or just the first `answer_bytes`.
 
     `address` is the path of a socket, or the name of an abstract one after a NUL. Raises KernelError when nobody
-    answers there, within TIMEOUT_S too; and when it is neither root nor this user who does, since anyone can take an
-    abstract name, or leave a socket in a directory of their own. Says along with the request who asks: a daemon that
-    wants to know, and has not told the kernel yet when the request comes, would find nobody.
+    answers there, within `timeout_s` (else TIMEOUT_S) too; and when it is neither root nor this user who does, since
+    anyone can take an abstract name, or leave a socket in a directory of their own. Says along with the request who
+    asks: a daemon that wants to know, and has not told the kernel yet when the request comes, would find nobody.
     """
     name = address.replace("\0", "@")
-    deadline = time.monotonic() + TIMEOUT_S
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
+    deadline = time.monotonic() + timeout_s
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-            connection.settimeout(TIMEOUT_S)
+            connection.settimeout(timeout_s)
             connection.connect(address)
             _check_owner(connection, name)
             who = _CREDENTIALS.pack(os.getpid(), os.geteuid(), os.getegid())
@@ -38,7 +39,7 @@ def ask(address: str, request: bytes, *, answer_bytes: int | None = None) -> byt
             return _receive(connection, name, deadline, answer_bytes)
     except TimeoutError:
         raise KernelError(
-            f"recv({name})", errno.ETIMEDOUT, detail=f"no answer within {TIMEOUT_S:g} s", hint="is its daemon stuck?"
+            f"recv({name})", errno.ETIMEDOUT, detail=f"no answer within {timeout_s:g} s", hint="is its daemon stuck?"
         ) from None
     except OSError as error:
         raise KernelError.from_os(f"connect({name})", error) from None
@@ -61,9 +62,9 @@ def process_behind(address: str) -> int | None:
         return None
 
 
-def http_get(address: str, target: str) -> tuple[int, bytes]:
+def http_get(address: str, target: str, *, timeout_s: float | None = None) -> tuple[int, bytes]:
     """Status and body of what a web server at a socket answers; the errors are those of `ask`. RFC 9112."""
-    answer = ask(address, _get(target))
+    answer = ask(address, _get(target), timeout_s=timeout_s)
     head, found, body = answer.partition(b"\r\n\r\n")
     words = head[:_MAX_HEAD_BYTES].split(None, 2)
     if not found or not head.startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():

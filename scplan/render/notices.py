@@ -52,6 +52,8 @@ def _texts(notice: Notice) -> list[str]:
             return [_drift_text(one) for one in notice.drifted]
         case Occasion.PROBLEM | Occasion.DEGRADED:
             return [_diagnostic_text(one) for one in notice.diagnostics]
+        case Occasion.SOLVED if not notice.container:
+            return [" at ".join((f"{notice.runtime} can be reached again", *notice.lines))]
         case Occasion.RECOVERED:
             return list(notice.lines)
         case _:

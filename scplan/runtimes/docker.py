@@ -13,7 +13,7 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.model.provided import ANY_VALUE, Provided
 from scplan.runtimes.configured_hooks import DEFAULT_STATE_DIR, state_dirs_in_bundle
 from scplan.runtimes.foreign_pid import refuse_foreign
-from scplan.runtimes.local_api import NOT_FOUND, existing, from_each, get, get_one, is_plain, reaching, said
+from scplan.runtimes.local_api import NOT_FOUND, Daemons, existing, get, get_one, is_plain, said
 from scplan.runtimes.provided import cpu_max, in_container, limit_values, swap_limit
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, Stream, by_name_or_id, is_generated
 from scplan.runtimes.state_files import (
@@ -40,6 +40,12 @@ class Docker(Runtime):
     name = "docker"
     has_own_ids = True
     is_place_an_address = True
+
+    def __init__(self) -> None:
+        self._daemons = Daemons(self.name, "/_ping")
+
+    def check_reachable(self, place: str) -> None:
+        self._daemons.check([place] if place else self.places())
 
     def _host_of_context(self) -> str | None:
         try:
@@ -71,7 +77,7 @@ class Docker(Runtime):
         return existing([place] if place else self.places())
 
     def _find_at(self, sockets: list[str], reference: str) -> list[ContainerFacts]:
-        return from_each(self.name, sockets, partial(_find, reference)) if is_plain(reference) else []
+        return self._daemons.from_each(sockets, partial(_find, reference)) if is_plain(reference) else []
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         return Signs(streams=tuple(Stream(socket, _STARTS) for socket in ([place] if place else self.places())))
@@ -87,7 +93,7 @@ class Docker(Runtime):
         return facts._replace(**_made_of(about, read_state(f"{directory}/hostconfig.json")))
 
     def all(self) -> list[ContainerName]:
-        return [one for socket in existing(self.places()) for one in _names(socket)]
+        return self._daemons.from_each(existing(self.places()), _names)
 
     def bundle(self, facts: ContainerFacts) -> str | None:
         for state in _CONTAINERD:
@@ -104,7 +110,7 @@ class Docker(Runtime):
         """By its bundle, and by the daemon: that has the networks, and what `docker update` changed."""
         bundled = super().provided(facts)
         for socket in existing([facts.place] if facts.place else self.places()):
-            with reaching(self.name, socket):
+            with self._daemons.reaching(socket):
                 container = get_one(socket, f"/containers/{facts.id}/json")
             if container is not None:
                 return bundled.joined(_provided(container, f"{socket}: {facts.name}"))
@@ -128,7 +134,7 @@ class Docker(Runtime):
     def _state_dirs_of_runtime(self, facts: ContainerFacts) -> list[str]:
         """By the arguments of the container's OCI runtime, where that is scplan's wrapper."""
         for socket in self._sockets(facts.place):
-            with reaching(self.name, socket):
+            with self._daemons.reaching(socket):
                 container = get_one(socket, f"/containers/{facts.id}/json")
                 about = get_one(socket, "/info") or {}
             if container is None:

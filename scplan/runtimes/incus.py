@@ -13,7 +13,7 @@ from scplan.model.provided import ANY_VALUE, NOTHING_PROVIDED, Provided
 from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import state_dirs_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
-from scplan.runtimes.local_api import existing, from_each, get_one, is_plain, reaching
+from scplan.runtimes.local_api import Daemons, existing, get_one, is_plain
 from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup
 from scplan.runtimes.provided import in_container, limit_values, swap_limit
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference, is_same_place
@@ -44,21 +44,29 @@ class Incus(Runtime):
     name = "incus"
     asks_for_hooks = True
 
+    def __init__(self) -> None:
+        self._daemons = Daemons(self.name, "/1.0")
+
+    def check_reachable(self, place: str) -> None:
+        self._daemons.check([project_of(place).socket] if place else self.places())
+
     def places(self) -> list[str]:
         chosen = [directory for key in ("INCUS_DIR", "LXD_DIR") if (directory := os.environ.get(key))]
         return [f"{directory}/unix.socket" for directory in chosen or _DIRECTORIES]
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        return from_each(self.name, self.places(), partial(_find, reference)) if is_plain(reference) else []
+        return self._daemons.from_each(self.places(), partial(_find, reference)) if is_plain(reference) else []
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
         if not place:
             return self.find(name, None, None)
         project = project_of(place)
-        return from_each(self.name, [project.socket], lambda _: _exact(project, name)) if is_plain(name) else []
+        return self._daemons.from_each([project.socket], lambda _: _exact(project, name)) if is_plain(name) else []
 
     def all(self) -> list[ContainerName]:
-        return [one for socket in existing(self.places()) for one in _names(Project(socket, _chosen_project()))]
+        return self._daemons.from_each(
+            existing(self.places()), lambda socket: _names(Project(socket, _chosen_project()))
+        )
 
     def refuse_foreign(self, facts: ContainerFacts) -> None:
         """By the cgroup, or the monitor, which is the parent."""
@@ -85,7 +93,7 @@ class Incus(Runtime):
         """(the instance as its daemon describes it, where that is from); None and "" when there is no such instance."""
         chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
         for project in [project_of(facts.place)] if facts.place else chosen:
-            with reaching(self.name, project.socket):
+            with self._daemons.reaching(project.socket):
                 instance = project.metadata(f"instances/{facts.name}")
             if instance is not None:
                 return instance, f"{project.socket}: {facts.name}"

@@ -15,6 +15,7 @@ from scplan.runtimes.state_files import parse
 T = TypeVar("T")
 NOT_FOUND = 404
 _ERRORS, _OWN_ERRORS = 400, 500
+_PROBE_S = 1.0
 
 
 def get(socket: str, target: str) -> tuple[int, Any]:
@@ -53,31 +54,58 @@ def existing(paths: list[str]) -> list[str]:
     return sorted({os.path.realpath(path): path for path in paths if os.path.exists(path)}.values())
 
 
-@contextmanager
-def reaching(engine: str, socket: str) -> Iterator[None]:
-    """Raises EngineUnreachable, which names the engine, where nobody answers at its socket."""
-    try:
-        yield
-    except KernelError as error:
-        raise EngineUnreachable.at(engine, socket, error.said, error.errno) from None
+class Daemons:
+    """The daemons of an engine, by their sockets; one that hangs is asked once.
 
-
-def from_each(engine: str, sockets: Sequence[str], ask: Callable[[str], list[T]]) -> list[T]:
-    """What is found at all sockets of an engine.
-
-    Raises EngineUnreachable where nothing is found, and one of them did not answer, or none is there.
+    `probe` is a target that a working daemon answers at once, whatever it does to a container just now.
     """
-    there = existing(list(sockets))
-    if sockets and not there:
-        raise EngineUnreachable.at(engine, sockets[0], "there is no such socket", errno.ENOENT)
-    found: list[T] = []
-    silent: list[EngineUnreachable] = []
-    for socket in there:
+
+    def __init__(self, engine: str, probe: str) -> None:
+        self._engine, self._probe = engine, probe
+        self._hanging: dict[str, str] = {}
+
+    @contextmanager
+    def reaching(self, socket: str) -> Iterator[None]:
+        """Raises EngineUnreachable, which names the engine, where nobody answers at its socket."""
+        if socket in self._hanging:
+            raise EngineUnreachable.at(self._engine, socket, self._hanging[socket], errno.ETIMEDOUT)
         try:
-            with reaching(engine, socket):
-                found += ask(socket)
-        except EngineUnreachable as error:
-            silent.append(error)
-    if silent and not found:
-        raise silent[0]
-    return found
+            yield
+        except KernelError as error:
+            # Docker does not answer about a container that is being started, but about all others.
+            if error.errno == errno.ETIMEDOUT and not self._answers(socket):
+                self._hanging[socket] = error.said
+            raise EngineUnreachable.at(self._engine, socket, error.said, error.errno) from None
+
+    def check(self, sockets: Sequence[str]) -> None:
+        """Raises EngineUnreachable where none of the sockets is there, or nobody answers at one of them."""
+        for socket in existing(list(sockets)) or sockets[:1]:
+            with self.reaching(socket):
+                http_get(socket, self._probe)
+
+    def from_each(self, sockets: Sequence[str], ask: Callable[[str], list[T]]) -> list[T]:
+        """What is found at all sockets of an engine.
+
+        Raises EngineUnreachable where nothing is found, and one of them did not answer, or none is there.
+        """
+        there = existing(list(sockets))
+        if sockets and not there:
+            raise EngineUnreachable.at(self._engine, sockets[0], "there is no such socket", errno.ENOENT)
+        found: list[T] = []
+        silent: list[EngineUnreachable] = []
+        for socket in there:
+            try:
+                with self.reaching(socket):
+                    found += ask(socket)
+            except EngineUnreachable as error:
+                silent.append(error)
+        if silent and not found:
+            raise silent[0]
+        return found
+
+    def _answers(self, socket: str) -> bool:
+        try:
+            http_get(socket, self._probe, timeout_s=_PROBE_S)
+        except (KernelError, EngineUnreachable):
+            return False
+        return True

@@ -116,6 +116,9 @@ class Runtime(ABC):
                 " hand can be named as `runtime: process`",
             )
 
+    def check_reachable(self, place: str) -> None:  # noqa: B027 - most keep files, which are there or not
+        """Raises EngineUnreachable where the daemon that has the containers of a place does not answer."""
+
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """Where it shows that the container that a record is about starts."""
         return Signs(is_polled=True)

@@ -24,6 +24,7 @@ from scplan.model.report import Notice, Occasion, Tally
 from scplan.named_tuple import NamedTuple
 from scplan.state import State
 from scplan.watch.attend import Key, Order, Seen, attend
+from scplan.watch.engines import Engines
 from scplan.watch.hearing import Hearing
 from scplan.watch.jobs import Jobs
 from scplan.watch.pace import Gaps, Schedule
@@ -43,6 +44,7 @@ _INSIDE = Gaps(shortest_s=0.25, longest_s=15.0, settle_s=0.05)
 _AGAIN_S = 0.05
 _BATCH = 20
 _POLL_S, _POLLS_PER_S = 2.0, 50
+_ENGINES_S, _FIRST_S = 10.0, 1.0
 _BUSY_S, _BUSY_TIMES = 0.5, 10
 _FIRST_PAUSE_S = 0.2
 # Looks that nothing but time brings are made together, so many times between two looks at the same container.
@@ -120,6 +122,9 @@ class Supervisor:
         self._hearing = stack.enter_context(
             Hearing(self._poller, self._hint_of_life, self._hint_inside, self._rest, self._complain, host)
         )
+        self._engines = stack.enter_context(
+            Engines(self._poller, self._rest, roll, min(settings.check_s, _ENGINES_S), self._held)
+        )
         self._poller.add(self._woken.fd, self._heard_signal)
         self._poller.add(self._recordings.fd, self._heard_records)
 
@@ -147,6 +152,7 @@ class Supervisor:
         if alive_s is not None:
             self._sign_of_life(alive_s)
         self._count_again()
+        self._rest.after(min(self._settings.check_s, _FIRST_S), "ask engines", self._engines.ask)
         self._roll.tell(Notice(Occasion.WATCHING, resources=len(self._roll.containers)))
         service.notify("READY=1", f"STATUS=Watching {len(self._roll.containers)} containers")
 
@@ -265,9 +271,12 @@ class Supervisor:
                 one.life.forget()  # from here on something new is something that the look may have missed
         patient = all(one.busy_times >= _BUSY_TIMES for one in watched)
         order = Order(self._request, self._settings.heal, patient)
-        held = [*self._poller.fds, *self._woken.fds[1:], self._lock_fd]
-        fd = jobs.start(keys, order, held)
+        fd = jobs.start(keys, order, self._held())
         self._poller.add(fd, lambda: self._finish(fd, jobs))
+
+    def _held(self) -> list[int]:
+        """fds that are not for children."""
+        return [*self._poller.fds, *self._woken.fds[1:], self._lock_fd]
 
     def _finish(self, fd: int, jobs: Jobs) -> None:
         self._poller.remove(fd)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 from scplan.errors import Diagnostic
 from scplan.kinds.kind import Hears
@@ -103,6 +104,7 @@ class Roll:
         self._is_patient = is_patient
         self.containers: dict[Key, Watched] = {}
         self.tell = tell
+        self._engines: dict[tuple[str, str], tuple[Diagnostic, ...]] = {}
         self._starts = 0
         self._heals = 0
 
@@ -117,11 +119,21 @@ class Roll:
             self.tell(notice)
         return one
 
+    def take_engines(self, silent: Mapping[tuple[str, str], tuple[Diagnostic, ...]]) -> None:
+        """Tells which engines can't be reached, by runtime and place, and which can be again: once."""
+        for engine in silent.keys() - self._engines.keys():
+            self.tell(Notice(Occasion.PROBLEM, runtime=engine[0], diagnostics=silent[engine]))
+        for engine in self._engines.keys() - silent.keys():
+            self.tell(Notice(Occasion.SOLVED, runtime=engine[0], lines=(engine[1],) if engine[1] else ()))
+        self._engines = dict(silent)
+
     def tally(self) -> Tally:
         containers = self.containers.values()
+        # Of an engine as such, without a container's name.
+        of_engines = Counter((runtime, "") for runtime, _ in self._engines)
         return Tally(
             drifted={one.key: one.drifted for one in containers},
-            problems={one.key: one.problems for one in containers},
+            problems={one.key: one.problems for one in containers} | of_engines,
             owned=sum(one.owned for one in containers),
             starts=self._starts,
             heals=self._heals,

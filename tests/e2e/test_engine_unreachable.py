@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +122,21 @@ def test_records_of_a_container_that_nobody_can_ask_about_are_kept(room: Room, s
             assert f"{web}/cgroup/pids.max" in scplan("state", "list").stdout
             scplan("state", "rm", web).ok()
             assert scplan("state", "list").ok().stdout == ""
+
+
+def test_engine_that_hangs_costs_its_timeout_once(room: Room, scplan: RoomScplan) -> None:
+    docker = engine_of("docker", room)
+    with container(docker) as web, container(docker) as db, container(docker) as new:
+        scplan("apply", "--auto-approve", config=limited(90, (web, "docker"), (db, "docker"))).ok()
+        room.sh("kill -STOP $(cat /run/docker.pid)")
+        try:
+            begun = time.monotonic()
+            ran = scplan("plan", config=limited(90, (web, "docker"), (db, "docker"), (new, "docker"))).ok(1)
+            assert time.monotonic() - begun < 9.5
+            assert ran.stderr.count("no answer within 5 s") == 1
+            assert re.search(rf"left out, since .*: {new}$", ran.stderr, re.MULTILINE)
+        finally:
+            room.sh("kill -CONT $(cat /run/docker.pid)")
 
 
 def test_process_of_another_pid_namespace_is_refused(process_container: Container) -> None:

@@ -81,3 +81,37 @@ def test_a_daemon_that_goes_and_comes_back_is_heard_again(room: Room, scplan: Ro
             assert scplan("drift", "--json").ok().json["drifted"] == []
     finally:
         engine.remove(container)
+
+
+def test_daemon_that_goes_while_its_containers_run_is_reported_once(
+    room: Room, scplan: RoomScplan, session: Session
+) -> None:
+    engine = engine_of("docker", room)
+    first, second = session.name(), session.name()
+    for one in (first, second):
+        engine.run(one)
+    cgroup = {"pids.max": 99}
+    config = {"version": 1, "containers": {one: {"runtime": "docker", "cgroup": cgroup} for one in (first, second)}}
+    scplan("apply", "--auto-approve", config=config).ok()
+    try:
+        with watching(scplan, "--every", "1s") as watch:
+            if "SCPLAN_ALL_ENGINES" in os.environ:
+                # It accepts, and does not answer.
+                room.sh("kill -STOP $(cat /run/docker.pid)")
+                watch.until("problem", timeout_s=20)
+                room.sh("kill -CONT $(cat /run/docker.pid)")
+                watch.until("solved", timeout_s=20)
+            room.sh("kill -9 $(cat /run/docker.pid); rm /run/docker.sock")
+            at = len(watch.told)
+            problem = watch.until("problem", timeout_s=20, after=at)
+            assert (problem["container"], problem["runtime"]) == ("", "docker")
+            assert "docker can't be reached at /run/docker.sock" in problem["diagnostics"][0]["summary"]
+            time.sleep(2.5)
+            assert [one["type"] for one in watch.told[at:]] == ["problem"]
+            room.sh("rm -f /run/docker.pid")
+            engine.up()
+            solved = watch.until("solved", timeout_s=20, after=at)
+            assert (solved["container"], solved["runtime"]) == ("", "docker")
+    finally:
+        for one in (first, second):
+            engine.remove(one)

@@ -16,7 +16,14 @@ from typing import Any
 
 import pytest
 
-from scplan.errors import ContainerElsewhere, ContainerNotFound, KernelError, RecordDamaged, ScplanError
+from scplan.errors import (
+    ContainerElsewhere,
+    ContainerNotFound,
+    EngineUnreachable,
+    KernelError,
+    RecordDamaged,
+    ScplanError,
+)
 from scplan.hooks.identity import is_elsewhere, why_another
 from scplan.hooks.state import Told, told_by_lxc
 from scplan.linux import local_socket
@@ -108,6 +115,65 @@ def test_daemon_that_hangs_is_an_error_that_names_it(tmp_path: Path, monkeypatch
     assert time.monotonic() - began < 2
     assert f"{tmp_path}/s" in str(raised.value)
     assert "no answer within 0.2 s" in str(raised.value)
+
+
+@contextmanager
+def hanging(path: str, *, about: bytes) -> Iterator[list[bytes]]:
+    """Somebody listens at `path`, and answers all requests but those with `about` in their target: what was asked."""
+    asked: list[bytes] = []
+    kept: list[socket.socket] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                target = connection.recv(1 << 16).split()[1]
+                asked.append(target)
+                if about in target:
+                    kept.append(connection)
+                else:
+                    connection.sendall(http({"message": "no such container"}, "404 Not Found"))
+                    connection.close()
+
+        thread = Thread(target=serve)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in kept:
+                connection.close()
+
+
+def test_engine_that_hangs_is_asked_once(docker_socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_socket, "TIMEOUT_S", 0.2)
+    docker = Docker()
+    with hanging(docker_socket, about=b"/") as asked:
+        for name in ("web", "db", "web"):
+            with pytest.raises(EngineUnreachable, match=r"docker can't be reached at .*: no answer within 0.2 s"):
+                docker.find(name, None, None)
+        with pytest.raises(EngineUnreachable):
+            docker.check_reachable("")
+    assert asked == [b"/containers/web/json", b"/_ping"]
+
+
+def test_engine_that_hangs_about_one_container_is_asked_about_others(
+    docker_socket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker does not answer about a container that is being started."""
+    monkeypatch.setattr(local_socket, "TIMEOUT_S", 0.2)
+    docker = Docker()
+    with hanging(docker_socket, about=b"web"):
+        with pytest.raises(EngineUnreachable):
+            docker.find("web", None, None)
+        assert docker.find("db", None, None) == []
+        docker.check_reachable("")
 
 
 def test_daemon_that_trickles_is_given_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
