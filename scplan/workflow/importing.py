@@ -11,13 +11,13 @@ from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Action, Plan
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.model.resource import CONFIGURABLE, Resource, brought_by
 from scplan.named_tuple import NamedTuple
 from scplan.observe import open_container
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate
-from scplan.state import State
+from scplan.state import Record, State
 from scplan.workflow.applying import Run, run_under_locks
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.planning import plan_scene
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from scplan.model.report import Imported
 
 _DIFFERS = "a plan would not leave it as it is"
+_OF_COMPOSE = ("com.docker.compose.project=", "io.podman.compose.project=")
+"""Labels of containers that compose removes and makes again, under their names, whenever their service changes."""
 
 
 class Meant(NamedTuple):
@@ -169,6 +171,9 @@ def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resou
     if meant.pid_file is not None:
         container["pid_file"] = meant.pid_file
     record = state.read(facts.runtime, facts.name)
+    naming = _naming(facts, record)
+    keys = {"identity": naming.by, "image": naming.image, "label": naming.label}
+    container |= {key: value for key, value in keys.items() if value}
     if record is not None and record.modules:
         container["modules"] = list(record.modules)
     for address, resource in found.items():
@@ -177,6 +182,21 @@ def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resou
         written = {name: value for name, value in entry.items() if name not in defaults or value != defaults[name]}
         add_entry(container, kind, written)
     return {"version": 1, "containers": {facts.name: container}}
+
+
+def _naming(facts: ContainerFacts, record: Record | None) -> Naming:
+    """The identity of the container, as its record has it; else `name` where its engine or compose makes it again.
+
+    An image is named only where the record has another glob than that for the container's own.
+    """
+    if record is not None and record.naming is not None and record.naming.by:
+        own = facts._replace(naming=Naming("name")).recorded_naming
+        return record.naming._replace(image="") if record.naming == own else record.naming
+    if not RUNTIMES[facts.runtime].has_own_ids:
+        return Naming()
+    label = next((one for one in facts.labels or () if one.startswith(_OF_COMPOSE)), "")
+    # An image without a name tells no container from another one.
+    return Naming("name", label=label) if label or (facts.is_temporary and facts.image) else Naming()
 
 
 def _refused(

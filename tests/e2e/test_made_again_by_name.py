@@ -174,3 +174,30 @@ def test_watch_plugs_in_what_no_hook_did(engine: Any, scplan: RoomScplan, name: 
     assert not has_nic(engine, name)
     scplan("watch", "--once").ok()
     assert has_nic(engine, name)
+
+
+def test_import_writes_the_identity_of_a_container_that_is_made_again(
+    engine: Any, scplan: RoomScplan, name: str
+) -> None:
+    def imported() -> dict[str, Any]:
+        document = scplan("import", name, "--json").ok().json["containers"][name]
+        return {key: document[key] for key in ("identity", "image", "label") if key in document}
+
+    run(engine, name)
+    assert imported() == {}
+    for given in ({"identity": "name"}, {"identity": "id"}, {"identity": "name", "image": "localhost/*:1"}):
+        scplan("apply", "--auto-approve", config=asked(engine, name, **given)).ok()
+        assert imported() == given
+    scplan("destroy", name, "--auto-approve").ok()
+    make_again(engine, name, "--rm")
+    assert imported() == {"identity": "name"}
+    group = "/sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$1/cgroup)/pids.max"
+    engine.room.sh(f'echo 66 >"{group}"', str(engine.pid(name)))
+    scplan("import", name, "--adopt").ok()
+    make_again(engine, name, "--rm")
+    assert engine.room.sh(f'cat "{group}"', str(engine.pid(name))).strip() == "66"
+    scplan("destroy", name, "--auto-approve").ok()
+    label = "com.docker.compose.project=shop"
+    make_again(engine, name, f"--label={label}")
+    # Podman keeps labels where only its command line reads them.
+    assert imported() == ({"identity": "name", "label": label} if engine.name == "docker" else {})
