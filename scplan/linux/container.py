@@ -378,8 +378,17 @@ class Container(Closing):
 
     def may_make_in(self, directory: str) -> bool:
         """True if the container's root may make files in a directory of the host that is mounted in the container."""
-        found = os.stat(directory)
-        return not self.has_user_namespace or self.maps(found) or bool(found.st_mode & stat.S_IWOTH)
+        return self.may_make_at(os.stat(directory))
+
+    def may_make_at(self, directory: FileStatus | os.stat_result) -> bool:
+        """True if the container's root may make files in a directory. capabilities(7), CAP_DAC_OVERRIDE."""
+        if not self.has_user_namespace or self.maps(directory):
+            return True
+        if self.inside_id("uid", directory.st_uid) == 0:
+            return bool(directory.st_mode & stat.S_IWUSR)
+        if self.inside_id("gid", directory.st_gid) == 0:
+            return bool(directory.st_mode & stat.S_IWGRP)
+        return bool(directory.st_mode & stat.S_IWOTH)
 
     def _id_map(self, kind: str) -> list[tuple[int, int, int]]:
         if not self.has_user_namespace:

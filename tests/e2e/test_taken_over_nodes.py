@@ -412,3 +412,55 @@ def test_what_a_source_has_at_the_target_is_known_before(
         refused(scplan("plan", config=asked), f"{host_directory}/{name} on the host, which will be at /srv/a/{name}")
     for path in host_directory.iterdir():
         path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.needs("userns")
+def test_plan_refuses_directories_in_which_the_containers_root_may_make_nothing(
+    make_container: MakeContainer, scplan: Scplan, host_directory: Path
+) -> None:
+    """A node is mounted on a file: one that is there will do."""
+    container = make_container("process", userns=True)
+    bare, full = host_directory / "bare", host_directory / "full"
+    for directory in (bare, full):
+        directory.mkdir()
+    (full / "node").touch()
+    (full / "text").write_text("full")
+
+    def wanted(directory: Path, *devices: dict[str, Any]) -> Config:
+        return of(container, mounts=[f"{directory}:/srv/a"], devices=list(devices))
+
+    node = {"source": "/dev/null", "target": "/srv/a/node", "replace_existing": True}
+    in_place_of_text = {"source": "/dev/null", "target": "/srv/a/text", "replace_existing": True}
+    words = ("scplan.yaml:", "may make nothing")
+    for there in (bare, full):
+        scplan("apply", "--auto-approve", config=wanted(there)).ok()
+        refused(scplan("plan", config=wanted(bare, node)), *words)
+        refused(scplan("plan", config=wanted(full, in_place_of_text)), *words)
+    made = {"source": str(host_directory / "made"), "target": "/srv/b", "create_source": True}
+    below_made = of(container, mounts=[made, f"{bare}:/srv/b/deep"], devices=["/dev/null:/srv/b/node"])
+    refused(scplan("plan", config=below_made), *words, "mount/srv/b/deep", "device/srv/b/node")
+    optional = {**node, "required": False}
+    scplan("apply", "--auto-approve", config=wanted(bare, optional)).ok()
+    assert scplan("plan", config=wanted(bare, optional)).ok().stdout.strip() == "No changes."
+    scplan("apply", "--auto-approve", config=wanted(full, node)).ok()
+    assert scplan("plan", config=wanted(full, node)).ok().stdout.strip() == "No changes."
+    scplan("destroy", container.name, "--auto-approve").ok()
+
+
+def test_nodes_in_a_mount_that_changes_are_planned_for_what_it_will_be(
+    process_container: Container, scplan: Scplan, host_directory: Path
+) -> None:
+    web = process_container
+
+    def wanted(options: dict[str, Any], *devices: str) -> Config:
+        return of(web, mounts=[{"source": str(host_directory), "target": "/srv/a", **options}], devices=list(devices))
+
+    scplan("apply", "--auto-approve", config=wanted({})).ok()
+    read_only = wanted({"read_only": True}, "/dev/null:/srv/a/node")
+    refused(scplan("plan", config=read_only), "scplan.yaml:", "which is read-only")
+    scplan("apply", "--auto-approve", config=wanted({"read_only": True})).ok()
+    for options, source in (({}, "null"), ({"recursive": False}, "zero")):
+        scplan("apply", "--auto-approve", config=wanted(options, f"/dev/{source}:/srv/a/node")).ok()
+        assert scplan("plan", config=wanted(options, f"/dev/{source}:/srv/a/node")).ok().stdout.strip() == "No changes."
+    scplan("destroy", web.name, "--auto-approve").ok()
+    assert list(host_directory.iterdir()) == []

@@ -6,8 +6,7 @@ Sources: mknod(2), mount(2) MS_NODEV, admin-guide/cgroup-v1/devices, proc_pid_fd
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 from scplan.errors import ScplanError
@@ -42,16 +41,24 @@ _LOOKED_AT = (Action.CREATE, Action.REPLACE, Action.UPDATE)
 def foreseen(
     container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
 ) -> Iterable[Foreseen]:
-    """Findings about the planned changes of devices in one container."""
+    """Findings about the planned changes of devices in one container. `changes` are those of all kinds."""
     managed = {address: one for address, one in after.items() if isinstance(one, Device)}
     managed |= {change.address: change.managed for change in changes if isinstance(change.managed, Device)}
+    remade = frozenset(change.address for change in changes if _is_mounted_anew(change))
     for change in changes:
         device = change.after
         if isinstance(device, Device) and change.action in _LOOKED_AT:
-            refused = _refusal(container, host, change, device, managed, after)
+            refused = _refusal(container, host, change, device, managed, after, remade)
             yield Foreseen(change.address, refused=refused, warning=_wider_rule(container, host, device))
         if isinstance(change.before, Device) and change.action in (Action.DELETE, Action.REPLACE):
             yield from _open_in(container, host, change, change.before)
+
+
+def _is_mounted_anew(change: Change) -> bool:
+    """True if what a mount has at its target now is not what it will have, or not as writable."""
+    if change.address.kind != "mount":
+        return False
+    return change.action in (Action.CREATE, Action.REPLACE) or "read_only" in change.changed
 
 
 def _refusal(
@@ -61,13 +68,14 @@ def _refusal(
     device: Device,
     managed: Mapping[Address, Device],
     after: Mapping[Address, Resource],
+    remade: Collection[Address],
 ) -> Unsuitable | None:
     try:
         return (
             _contradicts(change, managed)
             or _rule_refused(container, host, device)
             or _limits_refused(container, host, device)
-            or _node_refused(container, change, device, after)
+            or _node_refused(container, change, device, after, remade)
         )
     except ScplanError as error:
         return Unsuitable(error.diagnostics[0].summary, hint=error.diagnostics[0].hint)
@@ -166,7 +174,11 @@ def _scheduler(device: Device) -> str:
 
 
 def _node_refused(
-    container: Container, change: Change, device: Device, after: Mapping[Address, Resource]
+    container: Container,
+    change: Change,
+    device: Device,
+    after: Mapping[Address, Resource],
+    remade: Collection[Address],
 ) -> Unsuitable | None:
     for kind, number in (("uid", device.uid), ("gid", device.gid)):
         if number is not None and change.action is not Action.UPDATE:
@@ -178,10 +190,11 @@ def _node_refused(
         )
     mounts = container.mounts()
     points = {mount.point for mount in mounts}
-    entries = [after[other] for other in covering(change.address, device.target, after)]
-    if any(one.get("target") not in points for one in entries):
+    entries = {other: after[other] for other in covering(change.address, device.target, after)}
+    if any(other in remade or one.get("target") not in points for other, one in entries.items()):
         # It will lie in a mount that is not there yet.
-        return _refused_in_source(container, device, max(entries, key=lambda one: len(one.get("target"))))
+        innermost = max(entries.values(), key=lambda one: len(one.get("target")))
+        return _refused_in_source(container, change, device, innermost)
     there = container.status(device.target)
     if there is not None and (file_type(there.st_mode), device_numbers(there.st_rdev)) == (
         device.file_type,
@@ -191,8 +204,7 @@ def _node_refused(
         return None
     if change.action is Action.REPLACE and isinstance(change.owned, Device):
         # scplan's own node is there, and goes before.
-        comes_back = change.owned.saved_as or change.owned.former_node is not None
-        return _former_comes_back(device) if comes_back and not device.replace_existing else None
+        return _former_comes_back(change.owned, device)
     if there is not None and there.is_mount_root:
         return Unsuitable(
             f"something is mounted on {device.target} in the container, so that nothing can take its place",
@@ -201,7 +213,10 @@ def _node_refused(
     return _place_refused(container, device, there, mounts)
 
 
-def _former_comes_back(device: Device) -> Unsuitable:
+def _former_comes_back(owned: Device, device: Device) -> Unsuitable | None:
+    """The refusal of a node in the place of scplan's, where the removal of that brings back what others had there."""
+    if device.replace_existing or not (owned.saved_as or owned.former_node is not None):
+        return None
     return Unsuitable(
         f"what was at {device.target} before scplan comes back when the node is replaced, and is in the way of another",
         hint="write `replace_existing: true`",
@@ -230,11 +245,17 @@ def _place_refused(
             f"{device.target} lies on {mount.point}, which is mounted nodev: no device could be opened there",
             hint="choose a target on another mount, such as /dev",
         )
-    is_needed = there is None or not (container.has_user_namespace and stat.S_ISREG(there.st_mode))
-    if is_needed and _has_option(text, mount.id, "ro"):
+    is_written_to = there is None or is_in_the_way(container, there, device)
+    if is_written_to and _has_option(text, mount.id, "ro"):
         return Unsuitable(
             f"{device.target} lies on {mount.point}, which is read-only in the container",
             hint="choose a target on a tmpfs such as /dev",
+        )
+    if is_written_to and not container.may_make_at(found):
+        return Unsuitable(
+            f"{device.target} lies in {directory}, where the root of container {container.name} may make nothing",
+            hint="choose a target outside of it, such as in /dev, or make an empty file at the target from the host,"
+            " and write `replace_existing: true`",
         )
     if container.has_user_namespace and mount.shared in container.host.peer_groups:
         return Unsuitable(
@@ -250,11 +271,16 @@ def _place_refused(
     return None
 
 
-def _refused_in_source(container: Container, device: Device, mount: Resource) -> Unsuitable | None:
+def _refused_in_source(container: Container, change: Change, device: Device, mount: Resource) -> Unsuitable | None:
     """The refusal of a node below a mount entry, by the source of that on the host; None if it can be made."""
     path = mount.get("source").rstrip("/") + device.target[len(mount.get("target")) :]
     if os.path.lexists(path):
-        return _refused_on_host(container, device, path)
+        with opened(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+            there = statx(fd)
+        if isinstance(change.owned, Device) and _goes_before(change, there):
+            return _former_comes_back(change.owned, device)
+        if not is_in_the_way(container, there, device) or not device.replace_existing:
+            return _refused_on_host(container, device, path, there)
     directory = os.path.dirname(path)
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
@@ -267,7 +293,8 @@ def _refused_in_source(container: Container, device: Device, mount: Resource) ->
         if flags & os.ST_NODEV:
             return Unsuitable(f"{device.target} lies in the mount {mount.get('target')}, which is nodev", hint=hint)
         return None
-    if container.may_make_in(directory):
+    # A source that is not there is made by the host's root (`create_source`).
+    if os.path.lexists(mount.get("source")) and container.may_make_in(directory):
         return None
     return Unsuitable(
         f"{device.target} lies in {directory} of the host, where the container's root may make nothing",
@@ -275,13 +302,19 @@ def _refused_in_source(container: Container, device: Device, mount: Resource) ->
     )
 
 
-def _refused_on_host(container: Container, device: Device, path: str) -> Unsuitable | None:
-    """The refusal of a node where a file of the host will be at its target; None if it can be made."""
-    with opened(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
-        there = statx(fd)
+def _goes_before(change: Change, there: FileStatus) -> bool:
+    """True if a file is the node that a replacement removes before it makes the new one."""
+    before = change.before
+    return (
+        change.action is Action.REPLACE
+        and isinstance(before, Device)
+        and (file_type(there.st_mode), device_numbers(there.st_rdev)) == (before.file_type, before.numbers)
+    )
+
+
+def _refused_on_host(container: Container, device: Device, path: str, there: FileStatus) -> Unsuitable | None:
+    """The refusal of a node at whose target a file of the host will be, and will stay; None if it can be made."""
     if is_in_the_way(container, there, device):
-        if device.replace_existing:
-            return None
         return Unsuitable(
             f"{path} on the host, which will be at {device.target}, is something else",
             hint="remove it, or write `replace_existing: true`; it is put back when the device is removed",

@@ -239,7 +239,7 @@ class DeviceKind(Kind[Device]):
 
     # kernel: changing
 
-    def foresee(
+    def foresee_together(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
     ) -> Iterable[Foreseen]:
         from scplan.kinds.device.foreseen import foreseen

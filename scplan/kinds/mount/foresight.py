@@ -116,16 +116,15 @@ class _Look:
             above = os.path.dirname(above)
         if os.path.lexists(above) and not os.path.isdir(above):
             raise Unsuitable(f"{above} on the host, which {mount.target} will be below, is no directory")
-        if not os.path.lexists(above):
-            return  # of a source that is made by `create_source`
+        if not os.path.lexists(above):  # the source, which `create_source` makes for the host's root
+            if not outer.read_only and self._container.has_user_namespace:
+                raise _not_writable(mount.target, above, inner)
+            return
         top = source_tree(self._on_host, above).top
         if top is not None and (top.read_only or top.filesystem_read_only):
             raise _read_only(mount.target, f"{above} is read-only on the host")
         if not outer.read_only and not self._container.may_make_in(above):
-            raise Unsuitable(
-                f"{mount.target} lies in {above} of the host, where the container's root may make nothing",
-                hint=f"make {inner} there, or choose another target",
-            )
+            raise _not_writable(mount.target, above, inner)
 
     def _check_can_be_made(self, mount: BindMount, outer: BindMount | None) -> None:
         directory, parent = self._nearest_directory(mount.target)
@@ -139,7 +138,7 @@ class _Look:
             self._check_in_source(outer.but(propagation="private"), mount)
         elif there is not None and there.read_only:
             raise _read_only(mount.target, f"{there.point} is mounted read-only in the container")
-        elif self._container.has_user_namespace and not _can_write(self._container, parent):
+        elif not self._container.may_make_at(parent):
             raise Unsuitable(
                 f"the root of container {self._container.name} can't make {mount.target}: {directory} is not its own",
                 hint="make the target on the host, or choose one that is there",
@@ -276,15 +275,17 @@ def _check_types(mount: BindMount, there: int) -> None:
         )
 
 
-def _can_write(container: Container, directory: FileStatus) -> bool:
-    """True if the root of a user namespace can make something in a directory. capabilities(7), CAP_DAC_OVERRIDE."""
-    return container.maps(directory) or bool(directory.st_mode & stat.S_IWOTH)
-
-
 def _shared(target: str, why: str) -> Unsuitable:
     return Unsuitable(
         f"what is mounted on {target} would be mounted on the host too: {why}",
         hint="choose a target outside of it, or give the mount that it lies in the propagation rslave",
+    )
+
+
+def _not_writable(target: str, directory: str, inner: str) -> Unsuitable:
+    return Unsuitable(
+        f"{target} lies in {directory} of the host, where the container's root may make nothing",
+        hint=f"make {inner} there, or choose another target",
     )
 
 
