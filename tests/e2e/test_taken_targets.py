@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
-from tests.e2e.scene import of, refused
+from tests.e2e.scene import Config, of, refused
 
 pytestmark = pytest.mark.needs("root", "busybox")
 
@@ -109,3 +109,30 @@ def test_what_hides_it_has_to_go_first(mounted: Taken, scplan: Scplan) -> None:
         assert difference(before, fingerprint([mounted.container])) == []
     mounted.container.exec(["umount", "/mnt"], check=True)
     is_released(mounted, scplan)
+
+
+@pytest.mark.parametrize("target", ["/mnt/x/deep", "/mnt/x/deep/er"])
+@pytest.mark.parametrize("userns", [False, True])
+def test_what_others_mounted_over_an_optional_entry_is_not_taken_along(
+    make_container: MakeContainer, scplan: Scplan, host_directory: Path, target: str, userns: bool
+) -> None:
+    container = make_container("process", userns=userns)
+    for name in ("one", "two"):
+        (host_directory / name / "deep/er").mkdir(parents=True)
+
+    def wanted(name: str, **options: Any) -> Config:
+        inner = {"source": str(host_directory), "target": target, "required": False}
+        return of(container, mounts=[{"source": str(host_directory / name), "target": "/mnt/x", **options}, inner])
+
+    scplan("apply", "--auto-approve", config=wanted("one")).ok()
+    container.exec(["mount", "-t", "tmpfs", "t", "/mnt/x/deep"], check=True)
+    before = fingerprint([container])
+    ran = scplan("apply", "--auto-approve", config=wanted("two"))
+    refused(ran, "scplan.yaml:", f"{container.name}/mount/mnt/x\n", "others have mounted something on", target)
+    optional = wanted("two", required=False)
+    assert scplan("apply", "--auto-approve", config=optional).ok().stderr.count("others have mounted something on") == 2
+    assert difference(before, fingerprint([container])) == []
+    assert scplan("plan", config=optional).ok().stdout.strip() == "No changes."
+    container.exec(["umount", "/mnt/x/deep"], check=True)
+    scplan("apply", "--auto-approve", config=wanted("two")).ok()
+    assert scplan("plan", config=wanted("two")).ok().stdout.strip() == "No changes."

@@ -36,6 +36,8 @@ def foreseen(
         try:
             if isinstance(change.owned, BindMount):
                 _check_uncovered(container, change.owned, is_there=change.before is not None)
+            for inner in look.left_out_inside(change):
+                _check_uncovered(container, inner, is_there=True)
             if change.action in _CREATING and isinstance(change.after, BindMount):
                 look.check_target(change.address, change.before, change.after)
             yield from look.what_goes_along(change)
@@ -223,6 +225,19 @@ class _Look:
                         "it shows again when the mount is removed; choose another target where it must stay in sight",
                     ),
                 )
+
+    def left_out_inside(self, change: Change) -> Iterator[BindMount]:
+        """Mounts of scplan below one that a change takes out or covers, whose own changes are left out if refused.
+
+        With these left out, the change would take them along, and what others have mounted on them.
+        """
+        outer = change.before if isinstance(change.before, BindMount) else change.after
+        if not isinstance(outer, BindMount) or not (self._takes_out(change) or change.action is Action.CREATE):
+            return
+        for other in self._changes:
+            is_optional = other.after is not None and getattr(other.after, "required", True) is False
+            if is_optional and isinstance(other.owned, BindMount) and _is_below(other.owned.target, outer.target):
+                yield other.owned
 
     def _takes_out(self, change: Change) -> bool:
         if change.action in (Action.DELETE, Action.REPLACE):
