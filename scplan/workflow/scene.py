@@ -353,14 +353,15 @@ class Silent:
 
 
 def _ask(reference: str, config: ContainerConfig, state: State) -> Asked:
-    """The container of the files, by its process where its engine can't be reached, and there are records."""
+    """The container of the files. Where the engine that the environment names can't be reached, by its records: at
+    the place that these name, else by its process."""
     try:
         return Asked(_locate(reference, config, state))
-    except EngineUnreachable as error:
+    except EngineUnreachable:
         record = _recorded_as(reference, config, state)
         if record is None:
             raise
-        return Asked(as_plugged_in(record, boot_id()), error)
+        return ask(record, find_again)
 
 
 def _unreadable_states() -> Iterator[Diagnostic]:

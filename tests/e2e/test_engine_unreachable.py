@@ -124,6 +124,22 @@ def test_records_of_a_container_that_nobody_can_ask_about_are_kept(room: Room, s
             assert scplan("state", "list").ok().stdout == ""
 
 
+def test_place_of_the_records_is_asked_whatever_the_environment_names(room: Room, scplan: RoomScplan) -> None:
+    docker = engine_of("docker", room)
+    with container(docker) as web:
+        room.sh("mv /run/docker.sock /run/elsewhere.sock")
+        try:
+            elsewhere = {"DOCKER_HOST": "unix:///run/elsewhere.sock"}
+            scplan("apply", "--auto-approve", config=limited(90, (web, "docker")), environment=elsewhere).ok()
+            room.run("docker", "--host=unix:///run/elsewhere.sock", "stop", "--time=0", web)
+            for command in (("plan",), ("drift",), ("apply", "--auto-approve")):
+                assert "can't be reached" not in scplan(*command).ok().stderr
+            scplan("destroy", "--auto-approve").ok()
+            assert scplan("state", "list").ok().stdout == ""
+        finally:
+            room.sh("mv /run/elsewhere.sock /run/docker.sock")
+
+
 def test_engine_that_hangs_costs_its_timeout_once(room: Room, scplan: RoomScplan) -> None:
     docker = engine_of("docker", room)
     with container(docker) as web, container(docker) as db, container(docker) as new:
