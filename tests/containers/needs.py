@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.containers import cgroups
 
 INCUSD = Path("/usr/libexec/incus/incusd")
+NETAVARK = Path("/usr/lib/podman/netavark")
 
 
 def missing(needs: tuple[str, ...]) -> list[str]:
@@ -56,6 +57,7 @@ def _works(*command: str) -> bool:
 
 _PROBES: dict[str, Callable[[], bool]] = {
     "incusd": lambda: INCUSD.exists(),
+    "netavark": lambda: NETAVARK.exists(),
     "root": lambda: os.geteuid() == 0,
     "userns": _has_user_namespaces,
     "loop": lambda: os.geteuid() == 0 and Path("/dev/loop-control").exists() and _works("losetup", "--find"),
@@ -75,6 +77,7 @@ _PROGRAMS = (
     "tmux",
     "gcc",
     "podman",
+    "slirp4netns",
     "docker",
     "dockerd",
     "containerd",

@@ -135,11 +135,15 @@ def test_what_others_plugged_in_is_imported(
     web.ip("route", "add", "default", "via", "10.55.0.1", "metric", "7")
     web.ip("route", "add", "fd56::/64", "via", "fd55::1", "table", "100")
     web.ip("route", "add", "10.56.0.0/16", "nexthop", "via", "10.55.0.8", "nexthop", "via", "10.55.0.9")
+    web.ip("tuntap", "add", "tap0", "mode", "tap")
+    web.ip("link", "set", "tap0", "up")
+    web.ip("route", "add", "10.57.0.0/16", "dev", "tap0")
     web.exec(["mknod", "-m", "640", "/dev/disk", "b", str(loop_disk.major), str(loop_disk.minor)], check=True)
     (web.cgroups["devices"] / "devices.allow").write_text(f"b {loop_disk.numbers} rw")
     (web.cgroups["pids"] / "pids.max").write_text("77")
     text = imported(scplan, web).ok().stdout
     assert "routes, left out: 10.56.0.0/16: it has several next hops" in text
+    assert "routes, left out: 10.57.0.0/16: a route over tap0, a tun link" in text
     check_adopted(
         scplan,
         web,

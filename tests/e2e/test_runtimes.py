@@ -515,6 +515,35 @@ def test_renamed_container_is_found_again_by_its_id(name: str, room: Room, scpla
             room.run(name, "rm", "--force", one, check=False)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param("netavark", marks=pytest.mark.needs("netavark")),
+        pytest.param("cni"),
+        pytest.param("slirp4netns", marks=pytest.mark.needs("slirp4netns")),
+    ],
+)
+def test_network_of_podman_is_not_imported(network: str, room: Room, scplan: RoomScplan, session: Session) -> None:
+    """Whatever made its NIC, and the routes over it."""
+    engine_of("podman", room)
+    name, own = session.name(), "podman" if network != "slirp4netns" else network
+    settings = scplan.directory / "containers.conf"
+    settings.write_text(f'[network]\nnetwork_backend = "{network if own == "podman" else "cni"}"\n')
+    podman = ("env", f"CONTAINERS_CONF={settings}", "podman")
+    options = (f"--network={own}", *Podman.options, f"--name={name}")
+    room.run(*podman, "run", "--detach", *options, "localhost/bb:1", *oci.SLEEP_FOREVER)
+    try:
+        pid = room.run(*podman, "inspect", "--format={{.State.Pid}}", name).stdout.strip()
+        enter = ("nsenter", f"--net=/proc/{pid}/ns/net")
+        assert until(lambda: "default" in room.run(*enter, "ip", "route").stdout, 10), "it has no network"
+        found = scplan("import", name, "--json").ok().json
+        assert set(found["containers"][name]) == {"runtime"}
+        left_out = {one["what"].partition("@")[0] for one in found["x-left-out"]}
+        assert {"tap0" if own == network else "eth0", "default"} <= left_out
+    finally:
+        room.run(*podman, "rm", "--force", "--time=0", name)
+
+
 @pytest.mark.parametrize("name", ["docker", "podman", "lxc", "incus"])
 def test_plan_for_a_stopped_container_knows_its_engines_limits(name: str, room: Room, scplan: RoomScplan) -> None:
     """It is refused for what it is refused for once the container runs."""

@@ -96,9 +96,14 @@ def describe(container: Container, identity: Identify) -> Described[Route]:
         if raw.route.table != LOCAL_TABLE and raw.route.protocol not in links.KERNEL_MADE
         if (why := _why_left_out(raw.route))
     ]
+    # tun(4): a program makes and attaches the link (slirp4netns, pasta, a VPN), after the container has started.
+    late = {link.name for link in container.rtnl.nics() if link.kind == "tun"}
+    live = read(container, None, identity)
+    left_out += ((name, f"a route over {route.dev}, a tun link") for name, route in live.items() if route.dev in late)
     found = {
         name: route.but(src=route.src or None, onlink=route.onlink or None, over=None, options=None)
-        for name, route in read(container, None, identity).items()
+        for name, route in live.items()
+        if route.dev not in late
     }
     return Described(found, tuple(left_out))
 
