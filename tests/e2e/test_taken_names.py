@@ -127,4 +127,11 @@ def test_a_bridge_that_follows_its_ports_is_named(
         assert f"also goes: the MTU 9000 of {bridge}, 1500 without this port" in " ".join(ran.stdout.split())
         scplan("apply", "--auto-approve", "--probe", "false", config=of(process_container)).ok(3)
         assert difference(before, fingerprint([process_container])) == []
+        # An update that sets the MTU of the host end sets that of the bridge.
+        nic |= {"mtu": 1500}
+        ran = scplan("plan", config=of(process_container, nics=[nic])).ok()
+        assert f"also goes: the MTU 9000 of {bridge}, 1500 with 1500 on this port" in " ".join(ran.stdout.split())
+        scplan("apply", "--auto-approve", config=of(process_container, nics=[nic])).ok()
+        shown = subprocess.run(["ip", "link", "show", bridge], check=True, capture_output=True, text=True)
+        assert " mtu 1500 " in shown.stdout
         scplan("destroy", process_container.name, "--auto-approve").ok()

@@ -100,14 +100,8 @@ def _changed(
     if link is None:
         return
     if change.action is Action.UPDATE:
-        after = change.after
-        if isinstance(after, Nic) and before.up and after.up is False:
-            yield Foreseen(change.address, taken_along=tuple(_of_others(container.rtnl, link, before.name, own)))
-            return
-        removed = without(before.addresses, after.addresses) if isinstance(after, Nic) else ()
-        if any(":" not in address for address in removed):
-            # The kernel drops secondary addresses with the first of their network, and routes with the last one.
-            yield Foreseen(change.address, put_back=tuple(_of_others(container.rtnl, link, before.name, own)))
+        if isinstance(change.after, Nic):
+            yield from _updated(container, host, change.address, link, before, change.after, own)
         return
     lost, along = list(_programs(container.rtnl, link)), list(_of_others(container.rtnl, link, before.name, own))
     outer = links.host_end(host, link, container.rtnl.nsid(host.netns_fd), host.rtnl.link)
@@ -119,16 +113,49 @@ def _changed(
         yield Foreseen(change.address, taken_along=tuple(along), lost=tuple(lost))
 
 
-def _mtu_of_bridge(host: Host, port: Link) -> Iterator[str]:
-    """The MTU of a bridge that changes as the port goes: one that nobody has set is the smallest of its ports'."""
+def _updated(
+    container: Container,
+    host: Host,
+    address: Address,
+    link: Link,
+    before: Nic,
+    after: Nic,
+    own: Collection[RouteKey],
+) -> Iterator[Foreseen]:
+    outer = links.host_end(host, link, container.rtnl.nsid(host.netns_fd), host.rtnl.link)
+    along = [] if outer is None else list(_mtu_of_bridge(host, outer, _mtu_there(host, outer, before, after)))
+    if before.up and after.up is False:
+        along += _of_others(container.rtnl, link, before.name, own)
+    elif any(":" not in removed for removed in without(before.addresses, after.addresses)):
+        # The kernel drops secondary addresses with the first of their network, and routes with the last one.
+        put_back = tuple(_of_others(container.rtnl, link, before.name, own))
+        yield Foreseen(address, put_back=put_back, taken_along=tuple(along))
+        return
+    if along:
+        yield Foreseen(address, taken_along=tuple(along))
+
+
+def _mtu_there(host: Host, outer: Link, before: Nic, after: Nic) -> int | None:
+    """The MTU that the host end will have on its bridge of now; None: it leaves that."""
+    if after.bridge is not None and (after.bridge or "") != (links.bridge_now(host, outer) or ""):
+        return None
+    return after.host_mtu or (after.mtu if after.mtu != before.mtu else None) or outer.mtu
+
+
+def _mtu_of_bridge(host: Host, port: Link, mtu: int | None = None) -> Iterator[str]:
+    """The MTU of a bridge that changes as the port goes, or gets another `mtu`.
+
+    One that nobody has set is the smallest of its ports'.
+    """
     known = host.links_by_name.values()
     bridge = next((one for one in known if one.index == port.master and one.kind == "bridge"), None)
     if bridge is None:
         return
     others = [one.mtu for one in known if one.master == bridge.index and one.index != port.index]
-    without_it = min(others, default=_MTU_WITHOUT_PORTS)
-    if bridge.mtu == min([*others, port.mtu]) != without_it:
-        yield f"the MTU {bridge.mtu} of {bridge.name}, {without_it} without this port unless it was set on the bridge"
+    then = min([*others, *([mtu] if mtu is not None else [])], default=_MTU_WITHOUT_PORTS)
+    if bridge.mtu == min([*others, port.mtu]) != then:
+        how = "without this port" if mtu is None else f"with {mtu} on this port"
+        yield f"the MTU {bridge.mtu} of {bridge.name}, {then} {how} unless it was set on the bridge"
 
 
 def _of_others(rtnl: Rtnl, link: Link, where: str, own: Collection[RouteKey] = ()) -> Iterator[str]:
