@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from functools import cached_property, partial
 from typing import Any
 
@@ -100,7 +101,11 @@ class Executor:
         """
         if operation.at_next_start:
             waiting = self.kinds[operation.address.kind]
-            waiting.change_waiting(operation.before, operation.after, partial(self._others, operation.address))
+            with ExitStack() as stack:
+                beside = partial(self._beside, operation, stack)
+                waiting.change_waiting(
+                    operation.before, operation.after, partial(self._others, operation.address), beside
+                )
             self.note(operation.address, operation.owned_after)
             return
         kind, target = self._target(operation.address)
@@ -119,6 +124,15 @@ class Executor:
         self.host.forget()
         self._verify(kind, target, operation)
         self.note(operation.address, operation.owned_after)
+
+    def _beside(self, operation: Operation, stack: ExitStack) -> Container | None:
+        """A container, open until the stack ends, in the network namespace where NICs of the operation's stay."""
+        name = operation.address.container
+        for address, resource in self.owned().items():
+            pid = self.kinds[address.kind].process_beside(self.host, resource) if address.container == name else 0
+            if pid:
+                return stack.enter_context(Container(name, pid, 0, self.host))
+        return None
 
     def release(self) -> None:
         """Drops what the kinds keep for the undo of this apply, once its journal has ended."""

@@ -199,7 +199,7 @@ def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation
         raise RecordDamaged(f"{where}: no operation")
     address = address_from_json(document.get("address"), kinds, where)
     record = kinds[address.kind].record
-    sides = {
+    sides: dict[str, Any] = {
         side: from_json(record, document[side], f"{where}: {side}") if side in document else None
         for side in ("before", "after", "owned_before", "owned_after")
     }
@@ -212,9 +212,9 @@ def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation
         order=order if isinstance(order, int) else 0,
         address=address,
         action=action,
+        **sides,
         at_next_start=document.get("at_next_start") is True,
         was_gone=document.get("was_gone") is True,
-        **sides,
     )
 
 

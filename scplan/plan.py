@@ -76,7 +76,8 @@ class Inputs(NamedTuple):
     in them: the selection leaves all of them out. `shared` tells of a resource who else has it: a container in the
     same namespace or cgroup, or the container's runtime. With `goes_on` an entry that can't be planned does not keep
     the others from it: for reports, which nobody applies. Containers that are `new` were started since their records
-    were written: nothing of scplan's is in them yet.
+    were written: nothing of scplan's is in them yet. What is `staying` is in a namespace that other containers have,
+    although its own does not run.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -90,6 +91,7 @@ class Inputs(NamedTuple):
     shared: Mapping[Address, Owner] = MappingProxyType({})
     goes_on: bool = False
     new: frozenset[str] = frozenset()
+    staying: frozenset[Address] = frozenset()
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
@@ -514,7 +516,7 @@ def removal(inputs: Inputs, address: Address, reason: str, *, is_gone: bool = Fa
     """
     owned = inputs.owned[address]
     if is_waiting(inputs, address):
-        return removal_at_next_start(address, owned, reason)
+        return removal_at_next_start(address, owned, reason, stays=address in inputs.staying)
     live = inputs.live.resources.get(address)
     if address in inputs.shared and live is not None:
         return released(address, live, owned, f"{reason}; it stays, and belongs to {inputs.shared[address]}")

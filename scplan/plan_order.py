@@ -176,6 +176,7 @@ def _change(draft: Draft, number: int, numbers: dict[Address, int], world: World
         effect=effect,
         requires=tuple(required),
         at_next_start=draft.at_next_start,
+        at_once=draft.at_once,
     )
 
 
@@ -199,4 +200,5 @@ def _operation(act: Act, draft: Draft, number: int) -> Operation:
         owned_before=None if replaced and not act.takes_away else draft.owned,
         owned_after=None if act.takes_away else draft.managed,
         at_next_start=draft.at_next_start,
+        at_once=draft.at_once,
     )

@@ -48,8 +48,11 @@ def waiting(
     )
 
 
-def removal_at_next_start(address: Address, owned: Resource, reason: str) -> Draft:
-    """The container is started without it: all else went when it ended."""
+AT_ONCE = "at once: other containers are in its network namespace"
+
+
+def removal_at_next_start(address: Address, owned: Resource, reason: str, *, stays: bool) -> Draft:
+    """The container is started without it. All else went when it ended, unless it `stays` in a namespace of others."""
     return Draft(
         address=address,
         action=Action.DELETE,
@@ -58,5 +61,7 @@ def removal_at_next_start(address: Address, owned: Resource, reason: str) -> Dra
         after=None,
         managed=None,
         owned=owned,
+        effect=AT_ONCE if stays else "",
         at_next_start=True,
+        at_once=stays,
     )

@@ -19,7 +19,7 @@ REMADE = "gone until it is made again"
 class Draft(NamedTuple):
     """A change before it has its place. `cause` is the address of the change that takes this resource down.
 
-    `at_next_start`: as in Change.
+    `at_next_start` and `at_once`: as in Change.
     """
 
     address: Address
@@ -34,6 +34,7 @@ class Draft(NamedTuple):
     effect: str = ""
     cause: Address | None = None
     at_next_start: bool = False
+    at_once: bool = False
 
     def interrupting(self, disruption: Disruption, effect: str) -> Draft:
         """The same draft with what it interrupts."""

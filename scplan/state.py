@@ -106,8 +106,18 @@ class Record(NamedTuple):
         return bool(self.start_time) and life != (boot_id, facts.start_time, facts.pid)
 
     def lost(self, facts: ContainerFacts, boot_id: str) -> Mapping[Address, Resource]:
-        """What the container had of the host when it ended; nothing while it runs, or once the host was booted."""
+        """What the container had of the host when it ended; nothing while it runs, or once the host was booted.
+
+        Once that was returned: what stayed in its pod.
+        """
+        if not self.start_time:
+            return {address: one for address, one in self.resources.items() if one.is_lent}
         return self.resources if self.boot_id == boot_id and self.is_over(facts, boot_id) else {}
+
+    @property
+    def has_lent(self) -> bool:
+        """True if a container that has ended left things of the host in its pod, which are not returned yet."""
+        return not self.start_time and any(one.is_lent for one in self.resources.values())
 
     def at_next_start(self) -> Record:
         """The record when the container has ended and the host has its things back."""

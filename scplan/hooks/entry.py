@@ -87,7 +87,7 @@ def _run(called: _Called) -> int:
 
 
 def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
-    from scplan.hooks.find import find_by_name, find_records
+    from scplan.hooks.find import find_by_name, find_records, has_pins
     from scplan.hooks.state import parse_state, read_state, told_by_lxc
 
     if called.stage in OF_LXC:
@@ -99,7 +99,7 @@ def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
     if not found and STAGES[told.stage] == "start":
         found = find_by_name(state_dir, told, called.runtime, problems)
     tell(problems, failed=False)
-    if not found:
+    if not found and not (STAGES[told.stage] == "stop" and has_pins()):
         return 0
     from scplan.hooks import lifecycle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from scplan.hooks.state import Told
+from scplan.linux.process import PINS
 from scplan.named_tuple import NamedTuple
 from scplan.strict_json import DECODER
 
@@ -57,6 +58,11 @@ def find_by_name(state_dir: str, told: Told, runtime: str | None, problems: list
             if facts is not None and os.path.exists(os.path.join(top, one, f"{facts.name}.json")):
                 found.append(Found(one, facts.name))
     return found
+
+
+def has_pins() -> bool:
+    """True if the network namespace of any container is kept for the sake of a NIC of the host."""
+    return bool(_listed(PINS))
 
 
 def _is_about(path: str, container_id: str) -> bool:

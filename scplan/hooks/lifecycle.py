@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scplan.errors import ContainerGone, ScplanError
-from scplan.hooks.find import Found
+from scplan.hooks.find import Found, has_pins
 from scplan.hooks.identity import ends_soon, is_elsewhere, why_another
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
@@ -13,6 +13,7 @@ from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes import RUNTIMES
 from scplan.state import Record, State
 from scplan.workflow import plugging
+from scplan.workflow.lifecycle import return_lent
 from scplan.workflow.recorded import is_plugged_in, replaced, why_not_followed
 from scplan.workflow.scene import Request
 
@@ -23,7 +24,8 @@ def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> lis
     state = State(state_dir, KINDS)
     with Host() as host:
         if STAGES[told.stage] == "stop":
-            return [line for one in found for line in _stop(told, one, state, host, request)]
+            lines = [line for one in found for line in _stop(told, one, state, host, request)]
+            return [*lines, *(return_lent(state, host, timeout_s) if has_pins() else ())]
         return _start(told, found, state, host, request)
 
 

@@ -320,8 +320,18 @@ class Kind(ABC, Generic[R]):
         """IDs of the applies of a state directory for whose undo something is kept."""
         return ()
 
-    def change_waiting(self, before: R | None, after: R | None, others: Callable[[], Collection[R]]) -> None:
-        """What a change of a container that does not run makes on the host, or takes away; `others` as in Target."""
+    def change_waiting(
+        self,
+        before: R | None,
+        after: R | None,
+        others: Callable[[], Collection[R]],
+        beside: Callable[[], Container | None],
+    ) -> None:
+        """Make or remove what a change of a container that does not run needs at once; `others` as in Target.
+
+        `beside` opens a container that has the network namespace in which the NICs of that one are still; None if
+        there is none.
+        """
 
     def reclaim(self, host: Host, lost: R) -> None:
         """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""
@@ -332,6 +342,10 @@ class Kind(ABC, Generic[R]):
         `pid` is the process of the container's next life, which may be in that namespace; 0 while it does not run.
         """
         return False
+
+    def process_beside(self, host: Host, lost: R) -> int:
+        """PID of a process of a container in whose namespace `lost` stays, although its own has ended; 0 if it went."""
+        return 0
 
     def without_left_over(self, facts: HostFacts, host: Host, owned: R, pid: int) -> HostFacts:
         """The facts without what `create` takes away: the resource as it was made for a namespace that others keep.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from scplan.linux.host import Host
 from scplan.linux.namespaces import namespace_id
@@ -19,13 +19,21 @@ def is_in(host: Host, pid: int, nsid: int) -> bool:
         return False  # it has ended
 
 
-def has_container(host: Host, nsid: int) -> bool:
-    """True if a process of any container is in that network namespace.
+def is_behind(pid: int, netns_fd: int) -> bool:
+    """True if a process is in the network namespace of an fd."""
+    try:
+        return namespace_id(f"/proc/{pid}/ns/net") == os.fstat(netns_fd).st_ino
+    except OSError:
+        return False  # it has ended
+
+
+def container_in(host: Host, is_there: Callable[[int], bool]) -> int:
+    """PID of a process of a container in the network namespace that `is_there` returns True for; 0 if there is none.
 
     A process in scplan's own mount and PID namespaces is the host's, as tcpdump in `nsenter --net`: it keeps the
     namespace alive, but nothing there is for it.
     """
-    return any(is_in(host, pid, nsid) for pid in _one_of_each(host))
+    return next(filter(is_there, _one_of_each(host)), 0)
 
 
 def _one_of_each(host: Host) -> Iterator[int]:

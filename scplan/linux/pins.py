@@ -10,15 +10,14 @@ import errno
 import os
 
 from scplan.errors import KernelError
+from scplan.linux.process import PINS
 from scplan.linux.rooted_path import opened
 from scplan.linux.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, move_mount, open_tree, umount2
-
-_DIRECTORY = "/run/scplan/netns"
 
 
 def pin_path(netns_fd: int, name: str) -> str:
     """Where the namespace is kept for the sake of one NIC; as long as it is, its inode number is no other's."""
-    return f"{_DIRECTORY}/{os.fstat(netns_fd).st_ino}.{name}"
+    return f"{PINS}/{os.fstat(netns_fd).st_ino}.{name}"
 
 
 def pin(netns_fd: int, path: str) -> None:
@@ -28,7 +27,7 @@ def pin(netns_fd: int, path: str) -> None:
         os.close(kept)
         return
     try:
-        os.makedirs(_DIRECTORY, mode=0o700, exist_ok=True)
+        os.makedirs(PINS, mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         with (
             opened(open_tree(f"/proc/self/fd/{netns_fd}", recursive=False)) as tree,

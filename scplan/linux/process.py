@@ -21,6 +21,10 @@ _STATE, _PARENT, _START_TIME = 0, 1, 19
 """Places after the command's name, which may hold spaces and brackets; fields 3, 4 and 22."""
 
 
+PINS = "/run/scplan/netns"
+"""Where network namespaces with NICs of the host are kept (pins.py); here for hooks: most need nothing else of it."""
+
+
 def start_of(pid: int) -> int:
     """Start time of a process in clock ticks after boot; 0 when there is none, or only its exit status is left."""
     if pid <= 0:

@@ -37,7 +37,8 @@ class Change(NamedTuple):
     `before` is the live resource with what its record remembers, `after` the goal; None where there is nothing.
     `managed` is what the record will hold afterwards: the attributes that scplan answers for. `owned` is what it holds
     now. `changed` are dotted attribute paths. `effect` says in words what is interrupted, "" for nothing.
-    `at_next_start` marks a change of a container that does not run: of its records, which it is started from.
+    `at_next_start` marks a change of a container that does not run: of its records, which it is started from. One of
+    these that is made `at_once`, too, removes what stays in a namespace which other containers have.
     One that is `records_only` changes nothing but what scplan remembers: a policy, or an attribute that has its value.
     `put_back` are objects of others that go with the change and are restored after it, `taken_along` those that only an
     undo restores, `lost` those that nothing restores, not even an undo.
@@ -60,13 +61,20 @@ class Change(NamedTuple):
     lost: tuple[str, ...] = ()
     taken_along: tuple[str, ...] = ()
     records_only: bool = False
+    at_once: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """True if it is made when its container starts, and not before."""
+        return self.at_next_start and not self.at_once
 
 
 class Operation(NamedTuple):
     """One act on the kernel: create, update, delete, or adopt (a record alone). A replacement is a delete and a create.
 
     `owned_before` and `owned_after` are the record on either side of it. One that is `at_next_start` changes nothing
-    else: its container does not run. What `was_gone` was not there any more when it was removed.
+    else, unless it acts `at_once`: its container does not run. What `was_gone` was not there any more when it was
+    removed.
     """
 
     order: int
@@ -78,6 +86,7 @@ class Operation(NamedTuple):
     owned_after: Resource | None
     at_next_start: bool = False
     was_gone: bool = False
+    at_once: bool = False
 
     def inverse(self) -> Operation:
         """The operation that takes this one back."""

@@ -44,7 +44,7 @@ def change_to_json(change: Change) -> dict[str, Any]:
         "changed": list(change.changed),
         "effect": change.effect,
         "managed": None if change.managed is None else to_json(change.managed),
-        "at_next_start": change.at_next_start,
+        "at_next_start": change.waits,
         "put_back": list(change.put_back),
         "taken_along": list(change.taken_along),
         "lost": list(change.lost),

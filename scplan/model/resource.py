@@ -83,6 +83,7 @@ class Attribute:
         lasting: bool = False,
         follows: tuple[str, ...] = (),
         unless: str = "",
+        of_others: bool = False,
     ) -> None:
         self.name = ""
         self.doc = doc
@@ -98,6 +99,7 @@ class Attribute:
         self.lasting = lasting
         self.follows = follows
         self.unless = unless
+        self.of_others = of_others
 
     def show(self, value: object) -> str:
         """The value for people: `10 MiB/s`, `10.0.0.5/24, fd00::5/64`."""
@@ -124,14 +126,16 @@ def attr(
     lasting: bool = False,
     follows: tuple[str, ...] = (),
     unless: str = "",
+    of_others: bool = False,
 ) -> Any:
     """An attribute of a record.
 
     `many` makes it a tuple whose elements are managed one by one: what others added to it stays. `on_unset` is the
     value that it goes back to when it leaves the files after scplan had set it; without one, the value that a creation
     would give it, and where that gives none, its live value. A `required` attribute must be written by the user. A
-    FORMER one that is `lasting` stays true when the container starts again. One that `follows` others and is unset is
-    found anew, as for a creation, when one of them changes. A PROMISED one is not promised where the attribute `unless`
+    FORMER one that is `lasting` stays true when the container starts again; one that is `of_others` is about what
+    others made, and does not show that scplan made or changed it. One that `follows` others and is unset is found
+    anew, as for a creation, when one of them changes. A PROMISED one is not promised where the attribute `unless`
     is set: that says the same.
     """
     return Attribute(
@@ -147,6 +151,7 @@ def attr(
         lasting=lasting,
         follows=follows,
         unless=unless,
+        of_others=of_others,
     )
 
 
@@ -309,6 +314,11 @@ class Resource(Attributes):
     def remark(self) -> str:
         """A fact about the live resource that is no difference from its entry, but that its user should know."""
         return ""
+
+    @property
+    def is_lent(self) -> bool:
+        """True for a record of a thing of the host that a container has, or its pod after it, until it is returned."""
+        return False
 
 
 def brought_by(record: Resource) -> str | None:

@@ -162,7 +162,7 @@ def _event_ending(event: Event) -> tuple[str, Style]:
             return "…", "faint"
         case Step.UNDOING:
             return "undoing …", "warning"
-        case Step.DONE if event.operation.at_next_start:
+        case Step.DONE if event.operation.at_next_start and not event.operation.at_once:
             return "recorded, at next start", "faint"
         case Step.DONE:
             return f"done in {event.seconds:.2f} s", "faint"

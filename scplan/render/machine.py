@@ -61,7 +61,7 @@ def event_document(event: Event | Probed | GoingBack) -> dict[str, Any]:
         "action": str(event.operation.action),
         "seconds": round(event.seconds, 6),
         "error": event.error,
-        "at_next_start": event.operation.at_next_start,
+        "at_next_start": event.operation.at_next_start and not event.operation.at_once,
     }
 
 

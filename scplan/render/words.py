@@ -79,7 +79,7 @@ def change_words(change: Change) -> str:
 
 def effect_words(change: Change) -> str:
     """What the change interrupts; for a replacement that changes no value, why it is made; or that it waits."""
-    if change.at_next_start:
+    if change.waits:
         return AT_NEXT_START
     if not change.effect and change.action is Action.REPLACE and not change.changed:
         return visible(change.reason)

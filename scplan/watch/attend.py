@@ -138,7 +138,7 @@ def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) 
         seen = _compare(seen, record, record.facts(), order, state, host)
         silent = ask(record, find_again).silent if order.asks_engines else None
         return seen if silent is None else seen._replace(problems=(*seen.problems, *silent.diagnostics))
-    if record.start_time:
+    if record.start_time or record.has_lent:
         # It has ended, whatever its runtime says, or whether that answers.
         host.forget()
         seen = seen._replace(gave_back=plugging.end(record, state, host, order.request))

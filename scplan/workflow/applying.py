@@ -180,7 +180,7 @@ class Run:
             summary=self.plan.summary(),
             seconds=time.monotonic() - begun,
             confirm_within_s=self._confirm_within_s,
-            at_next_start=sum(change.at_next_start for change in self.plan.changes),
+            at_next_start=sum(change.waits for change in self.plan.changes),
         )
 
     @property

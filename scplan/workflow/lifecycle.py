@@ -21,10 +21,12 @@ from scplan.workflow.recorded import AboutStart, gone, is_plugged_in
 def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -> list[Diagnostic]:
     """Gives the host back what a container that has ended had of it, and records that; a warning about each thing.
 
+    What is in a network namespace that other containers of its pod have stays there, until these have ended.
+
     Needs the container's lock. Goes on after a failure, and raises ScplanError with all of them: the record then still
     says what has to be given back.
     """
-    if not record.is_over(facts, host.boot_id):
+    if not record.is_over(facts, host.boot_id) and not record.has_lent:
         return []
     if is_plugged_in(record, host.boot_id):
         raise ScplanError(
@@ -35,7 +37,7 @@ def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -
     problems: list[Diagnostic] = []
     lost = record.lost(facts, host.boot_id)
     staying = {address for address, one in lost.items() if KINDS[address.kind].stays(host, one, facts.pid)}
-    returned = left_on_host(lost, host, "came home")
+    returned = left_on_host({one: lost[one] for one in lost.keys() - staying}, host, "came home")
     for address, resource in lost.items():
         if address in staying:
             continue
@@ -45,7 +47,9 @@ def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -
             problems += (one._replace(detail=one.detail or str(address)) for one in error.diagnostics)
     if problems:
         raise ScplanError.of(problems)
-    state.write([record.at_next_start()])
+    lent = {address: lost[address] for address in staying if lost[address].is_lent}
+    waiting = record.at_next_start()
+    state.write([waiting._replace(resources={**waiting.resources, **lent})])
     return returned
 
 
@@ -80,6 +84,26 @@ def bring_home(state: State, host: Host, timeout_s: float) -> list[str]:
     return lines
 
 
+def return_lent(state: State, host: Host, timeout_s: float) -> list[str]:
+    """Return to the host what containers left in pods that have ended since; a line about each thing."""
+    lines = []
+    for runtime, name in state.names():
+        record = state.read(runtime, name)
+        if record is None or not record.has_lent or not _may_return(record, host):
+            continue
+        with state.locked([gone(record)], host=True, timeout_s=timeout_s):
+            record = state.read(runtime, name)
+            if record is not None and record.has_lent and not _is_blocked(record, state, host):
+                lines += [one.summary for one in give_back(record, gone(record), state, host)]
+    return lines
+
+
+def _may_return(record: Record, host: Host) -> bool:
+    return any(
+        one.is_lent and not KINDS[address.kind].process_beside(host, one) for address, one in record.resources.items()
+    )
+
+
 def _is_blocked(record: Record, state: State, host: Host) -> bool:
     """True if an apply to the container, or to what it has of the host, did not end."""
     if not state.has_open_journals():
@@ -91,7 +115,9 @@ def _is_blocked(record: Record, state: State, host: Host) -> bool:
 
 
 def _has_of_host(record: Record, host: Host) -> bool:
-    """Whether its container has ended, at this boot, and had things of the host."""
+    """True if its container has ended, at this boot, and had things of the host, or its pod has some."""
+    if record.has_lent:
+        return True
     ended = record.boot_id == host.boot_id and bool(record.start_time) and not is_plugged_in(record, host.boot_id)
     return ended and any(KINDS[address.kind].of_host for address in record.resources)
 

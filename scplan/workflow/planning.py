@@ -212,7 +212,21 @@ def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False
         owned, pid = scene.owned[address], scene.containers[address.container].pid
         facts = KINDS[address.kind].without_left_over(facts, host, owned, pid)
     live = Live(host=facts, containers=scene.containers, resources=resources)
-    return inputs_of(scene, resolution, live, request)._replace(unread=unread, goes_on=goes_on)
+    inputs = inputs_of(scene, resolution, live, request)
+    return inputs._replace(unread=unread, goes_on=goes_on, staying=staying(inputs, host))
+
+
+def staying(inputs: plan.Inputs, host: Host) -> frozenset[Address]:
+    """What is to be removed of containers that do not run, and stays in a namespace which other containers have."""
+    stopped = {name for name, facts in inputs.containers.items() if facts.status is Status.STOPPED}
+    going = [one for one in inputs.owned.keys() - inputs.resolution.desired.keys() if one.container in stopped]
+    names = {address.container for address in going}
+    living = {
+        (address.container, KINDS[address.kind].lives_in)
+        for address, owned in inputs.owned.items()
+        if address.container in names and KINDS[address.kind].process_beside(host, owned)
+    }
+    return frozenset(one for one in going if (one.container, KINDS[one.kind].lives_in) in living)
 
 
 def live_of(

@@ -64,13 +64,13 @@ def mend(facts: ContainerFacts, state: State, host: Host, request: Request) -> P
 
 
 def end(record: Record, state: State, host: Host, request: Request) -> bool:
-    """Gives the host back what a container had of it, if it has ended; whether it has. Asks no runtime."""
+    """Gives the host back what a container that has ended had of it; true if that was anything. Asks no runtime."""
     with state.locked([gone(record)], host=True, timeout_s=request.lock_timeout_s):
         now = state.read(record.runtime, record.name)
-        if now is None or not now.start_time or is_plugged_in(now, host.boot_id):
+        if now is None or not (now.start_time or now.has_lent) or is_plugged_in(now, host.boot_id):
             return False
         give_back(now, gone(now), state, host)
-    return True
+        return state.read(record.runtime, record.name) != now
 
 
 def end_starts(state: State, host: Host, request: Request) -> list[str]:

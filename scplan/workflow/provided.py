@@ -62,7 +62,8 @@ def _concerns(change: Change) -> bool:
 
 def _is_marked(change: Change, owned: Resource) -> bool:
     """True if the record shows that scplan made or changed the resource."""
-    if any(value is not None for _, attribute, value in owned.leaves() if attribute.role is Role.FORMER):
-        return True
+    known = [attribute for _, attribute, value in owned.leaves() if value is not None and attribute.role is Role.FORMER]
+    if known:
+        return not all(attribute.of_others for attribute in known)
     live = change.before
     return live is None or bool(KINDS[change.address.kind].is_own(owned, live, is_new=True))

@@ -87,7 +87,7 @@ def unchanging(
     from scplan.confirmation import Scope
     from scplan.recovery import refuse_if_needed
 
-    has_ended = bool(record.start_time) and not is_plugged_in(record, host.boot_id)
+    has_ended = record.has_lent or (bool(record.start_time) and not is_plugged_in(record, host.boot_id))
     of_host = has_ended and any(KINDS[address.kind].of_host for address in record.resources)
     with state.locked([gone(record), *also], host=of_host, timeout_s=timeout_s):
         refuse_if_needed(state, KINDS, host, Scope((gone(record), *also), record.resources.items()))
@@ -95,7 +95,7 @@ def unchanging(
         returned = []
         if of_host and not is_plugged_in(now, host.boot_id):
             returned = give_back(now, gone(now), state, host)
-            now = now.at_next_start()
+            now = state.read(now.runtime, now.name) or now.at_next_start()
         yield Held(now, returned)
 
 

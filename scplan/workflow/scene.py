@@ -646,6 +646,8 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
             is_plugged_in(record, boot_id())  # raises where it is not known whether that process has ended
             lost.update(record.lost(facts, boot_id()))
             record = record.at_next_start()
+        elif record.has_lent:
+            lost.update(record.lost(facts, boot_id()))
         owned.update(record.resources)
     return Records(owned, lost, tuple(stale), frozenset(renamed), frozenset(new))
 

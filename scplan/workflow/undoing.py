@@ -21,7 +21,7 @@ from scplan.state import Record, State
 from scplan.workflow.applying import Run, run_under_locks
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.foresight import with_foresight
-from scplan.workflow.planning import foreign_to, inputs_of, wanted_of, with_neighbours
+from scplan.workflow.planning import foreign_to, inputs_of, staying, wanted_of, with_neighbours
 from scplan.workflow.recorded import ask, find_again
 from scplan.workflow.scene import Request, Scene, read_records
 
@@ -138,6 +138,6 @@ def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, stat
     found = observe.observe(scene.containers, wanted_of(scene.containers, known), KINDS, host)
     live = Live(host=facts, containers=scene.containers, resources=found)
     inputs = inputs_of(scene, resolution, live, request)
-    inputs = inputs._replace(foreign=foreign_to(inputs, state))
+    inputs = inputs._replace(foreign=foreign_to(inputs, state), staying=staying(inputs, host))
     made = with_neighbours(lambda these, kinds: plan_undo.make_undo(these, past, kinds), inputs, scene, state, host)
     return with_foresight(made, scene.owned, scene.source_of, host)

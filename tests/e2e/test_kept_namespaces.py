@@ -142,17 +142,124 @@ def test_nic_stays_in_a_pod_when_its_container_restarts(
         assert scplan("drift", "--json", "--detailed-exitcode").ok().json["drifted"] == []
 
 
-@pytest.mark.parametrize("way", ["destroy", "undo", "apply"])
-def test_removal_takes_the_nic_of_a_stopped_container_out_of_its_pod(
-    podman: HookedPodman, scplan: RoomScplan, pod: tuple[str, str], way: str
+@pytest.fixture
+def lan(podman: HookedPodman) -> Iterator[dict[str, Any]]:
+    """The entry of a NIC of the host, which is lent to a container."""
+    podman.room.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    podman.room.run("ip", "address", "add", "10.96.0.1/24", "dev", "lan0")
+    yield {"type": "physical", "host_name": "lan0", "bridge": None}
+    podman.room.run("ip", "link", "delete", "lan0")
+
+
+def is_home(podman: HookedPodman) -> bool:
+    """True if the host has its NIC as it was."""
+    ran = podman.room.run("ip", "-json", "address", "show", "dev", "lan0", check=False)
+    return ran.returncode == 0 and [one["local"] for one in json.loads(ran.stdout)[0]["addr_info"]] == ["10.96.0.1"]
+
+
+def test_nic_of_the_host_stays_in_a_pod_until_all_of_it_has_ended(
+    podman: HookedPodman, scplan: RoomScplan, pod: tuple[str, str], lan: dict[str, Any]
 ) -> None:
     first, second = pod
-    scplan("apply", "--auto-approve", config=asked(first)).ok()
+    name = first.removesuffix("-a")
+    scplan("apply", "--auto-approve", config=asked(first, **lan)).ok()
+    index = index_of_nic(podman, second)
+    assert index
+    assert not is_home(podman)
+    for with_hook in (True, False):
+        if with_hook:
+            podman.stop(first)
+            assert index_of_nic(podman, second) == index
+            assert planned(scplan("plan", "--json").ok()) == {}
+            assert "comes home" not in scplan("drift").ok().stderr
+            entry = asked(first, **lan)
+            entry["containers"][first]["cgroup"] = {"pids.max": 100}
+            scplan("apply", "--auto-approve", config=entry).ok()
+            assert "STOPPED" not in scplan("watch", "--once").ok().stdout.upper()
+            assert index_of_nic(podman, second) == index
+            podman.start(first)
+        else:
+            without_hook(podman, "stop", "start", name=first)
+            scplan("apply", "--auto-approve").ok()
+        assert index_of_nic(podman, second) == index
+        assert planned(scplan("plan", "--json").ok()) == {}
+        assert scplan("drift", "--json", "--detailed-exitcode").ok().json["drifted"] == []
+    podman.stop(first)
+    assert not is_home(podman)
+    podman.room.run("podman", "--runtime=runc", "pod", "stop", "--time=0", name)
+    assert is_home(podman)
+    podman.room.run("podman", "--runtime=runc", "pod", "start", name)
+    assert index_of_nic(podman, second)
+    assert not is_home(podman)
+    without_hook(podman, "stop", name=first)
+    scplan("recover").ok()
+    assert index_of_nic(podman, second)
+    scplan("destroy", first, "--auto-approve").ok()
+    assert is_home(podman)
+
+
+def route_there(podman: HookedPodman, name: str) -> bool:
+    command = ("nsenter", f"--net=/proc/{podman.pid(name)}/ns/net", "ip", "-json", "route", "show", "10.98.0.0/16")
+    return bool(json.loads(podman.room.run(*command).stdout or "[]"))
+
+
+@pytest.mark.parametrize("is_physical", [False, True])
+def test_route_that_leaves_the_file_leaves_the_pod_at_once(
+    podman: HookedPodman, scplan: RoomScplan, pod: tuple[str, str], lan: dict[str, Any], is_physical: bool
+) -> None:
+    first, second = pod
+    entry = asked(first, **(lan if is_physical else {}))
+    with_route = json.loads(json.dumps(entry))
+    with_route["containers"][first]["routes"] = [{"to": "10.98.0.0/16", "via": "10.97.0.1"}]
+    scplan("apply", "--auto-approve", config=with_route).ok()
+    podman.stop(first)
+    index = index_of_nic(podman, second)
+    assert route_there(podman, second)
+    (change,) = scplan("plan", "--json", config=entry).ok().json["changes"]
+    assert (change["action"], change["at_next_start"]) == ("delete", False)
+    assert "at next start" not in scplan("plan").ok().stdout
+    assert "at next start" not in scplan("apply", "--auto-approve").ok().stdout
+    assert not route_there(podman, second)
+    assert index_of_nic(podman, second) == index
+    scplan("undo", "--auto-approve").ok()
+    assert planned(scplan("plan", "--json", config=with_route).ok()) == {}
+    podman.start(first)
+    assert route_there(podman, second)
+    assert planned(scplan("plan", "--json").ok()) == {}
+    scplan("destroy", first, "--auto-approve").ok()
+
+
+def test_kept_namespace_with_an_adopted_nic_stops_no_restart(
+    podman: HookedPodman, scplan: RoomScplan, name: str
+) -> None:
+    podman.room.run("ip", "link", "add", "port1", "master", "br0", "up", "type", "veth", "peer", "name", "eth1")
+    podman.room.run("ip", "link", "set", "eth1", "netns", str(podman.pid(name)))
+    inside = ("nsenter", f"--net=/proc/{podman.pid(name)}/ns/net", "ip")
+    podman.room.run(*inside, "link", "set", "eth1", "up")
+    podman.room.run(*inside, "address", "add", "10.97.0.5/24", "dev", "eth1")
+    assert planned(scplan("plan", "--json", config=asked(name)).ok()) == {"nic/eth1": "adopt"}
+    scplan("apply", "--auto-approve").ok()
+    keep(podman, name)
+    podman.stop(name)
+    podman.start(name)
+    assert index_of_nic(podman, name)
+    assert planned(scplan("plan", "--json").ok()) == {}
+
+
+@pytest.mark.parametrize("is_physical", [False, True])
+@pytest.mark.parametrize("way", ["destroy", "undo", "apply"])
+def test_removal_takes_the_nic_of_a_stopped_container_out_of_its_pod(
+    podman: HookedPodman, scplan: RoomScplan, pod: tuple[str, str], lan: dict[str, Any], way: str, is_physical: bool
+) -> None:
+    first, second = pod
+    scplan("apply", "--auto-approve", config=asked(first, **(lan if is_physical else {}))).ok()
     podman.stop(first)
     assert index_of_nic(podman, second)
     if way == "apply":
         scplan.write({"version": 1, "containers": {first: {"runtime": "podman"}}})
+        assert "at next start" not in scplan("plan").ok().stdout
     scplan(way, "--auto-approve").ok()
+    assert is_home(podman)
     assert not index_of_nic(podman, second)
     assert "port1" not in links(podman)
     assert scplan("state", "list").ok().stdout == ""

@@ -421,7 +421,11 @@ class MountKind(Kind[BindMount]):
         return parking.kept_by(state_dir)
 
     def change_waiting(
-        self, before: BindMount | None, after: BindMount | None, others: Callable[[], Collection[BindMount]]
+        self,
+        before: BindMount | None,
+        after: BindMount | None,
+        others: Callable[[], Collection[BindMount]],
+        beside: Callable[[], Container | None],
     ) -> None:
         if before is not None and after is not None and before.source == after.source:
             return

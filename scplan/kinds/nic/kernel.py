@@ -84,7 +84,7 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     if target.container.shares_host_network:
         raise links.refuse_host_network(target.container.name)
     if before is not None and after is not None and _is_as(before, after):
-        return before, after  # only to be recorded
+        return before, _marked(before, after)  # only to be recorded
     if after is not None and before is not None and not after.is_physical:
         after = _with_promises(target.host, before, after)
     if before is not None:
@@ -96,6 +96,13 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
             host_mac=after.carried_mac or after.host_mac or _new_mac(), made_name=_Side(target).host_name(after)
         )
     return before, after
+
+
+def _marked(before: Nic, after: Nic) -> Nic:
+    """The record of a veth with what its host end has been found by: others may have made it."""
+    if after.is_physical or after.mark is not None:
+        return after
+    return after.but(found_mac=before.host_mac, found_name=before.host_name)
 
 
 def _is_as(before: Nic, after: Nic) -> bool:
@@ -526,9 +533,9 @@ class _Side:
             if there is not None and there.index == outer.index:
                 return inner
         # Renamed on the host, perhaps.
-        for link in self.rtnl.nics() if nic.host_mac is not None else ():
+        for link in self.rtnl.nics() if nic.mark is not None else ():
             there = self.host_end(link)
-            if there is not None and there.mac == nic.host_mac:
+            if there is not None and there.mac == nic.mark:
                 return link
         return None
 

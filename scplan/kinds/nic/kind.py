@@ -149,14 +149,16 @@ class NicKind(Kind[Nic]):
         return made.carried_name not in ("", made.name) if live is None else live.type != (made.type or VETH)
 
     def is_own(self, owned: Nic, live: Nic, *, is_new: bool) -> bool | None:
-        """By the host end of a veth: its MAC address, which scplan chose, and its name; in a new container both."""
+        """By the host end of a veth: its MAC address, which scplan chose or found, and its name; both in a new one."""
         if owned.is_physical:
-            return False if is_new and live.type == FOREIGN else None
+            if live.type == FOREIGN:
+                return False if is_new else None
+            return True if is_new and owned.is_lent else None
         if live.type == FOREIGN:
             return False if is_new else None
-        name = owned.host_name or owned.made_name
-        if owned.host_mac is not None and live.host_mac is not None:
-            if live.host_mac == owned.host_mac:
+        name = owned.host_name or owned.made_name or owned.found_name
+        if owned.mark is not None and live.host_mac is not None:
+            if live.host_mac == owned.mark:
                 return True
             return None if not is_new and live.host_name == name else False
         if is_new:
@@ -206,20 +208,32 @@ class NicKind(Kind[Nic]):
         lost_nics.reclaim(host, lost)
 
     def stays(self, host: Host, lost: Nic, pid: int) -> bool:
-        return not lost.is_physical and lost_nics.stays(host, lost, pid)
+        return bool(lost_nics.process_beside(host, lost, pid))
+
+    def process_beside(self, host: Host, lost: Nic) -> int:
+        return lost_nics.process_beside(host, lost)
 
     def without_left_over(self, facts: HostFacts, host: Host, owned: Nic, pid: int) -> HostFacts:
-        is_inside = pid and self.stays(host, owned, pid)
-        return facts if owned.is_physical or is_inside else self.after_reclaim(facts, host, owned)
+        if owned.is_physical or (pid and self.stays(host, owned, pid)):
+            return facts
+        return self.after_reclaim(facts, host, owned)
 
-    def change_waiting(self, before: Nic | None, after: Nic | None, others: Callable[[], Collection[Nic]]) -> None:
+    def change_waiting(
+        self,
+        before: Nic | None,
+        after: Nic | None,
+        others: Callable[[], Collection[Nic]],
+        beside: Callable[[], Container | None],
+    ) -> None:
         """Takes a NIC out of the network namespace of a pod, where it stayed when its container ended."""
-        if before is not None and after is None and not before.is_physical:
+        if before is not None and after is None and (before.is_lent or not before.is_physical):
             with Host() as host:
                 lost_nics.reclaim(host, before)
 
     def left_behind(self, host: Host, lost: Nic) -> tuple[str, str] | None:
-        found = lost_nics.stranded(host, lost) if lost.is_physical else None
+        if not lost.is_physical or self.stays(host, lost, 0):
+            return None
+        found = lost_nics.stranded(host, lost)
         return None if found is None else (f"NIC {lost.host_name}", found.place)
 
     def after_reclaim(self, facts: HostFacts, host: Host, lost: Nic) -> HostFacts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 
 from scplan.kinds.nic.kernel import is_like, restore_on_host
 from scplan.kinds.nic.record import Nic
@@ -56,19 +58,32 @@ def _is_home(link: Link, nic: Nic) -> bool:
 
 def left_end(host: Host, nic: Nic) -> Link | None:
     """The host end of a veth whose namespace has not ended yet: the kernel takes its time."""
-    name = nic.host_name or nic.made_name
+    name = nic.host_name or nic.made_name or nic.found_name
     outer = host.rtnl.link(name) if name is not None else None
-    if outer is None or outer.kind != "veth" or nic.host_mac is None or outer.mac != nic.host_mac:
+    if outer is None or outer.kind != "veth" or nic.mark is None or outer.mac != nic.mark:
         return None
     return outer
 
 
-def stays(host: Host, nic: Nic, pid: int) -> bool:
-    """True if a veth is in a network namespace that containers are in: that of process `pid`, or with 0 any."""
+def process_beside(host: Host, nic: Nic, pid: int = 0) -> int:
+    """PID of a container's process in the network namespace that the NIC is in: `pid`, or with 0 any; 0 for none."""
+    if nic.is_physical:
+        pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
+        if pinned is None:
+            return 0
+        with opened(pinned), Rtnl(socket_in(pinned, host.netns_fd, open_socket)) as rtnl:
+            return _process_in(host, pid, partial(net_sharing.is_behind, netns_fd=pinned)) if _kept(rtnl, nic) else 0
     outer = left_end(host, nic)
     if outer is None or outer.peer_nsid < 0:
-        return False
-    return net_sharing.is_in(host, pid, outer.peer_nsid) if pid else net_sharing.has_container(host, outer.peer_nsid)
+        return 0
+    nsid = outer.peer_nsid
+    return _process_in(host, pid, lambda one: net_sharing.is_in(host, one, nsid))
+
+
+def _process_in(host: Host, pid: int, is_there: Callable[[int], bool]) -> int:
+    if pid:
+        return pid if is_there(pid) else 0
+    return net_sharing.container_in(host, is_there)
 
 
 def _delete_left_end(host: Host, nic: Nic) -> None:

@@ -84,6 +84,12 @@ class Nic(Resource):
     host_mac: str | None = attr(
         "MAC address of the host end, by which it is known again", TEXT, role=Role.FORMER, lasting=True
     )
+    found_mac: str | None = attr(
+        "the same of one that was adopted, as it was then", TEXT, role=Role.FORMER, lasting=True, of_others=True
+    )
+    found_name: str | None = attr(
+        "name of the host end of one that was adopted", TEXT, role=Role.FORMER, lasting=True, of_others=True
+    )
     carried_mac: str | None = attr("MAC address of the host end, put back by an undo", TEXT, role=Role.CARRIED)
     carried_name: str | None = attr(
         'name in the container when it was removed, "" when it was not there', TEXT, role=Role.CARRIED
@@ -110,6 +116,15 @@ class Nic(Resource):
     @property
     def is_physical(self) -> bool:
         return self.type == PHYSICAL
+
+    @property
+    def is_lent(self) -> bool:
+        return self.is_physical and self.pinned is not None
+
+    @property
+    def mark(self) -> str | None:
+        """MAC address of the host end by which a veth is known to be the recorded one."""
+        return self.host_mac or self.found_mac
 
 
 def plain(address: str) -> str:

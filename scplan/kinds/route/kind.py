@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from socket import AF_INET6
 
 from scplan.kinds.kind import Described, Foreseen, Hears, Kind, Target
@@ -153,6 +153,22 @@ class RouteKind(Kind[Route]):
 
     def delete(self, target: Target[Route], before: Route) -> None:
         kernel.delete(target, before, self.identity)
+
+    def change_waiting(
+        self,
+        before: Route | None,
+        after: Route | None,
+        others: Callable[[], Collection[Route]],
+        beside: Callable[[], Container | None],
+    ) -> None:
+        """Removes a route from the network namespace of a pod, where it stayed with its NIC."""
+        container = beside() if before is not None and after is None else None
+        if container is None or before is None:
+            return
+        target = Target(container, container.host, {self.identity(before): before}, others)
+        there, _ = kernel.capture(target, before, None, self.identity)
+        if there is not None:
+            kernel.delete(target, there, self.identity)
 
 
 def _contradiction(route: Route, nics: Mapping[Address, Resource]) -> str:
