@@ -13,6 +13,7 @@ from scplan.errors import KernelError, ScplanError
 from scplan.hooks.state import Told
 from scplan.linux.process import start_of
 from scplan.runtimes import RUNTIMES
+from scplan.runtimes.oci_state import StateDirectoryRuntime
 from scplan.runtimes.runtime import is_same_place
 from scplan.state import Record
 from scplan.workflow.recorded import is_plugged_in
@@ -56,7 +57,7 @@ def is_elsewhere(told: Told, record: Record) -> bool:
 
 
 def _why_elsewhere(place: str, record: Record) -> str:
-    expected = record.place or (RUNTIMES[record.runtime].places()[0] if record.runtime in _BY_ROOT else "")
+    expected = record.place or _default_root(record.runtime)
     if record.runtime == "incus" and expected:
         from scplan.runtimes.incus import is_same_project
 
@@ -70,10 +71,16 @@ def _place_of(told: Told, runtime: str) -> str | None:
     """The place in which the runtime keeps the container that it calls about, as in ContainerFacts; None if unknown."""
     if runtime in _BY_ROOT:
         root = _root_of_caller()
-        return root if root else RUNTIMES[runtime].places()[0] if root is not None else None
+        return root if root else _default_root(runtime) if root is not None else None
     if runtime in _BY_BUNDLE:
         return os.path.dirname(told.bundle) if os.path.basename(told.bundle) == told.id else None
     return told.place or None
+
+
+def _default_root(runtime: str) -> str:
+    """The root of runc or crun without --root, whatever this hook's environment names; "" for other runtimes."""
+    known = RUNTIMES[runtime]
+    return known.default_root() if isinstance(known, StateDirectoryRuntime) else ""
 
 
 def _is_same(one: str, other: str) -> bool:

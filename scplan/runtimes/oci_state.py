@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from typing import Any
 
@@ -18,7 +19,13 @@ class StateDirectoryRuntime(Runtime):
     start_key: str
 
     def places(self) -> list[str]:
-        return [f"{user_directory() or '/run'}/{self.name}"]
+        """The root that SCPLAN_RUNC_ROOT or SCPLAN_CRUN_ROOT names, as `--root` does; else the default one."""
+        chosen = os.environ.get(f"SCPLAN_{self.name.upper()}_ROOT")
+        return [os.path.abspath(chosen) if chosen else self.default_root()]
+
+    def default_root(self) -> str:
+        """Where it keeps its containers without `--root`, as for podman."""
+        return f"{user_directory() or '/run'}/{self.name}"
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         root = self.places()[0]

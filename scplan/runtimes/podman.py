@@ -93,7 +93,7 @@ class Podman(Runtime):
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         """By the files of what runs it: its own socket is there only where its service is, which costs memory."""
-        states = [file for runtime in _OCI_RUNTIMES for file in runtime.signs(name, container_id).files]
+        states = [file for one in _OCI_RUNTIMES for file in one.signs(name, container_id, one.default_root()).files]
         storage = f"{_run_directory()}/overlay-containers"
         return Signs(files=(*states, f"{storage}/{container_id}/userdata/pidfile"))
 
@@ -236,7 +236,7 @@ def _facts(one: ContainerName) -> ContainerFacts:
     if uid is not None:
         return _facts_of_user(one, storage, uid)
     for runtime in _OCI_RUNTIMES:
-        found = runtime.read(runtime.places()[0], one.id)
+        found = runtime.read(runtime.default_root(), one.id)
         if found is not None:
             found = found._replace(name=one.name, runtime=Podman.name, place=storage)
             return found._replace(image=one.image, is_temporary=one.is_temporary)

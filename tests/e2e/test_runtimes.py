@@ -317,6 +317,53 @@ def test_project_of_incus_is_part_of_who_a_container_is(room: Room, scplan: Room
         room.run("incus", "project", "delete", "pr")
 
 
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_root_of_an_oci_runtime_is_chosen_by_the_environment(
+    runtime: str, room: Room, scplan: RoomScplan, tmp_path: Path
+) -> None:
+    """Two containers of the same ID below two roots."""
+    if absent := needs.missing((runtime,)):
+        pytest.skip(f"this machine has no {', '.join(absent)}")
+    name, other = room.session.name(), f"/run/other-{runtime}"
+    run = f'{runtime} --root "$1" run --detach --bundle "$2" --pid-file "$2/pid" "$3" >"$2/log" 2>&1 </dev/null'
+    hooks = json.loads(scplan("hook", "spec", "--runtime", runtime).ok().stdout)["hooks"]
+    roots = {f"/run/{runtime}": tmp_path / "first", other: tmp_path / "second"}
+    there = {f"SCPLAN_{runtime.upper()}_ROOT": other}
+    pids: dict[str, int] = {}
+
+    def start(root: str) -> None:
+        room.sh(f'{run} || {{ cat "$2/log"; exit 1; }}', root, str(roots[root]), name)
+        pids[root] = int((roots[root] / "pid").read_text())
+
+    def has_it(root: str) -> bool:
+        return "/srv/there" in room.run("cat", f"/proc/{pids[root]}/mountinfo").stdout
+
+    try:
+        for root, bundle in roots.items():
+            oci.make_bundle(bundle, f"{name}-{bundle.name}", hooks=hooks)
+            start(root)
+        asked = {"version": 1, "containers": {name: {"runtime": runtime, "mounts": ["/usr:/srv/there:ro"]}}}
+        found = scplan("plan", "--json", config=asked, environment=there).ok().json["containers"][name]
+        assert (found["pid"], found["place"]) == (pids[other], other)
+        scplan("apply", "--auto-approve", environment=there).ok()
+        assert (has_it(f"/run/{runtime}"), has_it(other)) == (False, True)
+        for command in (("plan",), ("apply", "--auto-approve"), ("destroy", name, "--auto-approve")):
+            refused(scplan(*command), "in another place", other)
+        for environment in (there, {}):
+            assert scplan("drift", "--json", environment=environment).json["drifted"] == []
+        for root in roots:
+            room.run(runtime, "--root", root, "delete", "--force", name)
+            start(root)
+        assert (has_it(f"/run/{runtime}"), has_it(other)) == (False, True)
+        scplan("apply", "--auto-approve", environment={"SCPLAN_STATE_DIR": str(tmp_path / "state")}).ok()
+        assert has_it(f"/run/{runtime}")
+        scplan("destroy", name, "--auto-approve", environment=there).ok()
+        assert (has_it(f"/run/{runtime}"), has_it(other)) == (True, False)
+    finally:
+        for root in roots:
+            room.run(runtime, "--root", root, "delete", "--force", name, check=False)
+
+
 @pytest.mark.parametrize("path", ["/var/lib/elsewhere", "/var/lib/" + "long/" * 20 + "path"], ids=["short", "hashed"])
 def test_container_of_lxc_below_another_path_is_found_while_it_runs(path: str, room: Room, scplan: RoomScplan) -> None:
     engine_of("lxc", room)

@@ -379,7 +379,7 @@ def test_podman_storage_and_states_of_its_runtimes(
     (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{storage}"\n')
     monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
     for runtime in (Runc, Crun):
-        monkeypatch.setattr(runtime, "places", lambda self: [f"{tmp_path}/run/{self.name}"])
+        monkeypatch.setattr(runtime, "default_root", lambda self: f"{tmp_path}/run/{self.name}")
     listed = json.loads((storage / "overlay-containers/containers.json").read_text())
     ids = {row["names"][0]: str(row["id"]) for row in listed}
     now: dict[str, int] = {}
@@ -495,7 +495,7 @@ def test_damaged_state_is_a_warning_where_another_runtime_has_the_container(
     pid = live(ISULAD["web"][1])
     graph.write_state("web", graph.state("web") | {"Pid": pid, "StartTime": start_of(pid)})
     for runtime in (Runc, Crun):
-        monkeypatch.setattr(runtime, "places", lambda self: [f"{tmp_path}/run/{self.name}"])
+        monkeypatch.setattr(runtime, "default_root", lambda self: f"{tmp_path}/run/{self.name}")
     (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{tmp_path}/storage"\n')
     monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
     listed = tmp_path / "storage/overlay-containers/containers.json"
