@@ -103,6 +103,11 @@ class Podman(Runtime):
                 return f"{one.place}/{one.id}/userdata"
         return None
 
+    def labels(self, facts: ContainerFacts) -> tuple[str, ...] | None:
+        from scplan.runtimes.podman_database import labels_in
+
+        return labels_in(facts.place or _storage(), facts.id)
+
     def provided(self, facts: ContainerFacts) -> Provided:
         """By its bundle, its CNI results, and the bridges of its networks: netavark keeps no file of a container."""
         own = acts_for_user()
@@ -163,15 +168,20 @@ def _hook_files(directory: str) -> list[str]:
 
 def _storage() -> str:
     """Where this user's podman keeps its containers."""
-    default, configuration = "/var/lib/containers/storage", "/etc/containers/storage.conf"
+    default = "/var/lib/containers/storage"
     if acts_for_user():
         default = (os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")) + "/containers/storage"
-        configuration = (
-            os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-        ) + "/containers/storage.conf"
     chosen = os.environ.get("CONTAINERS_STORAGE_CONF")
-    found = toml_value(chosen or configuration, "storage", "graphroot")
+    found = toml_value(_storage_configuration(), "storage", "graphroot")
     return found or (chosen and _storage_of_owner(chosen)) or default
+
+
+def _storage_configuration() -> str:
+    """The storage.conf that this user's podman reads."""
+    directory = "/etc"
+    if acts_for_user():
+        directory = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.environ.get("CONTAINERS_STORAGE_CONF") or f"{directory}/containers/storage.conf"
 
 
 def _storage_of_owner(configuration: str) -> str | None:
@@ -247,6 +257,10 @@ def _facts(one: ContainerName) -> ContainerFacts:
 
 
 def _run_directory() -> str:
+    """Where podman keeps what lasts until the next boot. containers-storage.conf(5), runroot."""
+    chosen = toml_value(_storage_configuration(), "storage", "runroot")
+    if chosen:
+        return chosen
     own = user_directory()
     return f"{own}/containers" if own else "/run/containers/storage"
 

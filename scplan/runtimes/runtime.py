@@ -138,6 +138,10 @@ class Runtime(ABC):
         """
         return None
 
+    def labels(self, facts: ContainerFacts) -> tuple[str, ...] | None:
+        """The container's labels, as KEY=VALUE; None where they can't be read."""
+        return facts.labels
+
     def bundle(self, facts: ContainerFacts) -> str | None:
         """The directory with the container's OCI config.json; None where there is none."""
         return None

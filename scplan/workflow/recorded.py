@@ -60,7 +60,10 @@ def why_not_followed(record: Record, facts: ContainerFacts) -> str:
         return f"it is made of {facts.image or 'an image without a name'}, the recorded one of {wanted.image}"
     if not facts.image and not wanted.label:
         return "the name of its image is not known"
-    if wanted.label and wanted.label not in (facts.labels or ()):
+    labels = RUNTIMES[facts.runtime].labels(facts) if wanted.label else ()
+    if labels is None:
+        return "its labels are not known"
+    if wanted.label and wanted.label not in labels:
         return f"it has no label {wanted.label}"
     return ""
 

@@ -412,7 +412,7 @@ def _refuse_unchecked(facts: ContainerFacts, config: ContainerConfig) -> None:
     naming = config.naming
     if naming.by != "name" or type(RUNTIMES[facts.runtime]).in_bundle is Runtime.in_bundle:
         return  # in other runtimes the name is the ID
-    if naming.label and facts.labels is None:
+    if naming.label and RUNTIMES[facts.runtime].labels(facts) is None:
         raise ScplanError(
             f"container {facts.name}: scplan can't read the labels that {facts.runtime} keeps",
             hint="write image: instead of label:",

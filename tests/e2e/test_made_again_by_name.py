@@ -124,6 +124,20 @@ def test_image_of_the_file_is_a_glob(engine: Any, scplan: RoomScplan, name: str)
     assert has_nic(engine, name)
 
 
+def test_label_of_the_file_is_needed(engine: Any, scplan: RoomScplan, name: str) -> None:
+    run(engine, name, "--label=app=web", "--label=tier=x")
+    scplan("apply", "--auto-approve", config=asked(engine, name, identity="name", label="app=web")).ok()
+    make_again(engine, name, "--label=app=web", image=OTHER_IMAGE)
+    assert has_nic(engine, name)
+    assert planned(scplan("plan", "--json").ok()) == {}
+    make_again(engine, name, "--label=app=other")
+    assert not has_nic(engine, name)
+    assert "it has no label app=web" in said_at_start(engine, scplan, name)
+    refused(scplan("plan"), "it has no label app=web")
+    make_again(engine, name, "--label=app=web")
+    assert has_nic(engine, name)
+
+
 def test_container_that_is_removed_as_it_ends_is_followed_unless_the_file_says_id(
     engine: Any, scplan: RoomScplan, name: str
 ) -> None:

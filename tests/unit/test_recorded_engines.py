@@ -399,6 +399,26 @@ def test_podman_storage_and_states_of_its_runtimes(
 
 
 @needs_cgroups
+def test_run_directory_of_podman_is_the_configured_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    """Where another OCI runtime runs the container, whose PID file is all that is left."""
+    container_id = "c5" * 32
+    listed = tmp_path / "graph/overlay-containers/containers.json"
+    listed.parent.mkdir(parents=True)
+    listed.write_text(json.dumps([{"id": container_id, "names": ["web"]}]))
+    text = f'[storage]\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
+    (tmp_path / "storage.conf").write_text(text)
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "storage.conf"))
+    pid_file = tmp_path / f"run/overlay-containers/{container_id}/userdata/pidfile"
+    pid_file.parent.mkdir(parents=True)
+    pid = live(f"libpod-{container_id}")
+    pid_file.write_text(str(pid))
+    is_as(Podman().find("web", None, None), "web", container_id, Status.RUNNING, pid)
+    assert str(pid_file) in Podman().signs("web", container_id).files
+
+
+@needs_cgroups
 def test_containerd_tasks_and_states(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
 ) -> None:
