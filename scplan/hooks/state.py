@@ -28,6 +28,7 @@ STAGES = {
 """What each of the runtimes' words means."""
 OF_LXC = ("start-host", "post-stop")
 """The words of LXC, which tells its hooks about the container in their environment."""
+_MONITOR = "[lxc monitor] "
 OF_UDEV = "udev"
 """What the rules of linux/udev.py call: no runtime, and about a container by its name."""
 _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running": "poststart", "stopped": "poststop"}
@@ -115,7 +116,7 @@ def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None)
     if not 0 < len(name) <= _MAX_ID or "/" in name:
         raise _not_of_lxc("there is no usable LXC_NAME")
     if runtime == "incus":
-        container_id, place = _of_incus(name)
+        container_id, place = _of_incus(name, environment.get("LXC_ROOTFS_PATH", ""))
     else:
         container_id = _lxc_id(name, environment.get("LXC_CONFIG_FILE", ""))
         place = container_id.rpartition("/")[0]
@@ -126,13 +127,18 @@ def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None)
     return Told(container_id, stage, int(pid), place=place)
 
 
-def _of_incus(name: str) -> tuple[str, str]:
-    """(name of the instance, its place without the socket): LXC_NAME is PROJECT_NAME outside of the project default.
+def _of_incus(name: str, root: str) -> tuple[str, str]:
+    """(name of the instance, its place): LXC_NAME is PROJECT_NAME outside of the project default.
 
-    Names of instances are names of hosts, without an underscore; those of projects may have them.
+    Names of instances are names of hosts, without an underscore; those of projects may have them. The daemon's socket
+    is above its storage pools, one of which has the instance's root; it is left out of the place where it is not there.
     """
     project, _, instance = name.rpartition("_")
-    return instance, f"?project={project or 'default'}"
+    directory, is_in_pool, _ = root.removeprefix("dir:").partition("/storage-pools/")
+    socket = f"{directory}/unix.socket" if is_in_pool else ""
+    if not os.path.isabs(socket) or not os.path.exists(socket):
+        socket = ""
+    return instance, f"{socket}?project={project or 'default'}"
 
 
 def _lxc_id(name: str, configuration: str) -> str:
@@ -142,7 +148,29 @@ def _lxc_id(name: str, configuration: str) -> str:
         return directory
     from scplan.runtimes.lxc import default_path
 
-    return f"{default_path()}/{name}"
+    return f"{_path_of_monitor(os.getppid(), name) or default_path()}/{name}"
+
+
+def _path_of_monitor(pid: int, name: str) -> str:
+    """The lxcpath of the monitor of a container, by its title or by the arguments of lxc-start; "" if it has none.
+
+    "[lxc monitor] LXCPATH NAME" where it is in the background; lxc-start(1), --lxcpath.
+    """
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read(1 << 16)).split("\0")
+    except OSError:
+        return ""
+    title = words[0].strip()
+    if title.startswith(_MONITOR):
+        path, _, named = title.removeprefix(_MONITOR).rpartition(" ")
+        return path if named == name and os.path.isabs(path) else ""
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-P", "--lxcpath"):
+            return os.path.abspath(value)
+        if word.startswith(("-P", "--lxcpath=")):
+            return os.path.abspath(word.removeprefix("--lxcpath=").removeprefix("-P"))
+    return ""
 
 
 def _root(state: dict[str, Any]) -> str:

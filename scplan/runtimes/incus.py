@@ -35,7 +35,8 @@ _LIMITS = {
     "limits.processes": ("pids.max",),
 }
 _PROJECT_IS = "?project="
-_DIRECTORIES = ("/var/lib/incus", "/run/incus", "/var/lib/lxd", "/var/snap/lxd/common/lxd")
+_OF_ONE_DAEMON = ("/var/lib/incus", "/run/incus")
+_DIRECTORIES = (*_OF_ONE_DAEMON, "/var/lib/lxd", "/var/snap/lxd/common/lxd")
 
 
 class Incus(Runtime):
@@ -180,7 +181,10 @@ def project_of(place: str) -> Project:
 def is_same_project(one: str, other: str) -> bool:
     """True if two places are the same project; a socket that is not known is taken for that of the other."""
     first, second = project_of(one), project_of(other)
-    return first.name == second.name and is_same_place(first.socket, second.socket)
+    return first.name == second.name and (
+        is_same_place(first.socket, second.socket)
+        or {os.path.dirname(first.socket), os.path.dirname(second.socket)} == set(_OF_ONE_DAEMON)
+    )
 
 
 def _chosen_project() -> str:

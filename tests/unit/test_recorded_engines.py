@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 
 from scplan.errors import RecordDamaged
+from scplan.hooks.state import told_by_lxc
+from scplan.linux.host import boot_id
 from scplan.linux.process import start_of
-from scplan.model.live import ContainerFacts, Status
+from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.runtimes import containerd, isulad, lxc, lxc_monitor, nspawn
 from scplan.runtimes.containerd import Containerd
 from scplan.runtimes.crun import Crun
@@ -32,6 +34,8 @@ from scplan.runtimes.nspawn import Nspawn
 from scplan.runtimes.podman import Podman
 from scplan.runtimes.runc import Runc
 from scplan.runtimes.runtime import Runtime, locate
+from scplan.state import Record
+from scplan.workflow.recorded import is_about, locate_recorded, why_not_followed
 from tests.containers import cgroups
 from tests.containers.session import Session
 
@@ -399,6 +403,39 @@ def test_podman_storage_and_states_of_its_runtimes(
 
 
 @needs_cgroups
+def test_containers_of_one_name_in_two_storages_of_podman_are_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    """Also where the records follow the name."""
+    found = {}
+    for place, container_id in (("one", "1a" * 32), ("two", "2b" * 32)):
+        listed = tmp_path / place / "graph/overlay-containers/containers.json"
+        listed.parent.mkdir(parents=True)
+        note = json.dumps({"image-name": "localhost/bb:1"})
+        listed.write_text(json.dumps([{"id": container_id, "names": ["web"], "metadata": note}]))
+        text = f'[storage]\ngraphroot = "{tmp_path}/{place}/graph"\nrunroot = "{tmp_path}/run"\n'
+        (tmp_path / place / "storage.conf").write_text(text)
+        pid_file = tmp_path / f"run/overlay-containers/{container_id}/userdata/pidfile"
+        pid_file.parent.mkdir(parents=True)
+        pid_file.write_text(str(live(f"libpod-{container_id}")))
+        monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / place / "storage.conf"))
+        (found[place],) = Podman().find("web", None, None)
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(tmp_path / "one/storage.conf"))
+    by_name = Naming(by="name")
+    for place, other in (("one", "two"), ("two", "one")):
+        facts, wrong = found[place], found[other]
+        assert facts.place == f"{tmp_path}/{place}/graph"
+        record = Record.of(facts._replace(naming=by_name), boot_id(), {})
+        assert locate_recorded(record)[:6] == facts[:6]
+        assert not is_about(record.id, record.place, wrong)
+        assert "it is in" in why_not_followed(record, wrong)
+        bundle = f"{wrong.place}/overlay-containers/{wrong.id}/userdata"
+        made = Podman().in_bundle(bundle, wrong.id)
+        assert made is not None
+        assert "it is in" in why_not_followed(record, made)
+
+
+@needs_cgroups
 def test_run_directory_of_podman_is_the_configured_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
 ) -> None:
@@ -446,6 +483,32 @@ def test_lxc_configurations_and_answers_of_monitors(
         is_as(Lxc().find("web", None, None), "web", f"{tmp_path}/lxc/web", Status.RUNNING, pid)
         is_as(Lxc().find("gone", None, None), "gone", f"{tmp_path}/lxc/gone", Status.STOPPED, 0)
     assert {one.name for one in Lxc().all() if one.place == f"{tmp_path}/lxc"} == {"web", "held", "gone"}
+
+
+@needs_cgroups
+def test_containers_of_one_name_below_two_lxcpaths_are_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: Callable[[str], int]
+) -> None:
+    recorded = recorded_of("lxc")
+    one, other = f"{tmp_path}/lxc", f"{tmp_path}/other"
+    for path in (one, other):
+        shutil.copytree(recorded / "var/lib/lxc", path)
+    monkeypatch.setattr(lxc, "default_path", lambda: one)
+    here, there = live("lxc.payload.web"), live("lxc.payload.web-1")
+    with (
+        monitor(f"{one}/web", recorded / "web.monitor", here),
+        monitor(f"{other}/web", recorded / "web.monitor", there),
+    ):
+        (mine,) = Lxc().find("web", None, None)
+        (theirs,) = Lxc().find_recorded("web", f"{other}/web", other)
+        assert [(facts.pid, facts.place) for facts in (mine, theirs)] == [(here, one), (there, other)]
+        for facts, wrong in ((mine, theirs), (theirs, mine)):
+            record = Record.of(facts, boot_id(), {})
+            assert locate_recorded(record)[:6] == facts[:6]
+            assert is_about(record.id, record.place, facts)
+            assert not is_about(record.id, record.place, wrong)
+            environment = {"LXC_NAME": "web", "LXC_PID": str(wrong.pid), "LXC_CONFIG_FILE": f"{wrong.id}/config"}
+            assert told_by_lxc(environment, "start-host", "lxc").id != record.id
 
 
 @contextmanager

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +36,7 @@ from scplan.runtimes import RUNTIMES, lxc_monitor
 from scplan.runtimes.configured_hooks import is_in_bundle, is_in_lxc_configuration
 from scplan.runtimes.containerd import Containerd
 from scplan.runtimes.docker import Docker
-from scplan.runtimes.incus import Incus
+from scplan.runtimes.incus import Incus, is_same_project
 from scplan.runtimes.isulad import Isulad
 from scplan.runtimes.nspawn import started_machine
 from scplan.runtimes.podman import Podman
@@ -616,6 +619,52 @@ def test_hook_compares_the_place(runtime: str, place: str, told: Told, is_it: bo
     assert told.id == "web"
     assert (why_another(told, record, "") == "") == is_it
     assert is_elsewhere(told, record) == (not is_it)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_hook_distinguishes_daemons_of_incus_by_where_the_root_is(is_here: bool, tmp_path: Path) -> None:
+    """Two daemons with an instance of the same name in the same project."""
+    for directory in ("one", "two"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "unix.socket").touch()
+    record = Record("web", "incus", "web", {}, place=f"{tmp_path}/one/unix.socket?project=default")
+    root = f"{tmp_path}/{'one' if is_here else 'two'}/storage-pools/default/containers/web/rootfs"
+    told = told_by_incus({"LXC_NAME": "web", "LXC_PID": "1", "LXC_ROOTFS_PATH": root})
+    assert (why_another(told, record, "") == "") == is_here
+    assert is_elsewhere(told, record) == (not is_here)
+
+
+def test_sockets_of_one_daemon_of_incus_are_one_place() -> None:
+    one, other = (f"/{directory}/unix.socket?project=a" for directory in ("var/lib/incus", "run/incus"))
+    assert is_same_project(one, other)
+    assert not is_same_project(one, other.replace("=a", "=b"))
+    assert not is_same_project(one, "/srv/incus/unix.socket?project=a")
+
+
+TOLD = """
+import json, os, sys
+from scplan.hooks.state import told_by_lxc
+print(json.dumps(told_by_lxc(os.environ, "start-host", None)[::5]))
+"""
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        ("[lxc monitor] /srv/other web",),
+        ("lxc-start", "-P", "/srv/other", "-n", "web"),
+        ("lxc-start", "--lxcpath=/srv/other", "web"),
+    ],
+)
+def test_configuration_named_by_hand_is_of_the_path_of_its_monitor(title: tuple[str, ...]) -> None:
+    """`lxc-start -P /srv/other -f FILE`: a container of the default path may have the name, too."""
+    environment = {"LXC_NAME": "web", "LXC_PID": "1", "LXC_CONFIG_FILE": "/etc/special.conf"}
+    call = f"{shlex.quote(sys.executable)} -c {shlex.quote(TOLD)}; true"
+    words = [title[0], "-c", call, *title[1:]]
+    ended = subprocess.run(
+        words, executable="/bin/sh", env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    assert json.loads(ended.stdout) == ["/srv/other/web", "/srv/other"]
 
 
 class Fixed(Runtime):
