@@ -129,9 +129,12 @@ class Executor:
         """A container, open until the stack ends, in the network namespace where NICs of the operation's stay."""
         name = operation.address.container
         for address, resource in self.owned().items():
-            pid = self.kinds[address.kind].process_beside(self.host, resource) if address.container == name else 0
+            kind = self.kinds[address.kind]
+            pid = kind.process_beside(self.host, resource) if address.container == name else 0
             if pid:
-                return stack.enter_context(Container(name, pid, 0, self.host))
+                container = stack.enter_context(Container(name, pid, 0, self.host))
+                # It may have ended before it was opened, and its PID be another process's.
+                return container if kind.stays(self.host, resource, pid) else None
         return None
 
     def release(self) -> None:
