@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from scplan.linux.process import common_end
@@ -20,6 +21,10 @@ class Runc(StateDirectoryRuntime):
         """Of directories such as /sys/fs/cgroup/pids/web, by controller, what is the same in all of them."""
         paths = state.get("cgroup_paths")
         known = [path for path in paths.values() if isinstance(path, str)] if isinstance(paths, dict) else []
+        config = state.get("config")
+        is_rootless = isinstance(config, dict) and config.get("rootless_cgroups") is True
+        if is_rootless and not any(map(os.path.isdir, known)):
+            return ""  # runc names them, and goes on where it may not make them: libcontainer/cgroups/fs, Apply()
         return common_end(known) if len(known) > 1 else ""
 
     def bundle_in(self, state: dict[str, Any]) -> str | None:

@@ -56,15 +56,24 @@ def with_foresight(
 def with_start_foreseen(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Plan:
     """The plan of a start without the changes that limits of the runtime stand against: a warning about each.
 
-    Nobody could see them in the plan before: the runtime's limits may have been changed since.
+    Nobody could see them in the plan before: the runtime's limits may have been changed since. A user's engine can call
+    the hook with less authority than the apply had (`podman unshare --rootless-netns`): raises PlanError for what is
+    beyond it.
     """
     kinds = [kind for kind in KINDS.values() if kind.foresees_starts]
-    if not any(change.address.kind == kind.name for change in made.changes for kind in kinds):
+    has_authority = host.is_in_initial_user_namespace
+    if has_authority and not any(change.address.kind == kind.name for change in made.changes for kind in kinds):
         return made
     found = [one for one in _found(made, owned, host, kinds) if one.refused is not None]
     left_out = [one for one in found if one.refused is not None and one.refused.taken]
     made = _without(made, left_out, lambda _: None)
-    return _without_optional(made, [one for one in found if one not in left_out], lambda _: None)
+    made = _without_optional(made, [one for one in found if one not in left_out], lambda _: None)
+    beyond = [one for one in found if one not in left_out and _is_required(made, one)]
+    if beyond and not has_authority:
+        raise PlanError.of(
+            [unsuitable(None, one.address, one.refused, Severity.ERROR) for one in beyond if one.refused is not None]
+        )
+    return made
 
 
 def _without_optional(made: Plan, found: Iterable[Foreseen], source_of: SourceOf) -> Plan:

@@ -48,10 +48,11 @@ def run_with_gates(
     *,
     uid: int | None = None,
     unshared_with: int | None = None,
+    namespaces: Sequence[str] = ("user", "mnt", "net"),
 ) -> Ran:
     """Runs a command, with a `uid` as that user; what it printed, and its exit code as a shell would see it.
 
-    With `unshared_with` it is the root of the user, mount and network namespaces of that process.
+    With `unshared_with` it is the root of the user namespace of that process, and in these `namespaces` of it.
     """
     held_read, held_write = os.pipe2(os.O_CLOEXEC)
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
@@ -60,7 +61,7 @@ def run_with_gates(
     if pid == 0:
         os.close(held_read)
         os.close(go_write)
-        _run(scplan, arguments, gates, held_write, go_read, lambda: _become(uid, unshared_with))
+        _run(scplan, arguments, gates, held_write, go_read, lambda: _become(uid, unshared_with, namespaces))
     os.close(held_write)
     os.close(go_read)
     try:
@@ -134,13 +135,14 @@ def _run(
     os._exit(code)
 
 
-def _become(uid: int | None, unshared_with: int | None) -> None:
+def _become(uid: int | None, unshared_with: int | None, namespaces: Sequence[str]) -> None:
     """Another user, who may not be able to read the checkout: all that could be needed is imported before."""
     if unshared_with is not None:
         import_all()
         os.setgroups([])
         with ExitStack() as stack:
-            names = {"user": CLONE_NEWUSER, "mnt": CLONE_NEWNS, "net": CLONE_NEWNET}
+            flags = {"user": CLONE_NEWUSER, "mnt": CLONE_NEWNS, "net": CLONE_NEWNET}
+            names = {name: flags[name] for name in namespaces}
             opened = {name: stack.enter_context(open(f"/proc/{unshared_with}/ns/{name}", "rb")) for name in names}
             directory = os.getcwd()
             for name, flag in names.items():

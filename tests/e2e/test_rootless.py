@@ -43,8 +43,10 @@ class User:
         self.pause = pause
         self.container = container
 
-    def run(self, scplan: Scplan, *arguments: str, config: object = None, unshared: bool = True) -> Ran:
-        """A command as the root of the user's namespaces, or else as the user."""
+    def run(
+        self, scplan: Scplan, *arguments: str, config: object = None, unshared: bool = True, netns: bool = True
+    ) -> Ran:
+        """A command as the root of the user's namespaces, or else as the user; `netns` False: in the host's network."""
         path = self.directory / "scplan.yaml"
         if config is not None:
             path.write_text(json.dumps(config))
@@ -54,7 +56,8 @@ class User:
         scplan.directory = self.directory
         words = ["--state-dir", str(self.directory / "state"), *arguments]
         if unshared:
-            return run_with_gates(scplan, words, unshared_with=self.pause)
+            namespaces = ("user", "mnt", "net") if netns else ("user", "mnt")
+            return run_with_gates(scplan, words, unshared_with=self.pause, namespaces=namespaces)
         return run_with_gates(scplan, words, uid=_UID)
 
 
@@ -149,6 +152,25 @@ def test_user_is_refused_before_anything_is_made(user: User, scplan: Scplan, sec
 def test_device_nodes_are_refused_in_user_namespaces(user: User, scplan: Scplan) -> None:
     asked = of(user.container, devices=["/dev/zero:/dev/other"])
     refused(user.run(scplan, "apply", "--auto-approve", config=asked), "in a user namespace", "mounts: [/dev/zero:")
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_nic_that_needs_another_network_is_refused_or_left_out_where_it_is_reattached(
+    required: bool, user: User, scplan: Scplan
+) -> None:
+    """A user's engine calls hooks in the host's network, over which the user has no authority."""
+    asked = _all_of(user)
+    del asked["containers"][user.container.name]["routes"]
+    asked["containers"][user.container.name]["nics"][0]["required"] = required
+    user.run(scplan, "apply", "--auto-approve", config=asked).ok()
+    user.container.ip("link", "delete", "eth1")
+    ran = user.run(scplan, "watch", "--once", "--heal", netns=False)
+    assert "another user namespace than scplan's owns the network that scplan runs in" in ran.stderr
+    assert "RTM_NEWLINK" not in ran.stderr
+    assert ran.code == required
+    assert {link["ifname"] for link in user.container.ip("link")} == {"lo"}
+    user.run(scplan, "watch", "--once", "--heal").ok()
+    assert {link["ifname"] for link in user.container.ip("link")} == {"lo", "eth1"}
 
 
 def test_root_of_the_host_changes_everything(user: User, scplan: Scplan) -> None:

@@ -597,3 +597,13 @@ def test_damaged_state_is_a_warning_where_another_runtime_has_the_container(
     assert locate("one", "crun", runtimes).runtime == "crun"
     shutil.rmtree(tmp_path / "run/runc/one")
     assert locate("one", "auto", {"runc": Runc(), "crun": Crun()}).runtime == "crun"
+
+
+def test_cgroup_that_runc_could_not_make_for_a_user_is_not_the_containers(tmp_path: Path) -> None:
+    """It names directories of hierarchies in which a user may make none, and runs the container without."""
+    paths = {"name=systemd": f"{tmp_path}/systemd/one", "": f"{tmp_path}/unified/one"}
+    state = {"cgroup_paths": paths, "config": {"rootless_cgroups": True}}
+    assert Runc().cgroup_in(state) == ""
+    assert Runc().cgroup_in({**state, "config": {"rootless_cgroups": False}}) == "one"
+    (tmp_path / "systemd/one").mkdir(parents=True)
+    assert Runc().cgroup_in(state) == "one"
