@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, inet_pton
 
+from scplan.ip_text import ip_text
 from scplan.model.resource import ValueType
 
 UINT32_MAX = 2**32 - 1
@@ -148,18 +149,6 @@ def _packed(text: str) -> tuple[bytes, int]:
         raise ValueError(f"not an IP address: {text!r}") from None
 
 
-def _printed(packed: bytes) -> str:
-    if len(packed) == 4:
-        return inet_ntop(AF_INET, packed)
-    text = inet_ntop(AF_INET6, packed)
-    if "." not in text:
-        return text
-    # The C library prints mapped addresses in its own form; records hold the one of `ipaddress`.
-    import ipaddress
-
-    return str(ipaddress.IPv6Address(packed))
-
-
 def _with_prefix(text: str) -> tuple[bytes, int]:
     """(address, prefix length) of `10.0.0.7/24`; without a prefix length it is one host."""
     host, slash, length = text.partition("/")
@@ -197,7 +186,7 @@ def _parse_interface_address(text: str) -> str:
         raise ValueError(f"not an IP address with prefix length: {text!r}; write it as 10.0.0.7/24") from None
     if _is_multicast(packed) or not any(packed) or packed == _BROADCAST:
         raise ValueError(f"{text} can't be the address of a NIC")
-    return f"{_printed(packed)}/{length}"
+    return f"{ip_text(packed)}/{length}"
 
 
 def _check_interface_address(text: str) -> None:
@@ -212,7 +201,7 @@ def _parse_ip(text: str) -> str:
     packed, _ = _packed(text)
     if _is_multicast(packed) or not any(packed) or packed == _BROADCAST:
         raise ValueError(f"{text} can't be used here")
-    return _printed(packed)
+    return ip_text(packed)
 
 
 def _parse_destination(text: str) -> str:
@@ -228,8 +217,8 @@ def _parse_destination(text: str) -> str:
         raise ValueError(f"{text} is a multicast network")
     network = _network(packed, length)
     if network != packed:
-        raise ValueError(f"{text} has host bits set; the network is {_printed(network)}/{length}")
-    return f"{_printed(packed)}/{length}"
+        raise ValueError(f"{text} has host bits set; the network is {ip_text(network)}/{length}")
+    return f"{ip_text(packed)}/{length}"
 
 
 def _check_ip(text: str) -> None:

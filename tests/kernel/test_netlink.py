@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from scplan.errors import KernelError
+from scplan.ip_text import ip_text
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child, socket_in
@@ -74,9 +75,9 @@ def populate(container: Container) -> None:
     inside(container, "sh", "-ec", script)
 
 
-def as_python_prints(address: str | None) -> str:
+def as_records_hold(address: str | None) -> str:
     """Configurations and records hold addresses in this form, which differs from the C library's for mapped ones."""
-    return str(ipaddress.ip_address(address)) if address else ""
+    return ip_text(ipaddress.ip_address(address).packed) if address else ""
 
 
 def test_links_are_as_pyroute2_sees_them(container: Container, rtnl: Rtnl, witness: Any) -> None:
@@ -106,7 +107,7 @@ def test_addresses_are_as_pyroute2_sees_them(container: Container, rtnl: Rtnl, w
     seen = {
         (
             one["index"],
-            f"{as_python_prints(one.get('IFA_LOCAL') or one.get('IFA_ADDRESS'))}/{one['prefixlen']}",
+            f"{as_records_hold(one.get('IFA_LOCAL') or one.get('IFA_ADDRESS'))}/{one['prefixlen']}",
             one["scope"],
         )
         for one in witness.get_addr()
@@ -121,7 +122,7 @@ def test_routes_are_as_pyroute2_sees_them(container: Container, rtnl: Rtnl, witn
     populate(container)
 
     def key(one: Any) -> tuple[Any, ...]:
-        dst = as_python_prints(one.get("RTA_DST"))
+        dst = as_records_hold(one.get("RTA_DST"))
         table = one.get("RTA_TABLE") or one["table"]
         whole = f"{dst}/{one['dst_len']}" if dst or one["dst_len"] else "default"
         return (one["family"], whole, one.get("RTA_GATEWAY") or "", one.get("RTA_OIF") or 0, table, one["type"])

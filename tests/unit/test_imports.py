@@ -19,6 +19,7 @@ STAGES = {"observe", "apply", "rollback"}
 TABLE: dict[str, set[str]] = {
     "named_tuple": set(),
     "digest": set(),
+    "ip_text": set(),
     "strict_json": set(),
     "errors": set(),
     "model": {"errors"},
@@ -65,7 +66,7 @@ BEYOND_THE_TABLE: dict[str, set[str]] = {
     "cli": {"model"},  # the types of what workflow returns and render takes
 }
 # in place of what would take too long to import, or believe too much
-EVERYWHERE = {"named_tuple", "digest", "strict_json"}
+EVERYWHERE = {"named_tuple", "digest", "strict_json", "ip_text"}
 MAY_IMPORT = {
     area: TABLE.get(area, set()) | SPLIT_OFF.get(area, set()) | BEYOND_THE_TABLE.get(area, set())
     for area in TABLE.keys() | SPLIT_OFF.keys()

@@ -326,6 +326,21 @@ addresses = st.one_of(
 )
 
 
+def in_records(text: str) -> str:
+    """Since Python 3.13 the last 32 bits of a mapped address are printed in dots, which records never held."""
+    head, colon, dotted = text.partition("::ffff:")
+    if "." not in dotted or not colon:
+        return text
+    host, slash, length = dotted.partition("/")
+    number = int(ipaddress.IPv4Address(host))
+    return f"{head}::ffff:{number >> 16:x}:{number & 0xFFFF:x}{slash}{length}"
+
+
+def is_multicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """As the kernel sees it: since Python 3.13 a mapped address is what it is mapped to."""
+    return address in ipaddress.ip_network("224.0.0.0/4" if address.version == 4 else "ff00::/8")
+
+
 @given(addresses)
 def test_addresses_are_read_as_ipaddress_reads_them(text: str) -> None:
     try:
@@ -333,8 +348,8 @@ def test_addresses_are_read_as_ipaddress_reads_them(text: str) -> None:
     except ValueError:
         assert refused(IP, text)
         return
-    unusable = expected.is_multicast or expected.is_unspecified or text == "255.255.255.255" or "%" in text
-    assert refused(IP, text) if unusable else IP.parse(text) == str(expected)
+    unusable = is_multicast(expected) or int(expected) == 0 or text == "255.255.255.255" or "%" in text
+    assert refused(IP, text) if unusable else IP.parse(text) == in_records(str(expected))
 
 
 @given(addresses, st.integers(-1, 130))
@@ -345,8 +360,8 @@ def test_networks_are_read_as_ipaddress_reads_them(text: str, length: int) -> No
     except ValueError:
         assert refused(DESTINATION, written)
         return
-    unusable = expected.is_multicast or "%" in text
-    assert refused(DESTINATION, written) if unusable else DESTINATION.parse(written) == str(expected)
+    unusable = is_multicast(expected.network_address) or "%" in text
+    assert refused(DESTINATION, written) if unusable else DESTINATION.parse(written) == in_records(str(expected))
 
 
 @given(addresses, st.integers(-1, 130))
@@ -357,8 +372,10 @@ def test_interface_addresses_are_read_as_ipaddress_reads_them(text: str, length:
     except ValueError:
         assert refused(INTERFACE_ADDRESS, written)
         return
-    unusable = expected.ip.is_multicast or expected.ip.is_unspecified or text == "255.255.255.255" or "%" in text
-    assert refused(INTERFACE_ADDRESS, written) if unusable else INTERFACE_ADDRESS.parse(written) == str(expected)
+    if is_multicast(expected.ip) or int(expected.ip) == 0 or text == "255.255.255.255" or "%" in text:
+        assert refused(INTERFACE_ADDRESS, written)
+    else:
+        assert INTERFACE_ADDRESS.parse(written) == in_records(str(expected))
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Container, Iterable
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, inet_pton
 
+from scplan.ip_text import ip_text
 from scplan.linux.netlink.layouts import ATTRIBUTE, Layouts, Malformed, places
 from scplan.linux.netlink.records import IFF_UP, RTNH_F_ONLINK, Addr, Link, NextHop, Route
 
@@ -140,13 +141,7 @@ def _string(payload: bytes | None) -> str:
 def _ip(family: int, payload: bytes) -> str:
     if len(payload) != _LENGTHS[family]:
         raise Malformed(f"an address of {len(payload)} bytes")
-    printed = inet_ntop(family, payload)
-    if family == AF_INET6 and "." in printed:
-        # The C library prints mapped addresses in its own form; records hold the one of `ipaddress`.
-        import ipaddress
-
-        return str(ipaddress.IPv6Address(payload))
-    return printed
+    return ip_text(payload)
 
 
 def _mac(payload: bytes | None) -> str:
