@@ -153,10 +153,13 @@ def is_frozen(pid: int) -> bool:
     by_controllers = {controllers: path for _, controllers, path in lines}
     if _FREEZER in by_controllers:
         return _first_word(f"{_CGROUPS}/{_FREEZER}{by_controllers[_FREEZER]}/freezer.state") in (b"FROZEN", b"FREEZING")
-    if "" not in by_controllers:
-        return False
+    return "" in by_controllers and is_frozen_cgroup(f"{_CGROUPS}{by_controllers['']}")
+
+
+def is_frozen_cgroup(directory: str) -> bool:
+    """True if a cgroup of v2 is frozen, by its own cgroup.freeze or by that of one above."""
     try:
-        with open(f"{_CGROUPS}{by_controllers['']}/cgroup.events", "rb", buffering=0) as events:
+        with open(f"{directory}/cgroup.events", "rb", buffering=0) as events:
             return b"frozen 1\n" in events.read(_STAT_BYTES)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False

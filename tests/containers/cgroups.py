@@ -29,6 +29,11 @@ def is_v2() -> bool:
     return (ROOT / "cgroup.controllers").exists()
 
 
+def v2_mount() -> Path | None:
+    """Where version 2 is mounted, on hybrid hosts too; None where it is not."""
+    return next((path for path in (ROOT, ROOT / "unified") if (path / "cgroup.subtree_control").exists()), None)
+
+
 def hierarchies() -> list[Path]:
     """The hierarchies that containers get a cgroup in."""
     if is_v2():

@@ -64,6 +64,7 @@ _PROBES: dict[str, Callable[[], bool]] = {
     "fuse": lambda: os.geteuid() == 0 and _can_open("/dev/fuse"),
     "cgroup1": lambda: not cgroups.is_v2() and bool(cgroups.hierarchies()),
     "cgroup2": cgroups.is_v2,
+    "cgroup2-mount": lambda: os.geteuid() == 0 and cgroups.v2_mount() is not None,
     "x86_64": lambda: platform.machine() == "x86_64",
     "bfq": lambda: Path("/sys/fs/cgroup/blkio/blkio.bfq.weight").exists() or Path("/sys/block/loop0/bfq").exists(),
     **{kind: _has_link_kind(kind) for kind in ("veth", "bridge", "ifb", "macvlan", "vxlan", "dummy")},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import socket
 import struct
@@ -773,3 +774,38 @@ def test_hook_is_found_in_a_configuration_of_lxc() -> None:
     assert not is_in_lxc_configuration(
         "# lxc.hook.start-host = /usr/bin/scplan hook\nlxc.hook.post-stop = scplan hook\n"
     )
+
+
+# clusters of Incus
+
+
+def instance_on(location: str) -> bytes:
+    about = {"name": "web", "type": "container", "status": "Stopped", "location": location}
+    return http({"metadata": about})
+
+
+def test_instance_on_another_member_of_the_cluster_is_out_of_reach(incus_socket: str) -> None:
+    server = http({"metadata": {"environment": {"server_name": "one"}}})
+    with (
+        daemon(incus_socket, instance_on("two"), server),
+        pytest.raises(EngineUnreachable, match="instance web is on cluster member two, and this is one") as raised,
+    ):
+        Incus().find("web", None, None)
+    assert "run scplan on two" in raised.value.diagnostics[0].hint
+    os.unlink(incus_socket)
+    with daemon(incus_socket, instance_on("one"), server):
+        assert [one.name for one in Incus().find("web", None, None)] == ["web"]
+    os.unlink(incus_socket)
+    with daemon(incus_socket, instance_on("none")):
+        assert [one.name for one in Incus().find("web", None, None)] == ["web"]
+
+
+def test_incus_without_its_socket_is_out_of_reach(incus_socket: str) -> None:
+    for ask_it in (
+        lambda: Incus().find("web", None, None),
+        lambda: Incus().find_recorded("web", "web", f"{incus_socket}?project=default"),
+        lambda: Incus().check_reachable(f"{incus_socket}?project=default"),
+    ):
+        with pytest.raises(EngineUnreachable, match=re.escape(f"incus can't be reached at {incus_socket}")) as raised:
+            ask_it()
+        assert raised.value.errno == errno.ENOENT
