@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from scplan.errors import KernelError
-from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
 from scplan.named_tuple import NamedTuple
@@ -97,10 +97,10 @@ def _has_directory_of(pid: int, name: str) -> bool:
     numbers = f"{os.major(device)}:{os.minor(device)}"
     try:
         mounts = read_file(f"/proc/{pid}/mountinfo")
-    except KernelError:
-        if start_of(pid):
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
             raise
-        return False  # EINVAL: it has just ended
+        return False  # it is ending, and has left its namespaces: mounts_open_common() in the kernel
     for line in os.fsdecode(mounts or b"").splitlines():
         fields = line.split(" ")
         if fields[2] == numbers and directory.endswith(fields[3]) and fields[3].endswith(f"/{name}"):
