@@ -107,9 +107,15 @@ def find_again(record: Record) -> ContainerFacts:
     except ContainerReplaced:
         raise
     except ContainerNotFound:
-        if record.id != record.name and not record.follows_name:
+        if not (record.follows_name or _is_made_out_by_name(record)):
             raise
         return gone(record)
+
+
+def _is_made_out_by_name(record: Record) -> bool:
+    """True if another container of the record's name and place is the same container to its runtime."""
+    known = RUNTIMES.get(record.runtime)
+    return known is not None and not (known.has_own_ids or known.needs_pid)
 
 
 def located_again(facts: ContainerFacts) -> ContainerFacts:

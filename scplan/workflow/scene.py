@@ -227,8 +227,19 @@ class Scene:
                 self.about_start(name)
 
     def located_again(self) -> Scene:
-        """The same with the containers as they are by now; their records are read anew. Asks engines."""
-        return self._with({name: located_again(facts) for name, facts in self.containers.items()})
+        """The same with the containers as they are by now; their records are read anew. Asks engines.
+
+        Raises ContainerNotFound for containers that ended meanwhile whose engine can't be reached.
+        """
+        containers, silent = {}, Silent()
+        for name, facts in self.containers.items():
+            try:
+                containers[name] = located_again(facts)
+            except EngineUnreachable as error:
+                silent.leave_out(error, name)
+        if unknown := silent.diagnostics():
+            raise ContainerNotFound.of(unknown)
+        return self._with(containers)
 
     def _with(
         self, containers: Mapping[str, ContainerFacts], diagnostics: tuple[Diagnostic, ...] | None = None

@@ -53,6 +53,15 @@ class Engine(ABC):
     def remove(self, name: str) -> None:
         """Stops and removes it."""
 
+    def kill(self, name: str) -> None:
+        """Kills its first process, and waits until the engine has noticed."""
+        self.room.run("kill", "-9", str(self.pid(name)))
+        self.await_end(name)
+
+    @abstractmethod
+    def await_end(self, name: str) -> None:
+        """Waits until the engine knows that it has ended."""
+
     @abstractmethod
     def pid(self, name: str) -> int:
         """Its first process, as the engine itself says."""
@@ -79,16 +88,47 @@ class Engine(ABC):
         return path
 
 
+class WithDaemon(Engine):
+    """Its containers run on while its daemon is down."""
+
+    socket: ClassVar[str]
+
+    @abstractmethod
+    def start_daemon(self) -> None:
+        """Starts it, and waits until it answers."""
+
+    @abstractmethod
+    def kill_daemon(self) -> None:
+        """Kills it, and waits for its end."""
+
+
 class _CommandLine(Engine):
     """Docker's command line, which podman has too."""
 
+    before: ClassVar[tuple[str, ...]] = ()
+    """Options of the command line, before its command."""
     options: ClassVar[tuple[str, ...]] = ()
     at_once: ClassVar[tuple[str, ...]] = ()
 
     def run(self, name: str) -> None:
-        self.room.run(
-            self.name, "run", "--detach", "--network=none", *self.options, f"--name={name}", _IMAGE, *oci.SLEEP_FOREVER
-        )
+        self.create(name)
+        self.start(name)
+
+    def create(self, name: str) -> None:
+        made_of = ("--network=none", *self.options, f"--name={name}", _IMAGE, *oci.SLEEP_FOREVER)
+        self.room.run(self.name, *self.before, "create", *made_of)
+
+    def pause(self, name: str) -> None:
+        self.room.run(self.name, "pause", name)
+
+    def unpause(self, name: str) -> None:
+        self.room.run(self.name, "unpause", name)
+
+    def rename(self, name: str, new: str) -> None:
+        self.room.run(self.name, "rename", name, new)
+
+    def await_end(self, name: str) -> None:
+        assert until(lambda: self.pid(name) == 0, 20), f"{name} has not ended"
 
     def stop(self, name: str) -> None:
         self.room.run(self.name, "stop", "--time=0", name)
@@ -112,14 +152,12 @@ class _CommandLine(Engine):
 class Podman(_CommandLine):
     name = "podman"
     needs = ("podman", "runc")
+    before = ("--runtime=runc",)
     at_once = ("--time=0",)
     options = ("--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768")
 
     def up(self) -> None:
         self.room.run("podman", "import", str(self.tarball), _IMAGE)
-
-    def run(self, name: str) -> None:
-        self.run_by("runc", name)
 
     def run_by(self, runtime: str, name: str) -> None:
         """A container that another OCI runtime than the usual one runs."""
@@ -127,18 +165,38 @@ class Podman(_CommandLine):
         self.room.run("podman", f"--runtime={runtime}", *command)
 
 
-class Docker(_CommandLine):
+class Docker(_CommandLine, WithDaemon):
     """On a containerd that others use as well, as distributions ship it."""
 
     name = "docker"
     needs = ("dockerd", "docker", "containerd", "runc")
+    socket = "/run/docker.sock"
+    daemon_options: ClassVar[tuple[str, ...]] = ()
 
     def up(self) -> None:
-        start_containerd(self.room)
-        isolated = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none")
-        self.room.start("dockerd", "--containerd=/run/containerd/containerd.sock", *isolated, log="dockerd.log")
-        self.room.until_works("docker", "version", log="dockerd.log")
+        self.start_daemon()
         self.room.run("docker", "import", str(self.tarball), _IMAGE)
+
+    def start_daemon(self) -> None:
+        start_containerd(self.room)
+        self.room.sh("rm -f /run/docker.pid /run/docker.sock")
+        isolated = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none", "--live-restore")
+        self.room.start(
+            "dockerd",
+            "--containerd=/run/containerd/containerd.sock",
+            *isolated,
+            *self.daemon_options,
+            log="dockerd.log",
+        )
+        self.room.until_works("docker", "version", log="dockerd.log")
+
+    def kill_daemon(self) -> None:
+        _kill(self.room, self.room.sh("cat /run/docker.pid").strip())
+
+
+def _kill(room: Room, pid: str) -> None:
+    """Kills a process of the room, and waits for its end."""
+    room.sh('kill -9 "$1"; while kill -0 "$1" 2>/dev/null; do sleep 0.05; done', pid)
 
 
 def start_containerd(room: Room) -> None:
@@ -147,9 +205,10 @@ def start_containerd(room: Room) -> None:
     room.until_works("ctr", "version", log="containerd.log")
 
 
-class Containerd(Engine):
+class Containerd(WithDaemon):
     name = "containerd"
     needs = ("containerd", "ctr", "runc")
+    socket = "/run/containerd/containerd.sock"
 
     def up(self) -> None:
         start_containerd(self.room)
@@ -163,8 +222,25 @@ class Containerd(Engine):
             "ctr", "--namespace", namespace, "run", "--detach", "--rootfs", str(root), name, *oci.SLEEP_FOREVER
         )
 
+    def start_daemon(self) -> None:
+        self.room.start("containerd", log="containerd.log")
+        self.room.until_works("ctr", "version", log="containerd.log")
+
+    def kill_daemon(self) -> None:
+        _kill(self.room, self.room.run("pgrep", "-o", "-x", "containerd").stdout.strip())
+
+    def pause(self, name: str) -> None:
+        self.room.run("ctr", "task", "pause", name)
+
+    def unpause(self, name: str) -> None:
+        self.room.run("ctr", "task", "resume", name)
+
     def stop(self, name: str) -> None:
         self.room.run("ctr", "task", "kill", "--signal=KILL", name)
+        self.await_end(name)
+
+    def await_end(self, name: str) -> None:
+        """containerd hears of the end of a process a moment later."""
         self._until("STOPPED", name)
 
     def start(self, name: str) -> None:
@@ -195,9 +271,22 @@ class Lxc(Engine):
         self.room.sh('mkdir -p "$1"', self.path)
 
     def run(self, name: str) -> None:
+        self.create(name)
+        self.start(name)
+
+    def create(self, name: str) -> None:
         template = ("-t", "busybox", "-f", "/dev/null", "--", "--busybox-path", "/bin/busybox")
         self.room.run("lxc-create", "-P", self.path, "-n", name, *template)
-        self.start(name)
+
+    def pause(self, name: str) -> None:
+        self.room.run("lxc-freeze", "-P", self.path, "-n", name)
+
+    def unpause(self, name: str) -> None:
+        self.room.run("lxc-unfreeze", "-P", self.path, "-n", name)
+
+    def rename(self, name: str, new: str) -> None:
+        """LXC renames no container that runs."""
+        self.room.run("lxc-copy", "-P", self.path, "-n", name, "--rename", "-N", new)
 
     def stop(self, name: str) -> None:
         self.room.run("lxc-stop", "-P", self.path, "-n", name, "-k")
@@ -210,6 +299,9 @@ class Lxc(Engine):
         """lxc-start can be through before the container has its first process."""
         assert until(lambda: self.pid(name) > 0, 20), f"{name} has no process"
 
+    def await_end(self, name: str) -> None:
+        self.room.run("lxc-wait", "-P", self.path, "-n", name, "-s", "STOPPED", "-t", "20")
+
     def remove(self, name: str) -> None:
         self.room.run("lxc-destroy", "-P", self.path, "-f", "-n", name)
 
@@ -220,17 +312,24 @@ class Lxc(Engine):
         return f"{self.path}/{name}"
 
 
-class Incus(Engine):
+class Incus(WithDaemon):
     """Its containers have a user namespace."""
 
     name = "incus"
     needs = ("incus", "incusd")
     userns = True
+    socket = "/var/lib/incus/unix.socket"
+
+    def start_daemon(self) -> None:
+        self.room.start(str(INCUSD), "--group", "root", log="incusd.log")
+        self.room.until_works("incus", "admin", "waitready", "--timeout=20", log="incusd.log")
+
+    def kill_daemon(self) -> None:
+        _kill(self.room, self.room.run("pgrep", "-o", "-x", "incusd").stdout.strip())
 
     def up(self) -> None:
         self.room.sh("mkdir -p /var/lib/incus /var/log/incus /var/cache/incus")
-        self.room.start(str(INCUSD), "--group", "root", log="incusd.log")
-        self.room.until_works("incus", "admin", "waitready", "--timeout=20", log="incusd.log")
+        self.start_daemon()
         self.room.run("incus", "storage", "create", "default", "dir")
         self.room.run("incus", "profile", "device", "add", "default", "root", "disk", "path=/", "pool=default")
         self.room.run("incus", "image", "import", str(self._image()), "--alias", "bb")
@@ -246,13 +345,31 @@ class Incus(Engine):
         return path
 
     def run(self, name: str) -> None:
-        self.room.run("incus", "launch", "--quiet", "bb", name)
+        self.create(name)
+        self.start(name)
+
+    def create(self, name: str) -> None:
+        self.room.run("incus", "init", "--quiet", "bb", name)
+
+    def pause(self, name: str) -> None:
+        self.room.run("incus", "pause", name)
+
+    def unpause(self, name: str) -> None:
+        self.room.run("incus", "resume", name)
+
+    def rename(self, name: str, new: str) -> None:
+        """Incus renames no container that runs."""
+        self.room.run("incus", "rename", name, new)
 
     def stop(self, name: str) -> None:
         self.room.run("incus", "stop", "--force", name)
 
     def start(self, name: str) -> None:
         self.room.run("incus", "start", name)
+
+    def await_end(self, name: str) -> None:
+        listed = ("incus", "list", "--columns=s", "--format=csv", f"^{name}$")
+        assert until(lambda: "STOPPED" in self.room.run(*listed).stdout, 20), f"{name} has not ended"
 
     def remove(self, name: str) -> None:
         self.room.run("incus", "delete", "--force", name)
@@ -268,14 +385,22 @@ class Nspawn(Engine):
     name = "nspawn"
     needs = ("systemd-nspawn",)
     images = "/var/lib/machines"
+    options: ClassVar[tuple[str, ...]] = ()
 
     def up(self) -> None:
         self.room.sh('mkdir -p "$1"', self.images)
 
     def run(self, name: str) -> None:
+        self.create(name)
+        self.start(name)
+
+    def create(self, name: str) -> None:
         root = self.root(self.directory / name)
         self.room.sh('cp -a "$1" "$2/"', str(root), self.images)
-        self.start(name)
+
+    def rename(self, name: str, new: str) -> None:
+        """`machinectl rename` of an image."""
+        self.room.sh('mv "$1/$2" "$1/$3"', self.images, name, new)
 
     def start(self, name: str, *, in_own_cgroup: bool = True) -> None:
         join = """
@@ -286,17 +411,19 @@ class Nspawn(Engine):
         done
         """
         spawn = 'shift; exec systemd-nspawn "$@"'
-        options = ("--quiet", "--register=no", "--keep-unit", "-D", f"{self.images}/{name}", "-M", name)
+        place = ("-D", f"{self.images}/{name}", "-M", name)
+        options = ("--quiet", "--register=no", "--keep-unit", *self.options, *place)
         command = (*options, "--private-network", "--console=pipe", *oci.SLEEP_FOREVER)
         script = join + spawn if in_own_cgroup else spawn
         self.room.start("sh", "-c", script, "sh", name, *command, log=f"{name}.log")
         assert until(lambda: self._child(name) > 0, 20), (self.room.directory / f"{name}.log").read_text()
 
     def stop(self, name: str) -> None:
-        child = self._child(name)
-        assert child, f"{name} does not run"
-        self.room.run("kill", "-KILL", str(child))
-        assert until(lambda: not self._supervisor(name), 20)
+        assert self.pid(name), f"{name} does not run"
+        self.kill(name)
+
+    def await_end(self, name: str) -> None:
+        assert until(lambda: not self._supervisor(name), 20), f"{name} has not ended"
 
     def remove(self, name: str) -> None:
         if self._supervisor(name):
@@ -378,6 +505,10 @@ class Isulad(Engine):
         self.room.run("runc", "--root", self._ROOT, "delete", "--force", self._ids[name])
         (self.bundle(name) / "pid").unlink()
         self.write_state(name, "exited")
+
+    def await_end(self, name: str) -> None:
+        """Its daemon deletes what has ended, as `isula stop` does."""
+        self.stop(name)
 
     def pause(self, name: str) -> None:
         self.room.run("runc", "--root", self._ROOT, "pause", self._ids[name])

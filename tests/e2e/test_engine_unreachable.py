@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,43 +12,29 @@ from typing import Any
 
 import pytest
 
-from scplan.errors import EngineUnreachable
+from scplan.errors import ContainerNotFound, EngineUnreachable
 from scplan.linux.process import start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes.docker import Docker as DockerRuntime
+from scplan.workflow.scene import Records, Scene
 from tests.containers.container import Container
-from tests.containers.engines import Docker
+from tests.containers.engines import Docker, WithDaemon
 from tests.containers.room import Room, until
-from tests.containers.session import Session
-from tests.e2e.test_runtimes import RoomScplan, container, engine_of
+from tests.e2e.rooms import RoomScplan, container, engine_of, limit_of
 
 pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "dockerd", "podman")
 
 
-@pytest.fixture(scope="module")
-def room(session: Session) -> Iterator[Room]:
-    with Room(session) as made:
-        yield made
-
-
-@pytest.fixture
-def scplan(tmp_path: Path, tmp_state_dir: Path, room: Room) -> RoomScplan:
-    made = RoomScplan(tmp_path, tmp_state_dir)
-    made.room = room
-    return made
-
-
 @contextmanager
-def down(docker: Docker, *, socket_stays: bool) -> Iterator[None]:
-    """Its containers run on, as with live-restore; with or without a socket at which nobody listens."""
-    docker.room.sh("kill -9 $(cat /run/docker.pid); while test -e /proc/$(cat /run/docker.pid); do sleep 0.05; done")
+def down(engine: WithDaemon, *, socket_stays: bool) -> Iterator[None]:
+    """Its containers run on, with docker as with live-restore; with or without a socket at which nobody listens."""
+    engine.kill_daemon()
     if not socket_stays:
-        docker.room.sh("rm /run/docker.sock")
+        engine.room.run("rm", engine.socket)
     try:
         yield
     finally:
-        docker.room.sh("rm -f /run/docker.pid /run/docker.sock")
-        docker.up()
+        engine.start_daemon()
 
 
 def limited(limit: int, *containers: tuple[str, str]) -> dict[str, Any]:
@@ -57,45 +44,40 @@ def limited(limit: int, *containers: tuple[str, str]) -> dict[str, Any]:
     }
 
 
-def limit_of(room: Room, pid: int) -> str:
-    group = "/sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$1/cgroup)/pids.max"
-    return room.sh(f'cat "{group}"', str(pid)).strip()
-
-
-@pytest.mark.parametrize("socket_stays", [True, False])
+@pytest.mark.parametrize(("name", "socket_stays"), [("docker", True), ("docker", False), ("incus", True)])
 def test_containers_of_an_engine_that_is_down_are_known_by_their_processes(
-    socket_stays: bool, room: Room, scplan: RoomScplan
+    name: str, socket_stays: bool, room: Room, scplan: RoomScplan
 ) -> None:
-    docker, podman = engine_of("docker", room), engine_of("podman", room)
-    assert isinstance(docker, Docker)
-    with container(docker) as web, container(podman) as db:
-        both = limited(90, (web, "docker"), (db, "podman"))
+    engine, podman = engine_of(name, room), engine_of("podman", room)
+    assert isinstance(engine, WithDaemon)
+    with container(engine) as web, container(podman) as db:
+        both = limited(90, (web, name), (db, "podman"))
         scplan("apply", "--auto-approve", config=both).ok()
-        pid = docker.pid(web)
+        pid = engine.pid(web)
         group = "/sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$1/cgroup)/pids.max"
         for one in (pid, podman.pid(db)):
             room.sh(f'echo 70 >"{group}"', str(one))
-        with down(docker, socket_stays=socket_stays):
+        with down(engine, socket_stays=socket_stays):
             metrics = scplan.directory / "scplan.prom"
             for options in ((), ("--metrics", str(metrics))):
                 ran = scplan("drift", *options).ok(1)
                 assert ran.stdout.count("90 → 70") == 2
-                assert ran.stderr.count("docker can't be reached at /run/docker.sock") == 1
+                assert ran.stderr.count(f"{name} can't be reached at {engine.socket}") == 1
             assert "scplan_check_problems 1\n" in metrics.read_text()
             for command in (("show",), ("state", "list")):
                 ran = scplan(*command).ok(1)
                 assert f"{web}/cgroup/pids.max" in ran.stdout or web in ran.stdout
-                assert "docker can't be reached" in ran.stderr
+                assert f"{name} can't be reached" in ran.stderr
             ran = scplan("watch", "--once").ok(1)
             assert ran.stderr.count("90 → 70") == 2
             ran = scplan("apply", "--auto-approve").ok()
-            assert "docker can't be reached" in ran.stderr
+            assert f"{name} can't be reached" in ran.stderr
             assert f"known by the processes that their records name: {web}" in ran.stderr
             assert limit_of(room, pid) == limit_of(room, podman.pid(db)) == "90"
             scplan("destroy", web, "--auto-approve").ok()
             assert limit_of(room, pid) != "90"
             # Nothing is known of it now; the other one is changed all the same.
-            ran = scplan("apply", "--auto-approve", config=limited(91, (web, "docker"), (db, "podman"))).ok(1)
+            ran = scplan("apply", "--auto-approve", config=limited(91, (web, name), (db, "podman"))).ok(1)
             assert f"left out, since it is not known whether they run: {web}" in ran.stderr
             assert limit_of(room, podman.pid(db)) == "91"
 
@@ -108,7 +90,7 @@ def test_records_of_a_container_that_nobody_can_ask_about_are_kept(room: Room, s
         pid = docker.pid(web)
         with down(docker, socket_stays=True):
             room.run("kill", "-9", str(pid))
-            assert until(lambda: not room.sh("cat /proc/$1/cmdline", str(pid), check=False), 10)
+            assert until(lambda: not room.sh("grep -v ') Z ' /proc/$1/stat", str(pid), check=False), 10)
             ran = scplan("destroy", web, "--auto-approve").ok(1)
             assert re.search(rf"left out, since .*: {web}\n.*`scplan state rm NAME`", ran.stderr)
             for command in (("drift",), ("drift", "--file", "scplan.yaml")):
@@ -161,3 +143,15 @@ def test_process_of_another_pid_namespace_is_refused(process_container: Containe
     facts = ContainerFacts("web", "docker", "4f" * 32, Status.RUNNING, pid, start_of(pid), place="/run/no.sock")
     with pytest.raises(EngineUnreachable, match=r"the PID that docker at /run/no\.sock names is not its PID here"):
         DockerRuntime().refuse_foreign(facts)
+
+
+def test_container_that_ends_while_its_engine_is_down_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An apply had known it by its process."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        facts = ContainerFacts("web", "docker", "4f" * 32, Status.RUNNING, process.pid, start_of(process.pid))
+        process.kill()
+    scene = Scene({"web": facts}, {}, lambda _: Records({}))
+    with pytest.raises(ContainerNotFound, match="docker can't be reached") as raised:
+        scene.located_again()
+    assert "it is not known whether they run: web" in str(raised.value)

@@ -84,11 +84,14 @@ def as_another(other: Container, web: Container) -> bytes:
     return json.dumps(state(other, id=web.name)).encode()
 
 
-def test_another_container_of_the_same_id_gets_nothing(scplan: Scplan, make_container: MakeContainer) -> None:
-    web, other = make_container("runc"), make_container("runc")
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_another_container_of_the_same_id_gets_nothing(
+    runtime: str, scplan: Scplan, make_container: MakeContainer
+) -> None:
+    web, other = make_container(runtime), make_container(runtime)
     scplan("apply", "--auto-approve", config=of(web, cgroup={"pids.max": 100})).ok()
     with nothing_changed(web, other):
-        ended = call(scplan, "createRuntime", as_another(other, web), "--runtime", "runc")
+        ended = call(scplan, "createRuntime", as_another(other, web), "--runtime", runtime)
     assert ended.returncode == 0, ended.stderr
     assert f"not the {web.name} of scplan's records" in ended.stderr
     plan_is_empty(scplan)

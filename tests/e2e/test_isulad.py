@@ -14,8 +14,8 @@ import pytest
 from tests.containers.engines import Isulad
 from tests.containers.room import Room, until
 from tests.containers.session import Session
+from tests.e2e.rooms import RoomScplan
 from tests.e2e.scene import planned, refused
-from tests.e2e.test_runtimes import RoomScplan
 from tests.e2e.watching import watching
 
 pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "veth")
@@ -76,9 +76,7 @@ def room(session: Session) -> Iterator[Room]:
 
 def scplan_in(engine: Isulad, directory: Path) -> RoomScplan:
     """With the usual state directory, which is the room's own."""
-    made = RoomScplan(directory, Path("/var/lib/scplan"))
-    made.room = engine.room
-    return made
+    return RoomScplan(directory, engine.room)
 
 
 @contextmanager

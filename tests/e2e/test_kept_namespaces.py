@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.containers import needs
 from tests.containers.oci import SLEEP_FOREVER
 from tests.containers.room import Room
 from tests.containers.session import Session
+from tests.e2e.hooked import HookedPodman, hooked
+from tests.e2e.rooms import RoomScplan
 from tests.e2e.scene import planned, refused
-from tests.e2e.test_lifecycle_engines import HookedPodman
-from tests.e2e.test_runtimes import RoomScplan
 
 pytestmark = pytest.mark.needs("root", "busybox", "runc")
 IMAGE = "localhost/bb:1"
 
 
 @pytest.fixture(scope="module")
-def podman(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HookedPodman]:
-    if absent := needs.missing(HookedPodman.needs):
-        pytest.skip(f"this machine has no {', '.join(absent)}")
-    with Room(session) as room:
-        room.run("ip", "link", "add", "br0", "type", "bridge")
-        room.sh("cp -a /usr/share/containers /run/share; mount --bind /run/share /usr/share/containers")
-        made = HookedPodman(room)
-        scplan = RoomScplan(tmp_path_factory.mktemp("hook"), Path("/var/lib/scplan"))
-        scplan.room = room
-        made.hook(scplan)
-        yield made
-
-
-@pytest.fixture
-def scplan(tmp_path: Path, podman: HookedPodman) -> Iterator[RoomScplan]:
-    made = RoomScplan(tmp_path, Path("/var/lib/scplan"))
-    made.room = podman.room
-    yield made
-    podman.room.sh("rm -rf /var/lib/scplan")
+def podman(room: Room, tmp_path_factory: pytest.TempPathFactory) -> HookedPodman:
+    made = hooked("podman", room, tmp_path_factory.mktemp("hook"))
+    assert isinstance(made, HookedPodman)
+    return made
 
 
 @pytest.fixture

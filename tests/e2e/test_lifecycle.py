@@ -35,11 +35,16 @@ def hooks(scplan: Scplan, runtime: str) -> dict[str, object]:
     return found
 
 
-@pytest.fixture(params=["runc", "crun", "runc-userns"])
+@pytest.fixture(params=["runc", "crun", "runc-userns", "crun-userns"])
 def web(request: pytest.FixtureRequest, scplan: Scplan, make_container: MakeContainer) -> Container:
     """A container with the hook; it ends before its records go, so that the hook finds them."""
     runtime, _, userns = request.param.partition("-")
     return make_container(runtime, userns=bool(userns), hooks=hooks(scplan, runtime))
+
+
+@pytest.fixture(params=["runc", "crun"])
+def oci_web(request: pytest.FixtureRequest, scplan: Scplan, make_container: MakeContainer) -> Container:
+    return make_container(request.param, hooks=hooks(scplan, request.param))
 
 
 @pytest.fixture
@@ -77,9 +82,7 @@ def test_restarted_container_has_what_it_had_and_the_host_gets_its_nic_between(
     config = everything(web, loop_disk, bridge, veth_pair, host_directory)
     body = config["containers"][web.name]
     body["nics"][0]["host_name"] = "sctveth"
-    if web.runtime == "crun" and len(RUNTIMES["crun"].command()) > 1:
-        # Each of its commands has a mount namespace of its own here, and the namespace that the hook keeps for the NIC
-        # goes with that: a NIC of hardware would come home by itself, a veth ends.
+    if keeps_no_nic(web):
         del body["nics"][1], body["routes"][1]
     scplan("apply", "--auto-approve", config=config).ok()
     lent = [nic["host_name"] for nic in body["nics"][1:]]
@@ -93,6 +96,15 @@ def test_restarted_container_has_what_it_had_and_the_host_gets_its_nic_between(
         assert scplan("drift", "--detailed-exitcode").ok().stdout.startswith("No drift")
     scplan("destroy", web.name, "--auto-approve").ok()
     assert lasting(difference(before, fingerprint([web]))) == []
+
+
+def keeps_no_nic(web: Container) -> bool:
+    """True for crun where each of its commands has a mount namespace of its own.
+
+    The network namespace that the hook keeps for a NIC is mounted there, and ends with it: a NIC of hardware returns to
+    the host by itself, but a veth ends.
+    """
+    return web.runtime == "crun" and len(RUNTIMES["crun"].command()) > 1
 
 
 def lasting(changes: list[str]) -> list[str]:
@@ -138,20 +150,59 @@ def test_own_process_of_the_container_finds_it_all_there(
 
 
 def test_container_whose_init_was_killed_starts_with_it_again(
-    runc_web: Container, scplan: Scplan, bridge: str, veth_pair: Nic, host_directory: Path
+    oci_web: Container, scplan: Scplan, bridge: str, veth_pair: Nic, host_directory: Path
 ) -> None:
     config = of(
-        runc_web,
+        oci_web,
         nics=[
             {"name": "eth1", "bridge": bridge, "addresses": ["10.97.0.5/24"]},
             {"name": "lan", "type": "physical", "host_name": veth_pair.name},
         ],
         mounts=[f"{host_directory}:/srv/data"],
     )
+    if keeps_no_nic(oci_web):
+        del config["containers"][oci_web.name]["nics"][1]
     scplan("apply", "--auto-approve", config=config).ok()
-    os.kill(runc_web.pid, signal.SIGKILL)
-    restart(runc_web)
+    os.kill(oci_web.pid, signal.SIGKILL)
+    restart(oci_web)
     plan_is_empty(scplan)
+
+
+def test_container_is_planned_for_as_it_is_in_each_status(oci_web: Container, scplan: Scplan, bridge: str) -> None:
+    def small(limit: int) -> Config:
+        return of(oci_web, nics=[{"name": "eth1", "bridge": bridge}], cgroup={"pids.max": limit})
+
+    def has_it_all(limit: int, status: str = "running") -> None:
+        plan = scplan("plan", "--json").ok().json
+        assert plan["containers"][oci_web.name].items() >= {"status": status, "pid": oci_web.pid}.items()
+        assert plan["changes"] == []
+        assert oci_web.cgroup_file("pids.max").strip() == str(limit)
+
+    command = RUNTIMES[oci_web.runtime].command
+
+    def run(*arguments: str) -> None:
+        subprocess.run(command(*arguments), check=True, timeout=30, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    os.kill(oci_web.pid, signal.SIGKILL)
+    subprocess.run(["tail", "--pid", str(oci_web.pid), "-f", "/dev/null"], timeout=10, check=True)
+    plan = scplan("plan", "--json", config=small(100)).ok().json
+    assert plan["containers"][oci_web.name]["status"] == "stopped"
+    assert {change["at_next_start"] for change in plan["changes"]} == {True}
+    scplan("apply", "--auto-approve").ok()
+    oci_web.stop()
+    pid_file = Path(str(oci_web.bundle), "pid")
+    run("create", "--bundle", str(oci_web.bundle), "--pid-file", str(pid_file), oci_web.name)
+    oci_web.pid = int(pid_file.read_text())
+    # Created: its first process waits, with everything in place.
+    has_it_all(100)
+    scplan("apply", "--auto-approve", config=small(101)).ok()
+    run("start", oci_web.name)
+    has_it_all(101)
+    run("pause", oci_web.name)
+    has_it_all(101, "paused")
+    scplan("apply", "--auto-approve", config=small(102)).ok()
+    run("resume", oci_web.name)
+    has_it_all(102)
 
 
 def test_restart_loop_leaves_nothing_behind(

@@ -4,155 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.containers import needs
-from tests.containers.engines import ENGINES, Containerd, Docker, Engine, Incus, Isulad, Lxc, Podman
+from tests.containers.engines import Engine
 from tests.containers.host_parts import LoopDisk
-from tests.containers.oci import SLEEP_FOREVER
 from tests.containers.room import Room, until
-from tests.containers.session import Session
-from tests.e2e.test_runtimes import RoomScplan, config, look_inside
+from tests.e2e.hooked import HOOKED, hooked
+from tests.e2e.rooms import RoomScplan, container, limit_of
+from tests.e2e.test_runtimes import config, look_inside
 
 pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "loop")
-WRAPPER = str(Path(sys.executable).with_name("scplan-runc"))
-
-
-class HookedPodman(Podman):
-    def hook(self, scplan: RoomScplan) -> None:
-        scplan("hook", "install", "--runtime", "podman").ok()
-
-
-class HookedDocker(Docker):
-    options = ("--runtime=scplan",)
-
-    def hook(self, scplan: RoomScplan) -> None:
-        self.room.sh('mkdir -p /etc/docker; echo "{\\"debug\\": false}" >/etc/docker/daemon.json')
-        scplan("hook", "install", "--runtime", "docker").ok()
-        self.room.sh("kill -HUP $(cat /run/docker.pid)")
-        known = ("docker", "info", "--format={{json .Runtimes}}")
-        assert until(lambda: "scplan-runc" in self.room.run(*known).stdout, 10)
-
-
-class HookedContainerd(Containerd):
-    def hook(self, scplan: RoomScplan) -> None:
-        assert WRAPPER in scplan("hook", "spec", "--runtime", "containerd").ok().stdout
-
-    def run(self, name: str) -> None:
-        root = self.root(self.directory / f"default.{name}")
-        command = ("run", "--detach", "--runc-binary", WRAPPER, "--rootfs", str(root), name)
-        self.room.run("ctr", *command, *SLEEP_FOREVER)
-
-    def stop(self, name: str) -> None:
-        """Until its task is deleted, which is when the hook is called."""
-        super().stop(name)
-        self.room.run("ctr", "task", "delete", name)
-
-    def start(self, name: str) -> None:
-        self.room.run("ctr", "task", "start", "--detach", name)
-
-
-class HookedLxc(Lxc):
-    def hook(self, scplan: RoomScplan) -> None:
-        self.install: Callable[[str], object] = lambda name: scplan(
-            "hook", "install", "--runtime", "lxc", "--container", name
-        ).ok()
-
-    def start(self, name: str) -> None:
-        self.install(name)
-        self.room.run("lxc-start", "-P", self.path, "-n", name, "-d", "-l", "DEBUG", "-o", f"/run/{name}.log")
-        self.await_process(name)
-
-
-class HookedIncus(Incus):
-    def hook(self, scplan: RoomScplan) -> None:
-        lines = scplan("hook", "spec", "--runtime", "incus").ok().stdout
-        self.room.run("incus", "profile", "set", "default", f"raw.lxc={lines}lxc.log.level = 1")
-
-    def start(self, name: str) -> None:
-        def is_told() -> bool:
-            """Incus takes a while to notice that a start was aborted."""
-            nonlocal ended
-            ended = self.room.run("incus", "start", name, check=False)
-            return "already running" not in ended.stderr
-
-        ended = subprocess.CompletedProcess[str]((), 0, "", "")
-        assert until(is_told, 10)
-        if ended.returncode:
-            raise RuntimeError(ended.stderr)
-
-
-class HookedIsulad(Isulad):
-    def hook(self, scplan: RoomScplan) -> None:
-        self._hooks: dict[str, Any] = scplan("hook", "spec", "--runtime", "isulad").ok().json
-
-    def hooks(self) -> dict[str, Any]:
-        return self._hooks
-
-
-HOOKED: dict[str, type[Any]] = {
-    "podman": HookedPodman,
-    "docker": HookedDocker,
-    "containerd": HookedContainerd,
-    "isulad": HookedIsulad,
-    "lxc": HookedLxc,
-    "incus": HookedIncus,
-}
 # What a hook printed is in the engine's own error; LXC has it in its log alone, at the level of debugging.
+IMAGE = "localhost/bb:1"
 LOGS = {"lxc": "cat /run/$1.log", "incus": "cat /var/log/incus/$1/lxc.log"}
 RESTARTS = int(os.environ.get("SCPLAN_RESTARTS", "1"))
 
 
-@pytest.fixture(scope="module")
-def room(session: Session) -> Iterator[Room]:
-    with Room(session) as made:
-        made.run("ip", "link", "add", "br0", "address", "02:5c:97:00:00:01", "type", "bridge")
-        made.sh("cp -a /usr/share/containers /run/share; mount --bind /run/share /usr/share/containers")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def state_dir() -> Path:
-    """The usual one, of the room: containerd hands no other on."""
-    return Path("/var/lib/scplan")
-
-
 @pytest.fixture(scope="module", params=HOOKED)
-def engine(
-    request: pytest.FixtureRequest, room: Room, state_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    if absent := needs.missing(ENGINES[request.param].needs):
-        pytest.skip(f"this machine has no {', '.join(absent)}")
-    made = HOOKED[request.param](room)
-    scplan = RoomScplan(tmp_path_factory.mktemp("hook"), state_dir)
-    scplan.room = room
-    made.hook(scplan)
-    return made
-
-
-@pytest.fixture
-def scplan(tmp_path: Path, state_dir: Path, room: Room) -> Iterator[RoomScplan]:
-    made = RoomScplan(tmp_path, state_dir)
-    made.room = room
-    yield made
-    room.sh('rm -rf "$1"', str(state_dir))
-
-
-@contextmanager
-def container(engine: Engine) -> Iterator[str]:
-    name = engine.room.session.name()
-    engine.run(name)
-    try:
-        yield name
-    finally:
-        engine.remove(name)
+def engine(request: pytest.FixtureRequest, room: Room, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return hooked(request.param, room, tmp_path_factory.mktemp("hook"))
 
 
 @pytest.fixture
@@ -208,6 +82,133 @@ def test_start_that_can_not_be_as_it_should_is_aborted_and_the_engine_says_why(
         source.mkdir()
         engine.start(name)
         assert scplan("plan", "--json").ok().json["changes"] == []
+
+
+def small(engine: Engine, name: str, limit: int) -> dict[str, Any]:
+    """A configuration with a NIC and a limit."""
+    nics = [{"name": "eth1", "bridge": "br0", "addresses": ["10.97.0.5/24"]}]
+    body = {"runtime": engine.name, "nics": nics, "cgroup": {"pids.max": limit}}
+    return {"version": 1, "containers": {name: body}}
+
+
+def test_container_whose_init_was_killed_starts_with_it_all(
+    engine: Engine, scplan: RoomScplan, host_directory: Path, nic: str
+) -> None:
+    links = _links(engine.room)
+    with container(engine) as name:
+        asked = small(engine, name, 100)
+        asked["containers"][name]["nics"].append({"name": "lan", "type": "physical", "host_name": nic})
+        asked["containers"][name]["mounts"] = [f"{host_directory}:/srv/data"]
+        scplan("apply", "--auto-approve", config=asked).ok()
+        first = engine.pid(name)
+        engine.kill(name)
+        engine.start(name)
+        assert engine.pid(name) != first
+        assert scplan("plan", "--json").ok().json["changes"] == []
+        assert scplan("drift", "--json").ok().json["drifted"] == []
+    assert until(lambda: _links(engine.room) == links, 10)
+
+
+def test_container_is_planned_for_as_it_is_in_each_status(engine: Any, scplan: RoomScplan) -> None:
+    name = engine.room.session.name()
+    is_known_before = engine.name != "containerd"  # which shows to its clients alone what has no task yet
+    if is_known_before:
+        engine.create(name)
+    else:
+        engine.run(name)
+    try:
+        if is_known_before:
+            recorded(scplan, small(engine, name, 100), status="stopped")
+            engine.start(name)
+            has_it_all(engine, name, scplan, limit=100)
+        else:
+            scplan("apply", "--auto-approve", config=small(engine, name, 100)).ok()
+        engine.pause(name)
+        has_it_all(engine, name, scplan, limit=100, status="paused")
+        scplan("apply", "--auto-approve", config=small(engine, name, 101)).ok()
+        engine.unpause(name)
+        has_it_all(engine, name, scplan, limit=101)
+        engine.stop(name)
+        recorded(scplan, small(engine, name, 102), status="stopped")
+        engine.start(name)
+        has_it_all(engine, name, scplan, limit=102)
+    finally:
+        engine.remove(name)
+
+
+def recorded(scplan: RoomScplan, asked: dict[str, Any], *, status: str) -> None:
+    """Applies for a container that does not run."""
+    plan = scplan("plan", "--json", config=asked).ok().json
+    assert [one["status"] for one in plan["containers"].values()] == [status]
+    assert {change["at_next_start"] for change in plan["changes"]} == {True}
+    scplan("apply", "--auto-approve").ok()
+
+
+def has_it_all(engine: Engine, name: str, scplan: RoomScplan, *, limit: int, status: str = "running") -> None:
+    plan = scplan("plan", "--json").ok().json
+    assert plan["containers"][name].items() >= {"status": status, "pid": engine.pid(name)}.items()
+    assert plan["changes"] == []
+    assert scplan("drift", "--json").ok().json["drifted"] == []
+    assert limit_of(engine.room, engine.pid(name)) == str(limit)
+
+
+@pytest.mark.parametrize("engine", ["docker", "containerd", "incus"], indirect=True)
+def test_engine_that_restarts_leaves_its_containers_as_they_are(engine: Any, scplan: RoomScplan) -> None:
+    with container(engine) as name:
+        scplan("apply", "--auto-approve", config=small(engine, name, 100)).ok()
+        first = engine.pid(name)
+        engine.kill_daemon()
+        engine.start_daemon()
+        assert engine.pid(name) == first
+        has_it_all(engine, name, scplan, limit=100)
+        engine.stop(name)
+        engine.start(name)
+        assert engine.pid(name) != first
+        has_it_all(engine, name, scplan, limit=100)
+
+
+@pytest.mark.parametrize("engine", ["containerd"], indirect=True)
+def test_containers_of_containerd_are_known_by_its_files_while_it_is_down(engine: Any, scplan: RoomScplan) -> None:
+    with container(engine) as name:
+        scplan("apply", "--auto-approve", config=small(engine, name, 90)).ok()
+        pid = engine.pid(name)
+        engine.kill_daemon()
+        try:
+            ran = scplan("plan", "--json", config=small(engine, name, 91)).ok()
+            assert ran.json["containers"][name].items() >= {"status": "running", "pid": pid}.items()
+            assert ran.json["diagnostics"] == []
+            scplan("apply", "--auto-approve").ok()
+            assert limit_of(engine.room, pid) == "91"
+            assert scplan("drift", "--json").ok().json["drifted"] == []
+            scplan("destroy", name, "--auto-approve").ok()
+            assert limit_of(engine.room, pid) != "91"
+        finally:
+            engine.start_daemon()
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+def test_container_that_its_engine_restarts_again_and_again_is_planned_for_as_stopped(
+    engine: Any, scplan: RoomScplan
+) -> None:
+    """Between two starts docker calls it running, without a process."""
+    name, room = engine.room.session.name(), engine.room
+    script = "test -e /run/stay || exit 1; exec sleep 2000000000"
+    restarts = ("--network=none", "--restart=always", *engine.options, f"--name={name}", IMAGE)
+    room.run("docker", "create", *restarts, "/bin/sh", "-c", script)
+    try:
+        engine.start(name)
+        inspect = ("docker", "inspect", "--format={{.State.Status}} {{.RestartCount}}", name)
+        # The pause before a start grows twofold each time, from 0.1 s.
+        assert until(lambda: room.run(*inspect).stdout.split()[0] == "restarting", 20)
+        assert until(lambda: int(room.run(*inspect).stdout.split()[1]) >= 4, 20)
+        assert until(lambda: room.run(*inspect).stdout.split()[0] == "restarting", 20)
+        recorded(scplan, small(engine, name, 100), status="stopped")
+        room.run("docker", "cp", "/dev/null", f"{name}:/run/stay")
+        assert until(lambda: engine.pid(name) > 0, 20)
+        assert until(lambda: room.run(*inspect).stdout.split()[0] == "running", 20)
+        has_it_all(engine, name, scplan, limit=100)
+    finally:
+        engine.remove(name)
 
 
 def _links(room: Room) -> set[str]:

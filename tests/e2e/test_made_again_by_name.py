@@ -4,51 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.containers import needs
-from tests.containers.engines import ENGINES
 from tests.containers.oci import SLEEP_FOREVER
 from tests.containers.room import Room
 from tests.containers.session import Session
+from tests.e2e.hooked import hooked
+from tests.e2e.rooms import RoomScplan
 from tests.e2e.scene import planned, refused
-from tests.e2e.test_lifecycle_engines import HookedDocker, HookedPodman
-from tests.e2e.test_runtimes import RoomScplan
 
 pytestmark = pytest.mark.needs("root", "busybox", "runc")
-HOOKED: dict[str, type[Any]] = {"podman": HookedPodman, "docker": HookedDocker}
 IMAGE, OTHER_IMAGE = "localhost/bb:1", "localhost/other:1"
 
 
-@pytest.fixture(scope="module")
-def room(session: Session) -> Iterator[Room]:
-    with Room(session) as made:
-        made.run("ip", "link", "add", "br0", "type", "bridge")
-        made.sh("cp -a /usr/share/containers /run/share; mount --bind /run/share /usr/share/containers")
-        yield made
-
-
-@pytest.fixture(scope="module", params=HOOKED)
+@pytest.fixture(scope="module", params=["podman", "docker"])
 def engine(request: pytest.FixtureRequest, room: Room, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if absent := needs.missing(ENGINES[request.param].needs):
-        pytest.skip(f"this machine has no {', '.join(absent)}")
-    made = HOOKED[request.param](room)
-    scplan = RoomScplan(tmp_path_factory.mktemp("hook"), Path("/var/lib/scplan"))
-    scplan.room = room
-    made.hook(scplan)
+    made = hooked(request.param, room, tmp_path_factory.mktemp("hook"))
     room.run(made.name, "tag", IMAGE, OTHER_IMAGE)
     return made
-
-
-@pytest.fixture
-def scplan(tmp_path: Path, room: Room) -> Iterator[RoomScplan]:
-    made = RoomScplan(tmp_path, Path("/var/lib/scplan"))
-    made.room = room
-    yield made
-    room.sh("rm -rf /var/lib/scplan")
 
 
 @pytest.fixture

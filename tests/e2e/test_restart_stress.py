@@ -8,16 +8,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.containers.room import Room
-from tests.containers.session import Session
-from tests.e2e.test_lifecycle_engines import HOOKED, container
-from tests.e2e.test_runtimes import RoomScplan
+from tests.e2e.hooked import hooked
+from tests.e2e.rooms import RoomScplan, container
 
 pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "dockerd", "podman")
 STRESS = int(os.environ.get("SCPLAN_STRESS", "0"))
@@ -26,26 +23,9 @@ DELAY_S = 4.0
 """An apply that asks an engine under its locks ends after 5 s, and so late is the restart; others differ by less."""
 
 
-@pytest.fixture(scope="module")
-def room(session: Session) -> Iterator[Room]:
-    with Room(session) as made:
-        made.run("ip", "link", "add", "br0", "type", "bridge")
-        made.sh("cp -a /usr/share/containers /run/share; mount --bind /run/share /usr/share/containers")
-        yield made
-
-
-@pytest.fixture
-def scplan(tmp_path: Path, room: Room) -> Iterator[RoomScplan]:
-    made = RoomScplan(tmp_path, Path("/var/lib/scplan"))
-    made.room = room
-    yield made
-    room.sh("rm -rf /var/lib/scplan")
-
-
 @pytest.mark.parametrize("name", ["docker", "podman", "containerd", "lxc"] if STRESS else ["docker", "podman"])
 def test_applies_beside_restarts_never_fail_and_never_delay_them(name: str, room: Room, scplan: RoomScplan) -> None:
-    engine = HOOKED[name](room)
-    engine.hook(scplan)
+    engine = hooked(name, room, scplan.directory)
     with container(engine) as web:
         asked = [
             {"runtime": name, "cgroup": {"pids.max": limit}, "nics": [{"name": "eth1", "bridge": "br0"}]}

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Scplan
-from tests.containers import cgroups, naming, needs, oci, sweep
+from scplan.runtimes import RUNTIMES
+from tests.containers import cgroups, naming, oci, sweep
 from tests.containers.engines import ENGINES, Containerd, Engine, Lxc, Nspawn, Podman
 from tests.containers.fingerprint import difference
 from tests.containers.host_parts import LoopDisk
 from tests.containers.room import Room, until
-from tests.containers.session import CHECKOUT, Session
+from tests.containers.session import CHECKOUT
+from tests.e2e.rooms import RoomScplan, container, container_named, engine_of, limit_of
 from tests.e2e.scene import planned, refused
 
 pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "loop")
@@ -34,56 +35,9 @@ print(json.dumps(fingerprint([web])))
 """
 
 
-class RoomScplan(Scplan):
-    """Runs scplan inside the room, as on a host of its own."""
-
-    room: Room
-
-    def command(self, *arguments: str) -> list[str]:
-        return self.room.command(sys.executable, "-m", "scplan", *arguments, directory=self.directory)
-
-
-@pytest.fixture(scope="module")
-def room(session: Session) -> Iterator[Room]:
-    with Room(session) as made:
-        made.run("ip", "link", "add", "br0", "address", "02:5c:97:00:00:01", "type", "bridge")
-        yield made
-
-
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest, room: Room) -> Engine:
     return engine_of(request.param, room)
-
-
-_started: dict[tuple[int, str], Engine] = {}
-
-
-def engine_of(name: str, room: Room) -> Engine:
-    """The engine, started at its first use."""
-    if absent := needs.missing(ENGINES[name].needs):
-        pytest.skip(f"this machine has no {', '.join(absent)}")
-    key = (room.pid, name)
-    if key not in _started:
-        _started[key] = ENGINES[name](room)
-    return _started[key]
-
-
-@pytest.fixture
-def scplan(tmp_path: Path, tmp_state_dir: Path, room: Room) -> RoomScplan:
-    made = RoomScplan(tmp_path, tmp_state_dir)
-    made.room = room
-    return made
-
-
-@contextmanager
-def container(engine: Engine) -> Iterator[str]:
-    """The name of a running container."""
-    name = engine.room.session.name()
-    engine.run(name)
-    try:
-        yield name
-    finally:
-        engine.remove(name)
 
 
 def fingerprint(engine: Engine, name: str) -> dict[str, Any]:
@@ -177,6 +131,36 @@ def test_container_has_what_was_planned_until_it_is_destroyed(
         assert planned(scplan("plan", "--json", config=asked).ok()) == {"route/10.98.0.0/16": "create"}
         scplan("destroy", name, "--auto-approve").ok()
         assert difference(before, fingerprint(engine, name)) == []
+
+
+def test_beginning_of_a_name_is_not_another_container(engine: Engine, scplan: RoomScplan) -> None:
+    name = engine.room.session.name()
+    longer = f"{name}-canary"
+
+    def asked(runtime: str) -> dict[str, Any]:
+        return {"version": 1, "containers": {name: {"runtime": runtime, "cgroup": {"pids.max": 100}}}}
+
+    engine.run(longer)
+    try:
+        before = limit_of(engine.room, engine.pid(longer))
+        for runtime in (engine.name, "auto"):
+            refused(scplan("apply", "--auto-approve", config=asked(runtime)), f"no container '{name}'")
+            refused(scplan("import", name, "--runtime", runtime), f"no container '{name}'")
+        with container_named(engine, name):
+            scplan("apply", "--auto-approve", config=asked(engine.name)).ok()
+            assert limit_of(engine.room, engine.pid(name)) == "100"
+            assert limit_of(engine.room, engine.pid(longer)) == before
+            refused(scplan("destroy", longer, "--auto-approve"), "owns nothing")
+        # Its records are not about the other one, now that it is gone.
+        ran = scplan("plan")
+        assert f"container {name} is gone" in ran.stderr
+        assert ran.code == (1 if RUNTIMES[engine.name].has_own_ids else 0), "another one of the name is the same"
+        for command in (("apply",), ("destroy", name)):
+            scplan(*command, "--auto-approve").ok(ran.code if command == ("apply",) else 0)
+            assert limit_of(engine.room, engine.pid(longer)) == before
+        assert scplan("state", "list").ok().stdout == ""
+    finally:
+        engine.remove(longer)
 
 
 def test_restarted_container_gets_it_again_and_a_removed_one_is_gone(
@@ -301,8 +285,7 @@ def test_project_of_incus_is_part_of_who_a_container_is(room: Room, scplan: Room
             room.run("incus", "restart", "--force", name)
             room.run("incus", "restart", "--force", "--project=pr", name)
             assert planned(scplan("plan", "--json", environment=there).ok()) == {}
-            limit = "cat /sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/$1/cgroup)/pids.max"
-            assert room.sh(limit, str(incus.pid(name))).strip() != "100"
+            assert limit_of(room, incus.pid(name)) != "100"
             for command in (("plan",), ("destroy", name, "--auto-approve")):
                 refused(scplan(*command, environment=here), "in another place", "project=default", "project=pr")
             scplan("drift", "--detailed-exitcode", environment=there).ok()
@@ -449,7 +432,7 @@ _VICTIM = """
 import time
 from tests.containers.engines import Docker, Lxc, Podman
 from tests.containers.room import Room, until
-from tests.containers.session import CHECKOUT, Session
+from tests.containers.session import Session
 session = Session()
 room = Room(session)
 for kind in (Docker, Podman, Lxc):

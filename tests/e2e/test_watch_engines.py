@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.containers.engines import Engine
 from tests.containers.room import Room
 from tests.containers.session import Session
-from tests.e2e.test_runtimes import RoomScplan, engine_of
+from tests.e2e.rooms import RoomScplan, engine_of
 from tests.e2e.watching import watching
 
 pytestmark = pytest.mark.needs("root", "cgroup1", "busybox", "runc", "veth")
-
-
-@pytest.fixture(scope="module")
-def room(session: Session) -> Iterator[Room]:
-    with Room(session) as made:
-        yield made
-
-
-@pytest.fixture
-def scplan(tmp_path: Path, tmp_state_dir: Path, room: Room) -> RoomScplan:
-    made = RoomScplan(tmp_path, tmp_state_dir)
-    made.room = room
-    return made
 
 
 def owned_by(engine: Engine, name: str, scplan: RoomScplan) -> None:
