@@ -34,6 +34,8 @@ _LIMITS = {
     "limits.cpu.nodes": ("cpuset.mems",),
     "limits.processes": ("pids.max",),
 }
+# Incus, and LXD: the daemon calls an instance running as soon as its monitor is, and then finds no PID to look at.
+_NO_PROCESS = ("Invalid PID", "PID of LXC instance could not be initialized")
 _PROJECT_IS = "?project="
 _OF_ONE_DAEMON = ("/var/lib/incus", "/run/incus")
 _DIRECTORIES = (*_OF_ONE_DAEMON, "/var/lib/lxd", "/var/snap/lxd/common/lxd")
@@ -245,9 +247,17 @@ def _refuse_other_member(project: Project, name: str, location: object) -> None:
 
 
 def _pid(project: Project, name: str) -> int:
-    """The first process. The monitor tells it at once; the daemon looks at disks and interfaces first, for 40 ms."""
+    """The first process; 0 of an instance that is starting or ending, and has none.
+
+    The monitor names it at once; the daemon looks at disks and interfaces first, for 40 ms.
+    """
     pid = init_pid(f"{os.path.dirname(project.socket)}/containers/{project.own_name(name)}")
     if pid:
         return pid
-    state = project.metadata(f"instances/{name}/state")
+    try:
+        state = project.metadata(f"instances/{name}/state")
+    except EngineUnreachable as error:
+        if error.diagnostics[0].detail.startswith(_NO_PROCESS):
+            return 0
+        raise
     return field(state, "pid", int, f"{project.socket}: state of {name}") if isinstance(state, dict) else 0

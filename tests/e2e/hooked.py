@@ -39,9 +39,9 @@ class HookedContainerd(Containerd):
     def hook(self, scplan: RoomScplan) -> None:
         assert WRAPPER in scplan("hook", "spec", "--runtime", "containerd").ok().stdout
 
-    def run(self, name: str) -> None:
+    def run(self, name: str, *options: str) -> None:
         root = self.root(self.directory / f"default.{name}")
-        command = ("run", "--detach", "--runc-binary", WRAPPER, "--rootfs", str(root), name)
+        command = ("run", "--detach", "--runc-binary", WRAPPER, *options, "--rootfs", str(root), name)
         self.room.run("ctr", *command, *SLEEP_FOREVER)
 
     def await_end(self, name: str) -> None:

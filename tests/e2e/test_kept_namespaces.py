@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.containers.engines import Engine
 from tests.containers.oci import SLEEP_FOREVER
 from tests.containers.room import Room
 from tests.containers.session import Session
-from tests.e2e.hooked import HookedPodman, hooked
-from tests.e2e.rooms import RoomScplan
+from tests.e2e.hooked import HookedContainerd, HookedPodman, hooked
+from tests.e2e.rooms import RoomScplan, container
 from tests.e2e.scene import planned, refused
 
 pytestmark = pytest.mark.needs("root", "busybox", "runc")
@@ -48,12 +49,12 @@ def pod(podman: HookedPodman, session: Session) -> Iterator[tuple[str, str]]:
     podman.room.run("podman", "pod", "rm", "--force", "--time=0", made)
 
 
-def asked(name: str, **nic: Any) -> dict[str, Any]:
+def asked(name: str, runtime: str = "podman", **nic: Any) -> dict[str, Any]:
     nics = [{"name": "eth1", "bridge": "br0", "host_name": "port1", "addresses": ["10.97.0.5/24"], **nic}]
-    return {"version": 1, "containers": {name: {"runtime": "podman", "nics": nics}}}
+    return {"version": 1, "containers": {name: {"runtime": runtime, "nics": nics}}}
 
 
-def index_of_nic(podman: HookedPodman, name: str) -> int:
+def index_of_nic(podman: Engine, name: str) -> int:
     """Its index in the container's network namespace; 0 where it is not there."""
     ran = podman.room.run("nsenter", f"--net=/proc/{podman.pid(name)}/ns/net", "ip", "-json", "link")
     return next((int(link["ifindex"]) for link in json.loads(ran.stdout) if link["ifname"] == "eth1"), 0)
@@ -248,3 +249,49 @@ def test_removal_takes_the_nic_of_a_stopped_container_out_of_its_pod(
     assert scplan("state", "list").ok().stdout == ""
     podman.start(first)
     assert not index_of_nic(podman, second)
+
+
+# engines other than podman, whose containers share a network namespace as those of their pods do
+
+
+def run_beside(engine: Any, name: str, first: str) -> None:
+    """A container in the network namespace of the first."""
+    namespace = f"/proc/{engine.pid(first)}/ns/net"
+    if isinstance(engine, HookedContainerd):
+        engine.run(name, "--with-ns", f"network:{namespace}")
+        return
+    engine.create(name)
+    path = engine.bundle(name) / "config.json"
+    document = json.loads(path.read_text())
+    of_network = {"type": "network", "path": namespace}
+    others = [one for one in document["linux"]["namespaces"] if one["type"] != "network"]
+    document["linux"]["namespaces"] = [*others, of_network]
+    path.write_text(json.dumps(document))
+    engine.start(name)
+
+
+@pytest.mark.parametrize("runtime", ["containerd", "isulad"])
+def test_nic_stays_in_a_shared_namespace_when_its_container_restarts(
+    runtime: str, room: Room, scplan: RoomScplan, session: Session
+) -> None:
+    engine = hooked(runtime, room, scplan.directory)
+    with container(engine) as pause:
+        first, second = session.name(), session.name()
+        run_beside(engine, first, pause)
+        run_beside(engine, second, pause)
+        try:
+            scplan("apply", "--auto-approve", config=asked(first, runtime)).ok()
+            index = index_of_nic(engine, second)
+            assert index
+            engine.stop(first)
+            assert index_of_nic(engine, second) == index
+            engine.start(first)
+            assert index_of_nic(engine, first) == index
+            assert planned(scplan("plan", "--json").ok()) == {}
+            taken = {"version": 1, "containers": {second: {"runtime": runtime, "nics": [{"name": "eth1"}]}}}
+            refused(scplan("plan", config=taken), f"belongs to {first}/nic/eth1")
+            scplan("destroy", first, "--auto-approve").ok()
+            assert not index_of_nic(engine, second)
+        finally:
+            engine.remove(second)
+            engine.remove(first)

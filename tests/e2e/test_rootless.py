@@ -19,10 +19,11 @@ from scplan.kinds.mount.record import BindMount
 from scplan.linux.container import Container as Opened
 from scplan.linux.host import Host
 from scplan.linux.namespaces import Child
+from scplan.linux.process import user_namespace_owner
 from scplan.model.live import Status
 from scplan.runtimes.podman import Podman
 from tests.conftest import Ran, Scplan
-from tests.containers import rootfs
+from tests.containers import oci, rootfs
 from tests.containers.container import Container
 from tests.e2e.gate import run_with_gates
 from tests.e2e.scene import nothing_changed, of, refused
@@ -193,6 +194,52 @@ def test_undo_of_what_was_never_made_takes_no_privileges(user: User, tmp_path: P
             KINDS["mount"].delete(Target(opened, host, {}, list, str(tmp_path), ""), mount)
 
     Child(delete, what="delete").result()
+
+
+# containers of runtimes that the user runs
+
+
+@contextmanager
+def _run_by(runtime: str, user: User) -> Iterator[int]:
+    """The first process of the container `web`, whose state is below $XDG_RUNTIME_DIR."""
+    bundle = user.directory / "bundle"
+    oci.make_bundle(bundle, "web")
+    spec = json.loads((bundle / "config.json").read_text())
+    del spec["linux"]["cgroupsPath"], spec["linux"]["resources"]  # a user has no cgroups
+    (bundle / "config.json").write_text(json.dumps(spec))
+    for path in (bundle, *bundle.rglob("*")):
+        os.chown(path, _UID, _UID, follow_symlinks=False)
+    options = {"runc": ["--rootless=true"], "crun": ["--cgroup-manager=disabled"]}[runtime]
+    enter = ["nsenter", f"--target={user.pause}", "--user", "--mount", "--net"]
+    # crun takes a hybrid hierarchy for version 2, and works without the mount of that.
+    hide = "if mountpoint -q /sys/fs/cgroup/unified; then mount -t tmpfs none /sys/fs/cgroup/unified; fi"
+    inside = ["sh", "-c", f'cd "$1"; {hide}; shift; exec "$@"', "sh", str(bundle)]
+    command = [*enter, *inside, runtime, f"--root={user.directory}/{runtime}", *options]
+    with (user.directory / "log").open("w+") as log:
+        run = [*command, "run", "--detach", "--pid-file=pid", "web"]
+        ended = subprocess.run(run, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=30)
+        log.seek(0)
+        assert ended.returncode == 0, log.read()
+    try:
+        yield int((bundle / "pid").read_text())
+    finally:
+        subprocess.run([*command, "delete", "--force", "web"], check=True, capture_output=True, timeout=30)
+
+
+@pytest.mark.parametrize("runtime", [pytest.param(one, marks=pytest.mark.needs(one)) for one in ("runc", "crun")])
+def test_container_that_the_user_runs_is_found_and_changed(runtime: str, user: User, scplan: Scplan) -> None:
+    (body,) = _all_of(user)["containers"].values()
+    body = {key: value for key, value in body.items() if key != "pid"} | {"runtime": runtime}
+    with _run_by(runtime, user) as pid:
+        user.run(scplan, "apply", "--auto-approve", config={"version": 1, "containers": {"web": body}}).ok()
+        plan = user.run(scplan, "plan", "--json").ok().json
+        assert plan["changes"] == []
+        assert plan["containers"]["web"].items() >= {"status": "running", "pid": pid}.items()
+        assert user_namespace_owner(pid) == _UID
+        os.kill(pid, 9)
+        subprocess.run(["tail", "--pid", str(pid), "-f", "/dev/null"], timeout=10, check=True)
+        assert user.run(scplan, "plan", "--json").ok().json["containers"]["web"]["status"] == "stopped"
+        user.run(scplan, "destroy", "web", "--auto-approve").ok()
 
 
 # podman's files of another user

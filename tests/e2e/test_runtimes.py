@@ -137,17 +137,14 @@ def test_beginning_of_a_name_is_not_another_container(engine: Engine, scplan: Ro
     name = engine.room.session.name()
     longer = f"{name}-canary"
 
-    def asked(runtime: str) -> dict[str, Any]:
-        return {"version": 1, "containers": {name: {"runtime": runtime, "cgroup": {"pids.max": 100}}}}
-
     engine.run(longer)
     try:
         before = limit_of(engine.room, engine.pid(longer))
         for runtime in (engine.name, "auto"):
-            refused(scplan("apply", "--auto-approve", config=asked(runtime)), f"no container '{name}'")
+            refused(scplan("apply", "--auto-approve", config=of_limit(name, runtime)), f"no container '{name}'")
             refused(scplan("import", name, "--runtime", runtime), f"no container '{name}'")
         with container_named(engine, name):
-            scplan("apply", "--auto-approve", config=asked(engine.name)).ok()
+            scplan("apply", "--auto-approve", config=of_limit(name, engine.name)).ok()
             assert limit_of(engine.room, engine.pid(name)) == "100"
             assert limit_of(engine.room, engine.pid(longer)) == before
             refused(scplan("destroy", longer, "--auto-approve"), "owns nothing")
@@ -512,18 +509,17 @@ def configured_hook(engine: Engine, name: str) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.parametrize("name", ["docker", "podman"])
+@pytest.mark.parametrize("name", ["docker", "podman", "isulad"])
 def test_renamed_container_is_found_again_by_its_id(name: str, room: Room, scplan: RoomScplan) -> None:
     """Nothing is taken for gone: the commands say which name it has, and how the records follow."""
-    engine = engine_of(name, room)
+    engine: Any = engine_of(name, room)
     old = room.session.name()
     new = f"{old}-renamed"
-    asked = {"version": 1, "containers": {old: {"runtime": name, "cgroup": {"pids.max": 100}}}}
-    renamed = {"version": 1, "containers": {new: asked["containers"][old]}}  # type: ignore[index]
-    engine.run(old)
-    try:
+    asked = of_limit(old, name)
+    renamed = of_limit(new, name)
+    with container_named(engine, old):
         scplan("apply", "--auto-approve", config=asked).ok()
-        room.run(name, "rename", old, new)
+        engine.rename(old, new)
         mv = f"scplan state mv {old} {new}"
         ran = scplan("plan", "--json").ok()
         assert planned(ran) == {}
@@ -537,12 +533,62 @@ def test_renamed_container_is_found_again_by_its_id(name: str, room: Room, scpla
         (scplan.directory / "kept").rename(scplan.directory / "scplan.yaml")
         scplan("state", "mv", old, new).ok()
         assert planned(scplan("plan", "--json", config=renamed).ok()) == {}
-        room.run(name, "rename", new, old)
+        engine.rename(new, old)
         scplan("destroy", old, "--auto-approve").ok()
         assert scplan("state", "list").ok().stdout == ""
+
+
+def of_limit(name: str, runtime: str) -> dict[str, Any]:
+    return {"version": 1, "containers": {name: {"runtime": runtime, "cgroup": {"pids.max": 100}}}}
+
+
+@pytest.mark.parametrize("name", ["incus", "lxc", "nspawn"])
+def test_records_are_carried_over_to_a_new_name_of_the_same_container(
+    name: str, room: Room, scplan: RoomScplan
+) -> None:
+    """Renamed while it does not run, by an engine to which the name is the container."""
+    engine: Any = engine_of(name, room)
+    old = room.session.name()
+    new = f"{old}-renamed"
+    engine.run(old)
+    scplan("apply", "--auto-approve", config=of_limit(old, name)).ok()
+    engine.stop(old)
+    engine.rename(old, new)
+    try:
+        assert f"container {old} is gone from {name}" in scplan("plan").ok().stderr
+        scplan("state", "mv", old, new).ok()
+        asked = of_limit(new, name)
+        plan = scplan("plan", "--json", config=asked).ok()
+        assert (planned(plan), plan.json["containers"][new]["status"]) == ({}, "stopped")
+        engine.start(new)
+        scplan("apply", "--auto-approve").ok()
+        assert limit_of(room, engine.pid(new)) == "100"
+        scplan("destroy", new, "--auto-approve").ok()
+        assert scplan("state", "list").ok().stdout == ""
     finally:
-        for one in (old, new):
-            room.run(name, "rm", "--force", one, check=False)
+        engine.remove(new)
+
+
+def test_machine_is_planned_for_before_its_first_start_and_after_its_end(room: Room, scplan: RoomScplan) -> None:
+    """nspawn calls no hooks: an apply after the start makes what was recorded. It can't pause a machine."""
+    nspawn = engine_of("nspawn", room)
+    assert isinstance(nspawn, Nspawn)
+    name = room.session.name()
+    nspawn.create(name)
+    try:
+        for _ in range(2):
+            plan = scplan("plan", "--json", config=of_limit(name, "nspawn")).ok().json
+            assert plan["containers"][name]["status"] == "stopped"
+            assert {change["at_next_start"] for change in plan["changes"]} <= {True}
+            scplan("apply", "--auto-approve").ok()
+            nspawn.start(name)
+            plan = scplan("plan", "--json").ok().json
+            assert plan["containers"][name].items() >= {"status": "running", "pid": nspawn.pid(name)}.items()
+            scplan("apply", "--auto-approve").ok()
+            assert limit_of(room, nspawn.pid(name)) == "100"
+            nspawn.stop(name)
+    finally:
+        nspawn.remove(name)
 
 
 @pytest.mark.parametrize(

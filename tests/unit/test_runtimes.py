@@ -423,6 +423,22 @@ def test_virtual_machine_of_incus_is_no_container(incus_socket: str) -> None:
         assert Incus().find("web", None, None) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "is_starting"), [("Invalid PID '\ufffd'", True), ("Failed getting root disk: no such device", False)]
+)
+def test_instance_of_incus_without_a_process_yet_is_stopped(said: str, is_starting: bool, incus_socket: str) -> None:
+    """Its daemon calls it running as soon as it has a monitor."""
+    instance = {"metadata": {"type": "container", "name": "web", "status": "Running", "location": "none"}}
+    refusal = http({"error": said}, "500 Internal Server Error")
+    with daemon(incus_socket, http(instance), refusal):
+        if is_starting:
+            (found,) = Incus().find("web", None, None)
+            assert (found.status, found.pid) == (Status.STOPPED, 0)
+        else:
+            with pytest.raises(EngineUnreachable, match="status 500"):
+                Incus().find("web", None, None)
+
+
 # state files
 
 
