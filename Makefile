@@ -47,7 +47,7 @@ restarts: prepare ## restarts containers of every runtime, again and again; REST
 	@SCPLAN_RESTARTS=$(or $(RESTARTS),50) SCPLAN_STARTS=20 $(PYTHON) -m pytest --timeout 3600 \
 	  tests/e2e/test_lifecycle.py tests/e2e/test_lifecycle_engines.py tests/e2e/test_hook_refusals.py $(ARGS)
 
-stress: prepare ## applies beside restarts of containers of docker, podman, containerd and LXC; RESTARTS=20
+stress: prepare ## applies beside restarts of containers of every engine; RESTARTS=20
 	@SCPLAN_STRESS=$(or $(RESTARTS),20) $(PYTHON) -m pytest --timeout 3600 -rP tests/e2e/test_restart_stress.py $(ARGS)
 
 fuzz: prepare ## feeds damaged input to everything that reads, guided by coverage; FUZZ_SECONDS=30 for each reader

@@ -22,9 +22,13 @@ _RECORDED = "tests/unit/test_recorded_engines.py::"
 _BY_NAME = "tests/e2e/test_made_again_by_name.py::"
 _ISULAD = "tests/e2e/test_isulad.py::"
 _ROOTLESS = "tests/e2e/test_rootless.py::"
-_STOPPED = "tests/e2e/test_stopped.py::"
 _IDENTITY = "tests/e2e/test_identity.py::"
 _IMPORT = "tests/e2e/test_import.py::"
+_STRESS = "tests/e2e/test_restart_stress.py::"
+_DOWN = "tests/e2e/test_engine_unreachable.py::test_containers_of_an_engine_that_is_down_are_known_by_their_processes"
+_KEPT = "tests/e2e/test_kept_namespaces.py::"
+_USERNS = "tests/e2e/test_user_namespaces.py::"
+_REFUSALS = "tests/e2e/test_hook_refusals.py::"
 
 
 def _each(test: str, *engines: str) -> dict[str, str]:
@@ -34,94 +38,137 @@ def _each(test: str, *engines: str) -> dict[str, str]:
 
 _OF_ENGINES = ("docker", "podman", "containerd", "isulad", "incus", "lxc", "nspawn")
 _WITH_HOOK = ("docker", "podman", "containerd", "isulad", "incus", "lxc")
-_STATUSES = {
-    "docker": f"{_RECORDED}test_docker_answers_of_containers_in_each_status",
-    "incus": f"{_RECORDED}test_incus_answers_of_containers_in_each_status",
-}
+_WITH_IDS = ("docker", "podman", "isulad")
+_OCI = ("runc", "crun")
 
 CASES: Mapping[str, Mapping[str, str]] = {
     "found by name": {
         **_each(f"{_RUNTIMES}test_container_has_what_was_planned_until_it_is_destroyed", *_OF_ENGINES),
-        **_each(f"{_IDENTITY}test_name_is_no_short_form_of_a_longer_one", "runc", "crun"),
+        **_each(f"{_IDENTITY}test_name_is_no_short_form_of_a_longer_one", *_OCI),
     },
-    "found by ID": {
-        "isulad": f"{_RECORDED}test_isulad_has_them_by_name_and_id_in_their_status[2.1.6-web]",
-        "podman": f"{_RECORDED}test_podman_storage_and_states_of_its_runtimes",
-        "docker": _STATUSES["docker"],
-        "containerd": f"{_RECORDED}test_containerd_tasks_and_states",
+    "found by ID": _each(f"{_RUNTIMES}test_container_has_what_was_planned_until_it_is_destroyed", *_WITH_IDS),
+    "a beginning of another name is not it": {
+        **_each(f"{_RUNTIMES}test_beginning_of_a_name_is_not_another_container", *_OF_ENGINES),
+        **_each(f"{_IDENTITY}test_records_of_a_container_that_is_gone_are_not_about_another", *_OCI),
     },
-    "a beginning of another name is not it": _each(
-        f"{_IDENTITY}test_records_of_a_container_that_is_gone_are_not_about_another", "runc", "crun"
-    ),
-    "renamed": _each(f"{_BY_NAME}test_renamed_container_that_runs_keeps_its_nic", "docker", "podman"),
+    "renamed": {
+        **_each(f"{_BY_NAME}test_renamed_container_that_runs_keeps_its_nic", "docker", "podman"),
+        **_each(f"{_RUNTIMES}test_renamed_container_is_found_again_by_its_id", "isulad"),
+        **_each(
+            f"{_RUNTIMES}test_records_are_carried_over_to_a_new_name_of_the_same_container", "incus", "lxc", "nspawn"
+        ),
+    },
     "created, paused, stopped": {
-        **_STATUSES,
-        "isulad": f"{_ISULAD}test_container_is_planned_for_as_it_is_in_each_status[runc]",
-        "lxc": f"{_RECORDED}test_lxc_configurations_and_answers_of_monitors",
-        "podman": f"{_RECORDED}test_podman_storage_and_states_of_its_runtimes",
-        "containerd": f"{_RECORDED}test_containerd_tasks_and_states",
-        "runc": f"{_STOPPED}test_what_is_recorded_is_there_at_the_next_start",
+        **_each(f"{_ENGINES}test_container_is_planned_for_as_it_is_in_each_status", *_WITH_HOOK),
+        **_each(f"{_LIFECYCLE}test_container_is_planned_for_as_it_is_in_each_status", *_OCI),
+        "nspawn": f"{_RUNTIMES}test_machine_is_planned_for_before_its_first_start_and_after_its_end",
     },
-    "restarting": {"isulad": f"{_RECORDED}test_container_of_isulad_that_restarts_has_no_process"},
-    "gone": _each(f"{_RUNTIMES}test_restarted_container_gets_it_again_and_a_removed_one_is_gone", *_OF_ENGINES),
+    "restarting": {
+        **_each(
+            f"{_ENGINES}test_container_that_its_engine_restarts_again_and_again_is_planned_for_as_stopped", "docker"
+        ),
+        "isulad": f"{_RECORDED}test_container_of_isulad_that_restarts_has_no_process",
+    },
+    "gone": {
+        **_each(f"{_RUNTIMES}test_restarted_container_gets_it_again_and_a_removed_one_is_gone", *_OF_ENGINES),
+        **_each(f"{_IDENTITY}test_records_of_a_container_that_is_gone_are_not_about_another", *_OCI),
+    },
     "made again": {
         **_each(f"{_BY_NAME}test_records_follow_the_name_where_the_file_says_so", "docker", "podman"),
         "isulad": f"{_ISULAD}test_container_made_again_is_said_to_be_another_one_when_it_starts",
     },
     "hook, restart": {
         **_each(f"{_ENGINES}test_restarted_container_has_it_all_and_the_host_its_nic_between", *_WITH_HOOK),
-        **_each(
-            f"{_LIFECYCLE}test_restarted_container_has_what_it_had_and_the_host_gets_its_nic_between", "runc", "crun"
-        ),
+        **_each(f"{_LIFECYCLE}test_restarted_container_has_what_it_had_and_the_host_gets_its_nic_between", *_OCI),
     },
-    "kill -9": {"runc": f"{_LIFECYCLE}test_container_whose_init_was_killed_starts_with_it_again"},
-    "restarts beside applies": _each(
-        "tests/e2e/test_restart_stress.py::test_applies_beside_restarts_never_fail_and_never_delay_them",
-        "docker",
-        "podman",
+    "kill -9": {
+        **_each(f"{_ENGINES}test_container_whose_init_was_killed_starts_with_it_all", *_WITH_HOOK),
+        **_each(f"{_LIFECYCLE}test_container_whose_init_was_killed_starts_with_it_again", *_OCI),
+        **_each(f"{_RUNTIMES}test_restarted_container_gets_it_again_and_a_removed_one_is_gone", "nspawn"),
+    },
+    "restarts beside applies": {
+        **_each(f"{_STRESS}test_applies_beside_restarts_never_fail_and_never_delay_them", *_WITH_HOOK),
+        **_each(f"{_STRESS}test_applies_beside_restarts_by_an_oci_runtime", *_OCI),
+    },
+    "the engine restarts": _each(
+        f"{_ENGINES}test_engine_that_restarts_leaves_its_containers_as_they_are", "docker", "containerd", "incus"
     ),
-    "the engine restarts": {
-        "docker": "tests/e2e/test_watch_engines.py::test_a_daemon_that_goes_and_comes_back_is_heard_again"
+    "the engine can't be reached": {
+        "docker": f"{_DOWN}[docker-True]",
+        "incus": f"{_DOWN}[incus-True]",
+        **_each(f"{_ENGINES}test_containers_of_containerd_are_known_by_its_files_while_it_is_down", "containerd"),
     },
-    "the engine can't be reached": {},
     "two namespaces, roots or paths": {
+        "docker": f"{_RUNTIMES}test_container_of_another_daemon_or_storage_is_another_one[OtherDocker]",
+        "podman": f"{_RUNTIMES}test_container_of_another_daemon_or_storage_is_another_one[OtherPodman]",
         "containerd": f"{_RUNTIMES}test_namespace_of_containerd_is_chosen_by_the_environment",
+        "isulad": f"{_ISULAD}test_graph_that_the_daemon_was_started_with_is_looked_in",
+        "incus": f"{_RUNTIMES}test_project_of_incus_is_part_of_who_a_container_is",
         "lxc": f"{_RUNTIMES}test_container_of_lxc_below_another_path_is_found_while_it_runs[short]",
+        "nspawn": f"{_RUNTIMES}test_ephemeral_machines_of_one_directory_are_known_by_their_own_names",
+        **_each(f"{_REFUSALS}test_another_container_of_the_same_id_gets_nothing", *_OCI),
     },
     "user namespace": {
-        "runc": f"{_LIFECYCLE}test_restarted_container_has_what_it_had_and_the_host_gets_its_nic_between[runc-userns]",
-        "incus": f"{_RUNTIMES}test_container_has_what_was_planned_until_it_is_destroyed[incus]",
+        **_each(
+            f"{_USERNS}test_container_has_what_was_planned_until_it_is_destroyed",
+            *("docker", "podman", "containerd", "lxc", "nspawn"),
+        ),
         "isulad": f"{_ISULAD}test_restarted_container_has_it_all_by_the_hook[mapped]",
+        "incus": f"{_RUNTIMES}test_container_has_what_was_planned_until_it_is_destroyed[incus]",
+        **{
+            one: f"{_LIFECYCLE}test_restarted_container_has_what_it_had_and_the_host_gets_its_nic_between[{one}-userns]"
+            for one in _OCI
+        },
     },
-    "rootless": {"podman": f"{_ROOTLESS}test_root_finds_the_container_of_a_user"},
-    "pod": {},
+    "rootless": {
+        "podman": f"{_ROOTLESS}test_root_finds_the_container_of_a_user",
+        **_each(f"{_ROOTLESS}test_container_that_the_user_runs_is_found_and_changed", *_OCI),
+    },
+    "pod": {
+        "podman": f"{_KEPT}test_nic_stays_in_a_pod_when_its_container_restarts",
+        **_each(f"{_KEPT}test_nic_stays_in_a_shared_namespace_when_its_container_restarts", "containerd", "isulad"),
+    },
     "nothing to import from an untouched one": {
-        **_each(f"{_IMPORT}test_container_as_its_runtime_made_it_has_nothing_to_import", "runc", "crun"),
-        **_each(f"{_RUNTIMES}test_container_is_imported_as_it_is", *_OF_ENGINES),
+        **_each(f"{_IMPORT}test_container_as_its_runtime_made_it_has_nothing_to_import", *_OCI),
+        **_each(f"{_RUNTIMES}test_untouched_container_has_nothing_to_import", *_OF_ENGINES),
     },
 }
 _NO_TEST = "no test of the suite tries it"
-_NO_DAEMON = dict.fromkeys(("podman", "lxc", "nspawn", "runc", "crun"), "it has no daemon to ask")
+_NO_DAEMON = {
+    **dict.fromkeys(("podman", "lxc", "nspawn", "runc", "crun"), "it has no daemon to ask"),
+    "isulad": "its files are read, and its daemon is not asked",
+}
 EMPTY: Mapping[str, Mapping[str, str]] = {
     "found by ID": {
         **dict.fromkeys(("incus", "lxc", "nspawn"), "it has no ID beside the name"),
-        **dict.fromkeys(("runc", "crun"), "the ID is the name"),
+        **dict.fromkeys(("containerd", "runc", "crun"), "the ID is the name"),
     },
     "renamed": {
         **dict.fromkeys(("containerd", "runc", "crun"), "it can't rename a container"),
     },
-    "restarting": dict.fromkeys(("incus", "lxc", "nspawn", "runc", "crun", "containerd"), "it has no such status"),
+    "restarting": dict.fromkeys(
+        ("podman", "incus", "lxc", "nspawn", "runc", "crun", "containerd"), "it has no such status"
+    ),
     "made again": dict.fromkeys(
         ("containerd", "incus", "lxc", "nspawn", "runc", "crun"), "the same one: the name is the ID"
     ),
     "hook, restart": {"nspawn": "it calls no hooks"},
+    "restarts beside applies": {"nspawn": "it calls no hooks, and so no start waits for an apply"},
     "the engine restarts": _NO_DAEMON,
     "the engine can't be reached": _NO_DAEMON,
+    "rootless": {
+        **dict.fromkeys(("isulad", "incus"), "its daemon runs as root alone"),
+        "nspawn": "root alone runs it",
+    },
     "pod": dict.fromkeys(("docker", "incus", "lxc", "nspawn", "runc", "crun"), "it has no pods"),
 }
 
 
-_WITHOUT_ENGINE = ("tests/unit/", _ROOTLESS, _ISULAD)
+_WITHOUT_ENGINE = (
+    "tests/unit/",
+    f"{_ROOTLESS}test_root_finds_the_container_of_a_user",
+    _ISULAD,
+)
 """Tests that read files and answers as an engine writes them, where the engine itself does not run."""
 
 

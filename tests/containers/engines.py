@@ -105,6 +105,7 @@ class WithDaemon(Engine):
 class _CommandLine(Engine):
     """Docker's command line, which podman has too."""
 
+    command: ClassVar[str]
     before: ClassVar[tuple[str, ...]] = ()
     """Options of the command line, before its command."""
     options: ClassVar[tuple[str, ...]] = ()
@@ -116,28 +117,28 @@ class _CommandLine(Engine):
 
     def create(self, name: str) -> None:
         made_of = ("--network=none", *self.options, f"--name={name}", _IMAGE, *oci.SLEEP_FOREVER)
-        self.room.run(self.name, *self.before, "create", *made_of)
+        self.room.run(self.command, *self.before, "create", *made_of)
 
     def pause(self, name: str) -> None:
-        self.room.run(self.name, "pause", name)
+        self.room.run(self.command, "pause", name)
 
     def unpause(self, name: str) -> None:
-        self.room.run(self.name, "unpause", name)
+        self.room.run(self.command, "unpause", name)
 
     def rename(self, name: str, new: str) -> None:
-        self.room.run(self.name, "rename", name, new)
+        self.room.run(self.command, "rename", name, new)
 
     def await_end(self, name: str) -> None:
         assert until(lambda: self.pid(name) == 0, 20), f"{name} has not ended"
 
     def stop(self, name: str) -> None:
-        self.room.run(self.name, "stop", "--time=0", name)
+        self.room.run(self.command, "stop", "--time=0", name)
 
     def start(self, name: str) -> None:
-        self.room.run(self.name, "start", name)
+        self.room.run(self.command, "start", name)
 
     def remove(self, name: str) -> None:
-        self.room.run(self.name, "rm", "--force", *self.at_once, name)
+        self.room.run(self.command, "rm", "--force", *self.at_once, name)
 
     def pid(self, name: str) -> int:
         return int(self._inspect(name, "{{.State.Pid}}"))
@@ -146,36 +147,36 @@ class _CommandLine(Engine):
         return self._inspect(name, "{{.Id}}")
 
     def _inspect(self, name: str, form: str) -> str:
-        return self.room.run(self.name, "container", "inspect", f"--format={form}", name).stdout.strip()
+        return self.room.run(self.command, "container", "inspect", f"--format={form}", name).stdout.strip()
 
 
 class Podman(_CommandLine):
-    name = "podman"
+    name = command = "podman"
     needs = ("podman", "runc")
     before = ("--runtime=runc",)
     at_once = ("--time=0",)
     options = ("--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768")
 
     def up(self) -> None:
-        self.room.run("podman", "import", str(self.tarball), _IMAGE)
+        self.room.run(self.command, "import", str(self.tarball), _IMAGE)
 
     def run_by(self, runtime: str, name: str) -> None:
         """A container that another OCI runtime than the usual one runs."""
         command = ("run", "--detach", "--network=none", *self.options, f"--name={name}", _IMAGE, *oci.SLEEP_FOREVER)
-        self.room.run("podman", f"--runtime={runtime}", *command)
+        self.room.run(self.command, f"--runtime={runtime}", *command)
 
 
 class Docker(_CommandLine, WithDaemon):
     """On a containerd that others use as well, as distributions ship it."""
 
-    name = "docker"
+    name = command = "docker"
     needs = ("dockerd", "docker", "containerd", "runc")
     socket = "/run/docker.sock"
     daemon_options: ClassVar[tuple[str, ...]] = ()
 
     def up(self) -> None:
         self.start_daemon()
-        self.room.run("docker", "import", str(self.tarball), _IMAGE)
+        self.room.run(self.command, "import", str(self.tarball), _IMAGE)
 
     def start_daemon(self) -> None:
         start_containerd(self.room)
@@ -188,7 +189,7 @@ class Docker(_CommandLine, WithDaemon):
             *self.daemon_options,
             log="dockerd.log",
         )
-        self.room.until_works("docker", "version", log="dockerd.log")
+        self.room.until_works(self.command, "version", log="dockerd.log")
 
     def kill_daemon(self) -> None:
         _kill(self.room, self.room.sh("cat /run/docker.pid").strip())

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from scplan.runtimes import RUNTIMES
 from tests.containers import cgroups, naming, oci, sweep
-from tests.containers.engines import ENGINES, Containerd, Engine, Lxc, Nspawn, Podman
+from tests.containers.engines import ENGINES, Containerd, Docker, Engine, Lxc, Nspawn, Podman
 from tests.containers.fingerprint import difference
 from tests.containers.host_parts import LoopDisk
 from tests.containers.room import Room, until
@@ -100,6 +100,12 @@ def test_container_is_imported_as_it_is(engine: Engine, scplan: RoomScplan, host
         # The busybox template of LXC, and nspawn, mount more of the host.
         assert isinstance(engine, Lxc) or engine.name == "nspawn" or text.count("source: ") == 1
         scplan("plan", "--detailed-exitcode", config=text).ok()
+
+
+def test_untouched_container_has_nothing_to_import(engine: Engine, scplan: RoomScplan) -> None:
+    with container(engine) as name:
+        entry = scplan("import", name, "--runtime", engine.name, "--json").ok().json["containers"][name]
+        assert entry == {"runtime": engine.name}
 
 
 def test_container_has_what_was_planned_until_it_is_destroyed(
@@ -266,6 +272,61 @@ def test_namespace_of_containerd_is_chosen_by_the_environment(room: Room, scplan
         finally:
             room.run("ctr", "--namespace=other", "task", "kill", "--signal=KILL", name)
             room.sh("until ctr -n other task delete $1; do sleep 0.05; done; ctr -n other container rm $1", name)
+
+
+class OtherDocker(Docker):
+    """Another daemon on the same containerd."""
+
+    name, command = "other-docker", "/run/other-docker"
+    environment: ClassVar[dict[str, str]] = {"DOCKER_HOST": "unix:///run/other.sock"}
+
+    def start_daemon(self) -> None:
+        write_command(self.room, self.command, "docker", self.environment)
+        places = ("--pidfile=/run/other.pid", "--data-root=/var/lib/other-docker", "--exec-root=/run/other-exec")
+        spaces = ("--containerd-namespace=other", "--containerd-plugins-namespace=other-plugins")
+        isolated = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none")
+        containerd = "--containerd=/run/containerd/containerd.sock"
+        host = f"--host={self.environment['DOCKER_HOST']}"
+        self.room.start("dockerd", containerd, host, *places, *spaces, *isolated, log="other-dockerd.log")
+        self.room.until_works(self.command, "version", log="other-dockerd.log")
+
+
+class OtherPodman(Podman):
+    """Another storage."""
+
+    name, command = "other-podman", "/run/other-podman"
+    environment: ClassVar[dict[str, str]] = {"CONTAINERS_STORAGE_CONF": "/run/other-storage.conf"}
+
+    def up(self) -> None:
+        text = '[storage]\ndriver = "vfs"\ngraphroot = "/var/lib/other-storage"\nrunroot = "/run/other-storage"\n'
+        self.room.sh('printf %s "$1" >"$2"', text, self.environment["CONTAINERS_STORAGE_CONF"])
+        write_command(self.room, self.command, "podman", self.environment)
+        super().up()
+
+
+def write_command(room: Room, path: str, command: str, environment: dict[str, str]) -> None:
+    words = " ".join(f"{key}={value}" for key, value in environment.items())
+    room.sh('echo "#!/bin/sh\n$1 exec $2 \\"\\$@\\"" >"$3"; chmod +x "$3"', words, command, path)
+
+
+@pytest.mark.parametrize("other_engine", [OtherDocker, OtherPodman])
+def test_container_of_another_daemon_or_storage_is_another_one(
+    other_engine: type[OtherDocker | OtherPodman], room: Room, scplan: RoomScplan
+) -> None:
+    runtime = other_engine.name.removeprefix("other-")
+    engine, other = engine_of(runtime, room), other_engine(room)
+    there = other.environment
+    with container(engine) as name, container_named(other, name):
+        before = limit_of(room, engine.pid(name))
+        scplan("apply", "--auto-approve", config=of_limit(name, runtime), environment=there).ok()
+        assert limit_of(room, other.pid(name)) == "100"
+        for command in (("plan",), ("apply", "--auto-approve"), ("destroy", name, "--auto-approve")):
+            refused(scplan(*command), f"container {name} is not the one", "that is in another place")
+        assert (limit_of(room, other.pid(name)), limit_of(room, engine.pid(name))) == ("100", before)
+        assert scplan("drift", "--json", environment=there).ok().json["drifted"] == []
+        scplan("destroy", name, "--auto-approve", environment=there).ok()
+        assert limit_of(room, other.pid(name)) != "100"
+        assert limit_of(room, engine.pid(name)) == before
 
 
 def test_project_of_incus_is_part_of_who_a_container_is(room: Room, scplan: RoomScplan) -> None:
