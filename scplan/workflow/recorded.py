@@ -114,8 +114,11 @@ def find_again(record: Record) -> ContainerFacts:
 
 def _is_made_out_by_name(record: Record) -> bool:
     """True if another container of the record's name and place is the same container to its runtime."""
+    if record.id == record.name:
+        return True
     known = RUNTIMES.get(record.runtime)
-    return known is not None and not (known.has_own_ids or known.needs_pid)
+    # LXC's ID is the path of the container.
+    return known is not None and not (known.has_own_ids or known.needs_pid or is_generated(record.id))
 
 
 def located_again(facts: ContainerFacts) -> ContainerFacts:
