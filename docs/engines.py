@@ -28,7 +28,6 @@ _STRESS = "tests/e2e/test_restart_stress.py::"
 _DOWN = "tests/e2e/test_engine_unreachable.py::test_containers_of_an_engine_that_is_down_are_known_by_their_processes"
 _KEPT = "tests/e2e/test_kept_namespaces.py::"
 _USERNS = "tests/e2e/test_user_namespaces.py::"
-_REFUSALS = "tests/e2e/test_hook_refusals.py::"
 
 
 def _each(test: str, *engines: str) -> dict[str, str]:
@@ -106,7 +105,7 @@ CASES: Mapping[str, Mapping[str, str]] = {
         "incus": f"{_RUNTIMES}test_project_of_incus_is_part_of_who_a_container_is",
         "lxc": f"{_RUNTIMES}test_container_of_lxc_below_another_path_is_found_while_it_runs[short]",
         "nspawn": f"{_RUNTIMES}test_ephemeral_machines_of_one_directory_are_known_by_their_own_names",
-        **_each(f"{_REFUSALS}test_another_container_of_the_same_id_gets_nothing", *_OCI),
+        **_each(f"{_RUNTIMES}test_root_of_an_oci_runtime_is_chosen_by_the_environment", *_OCI),
     },
     "user namespace": {
         **_each(

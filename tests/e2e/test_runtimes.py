@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import pytest
 
 from scplan.runtimes import RUNTIMES
-from tests.containers import cgroups, naming, oci, sweep
+from tests.containers import cgroups, naming, needs, oci, sweep
 from tests.containers.engines import ENGINES, Containerd, Docker, Engine, Lxc, Nspawn, Podman
 from tests.containers.fingerprint import difference
 from tests.containers.host_parts import LoopDisk
 from tests.containers.room import Room, until
-from tests.containers.session import CHECKOUT
+from tests.containers.session import CHECKOUT, Session
 from tests.e2e.rooms import RoomScplan, container, container_named, engine_of, limit_of
 from tests.e2e.scene import planned, refused
 
