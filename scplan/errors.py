@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 
 class ExitCode(IntEnum):

@@ -13,7 +13,7 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, HostFacts, LinkFact, PathFact, Status
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 _KEPT_OPEN = 16
 

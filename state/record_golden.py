@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 
 from scplan.journal import FORMAT_VERSION
+
 from tests.containers import host_parts
 from tests.containers.container import Container
 from tests.containers.session import CHECKOUT, Session

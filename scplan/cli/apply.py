@@ -37,7 +37,7 @@ from scplan.errors import (
 if TYPE_CHECKING:
     from scplan.model.change import Disruption
     from scplan.model.report import OnEvent, Outcome
-    from scplan.workflow import Run
+    from scplan.workflow.applying import Run
 
 _ATTEMPTS = 10
 """Each takes a container that ends in the middle of it."""
@@ -78,7 +78,7 @@ def apply(
       scplan apply --confirm-within 60s
       scplan apply --probe ./check-web
     """
-    from scplan import workflow
+    from scplan.workflow import applying
 
     plan_file = saved_plan(paths or ())
     asked = request(
@@ -92,12 +92,12 @@ def apply(
     )
     if plan_file is None:
         return carry_out(
-            lambda: workflow.open_apply(asked), approved=auto_approve, as_json=as_json, most=max_disruption
+            lambda: applying.open_apply(asked), approved=auto_approve, as_json=as_json, most=max_disruption
         )
     if files or targets or excludes:
         raise UsageError("a saved plan takes no -f, --target or --exclude", hint="they belong to 'scplan plan --out'")
     return carry_out(
-        lambda: workflow.open_saved(plan_file, asked),
+        lambda: applying.open_saved(plan_file, asked),
         approved=True,
         as_json=as_json,
         most=max_disruption,
@@ -125,12 +125,12 @@ def destroy(
       scplan destroy web db --auto-approve
       scplan destroy -f web.yaml
     """
-    from scplan import workflow
+    from scplan.workflow import applying
 
     if containers and files:
         raise UsageError("destroy takes containers or -f, not both", hint="the files say which containers are meant")
     asked = request(settings, files=files, destroy=True, containers=containers or (), lock_timeout_s=lock_timeout)
-    return carry_out(lambda: workflow.open_apply(asked), approved=auto_approve, as_json=as_json)
+    return carry_out(lambda: applying.open_apply(asked), approved=auto_approve, as_json=as_json)
 
 
 def carry_out(
@@ -170,13 +170,13 @@ def _until_not_overtaken(once: Callable[[], ExitCode], *, again: bool) -> ExitCo
 
 
 def _carry_out_once(opened: AbstractContextManager[Run], *, approved: bool, most: Disruption | None) -> ExitCode:
-    from scplan import workflow
+    from scplan.workflow import gates
 
     with opened as run:
         print_plan(run.plan)
         complain(run.plan.diagnostics)
         if most is not None:
-            workflow.refuse_disruption(run.plan, most)
+            gates.refuse_disruption(run.plan, most)
         if run.plan.has_changes:
             if not approved:
                 approve("Apply these changes?")
@@ -227,13 +227,13 @@ def _carry_out_for_machines(
 
 
 def _events_of(opened: AbstractContextManager[Run], *, approved: bool, most: Disruption | None) -> ExitCode:
-    from scplan import workflow
     from scplan.render import machine
+    from scplan.workflow import gates
 
     with opened as run:
         _emit(machine.plan_event(run.plan))
         if most is not None:
-            workflow.refuse_disruption(run.plan, most)
+            gates.refuse_disruption(run.plan, most)
         if not run.plan.changes and not run.changes_records:
             _emit(machine.unchanged_event(run.plan))
             return code_of(run.plan.diagnostics)

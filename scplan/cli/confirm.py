@@ -28,9 +28,9 @@ def confirm(
       scplan confirm web
       scplan confirm --json
     """
-    from scplan import workflow
+    from scplan.workflow import confirming
 
-    apply_id = workflow.confirm(request(settings), wanted)
+    apply_id = confirming.confirm(request(settings), wanted)
     if as_json:
         from scplan.render.machine import confirmed_document, to_text
 

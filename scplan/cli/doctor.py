@@ -18,9 +18,9 @@ def doctor(settings: Settings, as_json: Json = False) -> ExitCode:
       scplan doctor
       scplan doctor --json
     """
-    from scplan import workflow
+    from scplan.workflow import reporting
 
-    findings, notices = workflow.doctor(), workflow.record_notices(request(settings))
+    findings, notices = reporting.doctor(), reporting.record_notices(request(settings))
     complain(notices)
     if as_json:
         from scplan.render.machine import doctor_document, to_text

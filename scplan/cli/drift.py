@@ -32,10 +32,10 @@ def drift(
       scplan drift --detailed-exitcode
       scplan drift --metrics /var/lib/node_exporter/scplan.prom
     """
-    from scplan import workflow
+    from scplan.workflow import reporting
 
     try:
-        report = workflow.drift(request(settings, files=[*(files or ()), *(paths or ())]))
+        report = reporting.drift(request(settings, files=[*(files or ()), *(paths or ())]))
     except ScplanError as error:
         if metrics is not None:
             from scplan.render.metrics import failure_metrics
@@ -62,7 +62,7 @@ def drift(
 
 
 def _write(path: str, text: str) -> None:
-    from scplan import workflow
+    from scplan.store import durable
 
     # Readable by the exporter, which runs as another user; counts are no secret.
-    workflow.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)
+    durable.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)

@@ -50,9 +50,9 @@ def spec(settings: Settings, runtime: _Runtime) -> ExitCode:
       scplan hook spec --runtime runc
       scplan hook spec --runtime isulad > /etc/isulad/scplan-hooks.json
     """
-    from scplan import workflow
+    from scplan.hooks.spec import spec as spec_for
 
-    found = workflow.hook_spec(request(settings), runtime)
+    found = spec_for(runtime, request(settings).state_dir)
     raw(found.text)
     message(f"# {visible(found.where)}")
     return ExitCode.OK
@@ -74,9 +74,10 @@ def install(
       scplan hook install --runtime docker --dry-run
       scplan hook install --runtime lxc --container web
     """
-    from scplan import workflow
+    from scplan.hooks import install as hooks
 
-    return _make(workflow.hook_install(request(settings), runtime, config, container), dry_run, "has the hook already")
+    edit = hooks.install(runtime, request(settings).state_dir, path=config, container=container)
+    return _make(edit, dry_run, "has the hook already")
 
 
 def uninstall(
@@ -88,21 +89,21 @@ def uninstall(
       scplan hook uninstall --runtime podman
       scplan hook uninstall --runtime lxc --container web
     """
-    from scplan import workflow
+    from scplan.hooks import install as hooks
 
-    return _make(workflow.hook_uninstall(runtime, config, container), dry_run, "has no hook of scplan")
+    return _make(hooks.uninstall(runtime, path=config, container=container), dry_run, "has no hook of scplan")
 
 
 def _make(edit: Edit, dry_run: bool, unchanged: str) -> ExitCode:
-    from scplan import workflow
-
     path = visible(edit.path)
     if not edit.changes:
         message(f"{path} {unchanged}")
     elif dry_run:
         raw("".join(_difference(edit)))
     else:
-        workflow.carry_out(edit)
+        from scplan.hooks.install import carry_out
+
+        carry_out(edit)
         message(f"{path}: {'removed' if edit.after is None else 'written'}" + (f"; {edit.then}" if edit.then else ""))
     return ExitCode.OK
 

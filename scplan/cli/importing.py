@@ -37,7 +37,7 @@ def import_container(
       scplan import web --adopt > web.yaml
       scplan import app --runtime process --pid 4242
     """
-    from scplan import workflow
+    from scplan.workflow import confirming, importing
 
     if (pid is not None or pid_file is not None) != (runtime == "process"):
         raise UsageError(
@@ -45,8 +45,8 @@ def import_container(
             hint="scplan import app --runtime process --pid 4242",
         )
     asked = request(settings, lock_timeout_s=lock_timeout)
-    imported = workflow.import_container(workflow.Meant(container, runtime, pid, pid_file), asked)
-    complain(workflow.state_notices(asked))
+    imported = importing.import_container(importing.Meant(container, runtime, pid, pid_file), asked)
+    complain(confirming.state_notices(asked))
     if as_json:
         from scplan.render.configuration import configuration_document
         from scplan.render.machine import to_text
@@ -57,7 +57,7 @@ def import_container(
 
         raw(configuration_text(imported))
     if adopt:
-        with workflow.open_adoption(imported, asked) as run:
+        with importing.open_adoption(imported, asked) as run:
             adopted = len(run.plan.changes)
             run.execute(lambda _: None)
         message(f"{adopted} adopted" if adopted else "nothing to adopt: scplan owns all of it already")

@@ -13,7 +13,7 @@ from scplan.errors import UsageError
 if TYPE_CHECKING:
     from scplan.model.change import Disruption
     from scplan.model.probe import Probe
-    from scplan.workflow import Request
+    from scplan.workflow.scene import Request
 
 _LIMITS = ("none", "brief")
 _LONGEST_CONFIRM_S = 7 * 24 * 3600.0
@@ -126,7 +126,7 @@ def request(
     confirm_within_s: float | None = None,
 ) -> Request:
     """The request that the options of a command make up, in the state directory that was chosen."""
-    from scplan.workflow import Request
+    from scplan.workflow.scene import Request
 
     if not all(files or ()):
         raise UsageError("-f: the path is empty")
@@ -146,7 +146,7 @@ def request(
 
 
 def _state_dir(settings: Settings) -> str:
-    from scplan.workflow import default_state_dir
+    from scplan.store.durable import default_state_dir
 
     return settings.state_dir or os.environ.get("SCPLAN_STATE_DIR") or default_state_dir()
 

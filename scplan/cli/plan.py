@@ -53,7 +53,7 @@ def plan(
       scplan plan --live host.snapshot --markdown
     """
     at_most_one(json=as_json, markdown=markdown, quiet=quiet)
-    from scplan import workflow
+    from scplan.workflow import planning
 
     asked = request(
         settings,
@@ -63,12 +63,12 @@ def plan(
         destroy=destroy,
         live=live,
     )
-    made = workflow.make_plan(asked)
+    made = planning.make_plan(asked)
     refused = _refused(made, max_disruption)
     if refused is not None:
         made = made._replace(diagnostics=(*made.diagnostics, *refused.diagnostics))
     elif out is not None:
-        workflow.save_plan(made, asked, out)
+        planning.save_plan(made, asked, out)
     if not quiet:
         print_plan(made, as_json=as_json, markdown=markdown)
     if refused is not None:
@@ -88,10 +88,10 @@ def plan(
 def _refused(made: Plan, max_disruption: Disruption | None) -> Refused | None:
     if max_disruption is None:
         return None
-    from scplan import workflow
+    from scplan.workflow import gates
 
     try:
-        workflow.refuse_disruption(made, max_disruption)
+        gates.refuse_disruption(made, max_disruption)
     except Refused as error:
         return error
     return None

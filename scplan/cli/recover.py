@@ -42,11 +42,11 @@ def recover(
       scplan recover --accept-live
     """
     at_most_one(forward=forward, back=back, accept_live=accept_live, wait=wait)
-    from scplan import workflow
+    from scplan.workflow import applying, confirming
 
     asked = request(settings, lock_timeout_s=lock_timeout)
     if wait:
-        workflow.wait_for_confirmation(asked, message)
+        confirming.wait_for_confirmation(asked, message)
         return ExitCode.OK
     told: list[str] = []
 
@@ -55,11 +55,11 @@ def recover(
         results([line(visible(text))])
 
     if accept_live:
-        workflow.accept_live(asked, tell)
+        applying.accept_live(asked, tell)
     else:
         direction: Literal["auto", "forward", "back"] = "forward" if forward else "back" if back else "auto"
         with Progress(sys.stderr) as progress:
-            workflow.recover(asked, direction, unfailing(progress.show), tell)
+            applying.recover(asked, direction, unfailing(progress.show), tell)
     if not told:
         results([line("Nothing to recover.")])
     return ExitCode.OK

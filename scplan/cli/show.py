@@ -24,12 +24,12 @@ def show(
       scplan show
       scplan show web.plan --json
     """
-    from scplan import workflow
+    from scplan.workflow import confirming, planning, records, reporting
 
     if plan_file is not None:
         if not os.path.exists(plan_file):
-            raise _no_plan(plan_file, workflow.recorded_containers(request(settings)))
-        plan = workflow.load_plan_view(plan_file)
+            raise _no_plan(plan_file, records.recorded_containers(request(settings)))
+        plan = planning.load_plan_view(plan_file)
         if as_json:
             print_plan(plan, as_json=True)
         else:
@@ -39,8 +39,8 @@ def show(
             complain(plan.diagnostics)
         return ExitCode.OK
     asked = request(settings)
-    owned = workflow.show_owned(asked)
-    notices = [*workflow.record_notices(asked), *workflow.state_notices(asked)]
+    owned = reporting.show_owned(asked)
+    notices = [*reporting.record_notices(asked), *confirming.state_notices(asked)]
     complain(notices)
     if as_json:
         from scplan.render.machine import owned_document, to_text

@@ -23,14 +23,15 @@ def snapshot(
       scplan snapshot --out host.snapshot
       scplan plan --live host.snapshot
     """
-    from scplan import workflow
+    from scplan.store import durable
+    from scplan.workflow import confirming, reporting
 
     asked = request(settings, files=files)
-    captured = workflow.snapshot(asked)
-    complain(workflow.state_notices(asked))
+    captured = reporting.snapshot(asked)
+    complain(confirming.state_notices(asked))
     if out is None:
         raw(captured)
     else:
         # It tells addresses and paths of the host.
-        workflow.write_document(out, captured.encode())
+        durable.write_document(out, captured.encode())
     return ExitCode.OK

@@ -27,11 +27,11 @@ def list_owned(settings: Settings, as_json: Json = False) -> ExitCode:
       scplan state list
       scplan state list --json
     """
-    from scplan import workflow
+    from scplan.workflow import confirming, records, reporting
 
     asked = request(settings)
-    owned = workflow.state_list(asked)
-    notices = [*workflow.record_notices(asked), *workflow.state_notices(asked)]
+    owned = records.state_list(asked)
+    notices = [*reporting.record_notices(asked), *confirming.state_notices(asked)]
     complain(notices)
     if as_json:
         from scplan.render.machine import owned_document, to_text
@@ -54,11 +54,11 @@ def show(
     Examples:
       scplan state show web/nic/eth1
     """
-    from scplan import workflow
     from scplan.model.address import Address
+    from scplan.workflow import confirming, records
 
     asked = request(settings)
-    owned, notices = workflow.state_show(asked, Address.parse(address)), workflow.state_notices(asked)
+    owned, notices = records.state_show(asked, Address.parse(address)), confirming.state_notices(asked)
     complain(notices)
     if as_json:
         from scplan.render.machine import record_document, to_text
@@ -83,11 +83,11 @@ def forget(
       scplan state rm web/nic/eth1
       scplan state rm web
     """
-    from scplan import workflow
+    from scplan.workflow import records
 
     asked = request(settings)
     for address in addresses:
-        complain(workflow.state_rm(asked, address))
+        complain(records.state_rm(asked, address))
         message(f"{visible(address)}: no longer owned; it stays in the container")
     return ExitCode.OK
 
@@ -108,9 +108,9 @@ def move(
       scplan state mv runc/web podman/web
       scplan state mv web/mount/srv/data new/mount/srv/data
     """
-    from scplan import workflow
+    from scplan.workflow import moving
 
-    moved = workflow.state_mv(request(settings, lock_timeout_s=lock_timeout), old, new)
+    moved = moving.state_mv(request(settings, lock_timeout_s=lock_timeout), old, new)
     complain(moved.returned)
     if as_json:
         from scplan.render.machine import moved_document, to_text
@@ -136,11 +136,11 @@ def history(
       scplan state history
       scplan state history --limit 1 --json
     """
-    from scplan import workflow
+    from scplan.workflow import confirming, undoing
 
     asked = request(settings)
-    notices = workflow.state_notices(asked)
-    past = workflow.history(asked, limit)
+    notices = confirming.state_notices(asked)
+    past = undoing.history(asked, limit)
     complain(notices)
     if as_json:
         from scplan.render.machine import history_document, to_text

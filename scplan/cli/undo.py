@@ -15,7 +15,7 @@ from scplan.render.text import Progress
 
 if TYPE_CHECKING:
     from scplan.model.report import Past
-    from scplan.workflow import Request
+    from scplan.workflow.scene import Request
 
 
 def undo(
@@ -33,31 +33,31 @@ def undo(
       scplan undo
       scplan undo --auto-approve
     """
-    from scplan import workflow
+    from scplan.workflow import undoing
 
     asked = request(settings, lock_timeout_s=lock_timeout)
-    pending = workflow.awaiting(asked)
+    pending = undoing.awaiting(asked)
     if pending is None:
-        return carry_out(lambda: workflow.open_undo(asked), approved=auto_approve, as_json=as_json)
+        return carry_out(lambda: undoing.open_undo(asked), approved=auto_approve, as_json=as_json)
     if as_json:
         return _give_up_for_machines(pending, asked, approved=auto_approve)
     message(f"apply {visible(pending.apply_id)} awaits confirmation for {pending.left_s:.0f} s more")
     if not auto_approve:
         approve("Undo it now?")
     with Progress(sys.stderr) as progress:
-        told = workflow.give_up(pending, asked, unfailing(progress.show))
+        told = undoing.give_up(pending, asked, unfailing(progress.show))
     results([line(visible(told))])
     return ExitCode.OK
 
 
 def _give_up_for_machines(pending: Past, asked: Request, *, approved: bool) -> ExitCode:
-    from scplan import workflow
     from scplan.render import machine
+    from scplan.workflow import undoing
 
     try:
         if not approved:
             raise Declined("nothing was changed: --json can't ask", hint="approve it beforehand: --auto-approve")
-        workflow.give_up(pending, asked, lambda event: raw(machine.to_line(machine.event_document(event))))
+        undoing.give_up(pending, asked, lambda event: raw(machine.to_line(machine.event_document(event))))
     except ScplanError as error:
         raw(machine.to_line(machine.failure_event(error.exit_code, error.diagnostics)))
         raise

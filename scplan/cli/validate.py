@@ -10,7 +10,7 @@ from scplan.cli.parameters import Settings
 from scplan.errors import ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
-    from scplan.workflow import Request
+    from scplan.workflow.scene import Request
 
 
 def validate(settings: Settings, paths: Paths = None, files: Files = None, as_json: Json = False) -> ExitCode:
@@ -23,7 +23,7 @@ def validate(settings: Settings, paths: Paths = None, files: Files = None, as_js
       scplan validate web.yaml common.d/
       scplan validate -f web.yaml -f common.d/ --json
     """
-    from scplan import workflow
+    from scplan.workflow import scene
 
     asked = request(settings, files=[*(files or ()), *(paths or ())])
     if as_json:
@@ -31,7 +31,7 @@ def validate(settings: Settings, paths: Paths = None, files: Files = None, as_js
     from scplan.render.lines import line
     from scplan.render.words import counted
 
-    configuration = workflow.validate(asked)
+    configuration = scene.validate(asked)
     containers = configuration.containers
     resources = counted(sum(len(container.resources) for container in containers.values()), "resource")
     results([line((f"Valid: {counted(len(containers), 'container')}, {resources}.", "good"))])
@@ -40,11 +40,11 @@ def validate(settings: Settings, paths: Paths = None, files: Files = None, as_js
 
 
 def _validate_for_machines(asked: Request) -> ExitCode:
-    from scplan import workflow
     from scplan.render.machine import to_text, validation_document
+    from scplan.workflow import scene
 
     try:
-        configuration = workflow.validate(asked)
+        configuration = scene.validate(asked)
     except ConfigurationError as error:
         raw(to_text(validation_document({}, error.diagnostics, valid=False)))
         return error.exit_code
@@ -61,8 +61,8 @@ def schema() -> ExitCode:
     Examples:
       scplan schema > scplan.schema.json
     """
-    from scplan import workflow
     from scplan.render.machine import to_text
+    from scplan.workflow import planning
 
-    raw(to_text(workflow.schema()))
+    raw(to_text(planning.schema()))
     return ExitCode.OK

@@ -57,18 +57,16 @@ def watch(
       scplan watch --heal --metrics /var/lib/node_exporter/scplan-watch.prom
       scplan watch --once
     """
-    from scplan import workflow
+    from scplan.watch import supervision
 
     tell = _as_json if as_json else _to_syslog if syslog else _to_stderr()
-    went_well = workflow.watch(
-        request(settings, lock_timeout_s=_LOCK_TIMEOUT_S),
-        _unfailing(tell),
-        _counter(metrics, tell),
-        heal=heal,
-        check_s=every,
-        is_once=once,
-    )
-    return ExitCode.OK if went_well else ExitCode.ERROR
+    asked = request(settings, lock_timeout_s=_LOCK_TIMEOUT_S)
+    how = supervision.Settings(heal=heal, check_s=every)
+    if once:
+        went_well = supervision.once(asked, how, _unfailing(tell), _counter(metrics, tell))
+        return ExitCode.OK if went_well else ExitCode.ERROR
+    supervision.supervise(asked, how, _unfailing(tell), _counter(metrics, tell))
+    return ExitCode.OK
 
 
 def _as_json(notice: Notice) -> None:
@@ -89,7 +87,7 @@ def _to_syslog(notice: Notice) -> None:
 
 
 def _to_stderr() -> Callable[[Notice], None]:
-    from scplan.workflow import writes_to_journal
+    from scplan.watch.supervision import writes_to_journal
 
     has_priorities = writes_to_journal(sys.stderr.fileno())
 
@@ -122,15 +120,15 @@ def _counter(path: str | None, tell: Callable[[Notice], None]) -> Callable[[Tall
     def count(tally: Tally) -> None:
         if path is None:
             return
-        from scplan import workflow
         from scplan.errors import ScplanError
         from scplan.model.report import Notice, Occasion
         from scplan.render.metrics import watch_metrics
+        from scplan.store import durable
 
         text = watch_metrics(tally, time.time())
         try:
             # Readable by the exporter, which runs as another user; counts are no secret.
-            workflow.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)
+            durable.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)
             failed.clear()
         except ScplanError as error:
             if not failed:

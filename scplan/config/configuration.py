@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from scplan.config.yaml_source import Mark, source_range
 from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
 from scplan.model.codec import naming_to_json, to_entry
 from scplan.model.live import Naming
 from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
-from scplan.yaml_source import Mark, source_range
+from scplan.startup.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from scplan.kinds.kind import Kind, Kinds

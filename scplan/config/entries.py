@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from scplan.config.report import Report, quoted
+from scplan.config.yaml_source import Mapping as MappingNode
+from scplan.config.yaml_source import Mark, Node, Scalar, Sequence
 from scplan.kinds.kind import Kind
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes, Resource, Role
-from scplan.named_tuple import NamedTuple
-from scplan.yaml_source import Mapping as MappingNode
-from scplan.yaml_source import Mark, Node, Scalar, Sequence
+from scplan.startup.named_tuple import NamedTuple
 
 MAX_TEXT = 8192
 """Characters of a value; the longest one that the kernel takes is a path of 4095 bytes."""

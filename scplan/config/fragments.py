@@ -9,11 +9,11 @@ from typing import Any
 from scplan.config.configuration import RUNTIMES, VERSION
 from scplan.config.entries import MAX_LISTED, Entry, Owner, SectionReader
 from scplan.config.report import Report, quoted
+from scplan.config.yaml_source import Mapping, Mark, Node, Scalar, Sequence
 from scplan.kinds.kind import Kinds
 from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe, parse_duration, probe
 from scplan.model.values import ABSOLUTE_PATH, integer
-from scplan.named_tuple import NamedTuple
-from scplan.yaml_source import Mapping, Mark, Node, Scalar, Sequence
+from scplan.startup.named_tuple import NamedTuple
 
 TOP_LEVEL = ("version", "runtime", "profiles", "containers", "probes")
 MAX_PROBES = 100

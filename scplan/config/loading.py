@@ -11,14 +11,14 @@ from scplan.config.configuration import Configuration, ContainerConfig, Wishes
 from scplan.config.entries import Entry
 from scplan.config.fragments import MAX_CONTAINERS, FileReader, Fragment, Written, at
 from scplan.config.report import Report, quoted
+from scplan.config.yaml_source import STDIN, Mapping, Mark, Node, Scalar, collector_paused, read_file, shown
+from scplan.config.yaml_source import Sequence as SequenceNode
 from scplan.errors import ConfigurationError
 from scplan.kinds.kind import Claim, Kind, Kinds
 from scplan.model.address import Address
 from scplan.model.live import Naming
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
-from scplan.yaml_source import STDIN, Mapping, Mark, Node, Scalar, collector_paused, read_file, shown
-from scplan.yaml_source import Sequence as SequenceNode
+from scplan.startup.named_tuple import NamedTuple
 
 T = TypeVar("T")
 MAX_RESOURCES = 1_000_000

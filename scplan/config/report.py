@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from scplan.config.yaml_source import Mark, source_range
 from scplan.errors import ConfigurationError, Diagnostic, Severity
-from scplan.yaml_source import Mark, source_range
 
 MAX_ERRORS = 500
 _MAX_GUESSED = 40

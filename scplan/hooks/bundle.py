@@ -7,12 +7,12 @@ import os
 import stat
 from typing import Any
 
-from scplan import strict_json
 from scplan.errors import ScplanError
 from scplan.hooks.spec import oci_hooks
-from scplan.records import write_document
 from scplan.runtimes.configured_hooks import runs_scplan
 from scplan.runtimes.state_files import read_file
+from scplan.startup import strict_json
+from scplan.store.durable import write_document
 
 
 def add_hooks(bundle: str, state_dir: str, runtime: str | None) -> str | None:

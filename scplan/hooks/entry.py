@@ -74,7 +74,7 @@ def run(called: _Called) -> int:
 
 
 def _run(called: _Called) -> int:
-    from scplan.records import default_state_dir
+    from scplan.store.durable import default_state_dir
 
     state_dir = called.state_dir or os.environ.get("SCPLAN_STATE_DIR") or default_state_dir()
     timeout_s = _seconds(called.lock_timeout) if called.lock_timeout is not None else None

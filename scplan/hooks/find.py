@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from scplan.hooks.state import Told
-from scplan.linux.process import PINS
-from scplan.named_tuple import NamedTuple
-from scplan.strict_json import DECODER
+from scplan.linux.processes.process import PINS
+from scplan.startup.named_tuple import NamedTuple
+from scplan.startup.strict_json import DECODER
 
 _HEAD_BYTES = 8192
 

@@ -11,11 +11,11 @@ import select
 
 from scplan.errors import KernelError, ScplanError
 from scplan.hooks.state import Told
-from scplan.linux.process import start_of
+from scplan.linux.processes.process import start_of
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.oci_state import StateDirectoryRuntime
 from scplan.runtimes.runtime import is_same_place
-from scplan.state import Record
+from scplan.store.state import Record
 from scplan.workflow.recorded import is_plugged_in
 
 _ENDING_S = 2

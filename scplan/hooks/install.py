@@ -8,15 +8,15 @@ import shlex
 import stat
 from typing import Any
 
-from scplan import strict_json
 from scplan.errors import KernelError, ScplanError
 from scplan.hooks.json_text import with_member, without_member
 from scplan.hooks.spec import DOCKER_RUNTIME, WRAPPER, docker_runtime, lxc_lines, podman_hook
 from scplan.model.edit import Edit
-from scplan.records import write_document
 from scplan.runtimes.configured_hooks import runs_scplan
 from scplan.runtimes.lxc import default_path
 from scplan.runtimes.podman import hook_directories
+from scplan.startup import strict_json
+from scplan.store.durable import write_document
 
 INSTALLABLE = ("podman", "docker", "lxc")
 _PODMAN_FILE = "scplan.json"

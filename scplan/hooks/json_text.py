@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from scplan.named_tuple import NamedTuple
-from scplan.strict_json import DECODER
+from scplan.startup.named_tuple import NamedTuple
+from scplan.startup.strict_json import DECODER
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _INDENT = re.compile(r"\n([ \t]+)\S")

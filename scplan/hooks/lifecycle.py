@@ -8,10 +8,10 @@ from scplan.hooks.identity import ends_soon, is_elsewhere, why_another
 from scplan.hooks.state import STAGES, Told
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
-from scplan.linux.process import cgroup_of, pid_namespace_of, start_of
+from scplan.linux.processes.process import cgroup_of, pid_namespace_of, start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes import RUNTIMES
-from scplan.state import Record, State
+from scplan.store.state import Record, State
 from scplan.workflow import plugging
 from scplan.workflow.lifecycle import return_lent
 from scplan.workflow.recorded import is_plugged_in, replaced, why_not_followed

@@ -10,17 +10,19 @@ import os
 import time
 from functools import partial
 
-from scplan import observe, plan, recovery
-from scplan.confirmation import Scope
+from scplan import observe
+from scplan.applying import recovery
 from scplan.errors import Locked, RecoveryNeeded
 from scplan.kinds import KINDS
-from scplan.linux import udev
+from scplan.linux.devices import udev
 from scplan.linux.host import Host
-from scplan.linux.programs import hook_command, start_detached, start_service
+from scplan.linux.processes.programs import hook_command, start_detached, start_service
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource, Role, brought_by
-from scplan.state import Record, State
+from scplan.planning import making
+from scplan.store.confirmation import Scope
+from scplan.store.state import Record, State
 from scplan.workflow.applying import Run
 from scplan.workflow.lifecycle import give_back
 from scplan.workflow.planning import plan_alone
@@ -97,7 +99,7 @@ def _brought_now(record: Record, host: Host) -> dict[Address, Resource]:
         if again is None:
             continue
         entry = {address: again}
-        now = plan.resolve(entry, observe.host_facts(host), KINDS, lambda _: None).desired
+        now = making.resolve(entry, observe.host_facts(host), KINDS, lambda _: None).desired
         if address in now and _resolved(now[address]) == _resolved(owned):
             found.update((place, one) for place, one in now.items() if place != address)
     return {

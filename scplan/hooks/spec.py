@@ -11,8 +11,8 @@ from typing import Any
 
 from scplan.errors import ScplanError
 from scplan.hooks import DEFAULT_STATE_DIR, STATE_DIR_OPTION
-from scplan.linux.programs import hook_command
-from scplan.named_tuple import NamedTuple
+from scplan.linux.processes.programs import hook_command
+from scplan.startup.named_tuple import NamedTuple
 
 WRAPPER = "scplan-runc"
 """The console script that adds the hook to bundles; for engines whose OCI runtime can be chosen, but not its hooks."""

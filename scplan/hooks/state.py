@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from scplan import strict_json
 from scplan.errors import ScplanError
-from scplan.named_tuple import NamedTuple
+from scplan.startup import strict_json
+from scplan.startup.named_tuple import NamedTuple
 
 MAX_STATE_BYTES = 1 << 20
 _MAX_ID = 1024
@@ -30,7 +30,7 @@ OF_LXC = ("start-host", "post-stop")
 """The words of LXC, which tells its hooks about the container in their environment."""
 _MONITOR = "[lxc monitor] "
 OF_UDEV = "udev"
-"""What the rules of linux/udev.py call: no runtime, and about a container by its name."""
+"""What the rules of linux/devices/udev.py call: no runtime, and about a container by its name."""
 _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running": "poststart", "stopped": "poststop"}
 
 

@@ -19,7 +19,7 @@ from scplan.model.comparison import as_configured
 from scplan.model.live import HostFacts
 from scplan.model.provided import Provided
 from scplan.model.resource import Resource, brought_by
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 R = TypeVar("R", bound=Resource)
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from scplan.errors import ContainerGone, KernelError, ScplanError
 from scplan.linux.closing import Closing
-from scplan.linux.mountinfo import Mount, escape, parse_mountinfo, read_all
-from scplan.linux.namespaces import Child, forbid_imports, namespace_id, socket_apart, socket_in
-from scplan.linux.process import ends_in_cgroup, start_time
-from scplan.linux.rooted_path import IN_ROOT
-from scplan.linux.signals import stop_requests_wait
+from scplan.linux.mounts.mountinfo import Mount, escape, parse_mountinfo, read_all
+from scplan.linux.paths.rooted_path import IN_ROOT
+from scplan.linux.processes.namespaces import Child, forbid_imports, namespace_id, socket_apart, socket_in
+from scplan.linux.processes.process import ends_in_cgroup, start_time
+from scplan.linux.processes.signals import stop_requests_wait
 from scplan.linux.syscalls import (
     CLONE_NEWCGROUP,
     CLONE_NEWNS,
@@ -31,11 +31,11 @@ from scplan.linux.syscalls import (
     owner_of_namespace,
     setns,
 )
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from scplan.linux.host import Host
-    from scplan.linux.netlink import Rtnl
+    from scplan.linux.network.netlink import Rtnl
 
 T = TypeVar("T")
 OVERFLOW_ID = 65534
@@ -163,7 +163,7 @@ class Container(Closing):
     def rtnl(self) -> Rtnl:
         """An rtnetlink socket inside the container's network namespace."""
         if self._rtnl is None:
-            from scplan.linux.netlink import Rtnl, open_socket
+            from scplan.linux.network.netlink import Rtnl, open_socket
 
             try:
                 if self.host.owns_network:

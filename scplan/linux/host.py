@@ -9,20 +9,20 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from scplan.errors import KernelError, ScplanError
-from scplan.linux import udev
-from scplan.linux.blockdev import is_whole_disk, partitions
 from scplan.linux.closing import Closing
-from scplan.linux.lookup import Lookup
-from scplan.linux.mountinfo import Mount, parse_mountinfo
-from scplan.linux.namespaces import namespace_id
-from scplan.linux.process import INITIAL_USER_NAMESPACE
-from scplan.linux.steps import Stepper
+from scplan.linux.devices import udev
+from scplan.linux.devices.blockdev import is_whole_disk, partitions
+from scplan.linux.mounts.mountinfo import Mount, parse_mountinfo
+from scplan.linux.paths.lookup import Lookup
+from scplan.linux.processes.namespaces import namespace_id
+from scplan.linux.processes.process import INITIAL_USER_NAMESPACE
+from scplan.linux.processes.steps import Stepper
 from scplan.linux.syscalls import FileStatus, is_owned_below
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
-    from scplan.linux.netlink import Link, LinkTable, Rtnl, SharedDump
-    from scplan.linux.ovsdb import Ovsdb
+    from scplan.linux.network.netlink import Link, LinkTable, Rtnl, SharedDump
+    from scplan.linux.network.ovsdb import Ovsdb
 
 _RTN_UNICAST = 1
 _NODES_DEPTH = 2
@@ -134,7 +134,7 @@ class Host(Closing):
                 machine_id = file.read(64).strip()
         except OSError:
             return ""
-        from scplan.digest import sha256_hex
+        from scplan.startup.digest import sha256_hex
 
         return sha256_hex(b"scplan host " + machine_id)[:32] if machine_id else ""
 
@@ -165,13 +165,13 @@ class Host(Closing):
     @cached_property
     def rtnl(self) -> Rtnl:
         """An rtnetlink socket in scplan's own network namespace."""
-        from scplan.linux.netlink import Rtnl, open_socket
+        from scplan.linux.network.netlink import Rtnl, open_socket
 
         return Rtnl(open_socket())
 
     @cached_property
     def _links(self) -> LinkTable:
-        from scplan.linux.netlink import LinkTable
+        from scplan.linux.network.netlink import LinkTable
 
         return LinkTable(self.rtnl, self._dump)
 
@@ -212,7 +212,7 @@ class Host(Closing):
         path = ovsdb_socket()
         if not os.path.exists(path):
             return None
-        from scplan.linux.ovsdb import Ovsdb
+        from scplan.linux.network.ovsdb import Ovsdb
 
         return Ovsdb(path)
 

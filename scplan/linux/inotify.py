@@ -10,7 +10,7 @@ import struct
 
 from scplan.errors import KernelError
 from scplan.linux.closing import Closing
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 # struct inotify_event without its name: wd, mask, cookie, length of the name.
 _EVENT = struct.Struct("@iIII")

@@ -49,7 +49,7 @@ def load(names: Iterable[str]) -> list[str]:
 
 
 def _load(name: str) -> None:
-    from scplan.linux.programs import run_bounded
+    from scplan.linux.processes.programs import run_bounded
 
     ended = run_bounded([_program(), "--", name], _ENVIRONMENT, timeout_s=_TIMEOUT_S, output_bytes=_SAID_BYTES)
     if ended.status == 0:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from scplan.digest import sha256_hex
 from scplan.errors import KernelError
-from scplan.linux.process import acts_for_user
+from scplan.linux.processes.process import acts_for_user
+from scplan.startup.digest import sha256_hex
 
 _DIRECTORY = "/run/scplan/state-dirs"
 

@@ -15,7 +15,7 @@ import struct
 from typing import NoReturn
 
 from scplan.errors import KernelError
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from scplan.errors import UsageError
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 
 class Address(NamedTuple):

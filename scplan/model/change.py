@@ -11,7 +11,7 @@ from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
 from scplan.model.probe import Probe
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 
 class Action(StrEnum):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from scplan.digest import sha256_hex
 from scplan.model.resource import COMPARED, CONFIGURABLE, REMEMBERED, Attribute, Attributes, Resource, Role
+from scplan.startup.digest import sha256_hex
 
 R = TypeVar("R", bound=Attributes)
 

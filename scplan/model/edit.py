@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 
 class Edit(NamedTuple):

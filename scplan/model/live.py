@@ -9,7 +9,7 @@ from typing import Any
 
 from scplan.model.address import Address
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
 
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 _BITS: dict[int, int] = {AF_INET: 32, AF_INET6: 128}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from scplan.model.resource import ValueType
 from scplan.model.values import IP
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 _WAY = re.compile(r"(?:([0-9a-f.:]+) )?dev ([^ ]+)(?: weight (\d{1,3}))?( onlink)?, ", re.ASCII)
 UNICAST = 1

@@ -13,7 +13,7 @@ from scplan.model.change import Action, Operation, Plan
 from scplan.model.live import ContainerFacts
 from scplan.model.probe import Probe
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 
 class Step(StrEnum):

@@ -6,8 +6,8 @@ import os
 import re
 from socket import AF_INET, AF_INET6, inet_pton
 
-from scplan.ip_text import ip_text
 from scplan.model.resource import ValueType
+from scplan.startup.ip_text import ip_text
 
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1

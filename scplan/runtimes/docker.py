@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from scplan.errors import RecordDamaged, ScplanError
-from scplan.linux.process import parent_of, working_directory
+from scplan.linux.processes.process import parent_of, working_directory
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.provided import ANY_VALUE, Provided
 from scplan.runtimes.configured_hooks import DEFAULT_STATE_DIR, state_dirs_in_bundle

@@ -11,7 +11,7 @@ import re
 
 from scplan.errors import EngineUnreachable
 from scplan.linux.local_socket import process_behind
-from scplan.linux.process import parent_of, start_of
+from scplan.linux.processes.process import parent_of, start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes.state_files import read_file
 

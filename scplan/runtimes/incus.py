@@ -10,7 +10,6 @@ from typing import Any
 from scplan.errors import EngineUnreachable
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import ANY_VALUE, NOTHING_PROVIDED, Provided
-from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import state_dirs_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.local_api import Daemons, existing, get_one, is_plain
@@ -18,6 +17,7 @@ from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup
 from scplan.runtimes.provided import in_container, limit_values, swap_limit
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference, is_same_place
 from scplan.runtimes.state_files import damaged, facts_of, field, plain
+from scplan.startup.named_tuple import NamedTuple
 
 _RUNNING = ("Running", "Frozen", "Ready")
 _DEFAULT = "default"

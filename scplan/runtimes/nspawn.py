@@ -8,9 +8,9 @@ import os
 from scplan.errors import KernelError
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
-from scplan.named_tuple import NamedTuple
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, list_suffixed, read_file, takes_root
+from scplan.startup.named_tuple import NamedTuple
 
 # A directory for each running container; there also without systemd-machined (--register=no).
 _RUNNING = "/run/systemd/nspawn/propagate"

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
-from scplan.linux.process import acts_for_user, user_namespace_owner
+from scplan.linux.processes.process import acts_for_user, user_namespace_owner
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
 from scplan.runtimes.configured_hooks import runs_scplan, state_dir_of
@@ -32,6 +31,7 @@ from scplan.runtimes.state_files import (
     toml_value,
     user_directory,
 )
+from scplan.startup import strict_json
 
 # Containers of `podman run --rm` may be in a list of their own.
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import struct
 
-from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
 from scplan.runtimes.state_files import MAX_STATE_BYTES, damaged, labels_of
+from scplan.startup import strict_json
 
 _BOLT, _SQLITE = "libpod/bolt_state.db", ("db.sql", "libpod/db.sql")
 _PATH = (b"ctr",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from scplan.linux.process import common_end
+from scplan.linux.processes.process import common_end
 from scplan.runtimes.oci_state import StateDirectoryRuntime
 
 

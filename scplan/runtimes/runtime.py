@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from scplan.errors import ContainerNotFound, EngineUnreachable, KernelError, NoSuchContainer, RecordDamaged
-from scplan.linux.process import is_in_cgroup, start_of
+from scplan.linux.processes.process import is_in_cgroup, start_of
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import Provided
-from scplan.named_tuple import NamedTuple
 from scplan.runtimes.configured_hooks import state_dirs_in_bundle
+from scplan.startup.named_tuple import NamedTuple
 
 AUTO = "auto"
 # Nobody listens at a socket that is still there, or it is not for this user: for `auto`, the runtime is not there.

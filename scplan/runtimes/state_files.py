@@ -6,10 +6,10 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scplan import strict_json
 from scplan.errors import KernelError, RecordDamaged
-from scplan.linux.process import acts_for_user, is_frozen, pid_namespace_of, start_of
+from scplan.linux.processes.process import acts_for_user, is_frozen, pid_namespace_of, start_of
 from scplan.model.live import ContainerFacts, Status
+from scplan.startup import strict_json
 
 if TYPE_CHECKING:
     from scplan.runtimes.runtime import ContainerName

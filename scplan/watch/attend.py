@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 # What an apply needs is imported here, once: each child would import it anew.
-from scplan import apply, execute, journal, recovery, rollback  # noqa: F401
+from scplan.applying import apply, execute, recovery, rollback  # noqa: F401
 from scplan.errors import (
     AwaitingConfirmation,
     ContainerGone,
@@ -25,10 +25,11 @@ from scplan.kinds.kind import Hears
 from scplan.linux.host import Host
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.report import Drifted
-from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import Runtime, Signs
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store import journal  # noqa: F401
+from scplan.store.state import Record, State
 from scplan.workflow import plugging
 from scplan.workflow.recorded import ask, find_again, gone, is_plugged_in, locate_recorded
 from scplan.workflow.reporting import drifted_in

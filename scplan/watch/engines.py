@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 
 from scplan.errors import Diagnostic, EngineUnreachable, ScplanError
 from scplan.linux.closing import Closing
-from scplan.linux.namespaces import Child
-from scplan.linux.signals import ask_to_stop_ends
+from scplan.linux.processes.namespaces import Child
+from scplan.linux.processes.signals import ask_to_stop_ends
 from scplan.runtimes import RUNTIMES
 from scplan.watch.poller import Poller
 from scplan.watch.rest import Rest

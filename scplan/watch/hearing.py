@@ -10,8 +10,8 @@ from scplan.errors import ContainerGone, KernelError
 from scplan.kinds.kind import Hears
 from scplan.linux.closing import Closing
 from scplan.linux.host import Host
-from scplan.linux.life import Life
-from scplan.linux.netlink.listening import OF_THE_HOST, changed_links, open_listener
+from scplan.linux.network.netlink.listening import OF_THE_HOST, changed_links, open_listener
+from scplan.linux.processes.life import Life
 from scplan.watch.attend import Key
 from scplan.watch.poller import Poller
 from scplan.watch.rest import Rest

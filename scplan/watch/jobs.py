@@ -8,9 +8,9 @@ import time
 from collections.abc import Collection, Sequence
 
 from scplan.errors import Diagnostic, KernelError, ScplanError
-from scplan.linux.namespaces import Child
-from scplan.linux.signals import ask_to_stop_ends
-from scplan.named_tuple import NamedTuple
+from scplan.linux.processes.namespaces import Child
+from scplan.linux.processes.signals import ask_to_stop_ends
+from scplan.startup.named_tuple import NamedTuple
 from scplan.watch.attend import Key, Order, Seen, attend
 
 _TIME_S = 120.0
@@ -88,7 +88,7 @@ class Jobs:
         return not self._running
 
     def _reap(self) -> None:
-        from scplan.linux.namespaces import is_ready
+        from scplan.linux.processes.namespaces import is_ready
 
         for fd in [fd for fd in self._running if is_ready(fd, 0)]:
             try:

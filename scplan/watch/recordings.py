@@ -6,8 +6,8 @@ import os
 
 from scplan.linux.closing import Closing
 from scplan.linux.inotify import Inotify, Mask
-from scplan.records import make_directory
-from scplan.state import State
+from scplan.store.durable import make_directory
+from scplan.store.state import State
 from scplan.watch.attend import Key
 
 # Records are put in place by rename, and go by one.

@@ -17,12 +17,12 @@ from scplan.errors import Diagnostic, KernelError, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux import service
 from scplan.linux.host import Host
-from scplan.linux.privileges import missing_capabilities, raise_open_files
-from scplan.linux.signals import Woken
+from scplan.linux.processes.privileges import missing_capabilities, raise_open_files
+from scplan.linux.processes.signals import Woken
 from scplan.model.live import Status
 from scplan.model.report import Notice, Occasion, Tally
-from scplan.named_tuple import NamedTuple
-from scplan.state import State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import State
 from scplan.watch.attend import Key, Order, Seen, attend
 from scplan.watch.engines import Engines
 from scplan.watch.hearing import Hearing
@@ -61,6 +61,11 @@ class Settings(NamedTuple):
 
     heal: bool = False
     check_s: float = 60.0
+
+
+def writes_to_journal(fd: int) -> bool:
+    """True if a stream goes to systemd's journal, where a line may begin with its priority."""
+    return service.writes_to_journal(fd)
 
 
 def once(request: Request, settings: Settings, tell: Tell, count: Count) -> bool:

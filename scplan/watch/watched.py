@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from scplan.errors import Diagnostic
 from scplan.kinds.kind import Hears
-from scplan.linux.life import Life
+from scplan.linux.processes.life import Life
 from scplan.model.live import ContainerFacts
 from scplan.model.report import Drifted, Notice, Occasion, Tally
 from scplan.runtimes.runtime import Signs

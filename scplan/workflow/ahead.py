@@ -18,12 +18,12 @@ from scplan.kinds.kind import Kind
 from scplan.linux.closing import Closing
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.namespaces import Child, is_ready
+from scplan.linux.processes.namespaces import Child, is_ready
 from scplan.model.comparison import account_of, differences
 from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import Record, State
 from scplan.workflow.recorded import is_about
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class LookAhead(Closing):
 
     def __init__(self, state: State, names: Sequence[tuple[str, str]]) -> None:
         """Starts them. `names` are runtime and name of containers, in the order in which they are looked at."""
-        from scplan.linux.netlink import SharedDump
+        from scplan.linux.network.netlink import SharedDump
 
         self._state = state
         at_a_time = min(_AT_A_TIME, max(1, len(names) // (_SHARES_EACH * processes(names))))

@@ -20,15 +20,15 @@ from scplan.errors import (
     Severity,
     UsageError,
 )
-from scplan.journal import OF_A_START, new_apply_id
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
-from scplan.linux.process import start_of
-from scplan.linux.signals import stop_requests_raise, stop_requests_wait
+from scplan.linux.processes.process import start_of
+from scplan.linux.processes.signals import stop_requests_raise, stop_requests_wait
 from scplan.linux.state_dirs import note_state_dir
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, Status
-from scplan.state import State, records_of
+from scplan.store.journal import OF_A_START, new_apply_id
+from scplan.store.state import State, records_of
 from scplan.workflow.confirming import arm_watchdog, undo_overdue
 from scplan.workflow.lifecycle import bring_home
 from scplan.workflow.locking import made_under_locks
@@ -38,11 +38,11 @@ from scplan.workflow.recorded import is_plugged_in, located_again
 from scplan.workflow.scene import Request, Scene, scene_of_configuration, set_scene
 
 if TYPE_CHECKING:
+    from scplan.applying.recovery import Direction
     from scplan.config import Configuration
-    from scplan.journal import Begin, Journal
     from scplan.model.probe import Probe
     from scplan.model.report import OnEvent, Outcome
-    from scplan.recovery import Direction
+    from scplan.store.journal import Begin, Journal
 
 _MAX_COMMAND_WORDS = 200
 _MAX_WORD = 500
@@ -74,11 +74,11 @@ def open_apply(request: Request) -> Iterator[Run]:
 @contextmanager
 def open_saved(path: str, request: Request) -> Iterator[Run]:
     """The same for a saved plan. Raises StalePlan when planning again gives other changes."""
-    from scplan import planfile
     from scplan.config import configuration_from_json
+    from scplan.store import saved_plans
 
     with Host() as host:
-        document = planfile.load_to_apply(path, host.identity())
+        document = saved_plans.load_to_apply(path, host.identity())
     origin = document["origin"]
     request = request._replace(
         targets=tuple(map(str, origin.get("targets", ()))),
@@ -95,8 +95,8 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
 
         def make(scene: Scene) -> Run:
             made = plan_scene(scene, request, state, host)
-            planfile.check_unchanged(path, document, made)
-            planfile.check_as_saved(path, document)
+            saved_plans.check_unchanged(path, document, made)
+            saved_plans.check_as_saved(path, document)
             return Run(made, scene, state, host, request)
 
         with run_under_locks(scene, request, state, host, make) as run:
@@ -240,10 +240,10 @@ class Run:
             time.sleep(_POLL_S)
 
     def _execute(self, apply_id: str, on_event: OnEvent) -> None:
-        from scplan.apply import Assurance, apply
-        from scplan.execute import Executor, release_ended
-        from scplan.journal import Journal, Refreshed, open_ids
-        from scplan.recovery import elsewhere
+        from scplan.applying.apply import Assurance, apply
+        from scplan.applying.execute import Executor, release_ended
+        from scplan.applying.recovery import elsewhere
+        from scplan.store.journal import Journal, Refreshed, open_ids
 
         note_state_dir(self._state.directory)
         release_ended(KINDS, self._state.directory, partial(open_ids, self._state.directory))
@@ -280,7 +280,7 @@ class Run:
             )
 
     def _begin(self, apply_id: str, touched: Mapping[str, ContainerFacts]) -> Begin:
-        from scplan.journal import Begin
+        from scplan.store.journal import Begin
 
         request, configuration = self._request, self._scene.configuration
         return Begin(
@@ -310,7 +310,7 @@ class Run:
     def _probe(self, apply_id: str, on_event: OnEvent) -> None:
         probes: tuple[Probe, ...] = self._request.probes if self._changes_kernel else ()
         if probes:
-            from scplan.probes import run_probes
+            from scplan.applying.probes import run_probes
 
             run_probes(probes, apply_id, on_event)
 
@@ -337,7 +337,7 @@ def _digest(configuration: Configuration) -> str:
     """The same for all files that say the same."""
     import json
 
-    from scplan.digest import sha256_hex
+    from scplan.startup.digest import sha256_hex
 
     text = json.dumps(configuration.to_json(), sort_keys=True, separators=(",", ":"))
     return f"sha256:{sha256_hex(text.encode())}"
@@ -348,7 +348,7 @@ def recover(request: Request, direction: Direction, on_event: OnEvent, tell: Cal
 
     `tell` gets a line about each apply and each thing. Goes on after a failure, and raises all of them.
     """
-    from scplan import recovery
+    from scplan.applying import recovery
 
     with Host() as host:
         asked = recovery.Recovery(State(request.state_dir, KINDS), KINDS, host, request.lock_timeout_s, on_event)
@@ -364,7 +364,8 @@ def accept_live(request: Request, tell: Callable[[str], None]) -> None:
 
     An apply that can still be confirmed is left alone. Goes on after a failure, and raises all of them.
     """
-    from scplan import acceptance, confirmation, journal, recovery
+    from scplan.applying import acceptance, recovery
+    from scplan.store import confirmation, journal
 
     state = State(request.state_dir, KINDS)
     with Host() as host:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from scplan.errors import Diagnostic, KernelError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
-from scplan.state import State
+from scplan.store.state import State
 from scplan.workflow.scene import Request
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def notices(state: State) -> list[Diagnostic]:
     """
     if not state.has_open_journals():
         return []
-    from scplan import confirmation
-    from scplan.watchdog import is_watched
+    from scplan.applying.watchdog import is_watched
+    from scplan.store import confirmation
 
     with Host() as host:
         left = confirmation.all_left_behind(state.directory, KINDS, host.boot_id)
@@ -39,13 +39,13 @@ def state_notices(request: Request) -> list[Diagnostic]:
 
 def arm_watchdog(state: State, apply_id: str) -> None:
     """Returns when something is there that undoes the apply, whatever becomes of this process."""
-    from scplan.watchdog import arm
+    from scplan.applying.watchdog import arm
 
     arm(state.directory, apply_id, lambda: _start_watchdog(state, apply_id))
 
 
 def _start_watchdog(state: State, apply_id: str) -> None:
-    from scplan.linux.programs import scplan_command, start_detached, start_service
+    from scplan.linux.processes.programs import scplan_command, start_detached, start_service
 
     if not os.access(state.directory, os.W_OK):
         return
@@ -61,7 +61,7 @@ def undo_overdue(state: State, host: Host, timeout_s: float) -> list[Diagnostic]
     """
     if not state.has_open_journals():
         return []
-    from scplan import recovery
+    from scplan.applying import recovery
 
     lines, failures = recovery.undo_overdue(recovery.Recovery(state, KINDS, host, timeout_s, lambda _: None))
     said = [Diagnostic(summary=line) for line in lines] + [one for error in failures for one in error.diagnostics]
@@ -73,7 +73,7 @@ def confirm(request: Request, wanted: str | None = None) -> str:
 
     Raises ScplanError when it is too late.
     """
-    from scplan import confirmation
+    from scplan.store import confirmation
 
     state = State(request.state_dir, KINDS)
     notices(state)
@@ -85,7 +85,7 @@ def wait_for_confirmation(request: Request, tell: Callable[[str], None]) -> None
     """Undoes what is not confirmed in time; what is done is told, and written to the system's log."""
     import syslog
 
-    from scplan import recovery, watchdog
+    from scplan.applying import recovery, watchdog
 
     def told(line: str) -> None:
         syslog.syslog(syslog.LOG_NOTICE, line)

@@ -8,15 +8,15 @@ from typing import Any
 from scplan.errors import Diagnostic, PlanError, Severity, in_file_order
 from scplan.kinds import KINDS
 from scplan.kinds.kind import Foreseen, Kind, Unsuitable
-from scplan.linux.authority import lacking
 from scplan.linux.container import Container
 from scplan.linux.host import Host
+from scplan.linux.processes.authority import lacking
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Plan
 from scplan.model.live import ContainerFacts, Status
 from scplan.model.resource import Resource
 from scplan.observe import open_container
-from scplan.plan import SourceOf, unsuitable
+from scplan.planning.making import SourceOf, unsuitable
 from scplan.runtimes import RUNTIMES
 from scplan.workflow.recorded import AboutStart
 

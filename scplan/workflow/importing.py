@@ -13,11 +13,11 @@ from scplan.model.address import Address
 from scplan.model.change import Action, Plan
 from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.model.resource import CONFIGURABLE, Resource, brought_by
-from scplan.named_tuple import NamedTuple
 from scplan.observe import open_container
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import Record, State
 from scplan.workflow.applying import Run, run_under_locks
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.planning import plan_scene

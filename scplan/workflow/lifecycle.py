@@ -14,7 +14,7 @@ from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Status
 from scplan.model.resource import Resource
 from scplan.runtimes import RUNTIMES
-from scplan.state import Record, State
+from scplan.store.state import Record, State
 from scplan.workflow.recorded import AboutStart, gone, is_plugged_in
 
 
@@ -108,7 +108,7 @@ def _is_blocked(record: Record, state: State, host: Host) -> bool:
     """True if an apply to the container, or to what it has of the host, did not end."""
     if not state.has_open_journals():
         return False
-    from scplan.confirmation import Scope, all_left_behind, blocking
+    from scplan.store.confirmation import Scope, all_left_behind, blocking
 
     left = all_left_behind(state.directory, KINDS, host.boot_id)
     return bool(blocking(left, Scope((gone(record),), record.resources.items()), KINDS))

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 from scplan.errors import ContainerGone, Diagnostic, Locked, PlanError, RecoveryNeeded, ScplanError
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
-from scplan.linux.process import start_of
+from scplan.linux.processes.process import start_of
 from scplan.model.live import Status
-from scplan.state import State
+from scplan.store.state import State
 from scplan.workflow.lifecycle import give_back
 from scplan.workflow.planning import left_out_of
 from scplan.workflow.recorded import is_plugged_in
 from scplan.workflow.scene import Request, Scene
 
 if TYPE_CHECKING:
-    from scplan.confirmation import Scope
+    from scplan.store.confirmation import Scope
 
 T = TypeVar("T")
 _ATTEMPTS, _POLL_S, _ENDING_S = 20, 0.1, 0.05
@@ -71,8 +71,8 @@ def _locked(scene: Scene, request: Request, state: State, host: Host) -> Iterato
     of_host = any(KINDS[kind].of_host for kind in kinds)
     with state.locked(list(scene.containers.values()), host=of_host, timeout_s=request.lock_timeout_s):
         if state.has_open_journals():
-            from scplan.journal import sweep
-            from scplan.recovery import refuse_if_needed
+            from scplan.applying.recovery import refuse_if_needed
+            from scplan.store.journal import sweep
 
             sweep(state.directory)
             refuse_if_needed(state, KINDS, host, _scope(scene, request))
@@ -118,7 +118,7 @@ def _changed(scene: Scene, state: State, host: Host) -> Iterator[str]:
 
 def _scope(scene: Scene, request: Request) -> Scope:
     """What of the scene an apply may change: containers that the selection leaves out altogether are not touched."""
-    from scplan.confirmation import Scope
+    from scplan.store.confirmation import Scope
 
     known = [*scene.desired.items(), *scene.owned.items()]
     left_out = left_out_of(scene.containers, (address for address, _ in known), request)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from scplan.errors import Diagnostic, PlanError, Severity
 from scplan.linux import modules as kernel_modules
 from scplan.model.change import Plan
-from scplan.state import State
+from scplan.store.state import State
 from scplan.workflow.scene import Scene
 
 

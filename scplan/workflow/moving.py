@@ -8,10 +8,10 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
 from scplan.model.report import Moved
-from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import AUTO, locate
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import Record, State
 from scplan.workflow.recorded import is_about, is_plugged_in, is_same_container, replaced
 from scplan.workflow.records import unchanging
 from scplan.workflow.scene import Request, record_of

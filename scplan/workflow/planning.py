@@ -7,19 +7,20 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from scplan import observe, plan
+from scplan import observe
 from scplan.errors import Diagnostic, ScplanError, Severity, SourceRange
 from scplan.kinds import KINDS
 from scplan.kinds.kind import Kinds
 from scplan.linux.host import Host
-from scplan.linux.namespaces import Child, results
+from scplan.linux.processes.namespaces import Child, results
 from scplan.model.address import Address
 from scplan.model.change import Plan
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
+from scplan.planning import making
 from scplan.runtimes.runtime import ContainerName, by_name_or_id
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import Record, State
 from scplan.workflow.ahead import LOOKING_TIMEOUT_S, LookAhead, in_shares, is_worth_sharing_out, processes
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import facts_after_return, left_on_host, start_warnings
@@ -107,7 +108,7 @@ def look_and_plan(
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host, goes_on=goes_on)._replace(containers=scene.containers)
     with missing_said(scene):
-        made = with_neighbours(plan.make_plan, _with_foreign(inputs, state), rest, state, host)
+        made = with_neighbours(making.make_plan, _with_foreign(inputs, state), rest, state, host)
     diagnostics = (
         *made.diagnostics,
         *scene.silent,
@@ -126,8 +127,8 @@ def _with_orders(made: Plan, scene: Scene, request: Request) -> Plan:
 
 
 def with_neighbours(
-    make: Callable[[plan.Inputs, Kinds], Plan],
-    inputs: plan.Inputs,
+    make: Callable[[making.Inputs, Kinds], Plan],
+    inputs: making.Inputs,
     scene: Scene,
     state: State,
     host: Host,
@@ -154,8 +155,8 @@ def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> 
         part = scene.only(frozenset(names))
         # Kind by kind, for which each needs other code.
         desired = dict(sorted(part.desired.items(), key=_kind_of))
-        resolution = plan.resolve(desired, facts, KINDS, part.source_of)
-        wanted |= plan.accounts(resolution, part.containers, request.selection)
+        resolution = making.resolve(desired, facts, KINDS, part.source_of)
+        wanted |= making.accounts(resolution, part.containers, request.selection)
     return ahead.as_recorded({name: scene.containers[name] for name in wanted}, wanted)
 
 
@@ -173,10 +174,10 @@ def _start_warnings(made: Plan, scene: Scene, state: State, *, of_running: bool)
 
 def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
     """The same for what is in the records already: it was compared with those of all other containers then."""
-    return plan.make_plan(_gather(scene, request, host), KINDS)
+    return making.make_plan(_gather(scene, request, host), KINDS)
 
 
-def _with_foreign(inputs: plan.Inputs, state: State) -> plan.Inputs:
+def _with_foreign(inputs: making.Inputs, state: State) -> making.Inputs:
     """The inputs with what scplan owns elsewhere. Raises RecordDamaged, unless it goes on all the same."""
     try:
         return inputs._replace(foreign=foreign_to(inputs, state))
@@ -187,7 +188,7 @@ def _with_foreign(inputs: plan.Inputs, state: State) -> plan.Inputs:
         return inputs._replace(resolution=inputs.resolution._replace(diagnostics=said))
 
 
-def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False) -> plan.Inputs:
+def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False) -> making.Inputs:
     """Resolves on the host and reads live state."""
     scene.refuse_stale()
     facts = observe.host_facts(host)
@@ -216,7 +217,7 @@ def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False
     return inputs._replace(unread=unread, goes_on=goes_on, staying=staying(inputs, host))
 
 
-def staying(inputs: plan.Inputs, host: Host) -> frozenset[Address]:
+def staying(inputs: making.Inputs, host: Host) -> frozenset[Address]:
     """What is to be removed of containers that do not run, and stays in a namespace which other containers have."""
     stopped = {name for name, facts in inputs.containers.items() if facts.status is Status.STOPPED}
     going = [one for one in inputs.owned.keys() - inputs.resolution.desired.keys() if one.container in stopped]
@@ -262,7 +263,7 @@ def _observe(
     """Live resources, read by a process for each CPU where the containers are many."""
     if not is_worth_sharing_out(containers):
         return observe.observe(containers, wanted, KINDS, host)
-    from scplan.linux.netlink import SharedDump
+    from scplan.linux.network.netlink import SharedDump
 
     def look(share: list[str]) -> dict[Address, Resource]:
         # A process of its own needs sockets of its own.
@@ -277,9 +278,9 @@ def _observe(
     return {address: resource for share in found for address, resource in share.items()}
 
 
-def _resolve(scene: Scene, host: HostFacts) -> plan.Resolution:
+def _resolve(scene: Scene, host: HostFacts) -> making.Resolution:
     """What the host makes of the scene, with the warnings about its files in front."""
-    resolution = plan.resolve(scene.desired, host, KINDS, scene.source_of)
+    resolution = making.resolve(scene.desired, host, KINDS, scene.source_of)
     return resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
 
 
@@ -292,8 +293,8 @@ def wanted_of(
     return {name: observe.Wanted(by_kind=by_kind) for name, by_kind in wanted.items()}
 
 
-def inputs_of(scene: Scene, resolution: plan.Resolution, live: Live, request: Request) -> plan.Inputs:
-    return plan.Inputs(
+def inputs_of(scene: Scene, resolution: making.Resolution, live: Live, request: Request) -> making.Inputs:
+    return making.Inputs(
         containers=scene.containers,
         resolution=resolution,
         owned=scene.owned,
@@ -305,7 +306,7 @@ def inputs_of(scene: Scene, resolution: plan.Resolution, live: Live, request: Re
     )
 
 
-def foreign_to(inputs: plan.Inputs, state: State) -> dict[Address, Resource]:
+def foreign_to(inputs: making.Inputs, state: State) -> dict[Address, Resource]:
     """What scplan owns in containers that the plan is not about; not read when nothing could collide with it."""
     desired = inputs.resolution.desired
     if not any(True for address, one in desired.items() for _ in KINDS[address.kind].claims(address, one)):
@@ -314,7 +315,7 @@ def foreign_to(inputs: plan.Inputs, state: State) -> dict[Address, Resource]:
 
 
 def _plan_against_snapshot(request: Request, path: str) -> Plan:
-    from scplan import snapshot
+    from scplan.store import snapshot
 
     captured = snapshot.load(path, KINDS)
     configuration = validate(request)
@@ -352,7 +353,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
     resolution = _resolve(scene, captured.live.host)
     inputs = inputs_of(scene, resolution, captured.live, request)
     foreign = {address: owned for address, owned in captured.owned.items() if address.container not in containers}
-    return _with_orders(plan.make_plan(inputs._replace(foreign=foreign), KINDS), scene, request)
+    return _with_orders(making.make_plan(inputs._replace(foreign=foreign), KINDS), scene, request)
 
 
 def _not_captured(reference: str, count: int, source: SourceRange | None, known: Iterable[str]) -> Diagnostic:
@@ -365,7 +366,7 @@ def _not_captured(reference: str, count: int, source: SourceRange | None, known:
 
 def save_plan(made: Plan, request: Request, path: str) -> None:
     """Saves a plan with the configuration that it can be made again from."""
-    from scplan import planfile
+    from scplan.store import saved_plans
 
     origin: dict[str, Any] = {
         "targets": list(request.targets),
@@ -373,13 +374,13 @@ def save_plan(made: Plan, request: Request, path: str) -> None:
         "destroy": request.destroy,
         "configuration": validate(request).to_json(),
     }
-    planfile.save(path, made, origin, _host_of(request))
+    saved_plans.save(path, made, origin, _host_of(request))
 
 
 def _host_of(request: Request) -> dict[str, str]:
     """Whose plan it is: this host's, or that of the snapshot it was made against."""
     if request.live is not None:
-        from scplan import snapshot
+        from scplan.store import snapshot
 
         return snapshot.load(request.live, KINDS).live.host.identity()
     with Host() as host:
@@ -388,11 +389,11 @@ def _host_of(request: Request) -> dict[str, str]:
 
 def load_plan_view(path: str) -> Plan:
     """A saved plan, to be looked at; with a warning when it is not as it was saved."""
-    from scplan import planfile
+    from scplan.store import saved_plans
 
-    document = planfile.load(path)
-    viewed = planfile.view(document, path, KINDS)
-    if planfile.is_as_saved(document):
+    document = saved_plans.load(path)
+    viewed = saved_plans.view(document, path, KINDS)
+    if saved_plans.is_as_saved(document):
         return viewed
     changed = Diagnostic(
         summary=f"{path} is not as it was saved: an apply refuses it",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from scplan import confirmation, recovery
-from scplan.journal import OF_A_START, left_behind
+from scplan.applying import recovery
 from scplan.kinds import KINDS
 from scplan.linux import modules
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.live import ContainerFacts
-from scplan.named_tuple import NamedTuple
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store import confirmation
+from scplan.store.journal import OF_A_START, left_behind
+from scplan.store.state import Record, State
 from scplan.workflow.applying import Run
 from scplan.workflow.foresight import with_start_foreseen
 from scplan.workflow.lifecycle import give_back, wanted_again

@@ -11,7 +11,7 @@ from scplan.model.change import Action, Change, Plan
 from scplan.model.live import ContainerFacts
 from scplan.model.provided import NOTHING_PROVIDED, Provided
 from scplan.model.resource import Resource, Role
-from scplan.plan import Owner
+from scplan.planning.making import Owner
 from scplan.runtimes import RUNTIMES
 
 _OF_RECORDS = (Action.DELETE, Action.UPDATE, Action.REPLACE)

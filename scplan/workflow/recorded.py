@@ -18,12 +18,12 @@ from scplan.errors import (
     Severity,
 )
 from scplan.linux.host import boot_id
-from scplan.linux.process import is_in_cgroup, pid_namespace_of, sees_all_processes, start_of
+from scplan.linux.processes.process import is_in_cgroup, pid_namespace_of, sees_all_processes, start_of
 from scplan.model.live import ContainerFacts, Naming, Status
-from scplan.named_tuple import NamedTuple
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import is_generated, is_same_place
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import Record, State
 
 _SHOWN_OF_ID = 12
 

@@ -11,8 +11,8 @@ from scplan.kinds import KINDS
 from scplan.linux.host import Host
 from scplan.model.address import Address, Selection
 from scplan.model.live import ContainerFacts
-from scplan.named_tuple import NamedTuple
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import Record, State
 from scplan.workflow.lifecycle import give_back
 from scplan.workflow.recorded import gone, is_plugged_in
 from scplan.workflow.reporting import show_owned
@@ -84,8 +84,8 @@ def unchanging(
 
     Raises RecoveryNeeded when a crash left something half done.
     """
-    from scplan.confirmation import Scope
-    from scplan.recovery import refuse_if_needed
+    from scplan.applying.recovery import refuse_if_needed
+    from scplan.store.confirmation import Scope
 
     has_ended = record.has_lent or (bool(record.start_time) and not is_plugged_in(record, host.boot_id))
     of_host = has_ended and any(KINDS[address.kind].of_host for address in record.resources)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from scplan import observe, plan
+from scplan import observe
 from scplan.errors import ContainerElsewhere, ContainerReplaced, Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
@@ -14,9 +14,10 @@ from scplan.model.change import Change, Plan
 from scplan.model.comparison import as_recorded, differences, is_recorded_as
 from scplan.model.live import Live, Status
 from scplan.model.resource import Resource
+from scplan.planning import making
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.runtime import Runtime
-from scplan.state import Record, State
+from scplan.store.state import Record, State
 from scplan.workflow.confirming import notices
 from scplan.workflow.lifecycle import left_on_host
 from scplan.workflow.planning import ahead_of_files, live_of, look_and_plan, wanted_of
@@ -210,7 +211,7 @@ def show_owned(request: Request) -> list[Owned]:
 
 def snapshot(request: Request) -> str:
     """Live state and records of the containers in the files and the records, as JSON; nothing live of stopped ones."""
-    from scplan import snapshot as snapshots
+    from scplan.store import snapshot as snapshots
 
     state = State(request.state_dir, KINDS)
     scene = scene_of_all_records(state).scene
@@ -221,7 +222,7 @@ def snapshot(request: Request) -> str:
     running = scene.only({name for name, facts in scene.containers.items() if facts.status is not Status.STOPPED})
     with Host() as host:
         facts = observe.host_facts(host, (*_paths_of(scene.desired), *_paths_of(scene.owned), *host.disks()))
-        resolution = plan.resolve(running.desired, facts, KINDS, scene.source_of)
+        resolution = making.resolve(running.desired, facts, KINDS, scene.source_of)
         everything = {name: observe.Wanted(by_kind=None) for name in running.containers}
         wanted = wanted_of(running.containers, {**resolution.desired, **running.owned})
         resources = observe.observe(running.containers, everything, KINDS, host)
@@ -252,7 +253,7 @@ def record_notices(request: Request) -> list[Diagnostic]:
 
 def doctor() -> list[Finding]:
     """What this host supports."""
-    from scplan.doctor import Looked, examine
+    from scplan.workflow.doctor import Looked, examine
 
     def looked(runtime: Runtime) -> Looked:
         try:

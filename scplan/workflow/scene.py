@@ -24,11 +24,11 @@ from scplan.linux.host import boot_id
 from scplan.model.address import Address, Selection
 from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
-from scplan.plan import SourceOf
+from scplan.planning.making import SourceOf
 from scplan.runtimes import RUNTIMES, unreadable_states
 from scplan.runtimes.runtime import AUTO, AmbiguousContainer, Runtime, begins_id, is_same_place, locate
-from scplan.state import Record, State
+from scplan.startup.named_tuple import NamedTuple
+from scplan.store.state import Record, State
 from scplan.workflow.recorded import (
     AboutStart,
     Asked,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from scplan.errors import Diagnostic, ScplanError
-from scplan.state import State
+from scplan.store.state import State
 
 T = TypeVar("T")
 _PATIENCE_S = 5.0
@@ -44,7 +44,7 @@ def settled(state: State, look: Callable[[], T]) -> T:
 def is_quiet(state: State, before: int) -> bool:
     """Whether no apply is at work, and none began or ended since `before`, a time of last_begun_or_ended."""
     if state.has_open_journals():
-        from scplan.journal import is_at_work
+        from scplan.store.journal import is_at_work
 
         if is_at_work(state.directory):
             return False

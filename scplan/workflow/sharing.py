@@ -12,14 +12,14 @@ from functools import cached_property
 
 from scplan.errors import Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
-from scplan.linux.namespaces import namespace_id
-from scplan.linux.process import start_of
+from scplan.linux.processes.namespaces import namespace_id
+from scplan.linux.processes.process import start_of
 from scplan.linux.state_dirs import state_dirs
 from scplan.model.address import Address
 from scplan.model.change import Action, Plan
 from scplan.model.live import ContainerFacts, Status
-from scplan.plan import Owner
-from scplan.state import Record, State
+from scplan.planning.making import Owner
+from scplan.store.state import Record, State
 from scplan.workflow.recorded import is_plugged_in
 from scplan.workflow.scene import Scene
 

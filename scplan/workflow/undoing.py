@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scplan import observe, plan
+from scplan import observe
 from scplan.errors import Diagnostic, ScplanError, Severity
 from scplan.kinds import KINDS
 from scplan.linux.host import Host
@@ -17,7 +17,8 @@ from scplan.model.change import Plan
 from scplan.model.comparison import without_former
 from scplan.model.live import ContainerFacts, Live
 from scplan.model.resource import Resource
-from scplan.state import Record, State
+from scplan.planning import making
+from scplan.store.state import Record, State
 from scplan.workflow.applying import Run, run_under_locks
 from scplan.workflow.confirming import undo_overdue
 from scplan.workflow.foresight import with_foresight
@@ -26,15 +27,15 @@ from scplan.workflow.recorded import ask, find_again
 from scplan.workflow.scene import Request, Scene, read_records
 
 if TYPE_CHECKING:
-    from scplan.history import Kept
     from scplan.model.report import OnEvent, Past
-    from scplan.plan_undo import Reversal
+    from scplan.planning.undo import Reversal
+    from scplan.store.history import Kept
 
 
 @contextmanager
 def open_undo(request: Request) -> Iterator[Run]:
     """The plan that takes back the last committed apply, under its locks. Raises ScplanError where there is none."""
-    from scplan.history import last_committed
+    from scplan.store.history import last_committed
 
     state = State(request.state_dir, KINDS)
     with Host() as host:
@@ -79,7 +80,7 @@ def awaiting(request: Request) -> Past | None:
 
 def give_up(pending: Past, request: Request, on_event: OnEvent) -> str:
     """Undoes an apply that awaits confirmation, at once; returns a line about it."""
-    from scplan import recovery
+    from scplan.applying import recovery
 
     with Host() as host:
         state = State(request.state_dir, KINDS)
@@ -90,22 +91,22 @@ def give_up(pending: Past, request: Request, on_event: OnEvent) -> str:
 
 def history(request: Request, limit: int | None) -> list[Past]:
     """The applies of this state directory, newest first, at most `limit`."""
-    from scplan import history as histories
+    from scplan.store import history as histories
 
     with Host() as host:
         return histories.history(request.state_dir, KINDS, host.boot_id, limit)
 
 
 def _reversals(kept: Kept) -> dict[Address, Reversal]:
-    from scplan import plan_undo
+    from scplan.planning import undo
 
     assert kept.entries is not None
-    return plan_undo.reversals(kept.entries.started, kept.entries.refreshed)
+    return undo.reversals(kept.entries.started, kept.entries.refreshed)
 
 
 def _scene_of(kept: Kept, state: State) -> Scene:
     """The containers of the apply, as they are now. Raises ContainerNotFound for one that is gone for good."""
-    from scplan import plan_undo
+    from scplan.planning import undo
 
     assert kept.entries is not None
     containers: dict[str, ContainerFacts] = {}
@@ -117,19 +118,19 @@ def _scene_of(kept: Kept, state: State) -> Scene:
     past = _reversals(kept)
 
     desired: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
-    for address, resource in plan_undo.desired_after({}, past).items():
+    for address, resource in undo.desired_after({}, past).items():
         desired[address.container][address] = resource
     return Scene(containers, desired, partial(read_records, state))
 
 
 def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, state: State, host: Host) -> Plan:
-    from scplan import plan_undo
+    from scplan.planning import undo
 
-    past = plan_undo.with_brought(past, scene.owned, KINDS)
-    desired = plan_undo.desired_after(scene.owned, past)
+    past = undo.with_brought(past, scene.owned, KINDS)
+    desired = undo.desired_after(scene.owned, past)
     touched = {address: one for address, one in desired.items() if address in past}
     facts = observe.host_facts(host)
-    resolution = plan.resolve(touched, facts, KINDS, scene.source_of)
+    resolution = making.resolve(touched, facts, KINDS, scene.source_of)
     kept = {address: one for address, one in desired.items() if address not in past}
     resolved = {address: one for address, one in resolution.desired.items() if address in touched}
     resolution = resolution._replace(desired={**kept, **resolved})
@@ -139,5 +140,5 @@ def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, stat
     live = Live(host=facts, containers=scene.containers, resources=found)
     inputs = inputs_of(scene, resolution, live, request)
     inputs = inputs._replace(foreign=foreign_to(inputs, state), staying=staying(inputs, host))
-    made = with_neighbours(lambda these, kinds: plan_undo.make_undo(these, past, kinds), inputs, scene, state, host)
+    made = with_neighbours(lambda these, kinds: undo.make_undo(these, past, kinds), inputs, scene, state, host)
     return with_foresight(made, scene.owned, scene.source_of, host)

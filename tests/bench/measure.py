@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scplan.linux.programs import hook_command
+from scplan.linux.processes.programs import hook_command
 from tests.containers.session import CHECKOUT
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scplan.records import decode_line, encode_line
+from scplan.store.durable import decode_line, encode_line
 from tests.containers.fingerprint import Fingerprint, difference
 from tests.containers.session import Session
 from tests.crash.scene import Scene, open_scene

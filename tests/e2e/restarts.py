@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scplan.records import decode_line, encode_line
+from scplan.store.durable import decode_line, encode_line
 from tests.conftest import Scplan
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk

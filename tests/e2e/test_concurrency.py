@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from scplan import workflow
+from scplan.workflow import planning, scene
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
@@ -63,8 +63,8 @@ def assert_consistent(scplan: Scplan) -> None:
 def changes(scplan: Scplan, config: Config) -> int:
     """How many changes a plan has; made without starting scplan."""
     file = scplan.write(config, "looked-at.yaml")
-    request = workflow.Request(state_dir=str(scplan.state_dir), files=(str(file),))
-    return len(workflow.make_plan(request).changes)
+    request = scene.Request(state_dir=str(scplan.state_dir), files=(str(file),))
+    return len(planning.make_plan(request).changes)
 
 
 def sections(container: Container, number: int, bridge: str, directory: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scplan.journal import FORMAT_VERSION
-from scplan.records import decode_line, encode_line
+from scplan.store.durable import decode_line, encode_line
+from scplan.store.journal import FORMAT_VERSION
 from tests.conftest import MakeContainer, Ran, Scplan
 from tests.containers.container import Container
 from tests.e2e.scene import Config, nothing_changed, of, refused

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scplan.errors import ContainerNotFound, EngineUnreachable
-from scplan.linux.process import start_of
+from scplan.linux.processes.process import start_of
 from scplan.model.live import ContainerFacts, Status
 from scplan.runtimes.docker import Docker as DockerRuntime
 from scplan.workflow.scene import Records, Scene

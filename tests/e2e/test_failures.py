@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from scplan import workflow
 from scplan.model.change import Operation
+from scplan.workflow import planning, scene
 from tests.conftest import Ran, Scplan
 from tests.containers import host_parts
 from tests.containers.container import Container
@@ -65,7 +65,7 @@ def ground(session: Session) -> Iterator[Ground]:
         ip_inside(db, "route", "add", *mixed.ADOPTED)
         before = _picture(web, db, scplan)
         file = scplan.write(mixed.after(web, db, made))
-        planned = workflow.make_plan(workflow.Request(state_dir=str(scplan.state_dir), files=(str(file),)))
+        planned = planning.make_plan(scene.Request(state_dir=str(scplan.state_dir), files=(str(file),)))
         yield Ground(web, db, made, scplan, disk, planned.operations, before)
 
 

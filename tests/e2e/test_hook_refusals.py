@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from scplan.linux.programs import hook_command
-from scplan.records import decode_line, encode_line
+from scplan.linux.processes.programs import hook_command
+from scplan.store.durable import decode_line, encode_line
 from tests.conftest import MakeContainer, Scplan
 from tests.containers import host_parts
 from tests.containers.container import Container

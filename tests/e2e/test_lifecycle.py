@@ -227,7 +227,7 @@ def test_start_after_a_boot_plugs_in_again(runc_web: Container, scplan: Scplan, 
     """A record of another boot: nothing that it says of that container's life is true of this one."""
     scplan("apply", "--auto-approve", config=of(runc_web, mounts=[f"{host_directory}:/srv/data"])).ok()
     from scplan.kinds import KINDS
-    from scplan.state import State
+    from scplan.store.state import State
 
     state = State(str(scplan.state_dir), KINDS)
     record = state.read("runc", runc_web.name)

@@ -416,10 +416,10 @@ def test_doctor_tells_what_this_host_supports(scplan: Scplan) -> None:
 def test_schema_accepts_the_examples() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     yaml = pytest.importorskip("yaml")
-    from scplan import workflow
+    from scplan.workflow import planning
 
-    validator = jsonschema.Draft202012Validator(workflow.schema())
-    validator.check_schema(workflow.schema())
+    validator = jsonschema.Draft202012Validator(planning.schema())
+    validator.check_schema(planning.schema())
     examples = Path(__file__).parents[2] / "examples"
     for path in sorted([*examples.glob("*.yaml"), *examples.glob("*.d/*.yaml")]):
         document = yaml.safe_load(path.read_text())

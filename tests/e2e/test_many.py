@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from scplan.linux.lookup import LOOKUP_TIMEOUT_S
+from scplan.linux.paths.lookup import LOOKUP_TIMEOUT_S
 from tests.conftest import Scplan
 from tests.containers.container import Container
 from tests.containers.session import Session

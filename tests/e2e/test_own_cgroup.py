@@ -12,7 +12,7 @@ import pytest
 
 from scplan.linux.container import Container as Opened
 from scplan.linux.host import Host
-from scplan.linux.process import common_end
+from scplan.linux.processes.process import common_end
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
 from tests.conftest import MakeContainer, Scplan

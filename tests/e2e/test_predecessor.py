@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scplan.errors import KernelError
-from scplan.linux.namespaces import Child
+from scplan.linux.processes.namespaces import Child
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk, Nic

@@ -65,7 +65,7 @@ def test_copy_before_the_damaged_record_is_good(scplan: Scplan, record: Path) ->
 
 
 def test_record_of_a_newer_version_is_refused(process_container: Container, scplan: Scplan, record: Path) -> None:
-    from scplan.records import decode_line, encode_line
+    from scplan.store.durable import decode_line, encode_line
 
     document = decode_line(record.read_bytes(), "record") | {"format_version": "2.0"}
     record.write_bytes(encode_line(document))

@@ -18,8 +18,8 @@ from scplan.kinds.kind import Target
 from scplan.kinds.mount.record import BindMount
 from scplan.linux.container import Container as Opened
 from scplan.linux.host import Host
-from scplan.linux.namespaces import Child
-from scplan.linux.process import user_namespace_owner
+from scplan.linux.processes.namespaces import Child
+from scplan.linux.processes.process import user_namespace_owner
 from scplan.model.live import Status
 from scplan.runtimes.podman import Podman
 from tests.conftest import Ran, Scplan

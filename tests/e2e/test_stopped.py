@@ -14,8 +14,9 @@ import pytest
 
 from scplan.kinds import KINDS
 from scplan.model.live import ContainerFacts, Status
-from scplan.state import State
-from scplan.workflow import Request, open_apply
+from scplan.store.state import State
+from scplan.workflow.applying import open_apply
+from scplan.workflow.scene import Request
 from tests.conftest import MakeContainer, Ran, Scplan
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk

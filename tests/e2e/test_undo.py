@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scplan.records import decode_line
+from scplan.store.durable import decode_line
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.fingerprint import Fingerprint, difference, fingerprint

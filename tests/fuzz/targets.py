@@ -13,28 +13,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scplan import planfile, snapshot, workflow
 from scplan.config import configuration_from_json
 from scplan.errors import ExitCode, ScplanError, StalePlan
-from scplan.history import history
-from scplan.journal import read_journal
 from scplan.kinds import KINDS
-from scplan.linux.cgroup_v1 import DeviceRules
-from scplan.linux.mountinfo import escape, parse_mountinfo
-from scplan.linux.netlink import Rtnl, wire
-from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
-from scplan.linux.ovsdb import Ovsdb
-from scplan.linux.process import start_time
+from scplan.linux.cgroups.cgroup_v1 import DeviceRules
+from scplan.linux.mounts.mountinfo import escape, parse_mountinfo
+from scplan.linux.network.netlink import Rtnl, wire
+from scplan.linux.network.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
+from scplan.linux.network.ovsdb import Ovsdb
+from scplan.linux.processes.process import start_time
 from scplan.model.change import Plan
 from scplan.model.report import Owned
-from scplan.records import encode_line
 from scplan.render import documents, machine
 from scplan.render.markdown import plan_markdown
 from scplan.runtimes import docker, isulad, podman, state_files
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
 from scplan.runtimes.runtime import ContainerName
-from scplan.state import State
+from scplan.store import saved_plans, snapshot
+from scplan.store.durable import encode_line
+from scplan.store.history import history
+from scplan.store.journal import read_journal
+from scplan.store.state import State
+from scplan.workflow import planning, scene
 
 GOLDEN = Path(__file__).parents[2] / "state/golden/1.0"
 
@@ -283,15 +284,15 @@ def _line(text: bytes) -> bytes:
 
 def plan_file(data: bytes, scratch: Path) -> str:
     def read(path: str) -> None:
-        document = planfile.load(path)
-        plan = planfile.view(document, path, KINDS)
+        document = saved_plans.load(path)
+        plan = saved_plans.view(document, path, KINDS)
         _show(plan)
         with suppress(StalePlan):
-            planfile.check_host(path, document, {"machine": "this", "boot_id": "now"})
+            saved_plans.check_host(path, document, {"machine": "this", "boot_id": "now"})
         with suppress(StalePlan):
-            planfile.check_unchanged(path, document, plan)
+            saved_plans.check_unchanged(path, document, plan)
         with suppress(StalePlan):
-            planfile.check_unchanged(path, document, plan._replace(changes=(), containers={}))
+            saved_plans.check_unchanged(path, document, plan._replace(changes=(), containers={}))
         configuration_from_json(document["origin"].get("configuration"), KINDS)
 
     return _of_file(data, scratch / "saved.plan", read)
@@ -311,7 +312,7 @@ def snapshot_file(data: bytes, scratch: Path) -> str:
 
     def read(path: str) -> None:
         snapshot.load(path, KINDS)
-        _show(workflow.make_plan(workflow.Request(state_dir=str(scratch / "none"), files=(str(file),), live=path)))
+        _show(planning.make_plan(scene.Request(state_dir=str(scratch / "none"), files=(str(file),), live=path)))
 
     return _of_file(data, scratch / "live.json", read)
 
@@ -354,8 +355,8 @@ def _saved_plan() -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         file, saved = Path(directory, "scplan.yaml"), Path(directory, "saved.plan")
         file.write_text(_CONFIGURATION)
-        request = workflow.Request(state_dir=directory, files=(str(file),), live=str(GOLDEN / "snapshot.json"))
-        workflow.save_plan(workflow.make_plan(request), request, str(saved))
+        request = scene.Request(state_dir=directory, files=(str(file),), live=str(GOLDEN / "snapshot.json"))
+        planning.save_plan(planning.make_plan(request), request, str(saved))
         return saved.read_bytes()
 
 

@@ -15,10 +15,10 @@ from scplan.config import Configuration, configuration_from_json, load
 from scplan.config.fragments import FileReader
 from scplan.config.loading import checked
 from scplan.config.report import Report
+from scplan.config.yaml_source import parse, shown
 from scplan.errors import ConfigurationError, Diagnostic
 from scplan.kinds import KINDS
 from scplan.model.resource import CONFIGURABLE, Attribute, Attributes
-from scplan.yaml_source import parse, shown
 from tests import tried
 
 TRIED = tried.TRIED["fuzzed configurations"]

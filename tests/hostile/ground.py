@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scplan import workflow
 from scplan.errors import ExitCode, ScplanError
+from scplan.workflow import applying, planning, reporting, scene
 from tests.containers.container import Container
 from tests.e2e.scene import naming
 
@@ -24,7 +24,7 @@ class Ground:
     def __init__(self, container: Container, directory: Path) -> None:
         self.container = container
         self.file = directory / "scplan.yaml"
-        self.request = workflow.Request(state_dir=str(directory / "state"), files=(str(self.file),), lock_timeout_s=5)
+        self.request = scene.Request(state_dir=str(directory / "state"), files=(str(self.file),), lock_timeout_s=5)
         self.codes: Counter[int] = Counter()
         self.said: set[str] = set()
         self.slowest_s = 0.0
@@ -40,7 +40,7 @@ class Ground:
         """One run; its exit code. Whatever is not an error for users passes through, and fails the test."""
         begun = time.monotonic()
         try:
-            with workflow.open_apply(self.request._replace(destroy=destroy)) as run:
+            with applying.open_apply(self.request._replace(destroy=destroy)) as run:
                 run.execute(lambda _: None)
             code = 0
         except ScplanError as error:
@@ -56,9 +56,9 @@ class Ground:
     def plan(self) -> int:
         """A plan, drift and show; the exit code of the first that fails."""
         try:
-            workflow.make_plan(self.request)
-            workflow.drift(self.request)
-            workflow.show_owned(self.request)
+            planning.make_plan(self.request)
+            reporting.drift(self.request)
+            reporting.show_owned(self.request)
         except ScplanError as error:
             self.said.add(str(error))
             return int(error.exit_code)
@@ -78,7 +78,7 @@ class Ground:
     def recover(self) -> int:
         """What an undo could not take back while it was worked against, once more; the exit code."""
         try:
-            workflow.recover(self.request, "auto", lambda _: None, lambda _: None)
+            applying.recover(self.request, "auto", lambda _: None, lambda _: None)
         except ScplanError as error:
             self.said.add(str(error))
             self.last = str(error)
@@ -95,7 +95,7 @@ class Ground:
         assert self.apply(destroy=True) == 0, self.last
         tidy()
         assert self.apply() == 0, self.last
-        assert workflow.make_plan(self.request).changes == ()
+        assert planning.make_plan(self.request).changes == ()
         assert self.apply(destroy=True) == 0, self.last
 
     def verdict(self, what: str, rounds: int, runs: int) -> None:

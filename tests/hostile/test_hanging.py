@@ -16,8 +16,8 @@ import pytest
 from scplan.errors import KernelError
 from scplan.linux.container import Container as Opened
 from scplan.linux.host import Host
-from scplan.linux.lookup import LOOKUP_TIMEOUT_S
-from scplan.linux.rooted_path import open_in_root
+from scplan.linux.paths.lookup import LOOKUP_TIMEOUT_S
+from scplan.linux.paths.rooted_path import open_in_root
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.e2e.scene import config, of, refused

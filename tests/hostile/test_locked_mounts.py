@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from scplan import workflow
 from scplan.errors import ApplyFailed, ScplanError
 from scplan.kinds.kind import Target
 from scplan.kinds.mount import BindMount, MountKind
-from scplan.linux import bind
 from scplan.linux.container import Container as Opened
+from scplan.linux.devices.loose_node import make_loose_node
 from scplan.linux.host import Host
-from scplan.linux.loose_node import make_loose_node
+from scplan.linux.mounts import bind
+from scplan.workflow import applying
 from tests.conftest import MakeContainer, Scplan
 from tests.containers.container import Container
 from tests.containers.host_parts import LoopDisk
@@ -217,7 +217,7 @@ def test_nothing_is_mounted_where_it_would_show_on_the_host(
         assert f"{ground.file}:1:" in ground.last
         assert "/srv/link/in to /data/in" in ground.last
         once(process_container, _unbend)
-        with workflow.open_apply(ground.request) as run:
+        with applying.open_apply(ground.request) as run:
             # After the last look of the plan.
             once(process_container, lambda: (os.rename("/srv/link", "/srv/away"), os.symlink("/data", "/srv/link")))
             with pytest.raises(ApplyFailed, match="shares with the host"):
@@ -354,7 +354,7 @@ def test_source_that_becomes_a_symlink_is_not_followed(
     source = host_directory / "new"
     ground = Ground(process_container, tmp_path)
     ground.write(mounts=[{"source": str(source), "target": "/data", "create_source": True}])
-    with workflow.open_apply(ground.request) as run:
+    with applying.open_apply(ground.request) as run:
         source.symlink_to(host_canary.directory)
         with pytest.raises(ApplyFailed, match="a directory on the way was replaced by a symlink"):
             run.execute(lambda _: None)

@@ -17,7 +17,7 @@ import pytest
 from scplan.errors import ScplanError
 from scplan.linux.container import Container as Opened
 from scplan.linux.host import Host
-from scplan.linux.netlink import Rtnl, open_socket
+from scplan.linux.network.netlink import Rtnl, open_socket
 from tests.conftest import Scplan
 from tests.containers.container import Container
 from tests.e2e.scene import of, refused

@@ -186,7 +186,7 @@ def test_nothing_is_written_through_what_was_planted(
 
 def test_temporary_file_that_was_planted_is_not_written_to(tmp_path: Path) -> None:
     """Its name can be guessed; whoever made it could go on writing to it."""
-    from scplan.records import write_document
+    from scplan.store.durable import write_document
 
     victim = tmp_path / "victim"
     victim.write_text("as it was")

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
-from scplan import workflow
 from scplan.errors import ApplyFailed
 from scplan.kinds import KINDS as ALL_KINDS
 from scplan.model.change import Action
 from scplan.model.probe import Probe
 from scplan.model.report import Event, Step
-from scplan.state import State
+from scplan.store.state import State
+from scplan.workflow import applying, planning, scene
 from tests.conftest import MakeContainer
 from tests.containers import host_parts
 from tests.containers.container import Container
@@ -52,7 +52,7 @@ class Ground:
         self.container = container
         self.parts = parts
         self.file = directory / "scplan.yaml"
-        self.request = workflow.Request(state_dir=str(directory / "state"), files=(str(self.file),), lock_timeout_s=5)
+        self.request = scene.Request(state_dir=str(directory / "state"), files=(str(self.file),), lock_timeout_s=5)
 
     def configuration(self, sections: Any) -> Config:
         return of(self.container, **sections)
@@ -61,10 +61,10 @@ class Ground:
         self.file.write_text(yaml.safe_dump(self.configuration(sections)))
 
     def actions(self) -> list[str]:
-        return [str(change.action) for change in workflow.make_plan(self.request).changes]
+        return [str(change.action) for change in planning.make_plan(self.request).changes]
 
     def apply(self, on_event: Callable[[Any], None] = lambda _: None, probes: tuple[Probe, ...] = ()) -> None:
-        with workflow.open_apply(self.request._replace(probes=probes)) as run:
+        with applying.open_apply(self.request._replace(probes=probes)) as run:
             run.execute(on_event)
 
     def reach(self, sections: Any) -> list[str]:
@@ -285,7 +285,7 @@ def _dies_at(ground: Ground, wanted: Sections, step: Step, number: int) -> bool:
     if not killed_while_applying(ground, step, number):
         return False
     lines: list[str] = []
-    workflow.recover(ground.request, "auto", lambda _: None, lines.append)
+    applying.recover(ground.request, "auto", lambda _: None, lines.append)
     assert len(lines) == 1
     assert difference(before, ground.picture()) == []
     ground.file.write_text(at_rest)

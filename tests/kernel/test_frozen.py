@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scplan.linux.process import is_frozen_cgroup
+from scplan.linux.processes.process import is_frozen_cgroup
 from tests.containers.cgroups import v2_mount
 from tests.containers.room import until
 from tests.containers.session import Session

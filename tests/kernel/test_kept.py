@@ -12,7 +12,7 @@ from scplan.kinds.kind import Target
 from scplan.kinds.nic import Nic, NicKind
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.kept import Kept
+from scplan.linux.network.kept import Kept
 from tests.containers import container as throwaway
 from tests.containers import host_parts
 from tests.containers.session import Session

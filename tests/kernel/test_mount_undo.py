@@ -386,8 +386,8 @@ def test_what_was_kept_by_a_killed_apply_is_released(
     process_container: Container, scplan: Scplan, host_directory: Path
 ) -> None:
     """It was killed after its journal had ended."""
-    from scplan.linux.parking import kept_by, park, place_of
-    from scplan.linux.rooted_path import opened
+    from scplan.linux.mounts.parking import kept_by, park, place_of
+    from scplan.linux.paths.rooted_path import opened
     from scplan.linux.syscalls import open_tree
 
     state_dir = str(scplan.state_dir)

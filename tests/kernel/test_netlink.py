@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from scplan.errors import KernelError
-from scplan.ip_text import ip_text
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.namespaces import Child, socket_in
-from scplan.linux.netlink import RTN_UNICAST, RTPROT_KERNEL, LinkTable, Route, Rtnl, SharedDump, open_socket
+from scplan.linux.network.netlink import RTN_UNICAST, RTPROT_KERNEL, LinkTable, Route, Rtnl, SharedDump, open_socket
+from scplan.linux.processes.namespaces import Child, socket_in
+from scplan.startup.ip_text import ip_text
 from tests.containers import container as throwaway
 
 pytestmark = pytest.mark.needs("root", "veth", "bridge")

@@ -13,11 +13,11 @@ import pytest
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Target
 from scplan.kinds.nic import Nic, NicKind, lost, reclaim
-from scplan.linux import links, pins
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.namespaces import socket_in
-from scplan.linux.netlink import Link, Rtnl, open_socket
+from scplan.linux.network import links, pins
+from scplan.linux.network.netlink import Link, Rtnl, open_socket
+from scplan.linux.processes.namespaces import socket_in
 from scplan.model.comparison import differences
 from tests.containers import container as throwaway
 from tests.containers import host_parts

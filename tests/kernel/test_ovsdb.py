@@ -18,10 +18,10 @@ import pytest
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Target
 from scplan.kinds.nic import Nic, NicKind
-from scplan.linux import ovsdb
 from scplan.linux.container import Container
 from scplan.linux.host import Host, ovsdb_socket
-from scplan.linux.ovsdb import Ovsdb
+from scplan.linux.network import ovsdb
+from scplan.linux.network.ovsdb import Ovsdb
 from tests.containers import container as throwaway
 from tests.containers.session import Session
 

@@ -8,8 +8,8 @@ import pytest
 
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.netlink import RawRoute, raw_from_text
-from scplan.linux.netlink.rtnl import Rtnl
+from scplan.linux.network.netlink import RawRoute, raw_from_text
+from scplan.linux.network.netlink.rtnl import Rtnl
 from tests.containers import container as throwaway
 
 pytestmark = pytest.mark.needs("root", "veth")

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from scplan import workflow
+from scplan.applying.execute import Executor
 from scplan.errors import KernelError, ScplanError
-from scplan.execute import Executor
 from scplan.kinds import KINDS
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.namespaces import Child
-from scplan.linux.steps import Stepper
+from scplan.linux.processes.namespaces import Child
+from scplan.linux.processes.steps import Stepper
 from scplan.linux.syscalls import CLONE_NEWNS, CLONE_NEWUSER, make_rprivate, unshare
 from scplan.model.report import Event
 from scplan.model.report import Step as Stage
+from scplan.workflow import applying, scene
 from tests.conftest import Scplan
 from tests.containers import container as throwaway
 from tests.e2e.scene import of
@@ -340,7 +340,7 @@ def test_executor_begins_with_none(tmp_path: Path) -> None:
 
 _PARENT = """
 import fcntl, sys, time
-from scplan.linux.steps import Stepper
+from scplan.linux.processes.steps import Stepper
 from tests.kernel.test_steps import _open_files, _sleep
 
 lock = open(sys.argv[1], "w")
@@ -393,7 +393,7 @@ def test_stepper_of_an_apply_holds_its_journal_and_locks(
 ) -> None:
     file, state_dir = tmp_path / "scplan.yaml", tmp_path / "state"
     file.write_text(json.dumps(of(process_container, mounts=[f"{host_directory}:/srv/data"])))
-    request = workflow.Request(state_dir=str(state_dir), files=(str(file),))
+    request = scene.Request(state_dir=str(state_dir), files=(str(file),))
     seen: list[set[str]] = []
 
     def look(event: Event) -> None:
@@ -401,11 +401,11 @@ def test_stepper_of_an_apply_holds_its_journal_and_locks(
             children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
             seen.extend(_files_below(state_dir, int(child)) for child in children)
 
-    with workflow.open_apply(request) as run:
+    with applying.open_apply(request) as run:
         run.execute(look)
     (journal,) = (state_dir / "history").iterdir()
     assert {f"journal/{journal.name}", f"locks/process.{process_container.name}.lock"} in seen
-    with workflow.open_apply(request._replace(destroy=True)) as run:
+    with applying.open_apply(request._replace(destroy=True)) as run:
         run.execute(lambda _: None)
 
 

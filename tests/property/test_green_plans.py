@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from scplan import workflow
 from scplan.errors import ApplyFailed, ConfigurationError, PlanError
 from scplan.model.address import Address
 from scplan.model.change import Change, Plan
 from scplan.model.probe import Probe
 from scplan.model.report import Step
+from scplan.workflow import applying, planning, reporting
 from tests.containers import host_parts
 from tests.containers.fingerprint import difference
 from tests.containers.session import Session
@@ -125,7 +125,7 @@ def test_a_plan_without_errors_applies_and_is_taken_back(lab: Lab, share: int, d
 
 def _drifted(ground: Ground) -> set[Address]:
     """What others had changed of scplan's own: an undo returns that to what the records say."""
-    return {one.address for one in workflow.drift(ground.request).drifted}
+    return {one.address for one in reporting.drift(ground.request).drifted}
 
 
 def _taken_back(
@@ -153,7 +153,7 @@ def _taken_back(
             stopped_at(ground, number)
         case "death":
             assert killed_while_applying(ground, data.draw(st.sampled_from((Step.STARTED, Step.DONE))), number)
-            workflow.recover(ground.request, "back", lambda _: None, print)
+            applying.recover(ground.request, "back", lambda _: None, print)
     lost = [text for change in planned.changes for text in change.lost]
     # Routes of a router's are the kernel's to learn again.
     found = [line for line in difference(before, ground.picture()) if "'protocol': 'ra'" not in line]
@@ -175,7 +175,7 @@ def _planned(ground: Ground, sections: Sections) -> Plan | None:
     print(f"plan {sections}")
     ground.write(sections)
     try:
-        planned = workflow.make_plan(ground.request)
+        planned = planning.make_plan(ground.request)
     except (PlanError, ConfigurationError) as error:
         print(f"refused: {error}")
         for one in error.diagnostics:
@@ -188,7 +188,7 @@ def _planned(ground: Ground, sections: Sections) -> Plan | None:
 
 
 def _apply(ground: Ground, *probes: Probe) -> None:
-    with workflow.open_apply(ground.request._replace(probes=probes)) as run:
+    with applying.open_apply(ground.request._replace(probes=probes)) as run:
         run.execute(lambda _: None)
 
 

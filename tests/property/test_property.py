@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from scplan import workflow
 from scplan.errors import ApplyFailed, ContainerNotFound
 from scplan.model.report import Event, Step
+from scplan.workflow import applying, planning, records, undoing
 from tests.containers import host_parts
 from tests.containers.container import Container
 from tests.containers.fingerprint import difference, fingerprint
@@ -115,10 +115,10 @@ def lab(session: Session) -> Iterator[Lab]:
 
 def destroy(ground: Ground) -> None:
     """Takes everything away; where scplan owns nothing, it says so."""
-    owned = {one.address.container for one in workflow.state_list(ground.request)}
+    owned = {one.address.container for one in records.state_list(ground.request)}
     names = tuple(sorted(owned)) or (ground.container.name,)
     says_so = nullcontext() if owned else pytest.raises(ContainerNotFound)
-    with says_so, workflow.open_apply(ground.request._replace(destroy=True, containers=names, files=())) as run:
+    with says_so, applying.open_apply(ground.request._replace(destroy=True, containers=names, files=())) as run:
         run.execute(lambda _: None)
 
 
@@ -178,7 +178,7 @@ def test_undo_gives_back_what_was_before(lab: Lab, data: st.DataObject) -> None:
 
 
 def undo(ground: Ground) -> None:
-    with workflow.open_undo(ground.request) as run:
+    with undoing.open_undo(ground.request) as run:
         run.execute(lambda _: None)
 
 
@@ -190,7 +190,7 @@ def test_a_failure_at_any_step_gives_back_what_was_before(lab: Lab, data: st.Dat
     reached(ground, first)
     before = ground.picture()
     ground.write(second)
-    operations = len(workflow.make_plan(ground.request).operations)
+    operations = len(planning.make_plan(ground.request).operations)
     if operations:
         stopped_at(ground, data.draw(st.integers(1, operations)))
         assert difference(before, ground.picture()) == []
@@ -220,7 +220,7 @@ def test_a_death_at_any_operation_is_recovered(lab: Lab, data: st.DataObject) ->
     first, second = data.draw(configurations(lab.parts)), data.draw(configurations(lab.parts))
     before = reached(ground, first)
     ground.write(second)
-    operations = len(workflow.make_plan(ground.request).operations)
+    operations = len(planning.make_plan(ground.request).operations)
     if operations:
         step = data.draw(st.sampled_from((Step.STARTED, Step.DONE)))
         way = data.draw(st.sampled_from(("back", "forward")))
@@ -228,7 +228,7 @@ def test_a_death_at_any_operation_is_recovered(lab: Lab, data: st.DataObject) ->
         print(f"die at {step} {number}, and go {way}")
         assert killed_while_applying(ground, step, number)
         lines: list[str] = []
-        workflow.recover(ground.request, way, lambda _: None, lines.append)
+        applying.recover(ground.request, way, lambda _: None, lines.append)
         assert len(lines) == 1
         if way == "back":
             assert difference(before, without_random_addresses(ground.picture())) == []

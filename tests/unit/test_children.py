@@ -8,7 +8,7 @@ import time
 import pytest
 
 from scplan.errors import KernelError, ScplanError
-from scplan.linux.namespaces import Child, results
+from scplan.linux.processes.namespaces import Child, results
 
 
 def _raise(error: BaseException) -> None:

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from scplan import planfile, snapshot
 from scplan.errors import RecordDamaged
-from scplan.journal import Entries, read_journal
 from scplan.kinds import KINDS
 from scplan.kinds.cgroup import CgroupSetting
 from scplan.kinds.device import Device, IoLimits
@@ -23,8 +21,10 @@ from scplan.model.address import Address
 from scplan.model.change import Action
 from scplan.model.live import Status
 from scplan.model.resource import Resource, brought_by
-from scplan.records import encode_line
-from scplan.state import Record, State
+from scplan.store import saved_plans, snapshot
+from scplan.store.durable import encode_line
+from scplan.store.journal import Entries, read_journal
+from scplan.store.state import Record, State
 
 STATE = Path(__file__).parents[2] / "state"
 GOLDEN = STATE / "golden"
@@ -233,8 +233,8 @@ def test_torn_last_line_of_a_journal_is_left_out(tmp_path: Path) -> None:
 
 def test_plan_of_1_0_loads() -> None:
     path = str(V1 / "plan.json")
-    document = planfile.load(path)
-    plan = planfile.view(document, path, KINDS)
+    document = saved_plans.load(path)
+    plan = saved_plans.view(document, path, KINDS)
     assert [(change.order, str(change.address), change.action) for change in plan.changes] == [
         (1, "web/nic/eth1", Action.UPDATE),
         (2, "web/route/default", Action.REPLACE),
@@ -283,7 +283,7 @@ def test_journals_of_1_1_say_how_a_confirmation_ended() -> None:
 def test_plan_of_1_0_can_be_planned_again_from_its_configuration() -> None:
     from scplan.config import configuration_from_json
 
-    configuration = configuration_from_json(planfile.load(str(V1 / "plan.json"))["origin"]["configuration"], KINDS)
+    configuration = configuration_from_json(saved_plans.load(str(V1 / "plan.json"))["origin"]["configuration"], KINDS)
     web = configuration.containers["web"]
     assert (web.runtime, web.pid) == ("process", 1924)
     assert [str(one) for one in web.resources] == [
@@ -321,7 +321,7 @@ def load_journal(path: Path, document: dict[str, Any]) -> object:
 
 def load_plan(path: Path, document: dict[str, Any]) -> object:
     path.write_text(json.dumps(document))
-    return planfile.load(str(path))
+    return saved_plans.load(str(path))
 
 
 def load_snapshot(path: Path, document: dict[str, Any]) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,81 +13,64 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 PACKAGE = CHECKOUT / "scplan"
 
-RECORDS = {"planfile", "journal", "state", "snapshot"}
-STAGES = {"observe", "apply", "rollback"}
-
-# The table, row by row. Area → what it may import besides itself; an entry covers everything below it.
+# Package → what it may import besides itself; `kinds.kind` is that module alone. Each imports only
+# what comes after it here. docs/explanation/architecture.md has the same table.
 TABLE: dict[str, set[str]] = {
-    "named_tuple": set(),
-    "digest": set(),
-    "ip_text": set(),
-    "strict_json": set(),
-    "errors": set(),
-    "model": {"errors"},
-    "linux": {"errors"},
-    "runtimes": {"linux.container", "errors"},
-    "kinds": {"model", "linux", "errors"},
-    "yaml_source": {"errors"},
-    **{name: {"model", "errors"} for name in RECORDS},
-    **{name: {"model", "errors", "kinds.kind"} for name in ("config", "plan")},
-    **{name: {"model", "errors", "kinds.kind", "journal", "state", "linux.container"} for name in STAGES},
+    "cli": {"hooks", "watch", "workflow", "render", "store", "model", "errors", "startup"},
+    "hooks": {
+        "workflow",
+        "observe",
+        "planning",
+        "applying",
+        "store",
+        "kinds",
+        "runtimes",
+        "model",
+        "linux",
+        "errors",
+        "startup",
+    },
+    "watch": {"workflow", "applying", "store", "kinds", "runtimes", "model", "linux", "errors", "startup"},
+    "workflow": {
+        "config",
+        "planning",
+        "applying",
+        "observe",
+        "store",
+        "kinds",
+        "runtimes",
+        "model",
+        "linux",
+        "errors",
+        "startup",
+    },
+    "config": {"kinds.kind", "model", "errors", "startup"},
+    "planning": {"kinds.kind", "model", "errors", "startup"},
+    "applying": {"observe", "store", "kinds.kind", "model", "linux", "errors", "startup"},
+    "observe": {"kinds.kind", "model", "linux", "errors", "startup"},
+    "store": {"kinds.kind", "model", "linux", "errors", "startup"},
     "render": {"model", "errors"},
-    "cli": {"workflow", "render", "errors"},
+    "kinds": {"model", "linux", "errors", "startup"},
+    "runtimes": {"model", "linux", "errors", "startup"},
+    "model": {"errors", "startup"},
+    "linux": {"errors", "startup"},
+    "errors": {"startup"},
+    "startup": set(),
 }
-
-# Modules that were split off those of the table: what they may import, and who may import them.
-SPLIT_OFF: dict[str, set[str]] = {
-    "records": {"errors", "linux.process"},  # how records are read and written
-    "execute": TABLE["apply"] | {"linux.host"},  # one operation, as apply and rollback carry it out
-    "recovery": TABLE["rollback"] | {"linux.host", "execute", "observe", "rollback", "confirmation"},
-    "confirmation": {"model", "errors", "kinds.kind", "journal"},  # which journals await one
-    # records follow live state where an apply can be neither undone nor finished
-    "acceptance": TABLE["rollback"] | {"linux.host", "linux.signals", "linux.process", "observe"},
-    "watchdog": TABLE["rollback"] | {"confirmation", "recovery", "records"},  # undoes what was not confirmed
-    "history": {"model", "errors", "kinds.kind", "journal", "confirmation", "records"},
-    "probes": {"model", "errors", "linux.programs"},
-    "doctor": {"model", "errors", "linux"},
-}
-
-# Where the code took a better boundary than the table: each keeps the direction of the data.
-BEYOND_THE_TABLE: dict[str, set[str]] = {
-    **{name: {"records", "kinds.kind"} for name in RECORDS},  # the codec asks the kinds for the records' classes
-    "journal": {"records", "kinds.kind", "linux.process"},  # whether who holds one lives
-    "state": {"records", "kinds.kind", "linux.process"},
-    "observe": {"linux.host"},  # the host's facts are observed beside the containers'
-    # an apply that fails or is stopped is rolled back, and one may have to be confirmed
-    "apply": {"execute", "rollback", "linux.signals", "confirmation"},
-    "rollback": {"execute"},
-    # an apply that is finished goes on where it was; what is taken back is not interrupted
-    "recovery": {"apply", "linux.signals"},
-    "config": {"yaml_source"},  # the values with places that it turns into resources
-    # ContainerFacts; the things that a runtime puts into a container; how an engine's daemon is asked; and whether a
-    # recorded process lives
-    "runtimes": {"model.live", "model.provided", "linux.local_socket", "linux.process"},
-    "cli": {"model"},  # the types of what workflow returns and render takes
-}
-# in place of what would take too long to import, or believe too much
-EVERYWHERE = {"named_tuple", "digest", "strict_json", "ip_text"}
-MAY_IMPORT = {
-    area: TABLE.get(area, set()) | SPLIT_OFF.get(area, set()) | BEYOND_THE_TABLE.get(area, set())
-    for area in TABLE.keys() | SPLIT_OFF.keys()
-}
-# These may import everything but what is named.
-MAY_NOT_IMPORT: dict[str, set[str]] = {area: {"cli", "render"} for area in ("workflow", "hooks", "watch")}
 # The way in: it tells the hook and --version apart before anything heavy is imported.
 ENTRY = {"", "__main__"}
 
 # Heavy or low-level modules, and the only places that may import them.
 OWNERS: dict[str, tuple[str, ...]] = {
     "ctypes": ("linux",),
-    "fcntl": ("linux", "state", "journal", "watchdog"),  # locks on scplan's own files
+    "fcntl": ("linux", "store", "applying.watchdog"),  # locks on scplan's own files
     "termios": ("linux",),
     "rich": ("render.text",),
     "typer": ("cli.typer_app",),
     "click": (),
-    "yaml": ("yaml_source",),
-    "pyroute2": ("linux.netlink.rare",),
-    "subprocess": ("linux.programs",),
+    "yaml": ("config.yaml_source",),
+    "pyroute2": ("linux.network.netlink.rare",),
+    "subprocess": ("linux.processes.programs",),
     "multiprocessing": (),
     "pty": (),
 }
@@ -150,39 +134,54 @@ def _below(module: str, places: tuple[str, ...] | set[str]) -> bool:
     return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
-def _area(module: str) -> str:
-    """The row of the table that a module belongs to: that of plan for plan_order, which was split off it."""
-    first = module.split(".")[0]
-    known = MAY_IMPORT.keys() | MAY_NOT_IMPORT.keys()
-    return first if first in known or first.split("_")[0] not in known else first.split("_")[0]
+def _room(module: str) -> str:
+    """The package, or module beside the packages, that a dotted name below scplan is in."""
+    return module.split(".")[0]
 
 
-def _is_allowed(found: Import) -> bool:
-    area = _area(found.importer)
-    module = found.module.removeprefix("scplan").lstrip(".")
-    if found.importer in ENTRY or module == "" or _area(module) == area:
-        return True
-    if area in MAY_NOT_IMPORT:
-        return not _below(module, MAY_NOT_IMPORT[area])
-    return _below(module, MAY_IMPORT.get(area, set()) | EVERYWHERE)
+INSIDE = [
+    (found, module)
+    for found in ALL
+    if found.module.split(".")[0] == "scplan" and (module := found.module.removeprefix("scplan").lstrip("."))
+]
 
 
-def test_every_module_is_in_the_table() -> None:
+def _is_allowed(found: Import, module: str) -> bool:
+    room = _room(found.importer)
+    return found.importer in ENTRY or _room(module) == room or _below(module, TABLE[room])
+
+
+def test_every_package_is_in_the_table() -> None:
     names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    areas = {_area(name) for name in names} - {"__init__", "__main__"}
-    assert areas - MAY_IMPORT.keys() - MAY_NOT_IMPORT.keys() == set()
+    assert names - {"__init__", "__main__"} == TABLE.keys()
 
 
-def test_every_exception_is_needed() -> None:
-    inside = [(_area(found.importer), found.module.removeprefix("scplan.")) for found in ALL]
-    for area, modules in BEYOND_THE_TABLE.items():
-        for module in modules:
-            assert any(one == area and _below(other, {module}) for one, other in inside), f"{area} → {module}"
+def test_arrows_point_downwards() -> None:
+    order = list(TABLE)
+    upwards = [
+        (room, other) for room in TABLE for other in TABLE[room] if order.index(_room(other)) <= order.index(room)
+    ]
+    assert upwards == []
+
+
+def test_every_arrow_of_the_table_is_there() -> None:
+    for room, others in TABLE.items():
+        for other in others:
+            assert any(_room(found.importer) == room and _below(module, {other}) for found, module in INSIDE), (
+                f"{room} → {other}"
+            )
 
 
 def test_imports_follow_the_table() -> None:
-    inside = [found for found in ALL if found.module.split(".")[0] == "scplan"]
-    assert [str(found) for found in inside if not _is_allowed(found)] == []
+    assert [str(found) for found, module in INSIDE if not _is_allowed(found, module)] == []
+
+
+def test_the_table_is_that_of_the_docs() -> None:
+    text = (CHECKOUT / "docs/explanation/architecture.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|$", text, re.MULTILINE)
+    documented = {room: set(re.findall(r"`([\w.]+)`", others)) for room, others in rows if room in TABLE}
+    assert list(documented) == list(TABLE)
+    assert documented == TABLE
 
 
 @pytest.mark.parametrize("module", OWNERS)

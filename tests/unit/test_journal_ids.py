@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from scplan.journal import HISTORY_KEPT, new_apply_id, retire
-from scplan.records import encode_line
+from scplan.store.durable import encode_line
+from scplan.store.journal import HISTORY_KEPT, new_apply_id, retire
 
 
 def test_they_sort_as_they_were_made(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from scplan.errors import Locked
-from scplan.journal import is_at_work, left_behind
-from scplan.linux.namespaces import Child
-from scplan.linux.process import start_of
-from scplan.state import wait_for_lock
+from scplan.linux.processes.namespaces import Child
+from scplan.linux.processes.process import start_of
+from scplan.store.journal import is_at_work, left_behind
+from scplan.store.state import wait_for_lock
 
 _HELD_S = 0.3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scplan.linux.mountinfo import escape, parse_mountinfo
+from scplan.linux.mounts.mountinfo import escape, parse_mountinfo
 
 HEAD = b"22 28 0:21 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
 PLACES = ["/mnt/data", "/mnt", "/mnt/data/in", "/a b", "/tab\there", "/line\nhere", "/back\\slash", "/carriage\rreturn"]

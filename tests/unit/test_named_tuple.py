@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import pytest
 
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scplan.errors import KernelError
-from scplan.linux.netlink import Addr, Link, Route, Rtnl, wire
-from scplan.linux.netlink.layouts import Layouts, Malformed, places
-from scplan.linux.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
+from scplan.linux.network.netlink import Addr, Link, Route, Rtnl, wire
+from scplan.linux.network.netlink.layouts import Layouts, Malformed, places
+from scplan.linux.network.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG, attribute, u32
 
 PARSERS = (wire.parse_link, wire.parse_address, wire.parse_route, wire.parse_nsid)
 
@@ -231,7 +231,7 @@ def test_a_dump_that_changed_meanwhile_is_read_again() -> None:
 
 
 def test_a_dump_that_never_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scplan.linux.netlink.rtnl.TIMEOUT_S", 0.01)
+    monkeypatch.setattr("scplan.linux.network.netlink.rtnl.TIMEOUT_S", 0.01)
     answers = [message(3, bytes(4), flags=2 | 0x10, sequence=number) for number in range(1, 100_000)]
     with pytest.raises(KernelError, match="EAGAIN: kept changing"):
         rtnl(*answers).links()

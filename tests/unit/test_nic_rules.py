@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scplan.kinds.kind import Unsuitable
 from scplan.kinds.nic import Nic, NicKind
 from scplan.kinds.nic.record import derived_host_name
-from scplan.linux.netlink import Addr, Route
+from scplan.linux.network.netlink import Addr, Route
 from scplan.model.address import Address
 from scplan.model.live import HostFacts, LinkFact
 from scplan.model.values import INTERFACE_NAME

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from scplan import workflow
 from scplan.errors import ScplanError
 from scplan.model.change import Plan
 from scplan.model.plan_json import change_to_json
+from scplan.workflow import planning, scene
 
 CASES = Path(__file__).parent.parent / "plan_cases"
 _PATH = {"numbers": "", "mode": "0644", "whole_disk": False, "partitions": []}
@@ -30,7 +30,7 @@ def test_plan_case(case: str, tmp_path: Path) -> None:
     expected = yaml.safe_load((CASES / case / "plan.yaml").read_text())
     snapshot = tmp_path / "live.json"
     snapshot.write_text(json.dumps(_snapshot(live)))
-    request = workflow.Request(
+    request = scene.Request(
         state_dir=str(tmp_path / "state"),
         files=(str(CASES / case / "desired.yaml"),),
         live=str(snapshot),
@@ -40,10 +40,10 @@ def test_plan_case(case: str, tmp_path: Path) -> None:
     )
     if "errors" in expected:
         with pytest.raises(ScplanError) as caught:
-            workflow.make_plan(request)
+            planning.make_plan(request)
         assert [_place_and_summary(one) for one in caught.value.diagnostics] == expected["errors"]
         return
-    plan = workflow.make_plan(request)
+    plan = planning.make_plan(request)
     rows = [_row(change_to_json(change), wanted) for change, wanted in _pairs(plan, expected["changes"])]
     assert rows == expected["changes"]
     assert [_operation(plan, index) for index in range(len(plan.operations))] == expected.get(

@@ -8,7 +8,7 @@ from scplan.kinds.cgroup import CgroupSetting
 from scplan.kinds.device.record import Device, IoLimits
 from scplan.model.address import Address, Selection
 from scplan.model.resource import Resource
-from scplan.plan import Resolution, accounts
+from scplan.planning.making import Resolution, accounts
 
 SETTING = CgroupSetting(name="pids.max", value="10")
 RESOURCES = {Address(container, "cgroup", "pids.max"): SETTING for container in ("web", "db")}

@@ -9,7 +9,7 @@ import pytest
 from scplan.errors import StalePlan
 from scplan.model.change import Plan
 from scplan.model.plan_json import plan_to_json
-from scplan.planfile import check_unchanged
+from scplan.store.saved_plans import check_unchanged
 from tests.unit.render_samples import ADD, CHANGE, plan
 
 

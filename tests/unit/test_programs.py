@@ -10,8 +10,8 @@ from typing import NoReturn
 
 import pytest
 
-from scplan.linux.programs import run_bounded, start_detached
-from scplan.linux.signals import stop_requests_raise, stop_requests_wait
+from scplan.linux.processes.programs import run_bounded, start_detached
+from scplan.linux.processes.signals import stop_requests_raise, stop_requests_wait
 
 _ROUNDS = 25
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}

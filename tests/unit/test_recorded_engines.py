@@ -21,7 +21,7 @@ import pytest
 from scplan.errors import RecordDamaged
 from scplan.hooks.state import told_by_lxc
 from scplan.linux.host import boot_id
-from scplan.linux.process import start_of
+from scplan.linux.processes.process import start_of
 from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.runtimes import containerd, isulad, lxc, lxc_monitor, nspawn
 from scplan.runtimes.containerd import Containerd
@@ -34,7 +34,7 @@ from scplan.runtimes.nspawn import Nspawn
 from scplan.runtimes.podman import Podman
 from scplan.runtimes.runc import Runc
 from scplan.runtimes.runtime import Runtime, locate
-from scplan.state import Record
+from scplan.store.state import Record
 from scplan.workflow.recorded import is_about, locate_recorded, why_not_followed
 from tests.containers import cgroups
 from tests.containers.session import Session

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from scplan.kinds.nic import Nic
 from scplan.kinds.route import Route, RouteKind
-from scplan.linux.netlink import Route as LiveRoute
-from scplan.linux.netlink import option_attributes, options_of, raw_route, route_body
+from scplan.linux.network.netlink import Route as LiveRoute
+from scplan.linux.network.netlink import option_attributes, options_of, raw_route, route_body
 from scplan.model.address import Address
 from scplan.model.networks import network_of
 from scplan.model.next_hops import NEXT_HOP, Way, text_of, ways_of

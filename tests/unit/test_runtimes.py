@@ -42,7 +42,7 @@ from scplan.runtimes.isulad import Isulad
 from scplan.runtimes.nspawn import started_machine
 from scplan.runtimes.podman import Podman
 from scplan.runtimes.runtime import ContainerName, Runtime, by_name_or_id, by_reference, locate
-from scplan.state import Record
+from scplan.store.state import Record
 from scplan.workflow.recorded import is_about, replaced
 
 ID = "c52632d63942ae80b1a7dc8e14aa92e96cc099a905849f255091a80f705b3946"

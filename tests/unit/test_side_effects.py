@@ -10,7 +10,7 @@ from scplan.model.probe import Probe
 from scplan.render.documents import plan_lines, saved_plan_lines
 from scplan.render.lines import plain
 from scplan.render.markdown import plan_markdown
-from scplan.workflow import refuse_disruption
+from scplan.workflow.gates import refuse_disruption
 from tests.unit.render_samples import NIC, WEB, change
 
 BRIEF = change(1, "web/nic/eth1", Action.UPDATE, NIC.but(mtu=1500), NIC, changed=("mtu",))._replace(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scplan import strict_json
+from scplan.startup import strict_json
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scplan.errors import ScplanError
-from scplan.linux import udev
+from scplan.linux.devices import udev
 
 
 def test_rule_names_the_disk_and_the_command() -> None:

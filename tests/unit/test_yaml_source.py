@@ -9,8 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from scplan.config.yaml_source import (
+    MAX_DEPTH,
+    MAX_FILE_BYTES,
+    Document,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    parse,
+    read_file,
+)
 from scplan.errors import SourceRange
-from scplan.yaml_source import MAX_DEPTH, MAX_FILE_BYTES, Document, Mapping, Node, Scalar, Sequence, parse, read_file
 
 
 def plain(node: Node | None) -> object:
@@ -229,12 +239,12 @@ def test_a_path_with_control_characters_is_escaped_in_messages(tmp_path: Path) -
 
 
 def test_standard_input_is_read_for_a_dash() -> None:
-    code = "from scplan.yaml_source import read_file; d = read_file('-'); print(d.root.entries['a'].source)"
+    code = "from scplan.config.yaml_source import read_file; d = read_file('-'); print(d.root.entries['a'].source)"
     result = subprocess.run([sys.executable, "-c", code], input=b"a: b\n", capture_output=True, check=True)
     assert result.stdout == b"<stdin>:1:4\n"
 
 
 def test_a_closed_standard_input_is_an_error() -> None:
-    code = "import os; os.close(0)\nfrom scplan.yaml_source import read_file; print(read_file('-').problems[0])"
+    code = "import os; os.close(0)\nfrom scplan.config.yaml_source import read_file; print(read_file('-').problems[0])"
     result = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True)
     assert b"Bad file descriptor" in result.stdout

@@ -21,7 +21,7 @@ from scplan.kinds.cgroup.settings import (
     members_of,
 )
 from scplan.kinds.kind import Unsuitable
-from scplan.linux.cgroup_v1 import Cgroup
+from scplan.linux.cgroups.cgroup_v1 import Cgroup
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.provided import ANY_VALUE

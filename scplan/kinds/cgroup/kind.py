@@ -23,7 +23,7 @@ from scplan.kinds.cgroup.settings import (
     with_room_for_memory,
 )
 from scplan.kinds.kind import Described, Foreseen, Kind, Target
-from scplan.linux.cgroup_v1 import Cgroup
+from scplan.linux.cgroups.cgroup_v1 import Cgroup
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.model.address import Address

@@ -10,9 +10,9 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from scplan.linux.cgroup_v1 import Cgroup
+from scplan.linux.cgroups.cgroup_v1 import Cgroup
 from scplan.model.values import parse_size
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 Files = Mapping[str, str]
 """Texts of the kernel's files, by file name."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from scplan.kinds.device import rules
 from scplan.kinds.device.record import Device, IoLimits
 from scplan.kinds.kind import Described
-from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
+from scplan.linux.cgroups.cgroup_v1 import Cgroup, DeviceRules, device_rules
 from scplan.linux.container import OVERFLOW_ID, Container
 from scplan.linux.host import Host
 

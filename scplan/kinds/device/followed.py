@@ -1,13 +1,13 @@
-"""Partitions that come and go while their disk is plugged in: told of by udev. linux/udev.py."""
+"""Partitions that come and go while their disk is plugged in: told of by udev. linux/devices/udev.py."""
 
 from __future__ import annotations
 
 from scplan.kinds.device.record import Device
 from scplan.kinds.kind import Target
-from scplan.linux import udev
-from scplan.linux.blockdev import disk_name
+from scplan.linux.devices import udev
+from scplan.linux.devices.blockdev import disk_name
 from scplan.linux.host import Host
-from scplan.linux.programs import hook_command
+from scplan.linux.processes.programs import hook_command
 
 
 def is_followed(host: Host, device: Device) -> bool:

@@ -22,12 +22,12 @@ from scplan.kinds.device.node import (
 from scplan.kinds.device.record import Device, is_same_device
 from scplan.kinds.kind import Foreseen, Unsuitable
 from scplan.kinds.paths import covering
-from scplan.linux import cgroup_v1
-from scplan.linux.cgroup_v1 import Cgroup, access_without, device_rules, join_access
+from scplan.linux.cgroups import cgroup_v1
+from scplan.linux.cgroups.cgroup_v1 import Cgroup, access_without, device_rules, join_access
 from scplan.linux.container import Container
 from scplan.linux.host import Host, device_numbers
-from scplan.linux.mountinfo import Mount
-from scplan.linux.rooted_path import missing_directories, opened
+from scplan.linux.mounts.mountinfo import Mount
+from scplan.linux.paths.rooted_path import missing_directories, opened
 from scplan.linux.syscalls import FileStatus, statx
 from scplan.model.address import Address
 from scplan.model.change import Action, Change

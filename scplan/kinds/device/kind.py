@@ -28,11 +28,11 @@ from scplan.kinds.device.node import (
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits, is_same_device
 from scplan.kinds.kind import Described, Foreseen, Hears, Kind, Target, Unsuitable
 from scplan.kinds.paths import check_target, covering, identity_of
-from scplan.linux.blockdev import device_path
-from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, device_rules
+from scplan.linux.cgroups.cgroup_v1 import Cgroup, DeviceRules, device_rules
 from scplan.linux.container import Container
+from scplan.linux.devices.blockdev import device_path
+from scplan.linux.devices.node_status import NodeStatus
 from scplan.linux.host import Host, device_numbers
-from scplan.linux.node_status import NodeStatus
 from scplan.linux.syscalls import FileStatus
 from scplan.model.address import Address
 from scplan.model.change import Change

@@ -14,12 +14,12 @@ from functools import partial
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.device.record import NODE_TYPES, Device
 from scplan.kinds.paths import merged_paths
-from scplan.linux import bind
 from scplan.linux.container import Container
+from scplan.linux.devices.loose_node import is_loose_node, make_loose_node
+from scplan.linux.devices.node_status import NodeStatus, read_status, set_status
 from scplan.linux.host import device_numbers, file_identity
-from scplan.linux.loose_node import is_loose_node, make_loose_node
-from scplan.linux.node_status import NodeStatus, read_status, set_status
-from scplan.linux.rooted_path import (
+from scplan.linux.mounts import bind
+from scplan.linux.paths.rooted_path import (
     make_directory,
     missing_directories,
     open_in_root,

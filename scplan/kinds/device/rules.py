@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from scplan.kinds.device.record import NODE_TYPES, Device, IoLimits, is_same_device
 from scplan.kinds.kind import Target
 from scplan.kinds.paths import identity_of
-from scplan.linux import cgroup_v1
-from scplan.linux.cgroup_v1 import Cgroup, DeviceRules, access_without, common_access, join_access
+from scplan.linux.cgroups import cgroup_v1
+from scplan.linux.cgroups.cgroup_v1 import Cgroup, DeviceRules, access_without, common_access, join_access
 
 # access
 

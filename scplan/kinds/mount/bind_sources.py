@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from scplan.linux.host import Host, file_identity
-from scplan.linux.mountinfo import REMOVED, Mount
+from scplan.linux.mounts.mountinfo import REMOVED, Mount
 from scplan.linux.syscalls import FileStatus
 
 _TREES = ("/proc", "/sys", "/run/host")

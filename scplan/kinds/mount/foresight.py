@@ -15,9 +15,9 @@ from scplan.kinds.mount.record import BindMount
 from scplan.kinds.mount.source_tree import of_others, source_tree
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.mount_tree import Branch, remembered
-from scplan.linux.mountinfo import Mount, is_removed
-from scplan.linux.real_path import real_path
+from scplan.linux.mounts.mount_tree import Branch, remembered
+from scplan.linux.mounts.mountinfo import Mount, is_removed
+from scplan.linux.paths.real_path import real_path
 from scplan.linux.syscalls import FileStatus
 from scplan.model.address import Address
 from scplan.model.change import Action, Change

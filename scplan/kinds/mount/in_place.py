@@ -10,8 +10,8 @@ from scplan.kinds.mount.record import PROPAGATION, BindMount
 from scplan.kinds.mount.source_tree import SourceTree, source_tree, submount_path
 from scplan.linux.container import Container
 from scplan.linux.host import Host, file_identity
-from scplan.linux.mount_tree import Branch, flags_of, open_below, remembered, set_flags, tree_of
-from scplan.linux.rooted_path import open_in_root, opened
+from scplan.linux.mounts.mount_tree import Branch, flags_of, open_below, remembered, set_flags, tree_of
+from scplan.linux.paths.rooted_path import open_in_root, opened
 from scplan.linux.syscalls import (
     AT_FDCWD,
     MountAttr,

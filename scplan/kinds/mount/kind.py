@@ -52,13 +52,13 @@ from scplan.kinds.mount.source_tree import (
     submount_text,
 )
 from scplan.kinds.paths import below, check_target, covering, identity_of, merged_paths
-from scplan.linux import bind, parking
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.made_files import attributes_of, path_of
-from scplan.linux.mount_tree import Branch, propagation_of, remembered, restore_propagation, tree_of, written
-from scplan.linux.mountinfo import REMOVED, Mount, escape, is_removed
-from scplan.linux.rooted_path import open_in_root, opened
+from scplan.linux.mounts import bind, parking
+from scplan.linux.mounts.mount_tree import Branch, propagation_of, remembered, restore_propagation, tree_of, written
+from scplan.linux.mounts.mountinfo import REMOVED, Mount, escape, is_removed
+from scplan.linux.paths.made_files import attributes_of, path_of
+from scplan.linux.paths.rooted_path import open_in_root, opened
 from scplan.linux.syscalls import open_tree, statx
 from scplan.model.address import Address
 from scplan.model.change import Change, Disruption

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from scplan.digest import sha256_hex
 from scplan.errors import ScplanError
 from scplan.kinds.mount.bind_sources import BindSources
 from scplan.kinds.mount.record import BindMount
 from scplan.kinds.mount.source_tree import SourceTree, flags_text, source_tree, submount_path, submount_text
 from scplan.linux.container import Container
 from scplan.linux.host import Host, file_identity
-from scplan.linux.mount_tree import Branch, tree_of
-from scplan.linux.mountinfo import Mount
-from scplan.linux.parking import is_copy
+from scplan.linux.mounts.mount_tree import Branch, tree_of
+from scplan.linux.mounts.mountinfo import Mount
+from scplan.linux.mounts.parking import is_copy
 from scplan.linux.syscalls import FileStatus, statx
+from scplan.startup.digest import sha256_hex
 
 _NAME_LENGTH = 16
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from scplan.errors import KernelError, RecordDamaged, ScplanError
-from scplan.linux.made_files import attributes_of, restore_attributes, text_about
-from scplan.linux.rooted_path import opened
+from scplan.linux.paths.made_files import attributes_of, restore_attributes, text_about
+from scplan.linux.paths.rooted_path import opened
 from scplan.linux.syscalls import AT_FDCWD, Resolve, openat2
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -6,11 +6,11 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 
 from scplan.kinds.mount.record import BindMount
-from scplan.linux.bind import Outer
 from scplan.linux.host import file_identity
-from scplan.linux.mount_tree import Branch
-from scplan.linux.mountinfo import Mount
-from scplan.named_tuple import NamedTuple
+from scplan.linux.mounts.bind import Outer
+from scplan.linux.mounts.mount_tree import Branch
+from scplan.linux.mounts.mountinfo import Mount
+from scplan.startup.named_tuple import NamedTuple
 
 _ACCESS = ("ro", "rw")
 _ATIMES = ("noatime", "nodiratime", "relatime")

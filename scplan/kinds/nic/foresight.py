@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from scplan.kinds.kind import Foreseen, Unsuitable
 from scplan.kinds.nic.kernel import without
 from scplan.kinds.nic.record import Nic
-from scplan.linux import links
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.netlink import MAIN_TABLE, Link, Rtnl
+from scplan.linux.network import links
+from scplan.linux.network.netlink import MAIN_TABLE, Link, Rtnl
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
 from scplan.model.resource import Resource
@@ -160,7 +160,7 @@ def _mtu_of_bridge(host: Host, port: Link, mtu: int | None = None) -> Iterator[s
 
 def _of_others(rtnl: Rtnl, link: Link, where: str, own: Collection[RouteKey] = ()) -> Iterator[str]:
     """`3 routes of others over eth1`: the objects that go with a link, without scplan's `own` routes."""
-    from scplan.linux import kept
+    from scplan.linux.network import kept
 
     found = kept.keep(rtnl, link)
     routes = [raw for raw in found.routes_of_users if (raw.route.dst, raw.route.metric, raw.route.table) not in own]
@@ -171,8 +171,8 @@ def _of_others(rtnl: Rtnl, link: Link, where: str, own: Collection[RouteKey] = (
 
 def _programs(rtnl: Rtnl, link: Link) -> Iterator[str]:
     """Programs of a link, which only whoever attached them can attach again."""
-    from scplan.linux.netlink import rare
-    from scplan.linux.netlink.raw_links import read_link
+    from scplan.linux.network.netlink import rare
+    from scplan.linux.network.netlink.raw_links import read_link
 
     raw = read_link(rtnl, link.index)
     if raw is not None and raw.has_program:

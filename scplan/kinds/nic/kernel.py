@@ -20,11 +20,11 @@ from scplan.kinds.nic.record import (
     derived_host_name,
     plain,
 )
-from scplan.linux import links, pins
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.links import LinkChange, NetworkNamespace
-from scplan.linux.netlink import Addr, Link, Route
+from scplan.linux.network import links, pins
+from scplan.linux.network.links import LinkChange, NetworkNamespace
+from scplan.linux.network.netlink import Addr, Link, Route
 from scplan.model.comparison import as_recorded, differences
 from scplan.model.values import INTERFACE_NAME
 
@@ -247,7 +247,7 @@ def _with_carried(target: Target[Nic], before: Nic, after: Nic) -> Nic:
 
 def _carrying(side: _Side, before: Nic, inner: Link, after: Nic | None = None) -> Nic:
     """`before` with both ends as the kernel holds them, as far as they change on the way to `after`; None: they go."""
-    from scplan.linux import kept
+    from scplan.linux.network import kept
 
     outer = side.host_end(inner) if not before.is_physical else None
     # Below its smallest MTU IPv6 forgets its settings of the link.
@@ -277,7 +277,7 @@ def _with_former(host: Host, after: Nic) -> Nic:
     link = host.rtnl.link(after.host_name)
     if link is None:
         return after
-    from scplan.linux import kept
+    from scplan.linux.network import kept
 
     former = kept.keep(host.rtnl, link, whole=NetworkNamespace(host.netns_fd, host.netns_fd))
     return after.but(
@@ -451,7 +451,7 @@ class _Side:
         self, inner: Link, nic: Nic, texts: Iterable[str], removed: tuple[str, ...], *, is_new: bool
     ) -> None:
         """Makes the end in the container as an operation found it, which is undone."""
-        from scplan.linux import kept, link_sysctls
+        from scplan.linux.network import kept, link_sysctls
 
         former = kept.Kept.from_texts(texts)
         change = LinkChange(mac=nic.mac, mtu=nic.mtu, txqueuelen=nic.txqueuelen)
@@ -484,7 +484,7 @@ class _Side:
             outer = outer._replace(master=0)
         former = None
         if nic.carried_host_end:
-            from scplan.linux import kept
+            from scplan.linux.network import kept
 
             former = kept.Kept.from_texts(nic.carried_host_end)
         mtu, txqueuelen = nic.host_mtu, nic.host_txqueuelen
@@ -624,7 +624,7 @@ def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
     if not nic.host_state:
         _restore_from_words(host, link, nic, change)
         return
-    from scplan.linux import kept
+    from scplan.linux.network import kept
 
     former = kept.Kept.from_texts(nic.host_state)
     links.change_link(host.rtnl, link, change)

@@ -9,12 +9,12 @@ from functools import partial
 
 from scplan.kinds.nic.kernel import is_like, restore_on_host
 from scplan.kinds.nic.record import Nic
-from scplan.linux import links, net_sharing, pins
 from scplan.linux.host import Host
-from scplan.linux.namespaces import socket_in
-from scplan.linux.netlink import Link, Rtnl, open_socket
-from scplan.linux.rooted_path import opened
-from scplan.named_tuple import NamedTuple
+from scplan.linux.network import links, net_sharing, pins
+from scplan.linux.network.netlink import Link, Rtnl, open_socket
+from scplan.linux.paths.rooted_path import opened
+from scplan.linux.processes.namespaces import socket_in
+from scplan.startup.named_tuple import NamedTuple
 
 # What the kernel names a NIC that comes back to a host which has its name already.
 _FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)

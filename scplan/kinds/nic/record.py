@@ -143,7 +143,7 @@ def derived_host_name(container: str, nic: str) -> str:
             return str(INTERFACE_NAME.parse(plain))
         except ValueError:
             pass  # a container's name may hold what a link's can't
-    from scplan.digest import sha256_hex
+    from scplan.startup.digest import sha256_hex
 
     digest = sha256_hex(f"{container}/{nic}".encode())
     return f"veth{digest}"[:_HOST_NAME_BYTES]

@@ -16,20 +16,20 @@ from scplan.kinds.route.kernel import (
 )
 from scplan.kinds.route.record import Route, fits, kernel_destination, metric_of, table_of
 from scplan.linux.container import Container
-from scplan.linux.netlink import (
+from scplan.linux.network.netlink import (
     IFA_F_NOPREFIXROUTE,
     IFA_F_SECONDARY,
     RTN_UNICAST,
     Addr,
     RawRoute,
 )
-from scplan.linux.netlink import Route as LiveRoute
+from scplan.linux.network.netlink import Route as LiveRoute
 from scplan.model.address import Address
 from scplan.model.change import Action, Change
 from scplan.model.networks import Network, network_of
 from scplan.model.next_hops import is_address
 from scplan.model.resource import Resource
-from scplan.named_tuple import NamedTuple
+from scplan.startup.named_tuple import NamedTuple
 
 
 class _Link(NamedTuple):

@@ -14,9 +14,9 @@ from socket import AF_INET6
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Described, Target
 from scplan.kinds.route.record import DEFAULT_IPV6, Route, fits, kernel_destination, metric_of, table_of
-from scplan.linux import links
 from scplan.linux.container import Container
-from scplan.linux.netlink import (
+from scplan.linux.network import links
+from scplan.linux.network.netlink import (
     RT_SCOPE_LINK,
     RTN_UNICAST,
     RTPROT_STATIC,
@@ -29,7 +29,7 @@ from scplan.linux.netlink import (
     raw_route,
     route_body,
 )
-from scplan.linux.netlink import Route as LiveRoute
+from scplan.linux.network.netlink import Route as LiveRoute
 from scplan.model.comparison import as_recorded
 from scplan.model.networks import network_of
 from scplan.model.next_hops import TYPES, Way, is_address, text_of, type_of, ways_of

@@ -11,7 +11,7 @@ from scplan.kinds.route.kernel import LOCAL_TABLE
 from scplan.kinds.route.record import DEFAULT_IPV6, IPV6_METRIC, Route, fits
 from scplan.linux.container import Container
 from scplan.linux.host import Host
-from scplan.linux.netlink import MAIN_TABLE
+from scplan.linux.network.netlink import MAIN_TABLE
 from scplan.model.address import Address
 from scplan.model.change import Change
 from scplan.model.live import HostFacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from scplan.kinds.route.record import Route, table_of
-from scplan.linux.netlink import MAIN_TABLE
+from scplan.linux.network.netlink import MAIN_TABLE
 from scplan.model.address import Address
 from scplan.model.networks import network_of
 from scplan.model.next_hops import is_address, ways_of

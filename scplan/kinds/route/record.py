@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from socket import AF_INET, AF_INET6
 
-from scplan.linux.netlink import MAIN_TABLE
+from scplan.linux.network.netlink import MAIN_TABLE
 from scplan.model.next_hops import NEXT_HOP
 from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import BOOL, DESTINATION, INTERFACE_NAME, IP, TEXT, UINT32_MAX, integer

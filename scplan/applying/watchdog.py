@@ -1,0 +1,164 @@
+"""Undoes what is not confirmed in time: a process that outlives the apply, its terminal and its connection.
+
+It holds `locks/watchdog.lock`, and writes the IDs of the applies that it watches into it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from scplan.applying.recovery import Recovery, recover_one
+from scplan.errors import KernelError, Locked, RecordDamaged, RollbackIncomplete, ScplanError
+from scplan.store.confirmation import seconds_left
+from scplan.store.durable import FILE_MODE, make_directory
+from scplan.store.journal import is_held, open_again, read_journal
+
+_POLL_S = 0.25
+_ARMED_WITHIN_S = 30.0
+_STARTED_WITHIN_S = 5.0
+_ARM_POLL_S = 0.02
+_TRIES = 8
+_LONGEST_PAUSE_S = 60.0
+_MAX_NOTED_BYTES = 4096
+
+
+def arm(directory: str, apply_id: str, start: Callable[[], None]) -> None:
+    """Returns when a watchdog has the apply in its care; `start` starts one. Raises ScplanError when none comes."""
+    deadline = time.monotonic() + _ARMED_WITHIN_S
+    next_start = 0.0
+    while time.monotonic() < deadline:
+        if apply_id in _noted(directory):
+            return
+        if not is_watched(directory) and time.monotonic() >= next_start:
+            start()
+            next_start = time.monotonic() + _STARTED_WITHIN_S
+        time.sleep(_ARM_POLL_S)
+    raise ScplanError(
+        "the watchdog, which would undo this unless it is confirmed, does not start",
+        hint="without --confirm-within it is not needed",
+    )
+
+
+def is_watched(directory: str) -> bool:
+    """Whether a watchdog is at work."""
+    return is_held(_lock_path(directory))
+
+
+def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
+    """Waits until no apply is to be confirmed any more, and undoes those whose time is up.
+
+    Returns at once where another watchdog is at work. Raises RollbackIncomplete when an undo fails again and again.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with _only_watchdog(recovery.state.directory) as lock:
+        if lock is None:
+            return
+        watched: dict[str, float | None] = {}
+        while True:
+            paths = _open_journals(recovery.state.directory)
+            found = [path for path in paths if path in watched or _is_to_be_confirmed(path, recovery)]
+            watched = {path: watched.get(path) for path in found}
+            _note(lock, watched)
+            if not watched:
+                return
+            for path, due in watched.items():
+                if due is None or due <= time.clock_gettime(time.CLOCK_BOOTTIME):
+                    watched[path] = _look_after(path, recovery, tell)
+            time.sleep(_POLL_S)
+
+
+def _look_after(path: str, recovery: Recovery, tell: Callable[[str], None]) -> float | None:
+    """When the apply is due by CLOCK_BOOTTIME; None when that is not known, or it has just been undone."""
+    journal = open_again(path) if os.path.exists(path) else None
+    if journal is None:
+        return None
+    with journal:
+        entries = read_journal(path, recovery.kinds)
+        if seconds_left(entries, recovery.host.boot_id) and entries.awaiting:
+            return entries.awaiting.boottime_s
+    _undo(path, recovery, tell)
+    return None
+
+
+def _undo(path: str, recovery: Recovery, tell: Callable[[str], None]) -> None:
+    """Undoes the apply, and tries again for a while: what is in the way may go, and nobody else may be there."""
+    pause_s = 1.0
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            tell(recover_one(path, recovery, "auto"))
+            return
+        except (RollbackIncomplete, Locked, KernelError) as error:
+            tell(f"{os.path.basename(path)}: {error}")
+            if not tries_left:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        if not os.path.exists(path):
+            return
+
+
+def _is_to_be_confirmed(path: str, recovery: Recovery) -> bool:
+    try:
+        return read_journal(path, recovery.kinds).must_be_confirmed
+    except RecordDamaged:
+        # Not there any more, or for people to look at.
+        return False
+
+
+def _open_journals(directory: str) -> list[str]:
+    top = os.path.join(directory, "journal")
+    try:
+        return [os.path.join(top, name) for name in sorted(os.listdir(top)) if name.endswith(".jsonl")]
+    except FileNotFoundError:
+        return []
+
+
+# the lock
+
+
+def _lock_path(directory: str) -> str:
+    return os.path.join(directory, "locks", "watchdog.lock")
+
+
+@contextmanager
+def _only_watchdog(directory: str) -> Iterator[int | None]:
+    """The fd of the lock; None where another watchdog has it."""
+    path = _lock_path(directory)
+    make_directory(os.path.dirname(path))
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    except OSError as error:
+        raise KernelError.from_os(f"open({path})", error) from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _note(lock: int, watched: dict[str, float | None]) -> None:
+    names = "".join(f"{os.path.basename(path).removesuffix('.jsonl')}\n" for path in watched)
+    text = f"{os.getpid()}\n{names}".encode()
+    if os.pread(lock, _MAX_NOTED_BYTES, 0) != text:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, text, 0)
+
+
+def _noted(directory: str) -> list[str]:
+    """IDs of the applies that a watchdog, which is at work, has in its care."""
+    if not is_watched(directory):
+        return []
+    try:
+        with open(_lock_path(directory), encoding="ascii") as file:
+            return file.read(_MAX_NOTED_BYTES).splitlines()[1:]
+    except FileNotFoundError:
+        return []

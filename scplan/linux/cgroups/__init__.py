@@ -1,0 +1,1 @@
+"""Control groups: settings, device rules and I/O limits."""

@@ -1,0 +1,1 @@
+"""Mounts: listed, made, parked and taken away."""

@@ -1,0 +1,49 @@
+"""Mount trees that the root of a user namespace can't open up. Source: mount_namespaces(7), "Restrictions".
+
+Flags and submounts of a mount are locked when a mount namespace is copied for a less privileged user namespace, and
+only then: a tree that is moved into the container's namespace directly is the container's to change.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from scplan.linux.paths.rooted_path import opened
+from scplan.linux.syscalls import (
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    MountAttr,
+    make_rprivate,
+    move_mount,
+    new_mount,
+    open_tree,
+    setns,
+    unshare,
+)
+
+_SCRATCH = "tree"
+
+
+def lock_tree(tree: int, owner_fd: int, *, name: str) -> int:
+    """A copy of a detached tree, locked for the user namespace `owner_fd`; what was shared receives only.
+
+    For a child: it leaves this process in that user namespace, in a mount namespace of its own. `name` is for errors.
+    """
+    unshare(CLONE_NEWNS, name="the mount namespace")
+    make_rprivate("/")
+    attributes = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
+    with opened(new_mount("tmpfs", "scplan", attributes)) as scratch:
+        with opened(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+            move_mount(scratch, root, name="/")
+        if stat.S_ISDIR(os.fstat(tree).st_mode):
+            os.mkdir(_SCRATCH, dir_fd=scratch)
+        else:
+            os.mknod(_SCRATCH, stat.S_IFREG | 0o600, dir_fd=scratch)
+        with opened(os.open(_SCRATCH, os.O_PATH | os.O_CLOEXEC, dir_fd=scratch)) as place:
+            move_mount(tree, place, name=name)
+        # The copy of a namespace takes the working directory along, and nothing else that is open.
+        os.fchdir(scratch)
+    setns(owner_fd, CLONE_NEWUSER, name="the user namespace of the container")
+    unshare(CLONE_NEWNS, name="the mount namespace, for the container's user namespace")
+    return open_tree(_SCRATCH, recursive=True)

@@ -1,0 +1,1 @@
+"""Links, addresses, routes and bridges of network namespaces."""

@@ -1,0 +1,58 @@
+"""Owner, mode and extended attributes (ACLs among them) of files and directories, as text. xattr(7), acl(5)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+
+from scplan.linux.mounts.mountinfo import escape, unescape
+
+_UNSUPPORTED = (errno.ENOTSUP, errno.ENODATA)
+
+
+def attributes_of(fd: int, path: str) -> str:
+    """`0755 0:0 /path user.x=hex …` of an O_PATH fd; `path` is the name by which it is found again. Raises OSError.
+
+    Only for a process with the host's /proc: by that a file without a readable fd is reached.
+    """
+    found = os.fstat(fd)
+    owner = f"{stat.S_IMODE(found.st_mode):04o} {found.st_uid}:{found.st_gid} {os.fsdecode(escape(path))}"
+    return " ".join((owner, *(f"{name}={value.hex()}" for name, value in _extended(fd))))
+
+
+def _extended(fd: int) -> list[tuple[str, bytes]]:
+    place = f"/proc/self/fd/{fd}"
+    try:
+        # A name with a space can't be written down; none that is in use has one.
+        return [(name, os.getxattr(place, name)) for name in sorted(os.listxattr(place)) if " " not in name]
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return []
+        raise
+
+
+def path_of(text: str) -> str:
+    """The path of a text of `attributes_of`."""
+    return unescape(text.split(" ")[2])
+
+
+def restore_attributes(fd: int, text: str) -> None:
+    """Gives an opened file or directory what a text of `attributes_of` says. Raises OSError."""
+    mode, owner, _, *extended = text.split(" ")
+    uid, _, gid = owner.partition(":")
+    place = f"/proc/self/fd/{fd}"
+    os.chown(place, int(uid), int(gid))
+    os.chmod(place, int(mode, 8))
+    for name, _, value in (word.partition("=") for word in extended):
+        try:
+            os.setxattr(place, name, bytes.fromhex(value))
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+
+
+def text_about(texts: Iterable[str], path: str) -> str | None:
+    """Of texts of `attributes_of`, the one about a path."""
+    return next((text for text in texts if path_of(text) == path), None)

@@ -1,0 +1,1 @@
+"""Processes: their namespaces and rights, children that enter containers, and signals."""
