@@ -5,7 +5,6 @@ It holds `locks/watchdog.lock`, and writes the IDs of the applies that it watche
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import time
@@ -14,9 +13,10 @@ from contextlib import contextmanager
 
 from scplan.applying.recovery import Recovery, recover_one
 from scplan.errors import KernelError, Locked, RecordDamaged, RollbackIncomplete, ScplanError
+from scplan.store import locks
 from scplan.store.confirmation import seconds_left
 from scplan.store.durable import FILE_MODE, make_directory
-from scplan.store.journal import is_held, open_again, read_journal
+from scplan.store.journal import open_again, read_journal
 
 _POLL_S = 0.25
 _ARMED_WITHIN_S = 30.0
@@ -46,7 +46,7 @@ def arm(directory: str, apply_id: str, start: Callable[[], None]) -> None:
 
 def is_watched(directory: str) -> bool:
     """Whether a watchdog is at work."""
-    return is_held(_lock_path(directory))
+    return locks.is_held(_lock_path(directory))
 
 
 def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
@@ -135,12 +135,7 @@ def _only_watchdog(directory: str) -> Iterator[int | None]:
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield fd
+        yield fd if locks.take(fd) else None
     finally:
         os.close(fd)
 

@@ -12,10 +12,10 @@ from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
 from scplan.model.resource import Resource
 from scplan.startup.named_tuple import NamedTuple
+from scplan.store import locks
 from scplan.store.journal import Begin, Deadline, Entries, Journal, left_behind, open_again, read_begin, read_journal
 
 _LOCK_WAIT_S = 2.0
-_LOCK_POLL_S = 0.02
 _SHOWN = 5
 
 
@@ -204,14 +204,17 @@ def confirm(directory: str, kinds: Kinds, boot_id: str, wanted: str | None = Non
 
 def held(path: str) -> Journal:
     """The journal, held until its `with` block ends. Raises Locked when somebody else goes on holding it."""
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
+    found: list[Journal] = []
+
+    def is_settled() -> bool:
         journal = open_again(path) if os.path.exists(path) else None
-        if journal is not None:
-            return journal
-        if not os.path.exists(path) or time.monotonic() >= deadline:
-            raise Locked(
-                f"{os.path.basename(path)} is being dealt with by another scplan",
-                hint="`scplan state history` shows what becomes of it",
-            )
-        time.sleep(_LOCK_POLL_S)
+        found.extend([journal] if journal is not None else [])
+        return journal is not None or not os.path.exists(path)
+
+    locks.comes_true(is_settled, time.monotonic() + _LOCK_WAIT_S)
+    if found:
+        return found[0]
+    raise Locked(
+        f"{os.path.basename(path)} is being dealt with by another scplan",
+        hint="`scplan state history` shows what becomes of it",
+    )

@@ -9,7 +9,6 @@ lines and `rolled_back`. An apply that must be confirmed goes back until then: a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import time
@@ -20,6 +19,7 @@ from scplan.errors import KernelError, RecordDamaged
 from scplan.linux.processes.process import start_of
 from scplan.model.address import Address
 from scplan.model.change import Operation
+from scplan.store import locks
 from scplan.store.durable import FILE_MODE, decode_line, encode_line, listed, make_directory, sync_directory
 from scplan.store.journal_lines import (
     FORMAT_VERSION,
@@ -60,7 +60,6 @@ OF_A_START = "-start"
 """How the ID ends of an apply that only plugs in again what was there: it is no change that could be undone."""
 _LAST_LINE_BYTES = 4096
 _LOOK_S = 1.0
-_POLL_S = 0.01
 _MAKER = re.compile(rf"-(\d+)(?:{OF_A_START})?\.jsonl\Z", re.ASCII)
 _ID = re.compile(r"(\d{8}T\d{6}\.\d{9})-", re.ASCII)
 _ID_TIME = "%Y%m%dT%H%M%S"
@@ -108,7 +107,7 @@ class Journal:
         self.path = os.path.join(self.directory, f"{begin.apply_id}.jsonl")
         # It gets its name with its first line on disk: an empty journal is then a damaged one, and no crash.
         nameless = f"{self.path}.tmp"
-        self._fd = _create_locked(nameless)
+        self._fd = locks.open_locked(nameless, FILE_MODE)
         try:
             self._append(begin_to_json(begin, refreshed))
             os.rename(nameless, self.path)
@@ -125,9 +124,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Not by closing alone: the stepper has a copy of the fd, and may be stuck in a container's file system.
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        locks.release(self._fd)
 
     def intended(self, number: int, operation: Operation) -> None:
         """Must return before the operation is made."""
@@ -172,21 +169,6 @@ class Journal:
             raise KernelError.from_os(f"write({self.path})", error) from None
 
 
-def _create_locked(path: str) -> int:
-    """An fd of a new file that is locked as long as it is open. Raises KernelError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-    try:
-        while True:
-            fd = os.open(path, flags, FILE_MODE)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
-                return fd
-            # Swept away by another process before it was locked.
-            os.close(fd)
-    except OSError as error:
-        raise KernelError.from_os(f"open({path})", error) from None
-
-
 def sweep(directory: str) -> None:
     """Takes away journals that a crash left before their first line was on disk: nothing had begun."""
     top = os.path.join(directory, "journal")
@@ -203,10 +185,8 @@ def sweep(directory: str) -> None:
 def _unlink_if_unheld(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except BlockingIOError:
-        return
+        if locks.take(fd):
+            os.unlink(path)
     finally:
         os.close(fd)
 
@@ -222,7 +202,8 @@ def open_again(path: str) -> Journal | None:
         return None
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
-    if not _is_locked_soon(journal._fd):
+    # Who only looks whether it is held (`left_behind`) holds it for a moment, too.
+    if not locks.comes_true(lambda: locks.take(journal._fd), time.monotonic() + _LOOK_S):
         os.close(journal._fd)
         return None
     if not os.path.exists(path):
@@ -230,19 +211,6 @@ def open_again(path: str) -> Journal | None:
         os.close(journal._fd)
         return None
     return journal
-
-
-def _is_locked_soon(fd: int) -> bool:
-    """Locks it. Who only looks whether it is held (`left_behind`) holds it for a moment, too."""
-    deadline = time.monotonic() + _LOOK_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-        time.sleep(_POLL_S)
 
 
 def left_behind(directory: str) -> list[str]:
@@ -267,36 +235,17 @@ def _open_journals(directory: str) -> list[str]:
 
 
 def _is_abandoned(path: str) -> bool:
-    """Whether nobody holds it. What its dead maker had started ends a moment later than its maker."""
+    """True if nobody holds it. What its dead maker had started ends a moment later than its maker."""
     deadline = time.monotonic() + _LOOK_S
-    while is_held(path):
-        if time.monotonic() > deadline or start_of(_maker_of(path)):
-            return False
-        time.sleep(_POLL_S)
-    return os.path.exists(path)
+    if not locks.comes_true(lambda: not locks.is_held(path) or start_of(_maker_of(path)) != 0, deadline):
+        return False
+    return not locks.is_held(path) and os.path.exists(path)
 
 
 def _maker_of(path: str) -> int:
     """The PID in the ID of the apply; 0, which no process has, when there is none."""
     found = _MAKER.search(path)
     return int(found[1]) if found else 0
-
-
-def is_held(path: str) -> bool:
-    """Whether a process has the file locked for itself."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise KernelError.from_os(f"open({path})", error) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _to_drop(history: str) -> list[str]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from scplan.errors import KernelError, Locked, RecordDamaged, ScplanError
+from scplan.errors import KernelError, RecordDamaged, ScplanError
 from scplan.kinds.kind import Kinds
-from scplan.linux.processes.process import start_of
 from scplan.model.address import Address
 from scplan.model.codec import from_json, naming_from_json, naming_to_json, to_json
 from scplan.model.comparison import at_next_start
 from scplan.model.live import ContainerFacts, Naming, Status
 from scplan.model.resource import RECORDED, Resource
 from scplan.startup.named_tuple import NamedTuple
+from scplan.store import locks
 from scplan.store.durable import (
     FILE_MODE,
     Prepared,
@@ -32,8 +30,6 @@ from scplan.store.durable import (
 )
 
 FORMAT_VERSION = "1.1"
-_LOCK_POLL_S = 0.02
-_KILLED_S = 1.0
 
 
 class Record(NamedTuple):
@@ -296,7 +292,7 @@ class State:
             # Always in the same order, so that no two applies can wait for each other.
             for name in [*names, *(["host"] if host else [])]:
                 fd = self._lock(f"{name}.lock", time.monotonic() + timeout_s)
-                stack.callback(_unlock, fd)
+                stack.callback(locks.release, fd)
             yield
 
     @contextmanager
@@ -306,7 +302,7 @@ class State:
         try:
             yield fd
         finally:
-            _unlock(fd)
+            locks.release(fd)
 
     def _lock(self, name: str, deadline: float) -> int:
         directory = os.path.join(self.directory, "locks")
@@ -317,8 +313,7 @@ class State:
         except OSError as error:
             raise KernelError.from_os(f"open({path})", error) from None
         try:
-            wait_for_lock(fd, deadline, path)
-            _note_holder(fd)
+            locks.wait_for(fd, deadline, path)
         except BaseException:
             os.close(fd)
             raise
@@ -387,48 +382,6 @@ def _document(record: Record) -> dict[str, object]:
             for address, resource in record.resources.items()
         },
     }
-
-
-def _note_holder(fd: int) -> None:
-    """Tells those who wait who holds the lock. On a full disk they are not told: a recovery must go on there."""
-    try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-
-
-def _unlock(fd: int) -> None:
-    """Not by closing alone: the stepper has a copy of the fd, and may hang in a container's file system."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
-
-
-def wait_for_lock(fd: int, deadline: float, path: str) -> None:
-    """Takes the exclusive lock of an opened file. Raises Locked, naming the holder, if it is not free by `deadline`.
-
-    A holder that was killed is waited for a moment longer: what it had started ends a little later.
-    """
-    end_of_killed = time.monotonic() + _KILLED_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise KernelError.from_os(f"flock({path})", error) from None
-        if time.monotonic() >= deadline:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-            if time.monotonic() < end_of_killed and holder.isdecimal() and not start_of(int(holder)):
-                time.sleep(_LOCK_POLL_S)
-                continue
-            raise Locked(
-                f"{os.path.basename(path).removesuffix('.lock')} is locked by another apply"
-                + (f" (process {holder})" if holder else ""),
-                hint="wait for it, or give --lock-timeout more time",
-            )
-        time.sleep(_LOCK_POLL_S)
 
 
 def _way_out(path: str) -> str:

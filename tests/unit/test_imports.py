@@ -63,7 +63,7 @@ ENTRY = {"", "__main__"}
 # Heavy or low-level modules, and the only places that may import them.
 OWNERS: dict[str, tuple[str, ...]] = {
     "ctypes": ("linux",),
-    "fcntl": ("linux", "store", "applying.watchdog"),  # locks on scplan's own files
+    "fcntl": ("linux", "store.locks"),  # locks on scplan's own files
     "termios": ("linux",),
     "rich": ("render.text",),
     "typer": ("cli.typer_app",),

@@ -15,7 +15,7 @@ from scplan.errors import Locked
 from scplan.linux.processes.namespaces import Child
 from scplan.linux.processes.process import start_of
 from scplan.store.journal import is_at_work, left_behind
-from scplan.store.state import wait_for_lock
+from scplan.store.locks import wait_for
 
 _HELD_S = 0.3
 
@@ -84,7 +84,7 @@ def test_lock_of_a_killed_holder_is_waited_for_whatever_the_time(tmp_path: Path,
     path = tmp_path / "web.lock"
     path.write_text(f"{dead_pid}\n")
     with _held(path, _HELD_S), path.open("r+") as file:
-        wait_for_lock(file.fileno(), time.monotonic(), str(path))
+        wait_for(file.fileno(), time.monotonic(), str(path))
 
 
 def test_lock_of_one_that_lives_is_not(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_lock_of_one_that_lives_is_not(tmp_path: Path) -> None:
     with _held(path, 60), path.open("r+") as file:
         began = time.monotonic()
         with pytest.raises(Locked, match=str(os.getpid())):
-            wait_for_lock(file.fileno(), time.monotonic(), str(path))
+            wait_for(file.fileno(), time.monotonic(), str(path))
         assert time.monotonic() - began < 0.5
 
 
