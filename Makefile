@@ -16,7 +16,7 @@ ALL_TESTS := ISOLATED_PYTHON=$(CURDIR)/$(PYTHON) $(PYTHON) -m pytest --dist load
 	--tx $(WORKERS)*popen//python=$(CURDIR)/tests/containers/isolated-python
 endif
 
-.PHONY: help demo test test-unit test-crash test-watch failures restarts stress fuzz hostile docs bench lint clean prepare engines
+.PHONY: help demo quick test test-kind test-unit test-crash test-watch failures restarts stress fuzz hostile docs bench lint clean prepare engines
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,14 @@ demo: prepare ## shows scplan on a throwaway container, in half a minute
 
 test: prepare engines ## all tests; ARGS='-k nic' hands arguments to pytest, WORKERS=0 keeps to one process
 	@$(ALL_TESTS) $(ARGS)
+
+quick: $(READY) ## what to run at each save, in seconds: linters, types, and the unit tests that are quick
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check --quiet . && $(PYTHON) -m mypy --strict
+	@$(PYTHON) -m pytest tests/unit -m 'not slow' -n $(or $(WORKERS),2) $(ARGS)
+
+test-kind: prepare ## all tests of one kind: K=mount
+	@$(if $(K),,echo "which one? make test-kind K=mount" >&2; exit 2)
+	@$(ALL_TESTS) tests/unit tests/kernel tests/e2e tests/hostile -k '$(K)' $(ARGS)
 
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)

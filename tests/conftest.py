@@ -25,6 +25,7 @@ _skipped: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: a unit test that takes a second or more: `make quick` leaves it out")
     config.addinivalue_line(
         "markers", "needs(*what): skip the test, loudly, on a machine without these; a CI run fails"
     )

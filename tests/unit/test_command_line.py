@@ -60,6 +60,7 @@ def _meaning(call: Call) -> tuple[object, str | None, Mapping[str, object]]:
     return call.command, call.settings.state_dir, values
 
 
+@pytest.mark.slow
 @given(_lines())
 @example(["plan", "-f", "a.yaml", "-f", "b.yaml", "--target", "web", "--json"])
 @example(["apply", "web.plan", "--lock-timeout=2m", "--probe", "./check web", "--confirm-within", "60s"])

@@ -568,6 +568,7 @@ def test_endless_files_end_with_an_error(tmp_path: Path, head: str, unit: str, w
     assert words in messages[-1]
 
 
+@pytest.mark.slow
 def test_profiles_do_not_multiply_without_end(tmp_path: Path) -> None:
     settings = "".join(f"    - {{source: /a, target: /b{number}}}\n" for number in range(120))
     containers = "".join(f"  c{number}: {{profiles: p}}\n" for number in range(10_000))

@@ -142,6 +142,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(document=st.dictionaries(NAMES, VALUES, max_size=4), indent=st.sampled_from([None, 1, 4, "\t"]), value=VALUES)
 def test_member_is_added_and_taken_out_of_any_json(

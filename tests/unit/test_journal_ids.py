@@ -6,10 +6,13 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from scplan.store.durable import encode_line
 from scplan.store.journal import HISTORY_KEPT, new_apply_id, retire
 
 
+@pytest.mark.slow
 def test_they_sort_as_they_were_made(tmp_path: Path) -> None:
     """Also around the full second, at which the coarse clock lags behind the fine one."""
     until = time.time() + 1.2

@@ -64,6 +64,7 @@ def test_journal_of_a_killed_apply_is_left_behind_once_what_it_had_started_is_ov
         assert left_behind(str(tmp_path)) == [str(path)]
 
 
+@pytest.mark.slow
 def test_journal_that_a_recovery_holds_is_at_work(tmp_path: Path, dead_pid: int) -> None:
     path = _journal(tmp_path, str(dead_pid))
     with _held(path, 60):

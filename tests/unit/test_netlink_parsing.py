@@ -126,6 +126,7 @@ def plainly_read(data: bytes, start: int) -> tuple[object, ...] | None:
         return None
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.lists(ATTRIBUTES, min_size=1, max_size=4), st.binary(max_size=3), st.data())
 def test_layouts_that_are_known_change_nothing(messages: list[bytes], rest: bytes, data: st.DataObject) -> None:

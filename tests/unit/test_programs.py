@@ -17,6 +17,7 @@ _ROUNDS = 25
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_no_program_is_left_by_a_request_to_stop_while_it_is_started(number: signal.Signals) -> None:
     seconds = f"{600 + os.getpid() % 1000}.{number.value}"

@@ -205,6 +205,7 @@ def test_damaged_options_are_refused(text: str) -> None:
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 
 
+@pytest.mark.slow
 @given(ADDRESSES, st.integers(0, 128), ADDRESSES)
 def test_networks_hold_what_they_hold_for_python(address: Any, length: int, other: Any) -> None:
     text = f"{address}/{min(length, address.max_prefixlen)}"

@@ -24,6 +24,7 @@ def test_needs_what_no_machine_has():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0), ("false", 0)])
 def test_skipped_test_fails_the_run_in_ci_only(ci: str, code: int, tmp_path: Path) -> None:
     ended = _run(_TESTS, ci, tmp_path)
@@ -32,6 +33,7 @@ def test_skipped_test_fails_the_run_in_ci_only(ci: str, code: int, tmp_path: Pat
     assert "1 passed, 1 skipped" in ended.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_unknown_need_is_an_error(tmp_path: Path) -> None:
     ended = _run(_TESTS.replace("cgroup1", "warp drive"), "", tmp_path)
     assert ended.returncode == 1
