@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from scplan.model.address import Address
+from scplan.model.change import Change
 from scplan.model.resource import Resource
 
 _KERNEL_TREES = ("/proc", "/sys")
@@ -34,6 +35,20 @@ def covering(address: Address, target: str, others: Mapping[Address, Resource]) 
     for other in others:
         if other.kind == "mount" and other != address and target.startswith(f"/{other.identity}/"):
             yield other
+
+
+def shows_again(target: str, changes: Iterable[Change], after: Mapping[Address, Resource]) -> bool:
+    """True if a mount of scplan's hides the target's place now, and the plan takes it out with nothing in its place.
+
+    Nobody can look at such a place before.
+    """
+    removed = [f"/{one.address.identity}" for one in changes if one.address.kind == "mount" and one.after is None]
+    around = [point for point in removed if target == point or target.startswith(f"{point}/")]
+    if not around:
+        return False
+    innermost = max(map(len, around))
+    staying = (address.identity for address in after if address.kind == "mount")
+    return not any(len(point) + 1 >= innermost and target.startswith(f"/{point}/") for point in staying)
 
 
 def below(address: Address, target: str, others: Mapping[Address, Resource]) -> Iterable[Address]:

@@ -136,3 +136,25 @@ def test_what_others_mounted_over_an_optional_entry_is_not_taken_along(
     container.exec(["umount", "/mnt/x/deep"], check=True)
     scplan("apply", "--auto-approve", config=wanted("two")).ok()
     assert scplan("plan", config=wanted("two")).ok().stdout.strip() == "No changes."
+
+
+@pytest.mark.parametrize("userns", [False, True], ids=["root", "userns"])
+@pytest.mark.parametrize(
+    "inner", [{"devices": [{"source": "/dev/null", "target": "/mnt/x/node"}]}, {"mounts": ["/etc:/mnt/x/in:ro"]}]
+)
+def test_what_a_mount_hid_can_be_used_as_it_goes(
+    make_container: MakeContainer, scplan: Scplan, host_directory: Path, inner: dict[str, Any], userns: bool
+) -> None:
+    """The mount shows a directory of the host in which the container's root may make nothing, and another file."""
+    container = make_container("process", userns=userns)
+    container.exec(["mkdir", "-p", "/mnt/x"], check=True)
+    (host_directory / "in").touch()
+    outer = {"mounts": [f"{host_directory}:/mnt/x"]}
+    scplan("apply", "--auto-approve", config=of(container, **inner)).ok()
+    before = fingerprint([container])
+    scplan("apply", "--auto-approve", config=of(container, **outer)).ok()
+    scplan("undo", "--auto-approve").ok()
+    assert difference(before, fingerprint([container])) == []
+    scplan("apply", "--auto-approve", config=of(container, **outer)).ok()
+    scplan("apply", "--auto-approve", config=of(container, **inner)).ok()
+    assert difference(before, fingerprint([container])) == []

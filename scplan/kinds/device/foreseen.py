@@ -21,7 +21,7 @@ from scplan.kinds.device.node import (
 )
 from scplan.kinds.device.record import Device, is_same_device
 from scplan.kinds.kind import Foreseen, Unsuitable
-from scplan.kinds.paths import covering
+from scplan.kinds.paths import covering, shows_again
 from scplan.linux.cgroups import cgroup_v1
 from scplan.linux.cgroups.cgroup_v1 import Cgroup, access_without, device_rules, join_access
 from scplan.linux.container import Container
@@ -48,7 +48,8 @@ def foreseen(
     for change in changes:
         device = change.after
         if isinstance(device, Device) and change.action in _LOOKED_AT:
-            refused = _refusal(container, host, change, device, managed, after, remade)
+            is_in_sight = not shows_again(device.target, changes, after)
+            refused = _refusal(container, host, change, device, managed, after, remade, is_in_sight=is_in_sight)
             yield Foreseen(change.address, refused=refused, warning=_wider_rule(container, host, device))
         if isinstance(change.before, Device) and change.action in (Action.DELETE, Action.REPLACE):
             yield from _open_in(container, host, change, change.before)
@@ -69,13 +70,16 @@ def _refusal(
     managed: Mapping[Address, Device],
     after: Mapping[Address, Resource],
     remade: Collection[Address],
+    *,
+    is_in_sight: bool,
 ) -> Unsuitable | None:
     try:
         return (
             _contradicts(change, managed)
             or _rule_refused(container, host, device)
             or _limits_refused(container, host, device)
-            or _node_refused(container, change, device, after, remade)
+            or _maker_refused(container, change, device)
+            or (_node_refused(container, change, device, after, remade) if is_in_sight else None)
         )
     except ScplanError as error:
         return Unsuitable(error.diagnostics[0].summary, hint=error.diagnostics[0].hint)
@@ -173,13 +177,8 @@ def _scheduler(device: Device) -> str:
 # the node
 
 
-def _node_refused(
-    container: Container,
-    change: Change,
-    device: Device,
-    after: Mapping[Address, Resource],
-    remade: Collection[Address],
-) -> Unsuitable | None:
+def _maker_refused(container: Container, change: Change, device: Device) -> Unsuitable | None:
+    """What stands against making the node anywhere: an owner that the container can't have, or who scplan is."""
     for kind, number in (("uid", device.uid), ("gid", device.gid)):
         if number is not None and change.action is not Action.UPDATE:
             container.host_id(kind, number)
@@ -188,6 +187,16 @@ def _node_refused(
             "the kernel makes device nodes for nobody in a user namespace, not even for its root",
             hint=f"run scplan as the host's root, or bind the host's node: `mounts: [{device.source}:{device.target}]`",
         )
+    return None
+
+
+def _node_refused(
+    container: Container,
+    change: Change,
+    device: Device,
+    after: Mapping[Address, Resource],
+    remade: Collection[Address],
+) -> Unsuitable | None:
     mounts = container.mounts()
     points = {mount.point for mount in mounts}
     entries = {other: after[other] for other in covering(change.address, device.target, after)}

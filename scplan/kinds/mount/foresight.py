@@ -13,6 +13,7 @@ from scplan.kinds.kind import Foreseen, Unsuitable
 from scplan.kinds.mount.live import hiding, is_covered, tree_at
 from scplan.kinds.mount.record import BindMount
 from scplan.kinds.mount.source_tree import of_others, source_tree
+from scplan.kinds.paths import shows_again
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.mounts.mount_tree import Branch, remembered
@@ -80,6 +81,8 @@ class _Look:
         outer = self._outer(address, mount.target)
         if outer is not None and outer[0] in self._made:
             self._check_in_source(outer[1], mount)
+            return
+        if shows_again(mount.target, self._changes, self._after):
             return
         self._check_aliases(address, mount.target)
         there = self._container.status(mount.target)
