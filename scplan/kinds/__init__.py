@@ -1,4 +1,4 @@
-"""The registry of kinds, in the order in which independent changes are made."""
+"""Registry of the kinds, in the order in which independent changes are made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The contract of a resource kind: everything particular to devices, NICs, routes, mounts or cgroup settings.
+"""Contract of a resource kind: all code that is particular to devices, NICs, routes, mounts or cgroup settings.
 
-A kind is one module with a record (what users write and the kernel holds) and a subclass of `Kind`. The stages call it
-through this contract and never name it. See docs/explanation/adding-a-kind.md.
+A kind is a package with a record class (the attributes that users write and the kernel has) and a subclass of `Kind`.
+The stages call a kind through this contract, and never by its name. See docs/explanation/adding-a-kind.md.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ R = TypeVar("R", bound=Resource)
 
 
 class Hears(Enum):
-    """What of a container the kernel tells about when it changes."""
+    """Part of a container whose changes the kernel reports."""
 
     NETWORK = "network"
     MOUNTS = "mounts"
 
 
 class Target(NamedTuple, Generic[R]):
-    """Where an operation acts: an opened container, the host, and the kind's other managed resources there.
+    """Place of an operation: an open container, the host, and the other managed resources of the kind in the container.
 
-    `peers` maps identities to the records that scplan answers for in this container at this moment; `others` gives
-    those of the kind at all other addresses of the host, and raises RecordDamaged. `state_dir` is where they are kept,
-    and `apply_id` names the apply: both are "" for an operation without records.
+    `peers` maps identities to the records of the kind that scplan owns in this container now; `others` returns the
+    kind's records at all other addresses of the host, and raises RecordDamaged. `state_dir` is the directory of the
+    records, and `apply_id` identifies the apply: both are "" for an operation without records.
     """
 
     container: Container
@@ -48,7 +48,7 @@ class Target(NamedTuple, Generic[R]):
 
 
 class Claim(NamedTuple):
-    """Something that only one resource can have, on the whole host: a host NIC, a MAC address.
+    """A thing that only one resource on the whole host can have: a host NIC, a MAC address.
 
     Two claims collide when their `thing` is equal and their scopes overlap; an empty scope overlaps all scopes.
     """
@@ -57,13 +57,14 @@ class Claim(NamedTuple):
     scope: str = ""
 
     def collides(self, other: Claim) -> bool:
+        """True if both resources can't have their claims at the same time."""
         return self.thing == other.thing and (not self.scope or not other.scope or self.scope == other.scope)
 
 
 class Described(NamedTuple, Generic[R]):
-    """What a container has of one kind, as files would say it: resources by identity.
+    """Resources of one kind in a container, by identity, as a configuration file would describe them.
 
-    `left_out` is (what, why) of the rest: it is the runtime's own, or can't be written.
+    `left_out` is (resource, reason) for the rest: resources that belong to the runtime, or that no file can describe.
     """
 
     resources: Mapping[str, R]
@@ -71,11 +72,11 @@ class Described(NamedTuple, Generic[R]):
 
 
 class Unsuitable(ValueError):
-    """The configuration asks for what this host or container can't give; `args[0]` says what, `hint` the way out.
+    """The configuration asks for something that this host or container can't provide.
 
-    `absent` marks a missing source: a device, bridge or path that the host does not have. `taken` marks a place in a
-    container that others took before scplan reattached what it owns. Both are warnings for entries with
-    `required: false`.
+    `args[0]` is the problem, `hint` the way to fix it. `absent` marks a missing source: a device, bridge or path that
+    the host does not have. `taken` marks a place in a container that others took before scplan reattached its own
+    resource. Both are warnings for entries with `required: false`.
     """
 
     def __init__(self, message: str, *, hint: str = "", absent: bool = False, taken: bool = False) -> None:
@@ -88,10 +89,10 @@ class Unsuitable(ValueError):
 class Foreseen(NamedTuple):
     """One finding about a planned change, made in the container before anyone agrees to the plan.
 
-    `refused`: the container as it is now stands against the change. `put_back` are objects of others that the kernel
-    drops with it and scplan restores ("3 routes of others over eth1"); `taken_along` are those that go with a resource
-    that is removed, and that an undo restores; `lost` are those that nothing restores, not even
-    an undo. `warning` is (summary, hint). Findings about one change add up.
+    `refused`: the present state of the container rules out the change. `put_back` are objects of others that the kernel
+    drops with the change and scplan restores ("3 routes of others over eth1"); `taken_along` are objects that go with a
+    removed resource, and that an undo restores; `lost` are objects that nothing restores, not even an undo. `warning`
+    is (summary, hint). Findings about one change add up.
     """
 
     address: Address
@@ -103,7 +104,7 @@ class Foreseen(NamedTuple):
 
 
 class Kind(ABC, Generic[R]):
-    """One kind of resource. Methods below "kernel" act on live systems; all the others are pure."""
+    """One kind of resource. Methods below "kernel" act on live systems; all other methods are pure."""
 
     name: ClassVar[str]
     """As in addresses and plans: "device"."""
@@ -125,65 +126,65 @@ class Kind(ABC, Generic[R]):
     # configuration
 
     def parse_short(self, text: str) -> dict[str, str]:
-        """The attributes that the short form of an entry spells, as texts still to be parsed.
+        """Attributes in the short form of an entry, as texts that are still to be parsed.
 
-        Raises ValueError when the kind has no short form or the text is not one.
+        Raises ValueError if the kind has no short form, or the text does not follow it.
         """
         raise ValueError(f"a {self.name} is written as a mapping, not as text")
 
     def normalise(self, desired: R) -> R:
-        """The record with derived attributes filled in; raises ValueError where attributes contradict each other."""
+        """The record with derived attributes filled in. Raises ValueError if attributes contradict each other."""
         return desired
 
     @abstractmethod
     def identity(self, resource: R) -> str:
-        """Its part of the address: `dev/sdb123` of web/device/dev/sdb123."""
+        """Identity of the resource, the last part of its address: `dev/sdb123` in web/device/dev/sdb123."""
 
     def check_together(self, resources: Mapping[Address, Resource]) -> Iterable[tuple[Address, str]]:
-        """(address, problem) for rules over resources of all kinds in one container, as far as files alone tell."""
+        """(address, problem) for rules over resources of all kinds in one container, as far as files alone decide."""
         return ()
 
     def check_all(self, resources: Mapping[str, R]) -> Iterable[tuple[str, str]]:
-        """(identity, what is wrong) for rules over all resources of the kind in one container: limits, overlaps."""
+        """(identity, problem) for rules over all resources of the kind in one container: limits, overlaps."""
         return ()
 
     def claims(self, address: Address, resource: R) -> Iterable[Claim]:
-        """What the resource takes for itself on the whole host; must not be claimed by another one."""
+        """Claims of the resource, on the whole host: no other resource may have the same."""
         return ()
 
     def host_links(self, address: Address, resource: R) -> Iterable[str]:
-        """Names of links of the host that are part of the resource while it is plugged in."""
+        """Names of the host's links that belong to the resource while it is plugged in."""
         return ()
 
     def wanted_again(self, record: R) -> R | None:
-        """What a record asks for when its container starts; None when another resource will bring it then."""
+        """The resource to make from a record when its container starts; None if another resource brings it."""
         return None if brought_by(record) is not None else self.normalise(as_configured(record))
 
     def brings_others(self, record: R) -> bool:
-        """Whether resources come and go with it while it is plugged in: the partitions of a disk."""
+        """True if resources come and go with this one while it is plugged in, as partitions do with a disk."""
         return False
 
     # planning
 
     def host_paths(self, resource: R) -> Iterable[str]:
-        """Paths of the host that `resolve` needs to know about."""
+        """Paths of the host that `resolve` needs facts about."""
         return ()
 
     def resolve(self, desired: R, host: HostFacts) -> Iterable[R]:
-        """The resource as this host gives it: numbers looked up, partitions added.
+        """The resource as this host provides it: device numbers looked up, partitions added.
 
-        Raises Unsuitable when the host can't provide it.
+        Raises Unsuitable if the host can't provide it.
         """
         yield desired
 
     def remarks(self, desired: R, host: HostFacts) -> Iterable[tuple[str, str]]:
-        """(what this host does not do for the resource, the way out): warnings, which stop nothing."""
+        """(limitation of this host for the resource, way out): warnings, which stop nothing."""
         return ()
 
     def check_creation(self, address: Address, desired: R, host: HostFacts) -> None:
-        """Raises Unsuitable when the host, as it is now, stands against making the resource.
+        """Raise Unsuitable if the present state of the host rules out creating the resource.
 
-        Not asked when another change of the plan hands over what the resource claims.
+        Not called if another change of the plan releases the resource's claims.
         """
 
     def completed(self, address: Address, desired: R, host: HostFacts) -> R:
@@ -193,37 +194,37 @@ class Kind(ABC, Generic[R]):
     def promised(
         self, address: Address, desired: R, others: Mapping[Address, Resource], owned: R | None, live: R | None
     ) -> R:
-        """`desired` with PROMISED values, from the record and from `others`: all that is desired in its container."""
+        """`desired` with PROMISED values, from its record and from `others`, all desired resources of its container."""
         return desired
 
     def value_before(self, owned: R, path: str) -> Any:
-        """What an attribute was before scplan set it, as the record remembers; None when it does not."""
+        """Value of an attribute before scplan set it, from the record; None if the record does not have it."""
         return None
 
     def can_take_over(self, desired: R, live: R) -> bool:
-        """Whether what is there without scplan may be changed to what is desired, its former state being kept."""
+        """True if a live resource of others may be changed to the desired one, with its former state kept for later."""
         return False
 
     def takes_over_in_place(self, desired: R, live: R) -> bool:
-        """True if taking over changes what others made in place, so that its removal leaves it there as it was."""
+        """True if taking over changes others' resource in place, and a removal leaves it in its former state."""
         return False
 
     def is_own(self, owned: R, live: R, *, is_new: bool) -> bool | None:
-        """True if `live` has a mark of scplan's record, False if it is certainly of others, None if nothing tells.
+        """True if `live` has a mark from scplan's record, False if others certainly made it, None if nothing decides.
 
         `is_new`: the container has been started since the record was written.
         """
         return None
 
     def came_with(self, resource: R, provided: Provided) -> str:
-        """The part of its runtime's configuration that a live resource came from ("a mount of docker's"); "" if none.
+        """Part of its runtime's configuration that a live resource came from ("a mount of docker's"); "" if none.
 
         For a container that does not run: the part that will take the place of a desired resource.
         """
         return ""
 
     def with_found(self, provided: Provided, resource: R, origin: str) -> Provided:
-        """`provided` with the name of a live resource that is known by then to have come from the runtime."""
+        """`provided` with the name of a live resource that turned out to come from the runtime."""
         return provided
 
     def foresee_start(
@@ -231,49 +232,51 @@ class Kind(ABC, Generic[R]):
     ) -> Iterable[Foreseen]:
         """Findings about resources that wait for the start of a container that does not run.
 
-        `after` are all resources that it will have, `settings` those of Provided: cgroup settings of its runtime.
+        `after` are all resources that the container will have, `settings` those of Provided: cgroup settings of its
+        runtime.
         """
         return ()
 
     def requires(self, resource: R, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
-        """Addresses in `others` (of the same container) that must be there first, and without which it is lost."""
+        """Addresses in `others` (same container) that must exist before this resource, and without which it is lost."""
         return ()
 
     def hides(self, address: Address, resource: R, others: Mapping[Address, Resource]) -> Iterable[Address]:
-        """Addresses in `others` that creating this one would bury: they are taken out before and put back after."""
+        """Addresses in `others` that its creation would cover: they are taken out before, and restored after."""
         return ()
 
     def disruption(self, before: R, after: R) -> tuple[Disruption, str]:
-        """What an update in place interrupts, and how to say it: (BRIEF, "link down for a moment").
+        """Interruption by an update in place, with its words: (BRIEF, "link down for a moment").
 
-        After anything but NONE the resources that require this one are made again.
+        After any disruption but NONE the resources that require this one are made again.
         """
         return Disruption.NONE, ""
 
     def is_interrupted(self, resource: R, cause: Address, before: Resource, after: Resource) -> bool:
-        """True if `resource` goes down when the one at `cause`, which it requires, changes in place."""
+        """True if `resource` goes down when the resource at `cause`, which it requires, changes in place."""
         return True
 
     def is_given_back(self, removed: R, live: R) -> bool:
-        """Whether what is still there after a removal is what was there before scplan."""
+        """True if the live resource after a removal is the one that was there before scplan."""
         return False
 
     def is_left_to_others(self, made: R, live: R | None) -> bool:
-        """Whether what an undo has made need not be there as it was: others have its place, or have renamed it."""
+        """True if a resource that an undo made may differ afterwards, because others took its place or renamed it."""
         return False
 
     # kernel
 
     @abstractmethod
     def read(self, container: Container, host: Host, wanted: Mapping[str, R] | None) -> dict[str, R]:
-        """Live resources by identity, with every attribute that creating them again would need.
+        """Live resources by identity, with every attribute that is needed to create them again.
 
-        `wanted` limits it to these identities, and gives the desired or recorded resource of each (what a name such as
-        a source stands for can't always be read back); None reads everything there is. Absent ones are left out.
+        `wanted` limits the result to these identities, and has the desired or recorded resource of each (some
+        attributes, such as a source, can't always be read back); None reads all resources. Absent resources are left
+        out.
         """
 
     def describe(self, container: Container, host: Host) -> Described[R]:
-        """What the container has now, as a file would ask for it: for `scplan import`."""
+        """Resources of the container as entries of a configuration file, for `scplan import`."""
         return Described(self.read(container, host, None))
 
     def foresee(
@@ -288,36 +291,39 @@ class Kind(ABC, Generic[R]):
     def foresee_together(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
     ) -> Iterable[Foreseen]:
-        """`foresee` with the planned changes of all kinds: for resources that stand on those of other kinds."""
+        """`foresee` with the planned changes of all kinds: for resources that depend on those of other kinds."""
         return ()
 
     def capture(self, target: Target[R], before: R | None, after: R | None) -> tuple[R | None, R | None]:
         """Both sides of an operation with FORMER attributes filled from live state, just before it is journaled.
 
-        What is refused here leaves nothing to undo.
+        An operation that is refused here leaves nothing to undo.
         """
         return before, after
 
     @abstractmethod
     def create(self, target: Target[R], after: R) -> None:
-        """Makes it. Succeeds when it is there already, so that a crash before its journal line is harmless."""
+        """Create the resource. Succeeds if it exists, so that a crash before its journal line is harmless."""
 
     @abstractmethod
     def update(self, target: Target[R], before: R, after: R) -> None:
-        """Changes it in place, from anything between the two to `after`; made anew where it went since its capture."""
+        """Change the resource in place, from any state between the two, to `after`.
+
+        Create it if it vanished since its capture.
+        """
 
     @abstractmethod
     def delete(self, target: Target[R], before: R) -> None:
-        """Takes it away and gives back what was there before.
+        """Remove the resource and restore the state from before scplan.
 
-        Succeeds when it is gone already, and does nothing where `create` refuses: an undo must not be refused as well.
+        Succeeds if the resource is gone, and does nothing where `create` refuses: an undo must not be refused as well.
         """
 
     def release(self, state_dir: str, apply_id: str) -> None:
-        """Drops what is kept for the undo of an apply: its journal has ended. Nothing is kept after a second call."""
+        """Drop all that is kept for the undo of an apply whose journal has ended. A second call does nothing."""
 
     def kept_by(self, state_dir: str) -> Iterable[str]:
-        """IDs of the applies of a state directory for whose undo something is kept."""
+        """IDs of the applies of a state directory for which something is kept for an undo."""
         return ()
 
     def change_waiting(
@@ -327,39 +333,45 @@ class Kind(ABC, Generic[R]):
         others: Callable[[], Collection[R]],
         beside: Callable[[], Container | None],
     ) -> None:
-        """Make or remove what a change of a container that does not run needs at once; `others` as in Target.
+        """Make or remove, at once, the parts of a change that a container that does not run can't wait for.
 
-        `beside` opens a container that has the network namespace in which the NICs of that one are still; None if
-        there is none.
+        `others` is as in Target. `beside` opens a container in the network namespace in which the stopped container's
+        NICs still are; it returns None if there is none.
         """
 
     def reclaim(self, host: Host, lost: R) -> None:
-        """`delete` for a container that has ended: gives back what is the host's; all else went with the container."""
+        """`delete` for a container that has ended: restore the host's part; the rest went with the container."""
 
     def stays(self, host: Host, lost: R, pid: int) -> bool:
-        """True if what a container that ended had stays where it is, since other containers share the namespace.
+        """True if the resource of an ended container stays, since other containers share its namespace.
 
-        `pid` is the process of the container's next life, which may be in that namespace; 0 while it does not run.
+        `pid` is the process of the container's next run, which may be in that namespace; 0 while it does not run.
         """
         return False
 
     def process_beside(self, host: Host, lost: R) -> int:
-        """PID of a process of a container in whose namespace `lost` stays, although its own has ended; 0 if it went."""
+        """PID of a container's process in the namespace in which `lost` stays after its own container ended.
+
+        0 if `lost` went with its container.
+        """
         return 0
 
     def without_left_over(self, facts: HostFacts, host: Host, owned: R, pid: int) -> HostFacts:
-        """The facts without what `create` takes away: the resource as it was made for a namespace that others keep.
+        """The facts without the resource's remains from a namespace that other containers keep: `create` removes them.
 
         `pid` is the process of the container, 0 while it does not run.
         """
         return facts
 
     def left_behind(self, host: Host, lost: R) -> tuple[str, str] | None:
-        """("NIC ens5", "on the host as wan0"): what `reclaim` would bring home, and from where; None: nothing."""
+        """Resource that `reclaim` would return to the host, and its place; None if there is none.
+
+        For example ("NIC ens5", "on the host as wan0").
+        """
         return None
 
     def after_reclaim(self, facts: HostFacts, host: Host, lost: R) -> HostFacts:
-        """The facts of the host as they will be after `reclaim`; changes nothing."""
+        """Facts of the host as they will be after `reclaim`; changes nothing."""
         return facts
 
 

@@ -1,4 +1,4 @@
-"""What kinds that put files into a container share: targets, and which of them lie below others."""
+"""Targets of the kinds that put files into a container, and which targets lie below others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KERNEL_TREES = ("/proc", "/sys")
 
 
 def check_target(target: str) -> None:
-    """Raises ValueError for targets that would break every container: /, /proc and /sys, and all below these."""
+    """Raise ValueError for targets that would break every container: /, /proc and /sys, and all below these two."""
     if target == "/":
         raise ValueError("the target / is the container's root")
     for tree in _KERNEL_TREES:
@@ -21,26 +21,26 @@ def check_target(target: str) -> None:
 
 
 def identity_of(target: str) -> str:
-    """The part of an address that a target is: without its leading slash."""
+    """Identity of a resource with this target: the target without its leading slash."""
     return target.removeprefix("/")
 
 
 def merged_paths(known: tuple[str, ...] | None, missing: tuple[str, ...]) -> tuple[str, ...]:
-    """Both, outermost first. All of them lead to one target, so that a longer one lies deeper."""
+    """Both lists, outermost first. All paths lead to one target, so a longer path lies deeper."""
     return tuple(sorted({*(known or ()), *missing}, key=len))
 
 
 def covering(address: Address, target: str, others: Mapping[Address, Resource]) -> Iterable[Address]:
-    """Mounts in `others` that the target lies in."""
+    """Addresses of the mounts in `others` that the target lies in."""
     for other in others:
         if other.kind == "mount" and other != address and target.startswith(f"/{other.identity}/"):
             yield other
 
 
 def shows_again(target: str, changes: Iterable[Change], after: Mapping[Address, Resource]) -> bool:
-    """True if a mount of scplan's hides the target's place now, and the plan takes it out with nothing in its place.
+    """True if a mount of scplan hides the target now, and the plan removes it with no other mount in its place.
 
-    Nobody can look at such a place before.
+    The target can't be inspected before that removal.
     """
     removed = [f"/{one.address.identity}" for one in changes if one.address.kind == "mount" and one.after is None]
     around = [point for point in removed if target == point or target.startswith(f"{point}/")]
@@ -52,7 +52,7 @@ def shows_again(target: str, changes: Iterable[Change], after: Mapping[Address, 
 
 
 def below(address: Address, target: str, others: Mapping[Address, Resource]) -> Iterable[Address]:
-    """Resources in `others` with a target below this one."""
+    """Addresses of the resources in `others` with a target below this one."""
     for other, resource in others.items():
         there = getattr(resource, "target", None)
         if other != address and there is not None and there.startswith(target.rstrip("/") + "/"):
