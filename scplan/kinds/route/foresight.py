@@ -1,4 +1,4 @@
-"""What a container will refuse of planned routes: gateways that nothing reaches, NICs that are not there, or down."""
+"""Checks of planned routes in a container: gateways that nothing reaches, NICs that are absent or down."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from scplan.startup.named_tuple import NamedTuple
 
 
 class _Link(NamedTuple):
-    """A link of the container as it will be: its own addresses, and the networks to which the plan's bring a route."""
+    """A link of the container after the plan: its addresses, and the networks that planned addresses add a route to."""
 
     is_up: bool
     hosts: frozenset[str]
@@ -41,7 +41,7 @@ class _Link(NamedTuple):
 
 
 class _OnLink(NamedTuple):
-    """A route that needs no gateway."""
+    """A route without a gateway: its destination is on the link."""
 
     dev: str
     network: Network
@@ -49,7 +49,7 @@ class _OnLink(NamedTuple):
 
 
 class _Ground:
-    """What routes will stand on once the plan is applied: links, and routes that need no gateway."""
+    """Links and gateway-less routes of the container after the plan: every planned route depends on these."""
 
     def __init__(self, container: Container, changes: Sequence[Change], after: Mapping[Address, Resource]) -> None:
         self.container = container
@@ -92,10 +92,12 @@ class _Ground:
             elif change.action is Action.UPDATE and link.name in nics:
                 self.links[link.name], staying = _updated_link(change, link.up, there, routes)
                 self.on_link += staying
+        # A new or replaced NIC has its planned addresses alone: with a link the kernel drops its addresses and routes.
         for name, nic in nics.items():
             if name in changed and name not in self.links:
                 texts = nic.get("addresses") or ()
                 self.links[name] = _Link(nic.get("up") is not False, _hosts(texts), tuple(map(network_of, texts)))
+        # Of lo, which `nics()` leaves out.
         self.loopback = frozenset(
             addr.address.partition("/")[0]
             for index, of_link in addresses.items()
@@ -109,9 +111,10 @@ class _Ground:
         ]
 
     def reaches(self, via: str, dev: str | None, table: int) -> bool:
-        """True if a gateway is in a network of a link that is up, or of a route that needs none; over `dev` if set.
+        """True if a gateway is in a network of a link that is up, or of a gateway-less route; only over `dev` if set.
 
-        The kernel looks into the table of the route, and into those that rules name.
+        The kernel looks the gateway up in the table of the route, and in the tables that the rules name (ip-rule(8);
+        fib_check_nh_v4_gw() in net/ipv4/fib_semantics.c).
         """
         if not self.tables:
             self.tables = self.container.rtnl.tables_of_rules()
@@ -128,7 +131,7 @@ class _Ground:
         )
 
     def owner(self, address: str) -> str | None:
-        """The link that has the address itself."""
+        """The link with this address as its own."""
         found = (name for name, link in self.links.items() if address in link.hosts)
         return next(found, "lo" if address in self.loopback else None)
 
@@ -148,9 +151,9 @@ def _hosts(addresses: Iterable[str]) -> frozenset[str]:
 def _updated_link(
     change: Change, is_up: bool, there: Sequence[Addr], routes: Sequence[_OnLink]
 ) -> tuple[_Link, list[_OnLink]]:
-    """A link that an update changes, and those of its routes that stay.
+    """A link after an update, and the routes over it that stay.
 
-    The kernel makes a route with the first IPv4 address of a network alone, and none where that is `noprefixroute`.
+    The kernel adds a route with the first IPv4 address of a network only, and none if that address is `noprefixroute`.
     """
     before, after = change.before, change.after
     assert before is not None
@@ -161,7 +164,7 @@ def _updated_link(
     had = {addr.written(): network_of(addr.far_end) for addr in there}
     staying = [addr for addr in there if had[addr.written()] not in gone or addr.written() in wanted]
     routes = [one for one in routes if one.network not in gone or one.network in networks]
-    # Of IPv6 each address brings a route of its own.
+    # For IPv6 the kernel adds a route with each address.
     first = {
         had[addr.written()] if addr.family == AF_INET else addr.written(): addr
         for addr in staying
@@ -171,7 +174,8 @@ def _updated_link(
     made = []
     for text, network in zip(wanted, networks, strict=True):
         there_first = first.get(network if network.family == AF_INET else text)
-        # A route that is there counts by itself; the kernel makes it again as the link comes up.
+        # The route of an address that stays is in `routes`; if the link is down, the kernel adds it as the link comes
+        # up.
         if there_first is None or (not is_up and not there_first.flags & IFA_F_NOPREFIXROUTE):
             made.append(network)
     return _Link(will_be_up, _hosts([*wanted, *(addr.address for addr in staying)]), tuple(made)), routes
@@ -192,7 +196,7 @@ def foresee(container: Container, changes: Sequence[Change], after: Mapping[Addr
         return
     ground = _Ground(container, changes, after)
     for change, route in planned:
-        # An undo makes again what the kernel held: next hops that nobody can write are not looked at.
+        # An undo restores the kernel's own messages, with next hops that no file can describe: these are not checked.
         refused = _refused(route, ground) or _joined(change, route, ground) if route.carried is None else None
         displaced = tuple(_displaced(route, ground)) if change.action is Action.CREATE else ()
         if refused is not None or displaced:
@@ -226,7 +230,7 @@ def _refused(route: Route, ground: _Ground) -> Unsuitable | None:
 
 
 def _joined(change: Change, route: Route, ground: _Ground) -> Unsuitable | None:
-    """IPv6 would join the route to one that others have behind it."""
+    """Refusal of a route that IPv6 would join to a route of others."""
     of_key = [raw for raw in ground.routes if _is_of_key(raw, route)]
     names = {index: ground.container.rtnl.link_name(index) for raw in of_key for index in raw.route.oifs}
     mine = [one for one in (change.owned, change.before) if isinstance(one, Route)]
@@ -260,7 +264,7 @@ def _is_link_local(address: str) -> bool:
 
 
 def _displaced(route: Route, ground: _Ground) -> Iterator[str]:
-    """IPv6 routes of the kernel's own that the route takes the place of; IPv4 keeps them, behind it."""
+    """IPv6 routes made by the kernel whose place the route takes; IPv4 keeps such routes behind the new one."""
     if ":" not in route.to:
         return
     for raw in ground.routes:

@@ -1,8 +1,8 @@
 """Routes in the kernel: read from a container's namespace, made, changed and removed. rtnetlink(7), ip-route(8).
 
 The kernel may hold several routes of one key (destination, metric and table); the first of them is in force. So each
-operation is about the list of them: scplan's is put in front, those of others stay, and what an operation takes away is
-captured as the kernel's own messages, to be put back in its place.
+operation works on the list of these routes: scplan's route goes to the front, routes of others stay, and routes that an
+operation removes are captured as the kernel's own messages, to be restored in their places.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def _is_usual(live: LiveRoute) -> bool:
 
 
 def _in_force(entries: Sequence[RawRoute], goal: Route, name_of: NameOf) -> Route | None:
-    """The first of the routes of one key, as a record; None when it is the kernel's own and the wanted one has to come.
+    """The first route of a key, as a record; None if the kernel made that route and the wanted one is still missing.
 
-    The kernel's own is what an address or a router's advertisement brought: the wanted one goes in front of it.
+    The kernel makes routes for addresses and router advertisements; the wanted route goes in front of these.
     """
     first = record_of(entries[0], name_of)
     if first.over is None:
-        first = first.but(over=goal.over)  # `via` says all of its ways, or that it has none
+        first = first.but(over=goal.over)  # a route with several next hops, or none, keeps them in `via`
     if not is_made_by_kernel(entries[0].route, goal):
         return first
     is_there = any(fits(goal, record_of(entry, name_of)) for entry in entries)
@@ -88,6 +88,7 @@ def _in_force(entries: Sequence[RawRoute], goal: Route, name_of: NameOf) -> Rout
 
 
 def describe(container: Container, identity: Identify) -> Described[Route]:
+    """Routes as entries of a configuration file; `left_out` are routes that no entry can make."""
     if container.shares_host_network:
         return Described({}, (("all routes", "they are the host's own"),))
     left_out = [
@@ -96,7 +97,8 @@ def describe(container: Container, identity: Identify) -> Described[Route]:
         if raw.route.table != LOCAL_TABLE and raw.route.protocol not in links.KERNEL_MADE
         if (why := _why_left_out(raw.route))
     ]
-    # tun(4): a program makes and attaches the link (slirp4netns, pasta, a VPN), after the container has started.
+    # A program (slirp4netns, pasta, a VPN) makes and attaches a tun link after the container has started.
+    # Documentation/networking/tuntap.rst
     late = {link.name for link in container.rtnl.nics() if link.kind == "tun"}
     live = read(container, None, identity)
     left_out += ((name, f"a route over {route.dev}, a tun link") for name, route in live.items() if route.dev in late)
@@ -119,7 +121,7 @@ def _why_left_out(live: LiveRoute) -> str:
 
 
 def _by_key(listed: Iterable[RawRoute]) -> dict[tuple[int, str, int, int], list[RawRoute]]:
-    """The routes of each (family, destination, metric, table), in order."""
+    """Routes by (family, destination, metric, table), in kernel order, without those for a TOS or a source network."""
     found: dict[tuple[int, str, int, int], list[RawRoute]] = {}
     for raw in listed:
         live = raw.route
@@ -129,7 +131,7 @@ def _by_key(listed: Iterable[RawRoute]) -> dict[tuple[int, str, int, int], list[
 
 
 def _listed(rtnl: Rtnl, wanted: Collection[Route]) -> list[RawRoute]:
-    """Routes that can be those wanted: read no further than that takes."""
+    """Routes that may be wanted ones. The kernel is asked only for their families and tables."""
     families, tables = {route.family for route in wanted}, {table_of(route) for route in wanted}
     return rtnl.raw_routes(
         families.pop() if len(families) == 1 else 0,
@@ -158,7 +160,7 @@ def _destination(live: LiveRoute) -> str:
 
 
 def record_of(raw: RawRoute, name_of: NameOf) -> Route:
-    """A live route as users would write it, if they could write several next hops and other types than unicast."""
+    """A live route as a record, with several next hops and other types than unicast, which users can't write."""
     live = raw.route
     via, dev = live.gateway, name_of(live.oif) if live.oif else ""
     if live.type != RTN_UNICAST:
@@ -179,7 +181,7 @@ def record_of(raw: RawRoute, name_of: NameOf) -> Route:
 
 
 def is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
-    """True if it is one of the kernel's own, next to which the wanted one has a place of its own."""
+    """True if the kernel made the route, and the wanted route can exist next to it."""
     return live.protocol in links.KERNEL_MADE and bool(goal.via or live.gateway)
 
 
@@ -187,7 +189,7 @@ def is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
 
 
 class _Places:
-    """The routes of one key in a container, in their order, as they are now."""
+    """Live routes of one key in a container, in kernel order."""
 
     def __init__(self, container: Container, key: Route) -> None:
         if container.shares_host_network:
@@ -216,7 +218,7 @@ class _Places:
         return record_of(raw, self._name_of)
 
     def find(self, wanted: Route | None) -> RawRoute | None:
-        """The first entry that is as wanted, as far as that says."""
+        """The first live route that has every attribute which `wanted` sets."""
         if wanted is None:
             return None
         fitting = [
@@ -226,10 +228,11 @@ class _Places:
         return next(exact, fitting[0] if fitting else None)
 
     def is_exact(self, raw: RawRoute, wanted: Route) -> bool:
+        """True if the live route also has the options of the wanted one."""
         return wanted.options in (None, options_of(raw))
 
     def own(self, before: Route, record: Route | None) -> RawRoute | None:
-        """The entry that is scplan's: the one captured as such, or as the record says, else as it was found."""
+        """scplan's route among the live ones: by its captured message, else by its record, else as read before."""
         if before.carried is None:
             return self.find(record) or self.find(before)
         captured = (self.of_text(text[1:]) for text in before.carried if text.startswith(_OWN))
@@ -237,7 +240,7 @@ class _Places:
         return next((raw for raw in self.entries if raw.key in keys), None)
 
     def hop(self, record: Route | None) -> RawRoute | None:
-        """The one next hop of an IPv6 route that is scplan's, where others have joined theirs to it."""
+        """scplan's next hop, as a route of its own, in an IPv6 route to which others have joined theirs."""
         if record is None or not self.is_ipv6 or not is_address(record.via):
             return None
         for raw in self.entries:
@@ -248,10 +251,11 @@ class _Places:
         return None
 
     def text(self, raw: RawRoute) -> str:
+        """The route as text, with the names of its links instead of their indexes."""
         return raw.text({index: self._name_of(index) or "?" for index in raw.route.oifs})
 
     def of_text(self, text: str) -> RawRoute | None:
-        """The route of a text, over the links that have its links' names now; None where there is none."""
+        """The route of a text, with the present indexes of its links; None if a link is gone."""
         raw, names = raw_from_text(text)
         indexes = {}
         for index, name in names.items():
@@ -267,7 +271,7 @@ class _Places:
     # changing
 
     def put(self, raw: RawRoute, wanted: Route, place: str) -> None:
-        """Adds a route; raises KernelError with a hint."""
+        """Add a route. Raises KernelError with a hint."""
         try:
             match place:
                 case "prepend":
@@ -286,7 +290,7 @@ class _Places:
             self.rtnl.take_route(raw)
 
     def put_first(self, made: RawRoute, wanted: Route, own: RawRoute | None) -> None:
-        """Puts a route in front of the others, in place of its former self."""
+        """Put a route in front of the routes of others, in place of its former version `own`."""
         others = [raw for raw in self.entries if raw is not own]
         if would_be_joined(made.route, others):
             raise KernelError(f"RTM_NEWROUTE({made.route.text()})", errno.EEXIST, hint=_hint(errno.EEXIST, wanted))
@@ -296,12 +300,13 @@ class _Places:
             self.put(made, wanted, "prepend")
             self.take([own] if own is not None else [])
         elif all(raw.route.protocol in links.KERNEL_MADE for raw in others) and self.entries:
-            # In one step with the first; the rest is told from it by what it was.
+            # NLM_F_REPLACE, netlink(7), swaps the first route in one step; the other former routes are then removed.
             self.put(made, wanted, "replace")
             former = {raw.key for raw in self.entries}
             self.look()
             self.take(raw for raw in self.entries if raw.key in former)
         else:
+            # IPv6 has no "prepend": its routes of one key are in the order of their age.
             self.take(self.entries)
             self.put(made, wanted, "append")
             for raw in others:
@@ -309,7 +314,7 @@ class _Places:
                     self.put(raw, wanted, "append")
 
     def arrange(self, goal: Sequence[RawRoute], wanted: Route) -> None:
-        """Makes the routes of the key those of `goal`, in its order; what stays in its place is not touched."""
+        """Make the routes of the key equal to `goal`, in its order; routes that keep their place are not touched."""
         there, keys = [raw.key for raw in self.entries], [raw.key for raw in goal]
         if there == keys:
             return
@@ -333,7 +338,7 @@ class _Places:
 
 
 def would_be_joined(made: LiveRoute, others: Iterable[RawRoute]) -> bool:
-    """True if IPv6 would make next hops of one route of this and of others': neither would be as it was asked for."""
+    """True if IPv6 would make the route a next hop of another's route: neither would then be as requested."""
     if made.family != AF_INET6 or not made.gateway:
         return False
     lives = (raw.route for raw in others)
@@ -346,7 +351,7 @@ def would_be_joined(made: LiveRoute, others: Iterable[RawRoute]) -> bool:
 def capture(
     target: Target[Route], before: Route | None, after: Route | None, identity: Identify
 ) -> tuple[Route | None, Route | None]:
-    """Both sides with what an undo needs, and `after` with the NIC that it will go over."""
+    """Both sides with all that an undo needs, and `after` with the NIC that its route goes over."""
     known = before or after
     if known is None:
         return before, after
@@ -356,7 +361,7 @@ def capture(
         record = target.peers.get(identity(before))
         own = places.own(before.but(carried=None), record)
         if after is None and own is not None:
-            # What is in force may be a route that others put in front of it.
+            # `before` may be a route that others put in front of scplan's.
             before = as_recorded(places.record(own), record or before)
         before = before.but(
             protocol=own.route.protocol if own is not None else None,
@@ -370,7 +375,7 @@ def capture(
 
 
 def _with_link(container: Container, after: Route) -> Route:
-    """The route with the NIC that it goes over; found anew where the one that was promised is gone."""
+    """The route with its NIC; looked up again if the promised NIC is gone."""
     if after.dev is not None:
         return after.but(over=after.dev)
     if not is_address(after.via) or (after.over is not None and container.rtnl.link(after.over) is not None):
@@ -379,15 +384,16 @@ def _with_link(container: Container, after: Route) -> Route:
 
 
 def _mark(places: _Places, raw: RawRoute, own: RawRoute | None, after: Route | None) -> str:
-    """Whether an entry is scplan's, or taken away for a moment by an update, or stays."""
+    """Mark of a live route in `carried`: scplan's own, removed for a moment by an update, or left in its place."""
     if raw is own:
         return _OWN
+    # put_first() adds the IPv6 routes of others again, behind the new route.
     is_moved = after is not None and (places.is_ipv6 or fits(after, places.record(raw)))
     return _MOVED if is_moved else _STAYS
 
 
 def _link_towards(container: Container, via: str) -> str | None:
-    """The NIC over which the container reaches an address: that of the narrowest route which needs no other."""
+    """NIC over which the container reaches an address: the NIC of the narrowest route without a gateway."""
     family = AF_INET6 if ":" in via else 0
     best: tuple[int, str] | None = None
     for live in container.rtnl.routes(family=family, type=RTN_UNICAST):
@@ -439,7 +445,7 @@ def update(target: Target[Route], before: Route, after: Route, identity: Identif
         places.take([own])
         places.look()
     if done is not None:
-        # Behind another one: of what is not in force, taking it away is no interruption.
+        # The route is behind another one, so it is not in force, and its removal interrupts nothing.
         own = places.find(after)
         if not places.is_ipv6 and own is not None:
             places.take([own])
@@ -469,9 +475,9 @@ def _known(places: _Places, texts: Iterable[str]) -> list[RawRoute]:
 
 
 def _put_back(places: _Places, after: Route, mine: Route | None) -> None:
-    """Makes the routes of a key as they were when `after` was captured; what others made since stays, behind.
+    """Restore the routes of a key as `after` captured them; routes that others made since stay, behind these.
 
-    `mine` is the route that scplan made instead, and goes.
+    `mine` is the route that scplan made instead, and is removed.
     """
     goal: list[RawRoute] = []
     there = {raw.key for raw in places.entries}
@@ -496,13 +502,13 @@ def _put_back(places: _Places, after: Route, mine: Route | None) -> None:
 
 
 def is_behind(made: Route, live: Route) -> bool:
-    """True if another route was in force when `made` was captured, and is again."""
+    """True if another route was in force when `made` was captured, and is in force again."""
     raw, names = raw_from_text((made.carried or ("",))[0][1:])
     return not fits(made, live) and fits(record_of(raw, names.__getitem__), live)
 
 
 def _is_part_of(raw: RawRoute, goal: Sequence[RawRoute]) -> bool:
-    """True if each of its next hops is one of a route that is to be put back."""
+    """True if each next hop of the route belongs to a route that is to be restored."""
     hops = {(hop.gateway, hop.oif) for one in goal for hop in _hops(one.route)}
     return all((hop.gateway, hop.oif) in hops for hop in _hops(raw.route))
 
@@ -515,7 +521,7 @@ def _hops(live: LiveRoute) -> tuple[NextHop, ...]:
 
 
 def _to_kernel(container: Container, route: Route) -> RawRoute:
-    """The route with its link looked up; raises KernelError when there is no such link."""
+    """The route as a message, with its link looked up. Raises KernelError if the link does not exist."""
     oif = 0
     ways, kind = ways_of(route.via), type_of(route.via)
     gateway = route.via if is_address(route.via) else ""
@@ -525,6 +531,7 @@ def _to_kernel(container: Container, route: Route) -> RawRoute:
         oif = _index_of(container, route.link)
     elif not gateway:
         oif = _link_that_has(container, route.src or "")
+    # As ip-route(8) does: a unicast IPv4 route without a gateway has link scope. IPv6 ignores the scope.
     is_on_link = kind == RTN_UNICAST and not any(way.gateway for way in ways) and not gateway
     live = LiveRoute(
         family=route.family,

@@ -63,7 +63,7 @@ class RouteKind(Kind[Route]):
         return desired.but(to=to, metric=metric, table=desired.table or MAIN_TABLE)
 
     def identity(self, resource: Route) -> str:
-        """`default`, `10.1.0.0/16@metric=200,table=100`: what is as usual is left out."""
+        """`default`, `10.1.0.0/16@metric=200,table=100`: usual values are left out."""
         usual = IPV6_METRIC if resource.family == AF_INET6 else 0
         extra = []
         if resource.metric not in (None, 0, usual):
@@ -118,7 +118,7 @@ class RouteKind(Kind[Route]):
     def is_left_to_others(self, made: Route, live: Route | None) -> bool:
         if not made.carried or live is None:
             return False
-        # IPv6 would join what an undo makes again to what others have put there since.
+        # IPv6 would join the restored route to a route that others have added since.
         return kernel.is_behind(made, live) or (":" in made.to and not fits(made, live))
 
     # kernel
@@ -161,7 +161,7 @@ class RouteKind(Kind[Route]):
         others: Callable[[], Collection[Route]],
         beside: Callable[[], Container | None],
     ) -> None:
-        """Removes a route from the network namespace of a pod, where it stayed with its NIC."""
+        """Remove a route from the network namespace of a pod, where it stayed with its NIC."""
         container = beside() if before is not None and after is None else None
         if container is None or before is None:
             return
@@ -172,7 +172,7 @@ class RouteKind(Kind[Route]):
 
 
 def _contradiction(route: Route, nics: Mapping[Address, Resource]) -> str:
-    """What the NICs of the same files have against a route; "" for nothing."""
+    """Contradiction between a route and the NICs of the same files; "" if there is none."""
     by_name = {address.identity: nic for address, nic in nics.items()}
     link = route.dev
     if is_address(route.via):

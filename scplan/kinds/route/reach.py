@@ -1,4 +1,4 @@
-"""Which NIC or route of a container reaches a gateway, as far as records say. Pure."""
+"""NICs and routes of a container by which a route reaches its gateway, from records alone. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def nic_that_reaches(via: str, nics: Resources) -> Address | None:
 def route_that_reaches(route: Route, others: Resources, own: Address) -> Address | None:
     """The route over a link, with the narrowest network, that makes the gateway reachable.
 
-    The kernel looks for it in the route's own table and in main; in others only where rules say so.
+    The kernel looks in the route's own table and in main; in other tables only if rules name them.
     """
     best: tuple[bool, int, Address] | None = None
     for address, other in others.items():
@@ -55,7 +55,7 @@ def route_that_reaches(route: Route, others: Resources, own: Address) -> Address
 
 
 def required(route: Route, others: Resources, address: Address) -> Iterator[Address]:
-    """The NICs and routes in `others` that the route stands on, in their order."""
+    """NICs and routes in `others` that the route depends on, in their order."""
     nics = nics_in(others)
     ways = ways_of(route.via)
     links_of_it = {route.dev, *(way.dev for way in ways)}
@@ -72,7 +72,7 @@ def required(route: Route, others: Resources, address: Address) -> Iterator[Addr
 
 
 def link_of(route: Route, others: Resources, address: Address) -> str | None:
-    """The NIC that the resources of its container decide that it goes over, where `dev` is not written."""
+    """NIC of a route whose `dev` is not written, as the resources of its container decide it."""
     nics = nics_in(others)
     if is_address(route.via):
         near = nic_that_reaches(route.via, nics)
@@ -85,10 +85,10 @@ def link_of(route: Route, others: Resources, address: Address) -> str | None:
 
 
 def is_interrupted(route: Route, nic: Resource, nic_after: Resource) -> bool:
-    """True if the kernel drops the route, or it has to go another way, while a NIC that it stands on changes.
+    """True if the kernel drops or redirects the route while a NIC that it depends on changes.
 
-    IPv4 routes over a NIC go with its last address, and with their source; IPv6 routes lose their source alone, and go
-    with the MTU that IPv6 needs. fib_frontend.c, addrconf.c
+    An IPv4 route goes with the last address of its NIC, and with its source address. An IPv6 route loses only its
+    source address, and goes when the MTU falls below the IPv6 minimum. fib_frontend.c, addrconf.c
     """
     if nic.get("up") is not False and nic_after.get("up") is False:
         return True
@@ -108,5 +108,8 @@ def is_interrupted(route: Route, nic: Resource, nic_after: Resource) -> bool:
 
 
 def _outlives(address: str, removed: Sequence[str]) -> bool:
-    """True if the kernel does not drop an IPv4 address with a removed one: those of a network go with its first."""
+    """True if the kernel keeps an IPv4 address when `removed` go: the addresses of a network go with its first.
+
+    The sysctl promote_secondaries, which would keep these, is not read. __inet_del_ifa() in net/ipv4/devinet.c
+    """
     return all(network_of(other) != network_of(address) for other in removed)

@@ -1,4 +1,4 @@
-"""A route as users write it: its attributes, and what tells it apart from others."""
+"""Attributes of a route, its identity, and its comparison with a live route."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scplan.model.resource import Resource, Role, attr
 from scplan.model.values import BOOL, DESTINATION, INTERFACE_NAME, IP, TEXT, UINT32_MAX, integer
 
 DEFAULT_IPV6 = "::/0"
-# To the kernel an IPv6 metric of 0 means this one (IP6_RT_PRIO_USER).
+# The kernel takes an IPv6 metric of 0 for this one (IP6_RT_PRIO_USER).
 IPV6_METRIC = 1024
 
 
@@ -65,12 +65,12 @@ class Route(Resource):
 
     @property
     def link(self) -> str | None:
-        """The NIC that it goes over, as far as the record says."""
+        """NIC of the route, as far as the record has it."""
         return self.dev or self.over
 
 
 def metric_of(route: Route) -> int:
-    """Its metric as the kernel has it."""
+    """Metric of the route in the kernel."""
     return route.metric or (IPV6_METRIC if route.family == AF_INET6 else 0)
 
 
@@ -79,16 +79,16 @@ def table_of(route: Route) -> int:
 
 
 def kernel_destination(to: str) -> str:
-    """The destination as the kernel's answers are read: `default` in both families."""
+    """Destination as read from the kernel: `default` for both families."""
     return "default" if to == DEFAULT_IPV6 else to
 
 
 def fits(wanted: Route, live: Route) -> bool:
-    """True if `live` is as wanted, as far as that says."""
+    """True if `live` has every attribute that `wanted` sets."""
     pairs = (
         (wanted.via, live.via),
         (wanted.dev, live.dev),
-        # Where a route has several ways, or none, `via` says it.
+        # A route with several next hops, or none, has no `over`: its `via` holds them all.
         (wanted.over if live.over is not None else None, live.over),
         (wanted.src, live.src),
         (wanted.onlink, live.onlink),
