@@ -1,4 +1,4 @@
-"""A look into a container before a plan is agreed to: what stands against its NICs, and what goes with them."""
+"""Checks of planned NICs in a container: reasons for a refusal, and objects of others that go with a NIC."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _key_of(route: Resource) -> RouteKey:
 
 
 def _packets_are_dropped(host: Host, address: Address, nic: Nic) -> Iterator[Foreseen]:
-    """A warning about a NIC with a larger MTU than its bridge: the bridge keeps its own, for all others on it."""
+    """A warning about a NIC with a larger MTU than its bridge: the bridge keeps its MTU, for its other ports."""
     bridge = host.links_by_name.get(nic.bridge) if nic.bridge else None
     if bridge is not None and nic.mtu is not None and bridge.kind == "bridge" and nic.mtu > bridge.mtu:
         summary = f"packets of more than {bridge.mtu} bytes are dropped: that is the MTU of the bridge {bridge.name}"
@@ -60,7 +60,7 @@ def _packets_are_dropped(host: Host, address: Address, nic: Nic) -> Iterator[For
 
 
 def _bridge_has(host: Host, nic: Nic) -> Unsuitable | None:
-    """The refusal of an address that the NIC's own bridge has: one of the two would not be reached."""
+    """Refusal of an address that the NIC's own bridge has: one of the two would not be reached."""
     bridge = host.links_by_name.get(nic.bridge) if nic.bridge else None
     if bridge is None:
         return None
@@ -75,6 +75,7 @@ def _bridge_has(host: Host, nic: Nic) -> Unsuitable | None:
 
 
 def _name_is_taken(container: Container, nic: Nic) -> Unsuitable | None:
+    """Refusal of a name that is an alternative name of another link: the kernel looks links up by both. ip-link(8)"""
     link = container.rtnl.link(nic.name)
     if link is None or link.name == nic.name:
         return None
@@ -85,7 +86,7 @@ def _name_is_taken(container: Container, nic: Nic) -> Unsuitable | None:
 
 
 def _lent(host: Host, change: Change, name: str) -> Iterator[Foreseen]:
-    """What of the host goes with a NIC that it lends; all but programs comes back with it."""
+    """Objects of the host that go with a NIC that it lends; all but programs return with the NIC."""
     link = host.rtnl.link(name)
     if link is not None:
         put_back = _of_others(host.rtnl, link, f"{name}, when it returns")
@@ -127,7 +128,8 @@ def _updated(
     if before.up and after.up is False:
         along += _of_others(container.rtnl, link, before.name, own)
     elif any(":" not in removed for removed in without(before.addresses, after.addresses)):
-        # The kernel drops secondary addresses with the first of their network, and routes with the last one.
+        # The kernel drops secondary IPv4 addresses with the first of their network, and the link's IPv4 routes with its
+        # last address. net/ipv4/devinet.c, fib_frontend.c
         put_back = tuple(_of_others(container.rtnl, link, before.name, own))
         yield Foreseen(address, put_back=put_back, taken_along=tuple(along))
         return
@@ -136,16 +138,16 @@ def _updated(
 
 
 def _mtu_there(host: Host, outer: Link, before: Nic, after: Nic) -> int | None:
-    """The MTU that the host end will have on its bridge of now; None: it leaves that."""
+    """MTU of the host end after an update; None if the update takes the host end off its present bridge."""
     if after.bridge is not None and (after.bridge or "") != (links.bridge_now(host, outer) or ""):
         return None
     return after.host_mtu or (after.mtu if after.mtu != before.mtu else None) or outer.mtu
 
 
 def _mtu_of_bridge(host: Host, port: Link, mtu: int | None = None) -> Iterator[str]:
-    """The MTU of a bridge that changes as the port goes, or gets another `mtu`.
+    """The MTU of a bridge, if it changes because a port goes (`mtu` is None) or gets another `mtu`.
 
-    One that nobody has set is the smallest of its ports'.
+    A bridge whose MTU nobody has set has the smallest MTU of its ports. br_mtu_auto_adjust() in net/bridge/br_if.c
     """
     known = host.links_by_name.values()
     bridge = next((one for one in known if one.index == port.master and one.kind == "bridge"), None)
@@ -159,7 +161,7 @@ def _mtu_of_bridge(host: Host, port: Link, mtu: int | None = None) -> Iterator[s
 
 
 def _of_others(rtnl: Rtnl, link: Link, where: str, own: Collection[RouteKey] = ()) -> Iterator[str]:
-    """`3 routes of others over eth1`: the objects that go with a link, without scplan's `own` routes."""
+    """Objects of others that go with a link: `3 routes of others over eth1`. scplan's `own` routes are left out."""
     from scplan.linux.network import kept
 
     found = kept.keep(rtnl, link)
@@ -170,7 +172,7 @@ def _of_others(rtnl: Rtnl, link: Link, where: str, own: Collection[RouteKey] = (
 
 
 def _programs(rtnl: Rtnl, link: Link) -> Iterator[str]:
-    """Programs of a link, which only whoever attached them can attach again."""
+    """Programs on a link (XDP, tc), which only their owner can attach again."""
     from scplan.linux.network.netlink import rare
     from scplan.linux.network.netlink.raw_links import read_link
 

@@ -1,4 +1,4 @@
-"""NICs in the kernel: read from a container's namespace, made, changed, lent by the host and given back to it."""
+"""NICs in the kernel: read from a container's namespace, made, changed, lent by the host and returned to it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from scplan.model.values import INTERFACE_NAME
 
 
 def read(container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
+    """Live NICs by name. `wanted` as in Kind.read."""
     if wanted is not None and not wanted:
         return {}
     if container.shares_host_network:
@@ -55,7 +56,7 @@ def read(container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> 
 
 
 def describe(container: Container, host: Host) -> Described[Nic]:
-    """NICs as entries of a file; links that are none which scplan could make are left out."""
+    """NICs as entries of a configuration file; `left_out` are links that no entry can make."""
     if container.shares_host_network:
         return Described({}, (("all NICs", "they are the host's own"),))
     found = {name: _entry(nic) for name, nic in read(container, host, None).items()}
@@ -70,6 +71,7 @@ def describe(container: Container, host: Host) -> Described[Nic]:
 
 
 def _entry(nic: Nic) -> Nic:
+    """The NIC without values that scplan sets anyway."""
     is_usual = not nic.is_physical and nic.txqueuelen == DEFAULT_TXQUEUELEN
     return nic.but(
         bridge=nic.bridge or None,
@@ -84,7 +86,7 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     if target.container.shares_host_network:
         raise links.refuse_host_network(target.container.name)
     if before is not None and after is not None and _is_as(before, after):
-        return before, _marked(before, after)  # only to be recorded
+        return before, _marked(before, after)  # the operation only records the NIC
     if after is not None and before is not None and not after.is_physical:
         after = _with_promises(target.host, before, after)
     if before is not None:
@@ -99,7 +101,7 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
 
 
 def _marked(before: Nic, after: Nic) -> Nic:
-    """The record of a veth with what its host end has been found by: others may have made it."""
+    """The record of a veth with the marks of its host end as found: others may have made the veth."""
     if after.is_physical or after.mark is not None:
         return after
     return after.but(found_mac=before.host_mac, found_name=before.host_name)
@@ -110,12 +112,12 @@ def _is_as(before: Nic, after: Nic) -> bool:
 
 
 def _with_promises(host: Host, before: Nic, after: Nic) -> Nic:
-    """The goal of an update, with the values of its host end that follow, and without what can't be there together."""
+    """The goal of an update, with the derived values of its host end, and without addresses that exclude each other."""
     if after.carried_name is not None:
-        return after  # an undo has what was there
+        return after  # an undo has captured values
     promised: dict[str, Any] = {"addresses": _compatible(after.addresses)}
     if before.bridge == after.bridge and after.host_bridge is not None:
-        promised["bridge"] = after.host_bridge  # somebody put it on the one that it is on
+        promised["bridge"] = after.host_bridge  # others put the host end on its present bridge
     elif before.bridge != after.bridge:
         promised["host_bridge"] = None if after.bridge else ""
     if before.bridge != after.bridge or before.mtu != after.mtu:
@@ -126,7 +128,7 @@ def _with_promises(host: Host, before: Nic, after: Nic) -> Nic:
 
 
 def _mtu_of(host: Host, bridge: str) -> int:
-    """The MTU of a Linux bridge; 0 for one of Open vSwitch, which follows no port."""
+    """MTU of a Linux bridge; 0 for an Open vSwitch bridge, which follows no port."""
     if host.ovs is not None and bridge in host.ovs.bridges():
         return 0
     link = host.rtnl.link(bridge)
@@ -134,7 +136,7 @@ def _mtu_of(host: Host, bridge: str) -> int:
 
 
 def _compatible(addresses: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Without addresses that can't be there beside a later one, which differs in its time or its peer alone."""
+    """The addresses that can exist together: of two that differ only in lifetime or peer, the later one."""
     if addresses is None:
         return None
     last = {plain(text).partition(" peer ")[0]: text for text in addresses}
@@ -149,30 +151,34 @@ def _compatible(addresses: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def _new_mac() -> str:
-    """A random MAC address for a host end: unicast, locally administered, and high, as bridges take the lowest."""
+    """A random MAC address for a host end: unicast, locally administered, and high.
+
+    High, because a bridge takes the lowest address of its ports. br_stp_recalculate_bridge_id() in
+    net/bridge/br_stp_if.c
+    """
     return (b"\xfe" + os.urandom(5)).hex(":")
 
 
 def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic | None) -> Nic | None:
-    """A link of a container as a NIC; None when nothing is known of it and it is no NIC from the host."""
+    """A link of the container as a NIC; None if no entry wants the link and it is not from the host."""
     outer = links.host_end(host, link, host_nsid)
     if wanted is None and ((outer is None and link.kind) or not _is_writable(link.name)):
         return None
     is_physical = outer is None if wanted is None else wanted.is_physical
     is_foreign = wanted is not None and not (is_it(link, host_nsid, wanted) if is_physical else outer)
     chosen = {plain(address) for address in wanted.addresses or ()} if wanted is not None else set()
-    # What it was to be when scplan made it, not only while it was adopted.
+    # scplan makes addresses permanent, so an address that expires by now is drift. An adopted NIC may have had it so.
     is_made = wanted is not None and (wanted.host_mac is not None or wanted.origin_kind is not None)
     name, bridge, up = None, None, link.up
     host_mtu, host_txqueuelen = None, None
     if is_foreign:
         pass
     elif is_physical:
-        # The kernel doesn't keep the name that a link had elsewhere: it is the one of the record.
+        # The kernel does not keep the name that a link had in another namespace: the record has it.
         name = wanted.host_name if wanted is not None and _is_lent(link, host, host_nsid, wanted) else link.name
     elif outer is not None:
         name, bridge = outer.name, links.bridge_of(host, outer)
-        # Both ends belong to it: with one that is down it doesn't work.
+        # Both ends belong to the NIC: a veth has no carrier while its other end is down. drivers/net/veth.c
         up = link.up and outer.up
         host_mtu, host_txqueuelen = outer.mtu, outer.txqueuelen
     return Nic(
@@ -198,7 +204,7 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
 
 
 def _shown(addr: Addr, *, is_plain: bool) -> str:
-    """The address as users write it; one that does not last says so, unless it is shown `is_plain`."""
+    """The address as users write it, with a note if it expires or is deprecated, unless `is_plain`."""
     text = addr.written()
     if is_plain or addr.is_lasting:
         return text
@@ -213,7 +219,7 @@ def _is_writable(name: str) -> bool:
 
 
 def _is_lent(link: Link, host: Host, host_nsid: int, wanted: Nic) -> bool:
-    """Whether a link in the container is the physical NIC that is wanted there."""
+    """True if a link in the container is the wanted physical NIC."""
     if not wanted.is_physical:
         return False
     if wanted.origin_kind is not None:
@@ -222,9 +228,10 @@ def _is_lent(link: Link, host: Host, host_nsid: int, wanted: Nic) -> bool:
 
 
 def _to_remove(target: Target[Nic], before: Nic) -> Nic:
-    """What scplan made, wherever it is inside: the container's root can rename it, and put another link in its place.
+    """The NIC to remove: the link that scplan made or moved, under any name.
 
-    Else that link would be removed, or even be given to the host as one that it had lent.
+    The container's root can rename that link, and give its name to another one. A search by name would then remove the
+    other link, or even move it to the host as a lent NIC.
     """
     side = _Side(target)
     record = target.peers.get(before.name, before)
@@ -239,18 +246,18 @@ def _to_remove(target: Target[Nic], before: Nic) -> Nic:
 
 
 def _with_carried(target: Target[Nic], before: Nic, after: Nic) -> Nic:
-    """`before` with what goes with the link, and is neither desired nor recorded: it makes an undo exact."""
+    """`before` with the state that goes with the link and is neither desired nor recorded, for an exact undo."""
     side = _Side(target)
     inner = side.rtnl.link(before.name)
     return before if inner is None else _carrying(side, before, inner, after)
 
 
 def _carrying(side: _Side, before: Nic, inner: Link, after: Nic | None = None) -> Nic:
-    """`before` with both ends as the kernel holds them, as far as they change on the way to `after`; None: they go."""
+    """`before` with both ends as kernel messages, as far as the operation changes them; without `after` all of it."""
     from scplan.linux.network import kept
 
     outer = side.host_end(inner) if not before.is_physical else None
-    # Below its smallest MTU IPv6 forgets its settings of the link.
+    # Below an MTU of 1280 the kernel drops the link's IPv6 state and settings. addrconf_notify() in net/ipv6/addrconf.c
     is_whole = after is None or (after.mtu or IPV6_MIN_MTU) < IPV6_MIN_MTU
     inside = kept.keep(side.rtnl, inner, whole=side.inside_namespace if is_whole else None)
     on_host = None
@@ -267,12 +274,13 @@ def _carrying(side: _Side, before: Nic, inner: Link, after: Nic | None = None) -
 
 
 def _changes_host_end(before: Nic, after: Nic) -> bool:
+    """True if the update changes the host end."""
     names = ("host_name", "bridge", "host_bridge", "host_mtu", "host_txqueuelen", "up")
     return any(getattr(after, name) not in (None, getattr(before, name)) for name in names)
 
 
 def _with_former(host: Host, after: Nic) -> Nic:
-    """`after` with what the physical NIC has on the host; unchanged when it is in the container already."""
+    """`after` with the state of the physical NIC on the host; unchanged if the NIC is in the container already."""
     assert after.host_name is not None
     link = host.rtnl.link(after.host_name)
     if link is None:
@@ -285,6 +293,7 @@ def _with_former(host: Host, after: Nic) -> Nic:
         former_mtu=link.mtu,
         former_txqueuelen=link.txqueuelen,
         origin_kind=link.kind,
+        # IFLA_LINK without IFLA_LINK_NETNSID: the other end, or the base, is in the link's own namespace.
         origin_peer=link.peer_index > 0 and link.peer_nsid < 0,
         former_up=link.up,
         former_bridge=links.bridge_now(host, link),
@@ -303,7 +312,7 @@ def create(target: Target[Nic], after: Nic) -> None:
     is_new = inner is None
     if after.is_physical:
         if after.carried_name == "":
-            return  # it was not there, nor is it to be
+            return  # an undo: the NIC was not in the container
         is_new = inner is None or not side.is_lent(inner, after)
         inner = side.take_in(after) if inner is None or is_new else inner
         if after.pinned is not None:
@@ -313,7 +322,7 @@ def create(target: Target[Nic], after: Nic) -> None:
         inner = side.make_veth(after)
     elif not side.is_ours(inner, after):
         if after.carried_name is not None:
-            return  # the container's root has taken its name; an undo leaves it to that
+            return  # an undo: the container's root has another link of this name, which stays
         raise KernelError(
             f"RTM_NEWLINK({after.name})",
             errno.EEXIST,
@@ -349,13 +358,13 @@ def delete(target: Target[Nic], before: Nic) -> None:
 
 
 def without(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The addresses of the first that the second does not have, however long they last."""
+    """Addresses of the first that the second does not have, whatever their lifetimes."""
     kept = {plain(address) for address in second or ()}
     return tuple(plain(address) for address in first or () if plain(address) not in kept)
 
 
 class _Side:
-    """The two sides of one operation: rtnetlink in the container, and the host."""
+    """Both sides of one operation: rtnetlink in the container, and the host."""
 
     def __init__(self, target: Target[Nic]) -> None:
         if target.container.shares_host_network:
@@ -373,23 +382,24 @@ class _Side:
         return NetworkNamespace(self.host.netns_fd, self.host.netns_fd)
 
     def host_end(self, inner: Link) -> Link | None:
+        """The other end of a veth, if it is on the host; else None."""
         return links.host_end(self.host, inner, self.rtnl.nsid(self.host.netns_fd), self.host.rtnl.link)
 
     def host_name(self, nic: Nic) -> str:
         return nic.host_name or derived_host_name(self.container.name, nic.name)
 
     def is_ours(self, inner: Link, nic: Nic) -> bool:
-        """Whether a link inside is the veth that `nic` says: its other end is on the host under the right name."""
+        """True if a link in the container is the veth `nic`: its other end is on the host, and has the right name."""
         outer = self.host_end(inner)
         return outer is not None and outer.name == self.host_name(nic)
 
     def is_lent(self, inner: Link, nic: Nic) -> bool:
-        """Whether the physical NIC has left the host, and `inner` is it: another may have its name there by now."""
+        """True if `inner` is the physical NIC, which has left the host: another link may have its name there by now."""
         outer = self.host.rtnl.link(self.host_name(nic))
         return outer is None or (is_like(inner, nic) and not is_like(outer, nic))
 
     def delete_left_over(self, record: Nic | None) -> None:
-        """Delete the veth of the record, which is not in the container: its namespace of before is kept by others."""
+        """Delete the record's veth if it is in the container's former namespace, which other containers keep."""
         if record is None or record.is_physical or self.found_inside(record) is not None:
             return
         from scplan.kinds.nic.lost import reclaim
@@ -430,9 +440,9 @@ class _Side:
         renewed: Collection[str] = (),
         is_new: bool = False,
     ) -> None:
-        """Makes the NIC as `nic` says, from whatever it is; `removed` addresses are taken away, `renewed` ones last.
+        """Set all attributes of the NIC, from any state. `removed` addresses go, `renewed` ones become permanent.
 
-        One that `is_new` gets all that is carried; one that was there the whole time lost only some of it.
+        A NIC that `is_new` gets its whole carried state; a NIC that was there the whole time has lost only some of it.
         """
         if not nic.is_physical:
             self._settle_host_end(inner, nic, is_new=is_new)
@@ -450,7 +460,7 @@ class _Side:
     def _settle_as_it_was(
         self, inner: Link, nic: Nic, texts: Iterable[str], removed: tuple[str, ...], *, is_new: bool
     ) -> None:
-        """Makes the end in the container as an operation found it, which is undone."""
+        """Restore the container's end as the undone operation found it."""
         from scplan.linux.network import kept, link_sysctls
 
         former = kept.Kept.from_texts(texts)
@@ -461,7 +471,7 @@ class _Side:
         elif former.settings:
             link_sysctls.write(self.inside_namespace, inner, former.settings)
         inner = self.inside(inner.name)
-        # A NIC is down, too, whose host end alone is.
+        # `nic.up` is false, too, if only the host end was down.
         links.change_link(self.rtnl, inner, LinkChange(up=nic.up is not False or former.link.up))
         known = {raw.addr.written() for raw in former.addresses}
         added = tuple(address for address in _lasting(nic.addresses) if address not in known)
@@ -469,6 +479,7 @@ class _Side:
         kept.put_back(self.rtnl, inner, former, exactly=True)
 
     def _settle_host_end(self, inner: Link, nic: Nic, *, is_new: bool) -> None:
+        """Set all attributes of the end on the host, its bridge included."""
         outer = self.host_end(inner)
         if outer is None:
             raise ScplanError(
@@ -479,7 +490,7 @@ class _Side:
         bridge = former_bridge if nic.bridge is None else nic.bridge
         name = nic.host_name or outer.name
         if name != outer.name and former_bridge:
-            # Open vSwitch knows its ports by name.
+            # Open vSwitch knows its ports by name, so the host end leaves its bridge before it is renamed.
             links.join_bridge(self.host, outer, "")
             outer = outer._replace(master=0)
         former = None
@@ -496,7 +507,7 @@ class _Side:
             mac=nic.carried_mac,
             mtu=mtu,
             txqueuelen=txqueuelen,
-            # One that is down in the container is up on the host, unless it was that which was down.
+            # The host end of a NIC that is down stays up, unless it was captured as down.
             up=nic.up is not False or former is None or former.link.up,
         )
         links.change_link(self.host.rtnl, outer, change)
@@ -505,14 +516,14 @@ class _Side:
         if former is not None:
             if is_new:
                 kept.put_link_back(self.host.rtnl, outer, former, self.host_namespace)
-                # What is promised of it is as recorded, whatever others had made of it.
+                # The queue length is scplan's promise: it is set as recorded, not as captured.
                 outer = self.host.rtnl.link(outer.index) or outer
                 links.change_link(self.host.rtnl, outer, LinkChange(txqueuelen=nic.host_txqueuelen))
             kept.put_port_back(self.host.rtnl, outer, former)
             kept.put_back(self.host.rtnl, outer, former, exactly=True)
 
     def delete_veth(self, nic: Nic) -> None:
-        """Deletes the pair, if it is there, by its end on the host."""
+        """Delete the pair, if it exists, by its end on the host."""
         inner = self.found_inside(nic)
         outer = self.host_end(inner) if inner is not None else None
         if outer is not None:
@@ -520,9 +531,9 @@ class _Side:
             self.host.rtnl.delete_link(outer.index, label=outer.name)
 
     def found_inside(self, nic: Nic) -> Link | None:
-        """The link inside that is the NIC, whatever it is called there; one that only has its name is not.
+        """The link in the container that is the NIC, under any name; a link that only has the NIC's name is not found.
 
-        The container's root can make links, but no hardware, and none that have an end on the host.
+        The container's root can make links, but no hardware, and no link with an end on the host.
         """
         if nic.is_physical:
             return self._lent_inside(nic)
@@ -532,7 +543,7 @@ class _Side:
             there = self.host_end(inner) if inner is not None else None
             if there is not None and there.index == outer.index:
                 return inner
-        # Renamed on the host, perhaps.
+        # The host end may have been renamed: its MAC address is the mark.
         for link in self.rtnl.nics() if nic.mark is not None else ():
             there = self.host_end(link)
             if there is not None and there.mac == nic.mark:
@@ -554,7 +565,7 @@ class _Side:
         return found if found is not None and self.is_lent(found, nic) else None
 
     def live(self, inner: Link, nic: Nic) -> Nic:
-        """What a link inside is, as the NIC that it is known to be."""
+        """A link in the container, known to be `nic`, with its live attributes."""
         addresses = self.rtnl.addresses({inner.index})
         live = _live(inner, addresses, self.host, self.rtnl.nsid(self.host.netns_fd), nic)
         return nic if live is None else live
@@ -562,7 +573,7 @@ class _Side:
     # physical NICs
 
     def take_in(self, nic: Nic) -> Link:
-        """Moves the NIC of the host into the container, under its name there."""
+        """Move the host's NIC into the container, under its name there."""
         name = self.host_name(nic)
         link = self.host.rtnl.link(name)
         if link is None:
@@ -578,7 +589,7 @@ class _Side:
         )
 
     def give_back(self, inner: Link | None, nic: Nic) -> None:
-        """Moves the NIC back to the host under its name there, and makes it as it was."""
+        """Move the NIC back to the host, under its name there, and restore its former state."""
         name = self.host_name(nic)
         if inner is not None:
             outer = links.move(
@@ -590,7 +601,7 @@ class _Side:
                 name=name,
             )
         else:
-            # Moved already by a run that was interrupted; or gone, and another one has its name.
+            # An interrupted run has moved the NIC already, or the NIC is gone and another link has its name.
             found = self.host.rtnl.link(name)
             if found is None or found.kind != nic.origin_kind or found.mac not in (nic.mac, nic.former_mac):
                 return
@@ -599,27 +610,31 @@ class _Side:
 
 
 def is_of_host(link: Link, host_nsid: int) -> bool:
-    """Whether no root of a container can have made it: hardware, and what has its other end or its base on the host."""
+    """True if no container's root can have made the link: hardware, and links with their other end or base on the host.
+
+    The kernel gives hardware no IFLA_INFO_KIND. IFLA_LINK_NETNSID is the namespace of the other end or base.
+    linux/if_link.h
+    """
     return not link.kind or (host_nsid >= 0 and link.peer_nsid == host_nsid)
 
 
 def is_it(link: Link, host_nsid: int, nic: Nic) -> bool:
-    """Whether a link inside can be the physical NIC `nic`, by what no root of a container can imitate."""
+    """True if a link in the container can be the physical NIC `nic`, by properties that its root can't fake."""
     return nic.origin_kind in (None, link.kind) and (not nic.origin_peer or is_of_host(link, host_nsid))
 
 
 def is_like(link: Link, nic: Nic) -> bool:
-    """Whether a link is of the kind, and has a MAC address, that the physical NIC `nic` is known to have."""
+    """True if a link has the kind and a MAC address of the physical NIC `nic`."""
     return link.kind == nic.origin_kind and link.mac in (nic.mac, nic.former_mac)
 
 
 def _lasting(addresses: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The addresses that are to be there for good."""
+    """The permanent addresses, without those that expire or are deprecated."""
     return tuple(address for address in addresses or () if address == plain(address))
 
 
 def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
-    """Makes a physical NIC that is back on the host as it was there before: all that went with it included."""
+    """Restore a physical NIC that is back on the host, with all state that goes with a link."""
     change = LinkChange(name=nic.host_name, mac=nic.former_mac, mtu=nic.former_mtu, txqueuelen=nic.former_txqueuelen)
     if not nic.host_state:
         _restore_from_words(host, link, nic, change)
@@ -639,7 +654,7 @@ def restore_on_host(host: Host, link: Link, nic: Nic) -> None:
 
 
 def _restore_from_words(host: Host, link: Link, nic: Nic, change: LinkChange) -> None:
-    """The same from a record of an earlier version, which knows less of it."""
+    """Restore the NIC from a record of an earlier version, which has less of its state."""
     links.change_link(host.rtnl, link, change._replace(up=nic.former_up))
     if nic.former_bridge is not None:
         links.join_bridge(host, link._replace(name=nic.host_name or link.name), nic.former_bridge)

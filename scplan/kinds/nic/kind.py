@@ -46,7 +46,7 @@ class NicKind(Kind[Nic]):
         if nic.name == "lo":
             raise ValueError("lo is the container's own loopback interface; it can't be a NIC")
         hosts = [address.partition("/")[0] for address in nic.addresses or ()]
-        # One can be there several times, with another peer each.
+        # The kernel takes one address several times, each with another peer.
         single = [address.partition("/")[0] for address in nic.addresses or () if " peer " not in address]
         doubled = {host for host in single if hosts.count(host) > 1}
         if doubled:
@@ -110,7 +110,8 @@ class NicKind(Kind[Nic]):
             return desired
         link = host.links.get(desired.bridge) if desired.bridge and desired.bridge not in host.ovs_bridges else None
         return desired.but(
-            # Another one would change the MTU of the bridge, and with it that of all others on it.
+            # Another MTU would change the MTU of the bridge for all its ports. br_mtu_auto_adjust() in
+            # net/bridge/br_if.c
             host_mtu=link.mtu if link is not None else desired.mtu,
             host_txqueuelen=desired.txqueuelen,
             host_bridge=None if desired.bridge else "",
@@ -121,7 +122,7 @@ class NicKind(Kind[Nic]):
         )
 
     def value_before(self, owned: Nic, path: str) -> Any:
-        """A physical NIC's MAC, MTU and queue on the host."""
+        """MAC address, MTU or queue length of a physical NIC on the host."""
         former = f"former_{path}"
         return getattr(owned, former) if owned.is_physical and hasattr(owned, former) else None
 
@@ -149,7 +150,10 @@ class NicKind(Kind[Nic]):
         return made.carried_name not in ("", made.name) if live is None else live.type != (made.type or VETH)
 
     def is_own(self, owned: Nic, live: Nic, *, is_new: bool) -> bool | None:
-        """By the host end of a veth: its MAC address, which scplan chose or found, and its name; both in a new one."""
+        """By the host end of a veth: its MAC address, which scplan chose or found, and its name.
+
+        In a container that has been started since, a host end with another MAC address is of others, whatever its name.
+        """
         if owned.is_physical:
             if live.type == FOREIGN:
                 return False if is_new else None
@@ -163,7 +167,7 @@ class NicKind(Kind[Nic]):
             return None if not is_new and live.host_name == name else False
         if is_new:
             return True if owned.host_name and live.host_name == owned.host_name else None
-        # An adopted one was on its bridge, with its addresses; one that has neither was never scplan's.
+        # An adopted NIC was on its bridge, with its addresses; a NIC that has neither is not the adopted one.
         has_moved = bool(owned.bridge) and live.bridge != owned.bridge
         has_none = bool(owned.addresses) and not set(owned.addresses or ()) & set(live.addresses or ())
         return False if has_moved and has_none else None
@@ -225,7 +229,7 @@ class NicKind(Kind[Nic]):
         others: Callable[[], Collection[Nic]],
         beside: Callable[[], Container | None],
     ) -> None:
-        """Takes a NIC out of the network namespace of a pod, where it stayed when its container ended."""
+        """Remove a NIC from the network namespace of a pod, where it stayed when its container ended."""
         if before is not None and after is None and (before.is_lent or not before.is_physical):
             with Host() as host:
                 lost_nics.reclaim(host, before)
@@ -251,7 +255,7 @@ class NicKind(Kind[Nic]):
 
 
 def _check_address(text: str) -> None:
-    """Raises ValueError for an address that stands for a network, or for all of its hosts."""
+    """Raise ValueError for the address of a network, or its broadcast address."""
     if " peer " in text:
         return
     address, _, length = text.partition("/")

@@ -1,4 +1,4 @@
-"""NICs of containers that have ended: physical ones are found and brought home, host ends that are left are deleted."""
+"""NICs of ended containers: physical ones are returned to the host, left-over host ends of veths are deleted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from scplan.linux.paths.rooted_path import opened
 from scplan.linux.processes.namespaces import socket_in
 from scplan.startup.named_tuple import NamedTuple
 
-# What the kernel names a NIC that comes back to a host which has its name already.
+# Name that the kernel gives a NIC which returns to a host where its name is in use: "dev%d". default_device_exit_net()
+# in net/core/dev.c
 _FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)
 _RETURN_S = 3.0
 _RETURN_POLL_S = 0.02
 
 
 def reclaim(host: Host, nic: Nic) -> None:
-    """Gives the host back what a container that has ended had of it, and takes away what is left of the rest."""
+    """Return a lent NIC of an ended container to the host, or delete the host end that is left of a veth."""
     if not nic.is_physical:
         _delete_left_end(host, nic)
     elif not _fetch_from_pin(host, nic):
@@ -34,14 +35,14 @@ def reclaim(host: Host, nic: Nic) -> None:
 
 
 class Stranded(NamedTuple):
-    """A physical NIC that a container left, and where that is, in words."""
+    """A physical NIC that its container left somewhere, and that place in words."""
 
     link: Link
     place: str
 
 
 def stranded(host: Host, nic: Nic) -> Stranded | None:
-    """A physical NIC that is not home, or not as it was; None when there is none."""
+    """A physical NIC that is not on the host, or not in its former state; None if there is none."""
     pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
     if pinned is None:
         found = _returned(host, nic)
@@ -52,12 +53,15 @@ def stranded(host: Host, nic: Nic) -> Stranded | None:
 
 
 def _is_home(link: Link, nic: Nic) -> bool:
-    """Whether a NIC on the host looks as it did before a container had it."""
+    """True if a NIC on the host looks as it did before a container had it."""
     return (link.name, link.mac, link.mtu) == (nic.host_name, nic.former_mac or link.mac, nic.former_mtu or link.mtu)
 
 
 def left_end(host: Host, nic: Nic) -> Link | None:
-    """The host end of a veth whose namespace has not ended yet: the kernel takes its time."""
+    """Host end of a veth whose namespace still exists: the kernel deletes namespaces with a delay.
+
+    Source: cleanup_net() in net/core/net_namespace.c, which runs in a workqueue.
+    """
     name = nic.host_name or nic.made_name or nic.found_name
     outer = host.rtnl.link(name) if name is not None else None
     if outer is None or outer.kind != "veth" or nic.mark is None or outer.mac != nic.mark:
@@ -66,7 +70,7 @@ def left_end(host: Host, nic: Nic) -> Link | None:
 
 
 def process_beside(host: Host, nic: Nic, pid: int = 0) -> int:
-    """PID of a container's process in the network namespace that the NIC is in: `pid`, or with 0 any; 0 for none."""
+    """PID of a container's process in the NIC's network namespace: `pid`, or any if `pid` is 0; 0 for none."""
     if nic.is_physical:
         pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
         if pinned is None:
@@ -95,7 +99,7 @@ def _delete_left_end(host: Host, nic: Nic) -> None:
 
 
 def _fetch_from_pin(host: Host, nic: Nic) -> bool:
-    """Moves a physical NIC home from the namespace that is kept for its sake; whether it was there."""
+    """Move a physical NIC to the host from the namespace that is pinned for its sake; False if it is not there."""
     pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
     if pinned is None or nic.host_name is None:
         return False
@@ -109,15 +113,16 @@ def _fetch_from_pin(host: Host, nic: Nic) -> bool:
 
 
 def _kept(rtnl: Rtnl, nic: Nic) -> Link | None:
-    """The NIC in the namespace of a container that has ended; it may have another name there by now."""
+    """The NIC in the pinned namespace of an ended container; it may have another name by now."""
     alike = [link for link in rtnl.nics() if is_like(link, nic)]
     return next((link for link in alike if link.name == nic.name), alike[0] if len(alike) == 1 else None)
 
 
 def _returned(host: Host, nic: Nic) -> Link | None:
-    """A physical NIC that the kernel gave back because its container ended.
+    """A physical NIC that the kernel returned to the host because its container ended.
 
-    It has the name that it had inside, or `dev` and a number where the host has such a link, and the container's MAC.
+    It has the name from the container, or `dev` and a number if the host has a link of that name, and the container's
+    MAC address.
     """
     if nic.origin_kind is None or nic.host_name is None:
         return None
@@ -129,7 +134,10 @@ def _returned(host: Host, nic: Nic) -> Link | None:
 
 
 def _restore_returned(host: Host, nic: Nic) -> bool:
-    """Makes a NIC that the kernel gave back as it was before; KernelError EEXIST when another link has its name."""
+    """Restore a NIC that the kernel returned. Raises KernelError EEXIST if another link has its name.
+
+    Returns False if the kernel has not returned it.
+    """
     link = _returned(host, nic)
     if link is None:
         return False
@@ -140,9 +148,10 @@ def _restore_returned(host: Host, nic: Nic) -> bool:
 
 
 def _await_return(host: Host, nic: Nic) -> None:
-    """The same, and waits for a NIC of hardware: the kernel moves it a while after the last process has ended.
+    """Restore a NIC that the kernel returned, and wait for hardware, which returns with a delay.
 
-    Where it does not come it is gone: nothing but hardware outlives a network namespace.
+    The kernel moves hardware a while after the last process of the namespace has ended. A NIC that does not return is
+    gone: only hardware outlives its network namespace.
     """
     deadline = time.monotonic() + _RETURN_S
     while not _restore_returned(host, nic) and nic.origin_kind == "" and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What a NIC is: its attributes, how they are written, and the name of a host end that nobody chose."""
+"""Attributes of a NIC, their notation, and the default name of a host end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from scplan.model.resource import Resource, Role, ValueType, attr
 from scplan.model.values import BOOL, INTERFACE_ADDRESS, INTERFACE_NAME, MAC, TEXT, integer
 
 VETH, PHYSICAL = "veth", "physical"
-# What a container's root has put under the name of a veth; users can't write it.
+# Live type of another link that the container's root has given the name of a veth; users can't write it.
 FOREIGN = "foreign"
 DEFAULT_MTU, DEFAULT_TXQUEUELEN = 1500, 1000
 IPV6_MIN_MTU = 1280
@@ -26,7 +26,7 @@ BRIDGE = ValueType(INTERFACE_NAME.parse, stored=str, schema=INTERFACE_NAME.schem
 
 
 class Nic(Resource):
-    """One NIC of a container. `former_…` are what a physical NIC had on the host; `host_state` is all of it."""
+    """One NIC of a container. `former_…` are attributes of a physical NIC on the host, `host_state` its state there."""
 
     name: str = attr("name in the container", INTERFACE_NAME, role=Role.IDENTITY, required=True)
     type: str | None = attr("veth (default), or physical: a NIC of the host, moved in", NIC_TYPE, role=Role.FIXED)
@@ -123,19 +123,20 @@ class Nic(Resource):
 
     @property
     def mark(self) -> str | None:
-        """MAC address of the host end by which a veth is known to be the recorded one."""
+        """MAC address of the host end, by which the recorded veth is recognised."""
         return self.host_mac or self.found_mac
 
 
 def plain(address: str) -> str:
-    """An address without the note that it expires or is deprecated, which a live one can have."""
+    """An address without the note that it expires or is deprecated, which live addresses can have."""
     return address.partition(" (")[0]
 
 
 def derived_host_name(container: str, nic: str) -> str:
-    """The name of the host end when none is written: always the same, and another one for each NIC.
+    """Name of the host end if none is written: always the same for one NIC, and different for each NIC.
 
-    `web-eth1` where that fits and can be read back; otherwise a hash, which never holds a "-" and so never equals one.
+    `web-eth1` if that fits and can be read back; otherwise a hash, which never holds a "-" and so never equals such a
+    name.
     """
     plain = f"{container}-{nic}"
     if len(plain.encode()) <= _HOST_NAME_BYTES and plain.isascii() and "-" not in nic:
