@@ -1,4 +1,4 @@
-"""Cgroup settings under their v2 names, on v1 written to the equivalent files. cgroups(7), admin-guide/cgroup-v1."""
+"""Cgroup settings under their v2 names; on v1 written to the equivalent files. cgroups(7), admin-guide/cgroup-v1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the kernel will refuse of a setting, known before it is tried. cgroups(7), admin-guide/cgroup-v1, cpuset(7)."""
+"""Refusals of a setting by the kernel, predicted before anything is written.
+
+Sources: cgroups(7), admin-guide/cgroup-v1, cpuset(7).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ Given = Mapping[str, frozenset[str]]
 
 
 def removal_refusal(removed: CgroupSetting, values: Mapping[str, str]) -> Unsuitable | None:
-    """Why a setting that stays can't be kept once another one is removed; None if it can."""
+    """Refusal of a removal that would leave another setting impossible; None if there is none."""
     if removed.name != "cpu.idle" or removed.former != "1" or "cpu.weight" not in values:
         return None
     return Unsuitable(
@@ -45,9 +48,9 @@ def removal_refusal(removed: CgroupSetting, values: Mapping[str, str]) -> Unsuit
 def refusal(
     container: Container, host: Host, wanted: CgroupSetting, values: Mapping[str, str], formers: Mapping[str, str]
 ) -> Unsuitable | None:
-    """Why the kernel will not take the setting; None if it should.
+    """Refusal of the setting by the kernel; None if it should accept it.
 
-    `values` are all settings that the container will have, `formers` the former values of those that go.
+    `values` are all settings that the container will have, `formers` the former values of removed settings.
     """
     setting = SETTINGS[wanted.name]
     cgroup = Cgroup(container, host, setting.controller)
@@ -80,9 +83,9 @@ def refusal(
 
 
 def start_refusal(host: Host, wanted: CgroupSetting, values: Mapping[str, str], given: Given) -> Unsuitable | None:
-    """Why the kernel will not take the setting at the container's start; None if it should, or that is not known.
+    """Refusal of the setting at the container's start; None if the kernel should accept it, or that is not known.
 
-    `values` are all settings that the container will have, `given` those that its runtime sets before.
+    `values` are all settings that the container will have, `given` the settings that its runtime makes before.
     """
     match wanted.name:
         case "memory.max" | "memory.swap.max" if "memory" in host.cgroup_mounts:
@@ -101,7 +104,7 @@ def start_refusal(host: Host, wanted: CgroupSetting, values: Mapping[str, str], 
 
 
 def _memory_files(host: Host, given: Given) -> dict[str, str] | None:
-    """The files of a cgroup in which the runtime has set its limits; None where these are not known."""
+    """Files of a cgroup with the runtime's limits in them; None if these are not known."""
     if any(name in given and _only(given, name) is None for name in ("memory.max", "memory.swap.max")):
         return None
     files = {LIMIT: "-1"}
@@ -112,13 +115,13 @@ def _memory_files(host: Host, given: Given) -> dict[str, str] | None:
 
 
 def _only(given: Given, name: str) -> str | None:
-    """The value that the runtime sets; None where it sets none, or it is not known which."""
+    """The value that the runtime sets; None if it sets none, or if several are possible."""
     values = given.get(name, frozenset()) - {ANY_VALUE}
     return next(iter(values)) if len(values) == 1 else None
 
 
 def _of_root(host: Host, controller: str, file: str) -> str | None:
-    """The text of a file in the root cgroup, whose limits no other cgroup can exceed; None where it is absent."""
+    """Text of a file in the root cgroup, whose limits no other cgroup can exceed; None if the file is absent."""
     try:
         with open(f"{host.cgroup_mount(controller)}/{file}", encoding="ascii") as opened:
             return opened.read().strip()
@@ -141,7 +144,7 @@ def _weight(
 
 
 def _not_reclaimable(cgroup: Cgroup, limit: int) -> Unsuitable | None:
-    """The refusal of a limit below the anonymous memory in use, where there is no swap to move it to. proc(5)."""
+    """Refusal of a limit below the anonymous memory in use, if there is no swap to move that to. proc(5)."""
     stat = dict(line.split(" ", 1) for line in (cgroup.read("memory.stat") or "").splitlines() if " " in line)
     used = int(stat.get("total_rss", "0"))
     if limit >= used or _has_swap():
@@ -166,7 +169,10 @@ def _memory(
 
 
 def _memory_refusal(name: str, now: Files, values: Mapping[str, str], whose: str) -> Unsuitable | None:
-    """Why memory and swap can't be set, by the limits that are there before, `whose` they are ("the container has")."""
+    """Refusal of a limit of memory and swap, given the present limits.
+
+    `whose` introduces the owner of the present limits in the message ("the container has").
+    """
     names = grouped_with(name)
     if MEMSW not in now:
         return None
@@ -196,6 +202,7 @@ def _size(text: str) -> str:
 
 
 def _cpuset(cgroup: Cgroup, wanted: CgroupSetting) -> Unsuitable | None:
+    """Refusal of CPUs or memory nodes that the cgroup above lacks, or of too few for a cgroup below. cpuset(7)"""
     file, members = wanted.name, members_of(wanted.value)
     allowed = members_of(cgroup.above().read(file) or "")
     if missing := members - allowed:
@@ -218,6 +225,10 @@ def _things(file: str) -> str:
 
 
 def _cpu_max(cgroup: Cgroup, wanted: CgroupSetting) -> Unsuitable | None:
+    """Refusal of a quota below the cgroup's burst, above the share of a cgroup above, or below that of a cgroup below.
+
+    tg_set_cfs_bandwidth() and tg_cfs_schedulable_down() in kernel/sched/core.c
+    """
     quota, period = wanted.value.split()
     if quota == "max":
         return None
@@ -244,7 +255,7 @@ def _cpu_max(cgroup: Cgroup, wanted: CgroupSetting) -> Unsuitable | None:
 
 
 def _share_above(cgroup: Cgroup) -> float | None:
-    """CPUs that the nearest limited cgroup above has; None where none of them is limited."""
+    """CPUs of the nearest limited cgroup above; None if none is limited."""
     while cgroup.path != "/":
         cgroup = cgroup.above()
         share = _share(cgroup)
@@ -254,6 +265,7 @@ def _share_above(cgroup: Cgroup) -> float | None:
 
 
 def _shares_below(cgroup: Cgroup) -> Iterable[tuple[str, float]]:
+    """Path and CPUs of every limited cgroup below."""
     for child in cgroup.below():
         share = _share(child)
         if share is not None:
@@ -262,6 +274,7 @@ def _shares_below(cgroup: Cgroup) -> Iterable[tuple[str, float]]:
 
 
 def _share(cgroup: Cgroup) -> float | None:
+    """CPUs of a cgroup, quota divided by period; None if it is not limited."""
     quota, period = cgroup.read(QUOTA), cgroup.read(PERIOD)
     if quota is None or period is None or int(quota) < 0:
         return None

@@ -1,4 +1,4 @@
-"""The kind of cgroup settings: read, set, and returned to what they were. cgroups(7), admin-guide/cgroup-v1."""
+"""The kind of cgroup settings: read, set, and returned to their former values. cgroups(7), admin-guide/cgroup-v1."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class CgroupKind(Kind[CgroupSetting]):
     def requires(
         self, resource: CgroupSetting, others: Mapping[Address, Resource], address: Address
     ) -> Iterable[Address]:
-        """On cgroup v1 a limit of swap is counted on top of that of memory, and an idle cgroup takes no weight."""
+        """memory.max of memory.swap.max, and cpu.idle of cpu.weight.
+
+        On cgroup v1 a swap limit is counted on top of the memory limit, and an idle cgroup accepts no weight.
+        """
         needed = {"memory.swap.max": "memory.max", "cpu.weight": "cpu.idle"}.get(resource.name)
         if needed is not None and (place := address._replace(identity=needed)) in others:
             yield place
@@ -70,7 +73,7 @@ class CgroupKind(Kind[CgroupSetting]):
         if files is not None:
             texts = decoded(files)
             if removed.name == "cpu.weight" and IDLE in texts:
-                texts[IDLE] = "0"  # it has ended while a weight is seen
+                texts[IDLE] = "0"  # a visible weight proves that the cgroup is not idle
             former = setting_of(removed.name).value(texts) or former
         return _weight(former) == _weight(live.value)
 
@@ -169,8 +172,8 @@ class CgroupKind(Kind[CgroupSetting]):
             former = _former_files(target, name, now)
             after = after.but(former=setting.value(former), former_files=encoded(former))
         if after is not None:
-            # The undo of a creation is exact; a later removal goes by `former`. What an earlier apply carried is over,
-            # but for the shares that the kernel does not keep of an idle cgroup until that ends.
+            # The undo of a creation is exact; a later removal uses `former`. What an earlier apply carried is outdated,
+            # except the shares of an idle cgroup: the kernel does not keep them until the cgroup is no longer idle.
             files = after.files if name == "cpu.idle" and now.get(IDLE) == "1" else None
             after = after.but(found=encoded(now) if before is None else None, files=files)
         return before, after
@@ -191,7 +194,7 @@ class CgroupKind(Kind[CgroupSetting]):
             return
         setting = setting_of(before.name)
         cgroup = Cgroup(target.container, target.host, setting.controller)
-        # Nothing is written where `create` could not write either: an undo must not be refused for its reason.
+        # Write nothing where `create` could not write either: an undo must not be refused for the same reason.
         if cgroup.is_its_own:
             now = setting.group.read(cgroup)
             if setting.value(now) is not None:
@@ -201,10 +204,10 @@ class CgroupKind(Kind[CgroupSetting]):
 
 
 def _while_idle(wanted: Mapping[str, CgroupSetting] | None) -> dict[str, CgroupSetting]:
-    """cpu.weight of a cgroup that is idle: the kernel keeps none, as `files` notes.
+    """cpu.weight of an idle cgroup: the kernel keeps none, as `files` notes.
 
-    A weight of scplan's is as wanted where the cgroup is meant to be idle: it is set when that ends. Else none is in
-    force.
+    If the cgroup is meant to be idle, scplan's weight counts as set: it is written when the cgroup is no longer idle.
+    Otherwise no weight is in force.
     """
     if wanted is None:
         return {}
@@ -215,12 +218,13 @@ def _while_idle(wanted: Mapping[str, CgroupSetting] | None) -> dict[str, CgroupS
 
 
 def _weight(value: str) -> str:
-    """`39` of `cpu.shares 1000`: the nearest weight; other values as they are."""
+    """`39` of `cpu.shares 1000`: the nearest weight; other values unchanged."""
     shares = value.removeprefix("cpu.shares ")
     return value if shares == value else weight_near(shares)
 
 
 def _describe_weight(value: str | None, left_out: dict[str, str]) -> dict[str, CgroupSetting]:
+    """The entry of cpu.weight; shares that are not exactly a weight go to `left_out`."""
     shares = (value or "").removeprefix("cpu.shares ")
     if shares == value:
         return {} if value in (None, NOT_IN_FORCE) else {"cpu.weight": CgroupSetting(name="cpu.weight", value=value)}
@@ -229,7 +233,7 @@ def _describe_weight(value: str | None, left_out: dict[str, str]) -> dict[str, C
 
 
 def _inherited(cgroup: Cgroup, setting: Setting) -> str | None:
-    """What a new cgroup there gets from the one above it; None where the kernel has a value of its own for it."""
+    """Value that a new cgroup here inherits from the cgroup above; None if the kernel has a default of its own."""
     return setting.read(cgroup.above()) if setting.usual is None else None
 
 
@@ -244,7 +248,10 @@ def _is_hidden(name: str, value: str | None) -> bool:
 
 
 def _former_files(target: Target[CgroupSetting], name: str, now: Files) -> dict[str, str]:
-    """The group's files without scplan: as a peer of the group recorded them, else, or changed since, as they are."""
+    """Files of the group without scplan: as recorded by a peer of the group, or live if others have changed them since.
+
+    Without such a peer all of them are live.
+    """
     former = dict(now)
     for peer in _peers(target, name):
         if peer.former_files is not None:
@@ -255,11 +262,11 @@ def _former_files(target: Target[CgroupSetting], name: str, now: Files) -> dict[
 
 
 def _as_recorded(target: Target[CgroupSetting], name: str, recorded: Files, now: Files) -> dict[str, str]:
-    """What was recorded, with the files that others have changed since scplan set the peers."""
+    """The recorded files, with those that others have changed since scplan set the peers."""
     made = laid_over(recorded, _values_of_peers(target, name))
     is_idle = now.get(IDLE) == "1"
     return {
-        # While it is idle the kernel shows no shares of a cgroup.
+        # An idle cgroup's shares can't be read, so a change of them can't be seen.
         file: recorded.get(file, text)
         if (file == SHARES and is_idle) or holds_same(file, made.get(file, text), text)
         else text
@@ -278,7 +285,7 @@ def _values_of_peers(target: Target[CgroupSetting], name: str) -> dict[str, str]
 
 
 def _goal(target: Target[CgroupSetting], after: CgroupSetting, setting: Setting, now: Files) -> dict[str, str]:
-    """The group's files with the setting: as they were captured, where an undo returns it to that; else as asked."""
+    """Files of the group with the setting in them: as captured if an undo returns to just that, else as requested."""
     if after.files is not None:
         captured = decoded(after.files)
         value = setting.value(captured)
@@ -290,7 +297,7 @@ def _goal(target: Target[CgroupSetting], after: CgroupSetting, setting: Setting,
 
 
 def _without(target: Target[CgroupSetting], before: CgroupSetting, setting: Setting, now: Files) -> dict[str, str]:
-    """The group's files without the setting: what scplan changed returns, what others changed since stays."""
+    """Files of the group without the setting: scplan's changes are reverted, later changes of others stay."""
     if before.former_files is not None:
         former = decoded(before.former_files)
     else:

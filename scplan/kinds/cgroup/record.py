@@ -1,4 +1,4 @@
-"""One cgroup setting: its attributes, and how its value is shown."""
+"""One cgroup setting: its attributes, and its value as shown to users."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CgroupSetting(Resource):
     files: str | None = attr("the same files, just before the operation", TEXT, role=Role.CARRIED)
 
     def shown(self, path: str, value: object) -> str:
-        """Sizes of memory with their unit."""
+        """Memory sizes with their unit; other values unchanged."""
         if path == "value" and self.name.startswith("memory.") and isinstance(value, str) and value.isdecimal():
             return show_size(int(value))
         if path == "former" and self.name.startswith("memory.") and isinstance(value, str) and value.isdecimal():

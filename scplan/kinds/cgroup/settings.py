@@ -1,7 +1,7 @@
-"""How each setting is written in YAML and kept by cgroup v1: values to files, files to values.
+"""The settings: their notation in YAML, and their files on cgroup v1. Values to files, files to values.
 
 Files that the kernel checks or changes together form a group: they are captured together, and written in an order in
-which the kernel takes every step.
+which the kernel accepts every step.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from scplan.startup.named_tuple import NamedTuple
 Files = Mapping[str, str]
 """Texts of the kernel's files, by file name."""
 
+# The kernel shows "no limit" as the largest multiple of the page size below 2**63.
 _UNLIMITED_MEMORY = 1 << 62
 _UNLIMITED = "-1"
 PERIOD_US = 100_000
 _MAX_CPU = 1 << 16
+# PID_MAX_LIMIT of linux/threads.h, on 64 bits.
 _PID_MAX = 4194304
 _LEGACY_SHARES = "cpu.shares "
-# kernel/sched/core.c: what sched_group_set_idle() gives a group that is idle no more.
+# Shares that sched_group_set_idle() of kernel/sched/fair.c gives a group which is no longer idle: NICE_0_LOAD.
 _SHARES_AFTER_IDLE = "1024"
 NOT_IN_FORCE = "0"
 """cpu.weight of a cgroup that is idle, as cgroup v2 has it."""
@@ -34,9 +36,10 @@ QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 
 
 class Group(NamedTuple):
-    """Files that depend on each other. `write(cgroup, now, goal)` changes those that differ, in the kernel's order.
+    """Files that depend on each other.
 
-    `kept(files)` returns what the kernel keeps, where it shows something else at times.
+    `write(cgroup, now, goal)` changes the files that differ, in an order that the kernel accepts. `kept(files)` returns
+    the values that the kernel keeps, for files that at times show others.
     """
 
     files: tuple[str, ...]
@@ -44,16 +47,17 @@ class Group(NamedTuple):
     kept: Callable[[dict[str, str]], dict[str, str]] = dict
 
     def read(self, cgroup: Cgroup) -> dict[str, str]:
-        """The files that this kernel has."""
+        """Texts of the files that this kernel has."""
         texts = ((file, cgroup.read(file)) for file in self.files)
         return self.kept({file: text for file, text in texts if text is not None})
 
 
 class Setting(NamedTuple):
-    """One v2 file. `files` of the group make its value; those that are its `own` are no other setting's.
+    """One cgroup v2 file. Its value is made of `files` of the group; `own` are the files that no other setting uses.
 
-    `normalise(text, page_size)` returns the canonical v2 value, `value(files)` that of the kernel's files: None where
-    this kernel lacks one. `lay(value, files)` returns the group's files with the value in them.
+    `normalise(text, page_size)` returns the canonical v2 value. `value(files)` returns the v2 value of the kernel's
+    files, or None if this kernel lacks one of them. `lay(value, files)` returns the group's files with the value in
+    them.
     """
 
     controller: str
@@ -67,13 +71,13 @@ class Setting(NamedTuple):
     """What the kernel gives a new cgroup; None: what the one above it has."""
 
     def read(self, cgroup: Cgroup) -> str | None:
-        """The value that is set; None where this kernel has no such file."""
+        """The live value; None if this kernel has no such file."""
         texts = ((file, cgroup.read(file)) for file in self.files)
         return self.value({file: text for file, text in texts if text is not None})
 
 
 def laid_over(files: Files, values: Mapping[str, str]) -> dict[str, str]:
-    """The files of a group with the values of all these settings in them."""
+    """Files of a group with the values of all these settings in them."""
     found = dict(files)
     for name in SETTINGS:
         if name in values:
@@ -87,7 +91,7 @@ def encoded(files: Files) -> str:
 
 
 def decoded(text: str) -> dict[str, str]:
-    """The files of such a text."""
+    """The files in a text of `encoded`."""
     pairs = (part.partition("=") for part in text.split("; ") if part)
     return {file: value for file, _, value in pairs}
 
@@ -99,7 +103,7 @@ def _write_each(hints: Mapping[int, str] | None = None) -> Callable[[Cgroup, Fil
     def write(cgroup: Cgroup, now: Files, goal: Files) -> None:
         for file, text in goal.items():
             if now.get(file) != text:
-                # os.write of nothing would be no write at all: an empty list is a newline to the kernel.
+                # A write of no bytes would change nothing: for the kernel a newline is an empty list.
                 cgroup.write(file, text or "\n", hints=hints)
 
     return write
@@ -137,13 +141,13 @@ def _memory(text: str, page_size: int) -> str:
 
 
 def bytes_of(text: str) -> int:
-    """A limit in bytes; the largest that there is for none."""
+    """A limit in bytes; the largest possible limit for "no limit"."""
     value = int(text)
     return value if 0 <= value < _UNLIMITED_MEMORY else _UNLIMITED_MEMORY
 
 
 def holds_same(file: str, one: str, other: str) -> bool:
-    """True if two texts mean the same to the kernel: no limit of memory is -1, or a number of pages that it rounds."""
+    """True if both texts mean the same to the kernel: no limit of memory is -1, or a number of pages that it rounds."""
     return one == other or (file in (LIMIT, MEMSW, _SOFT) and bytes_of(one) == bytes_of(other))
 
 
@@ -166,7 +170,7 @@ def _lay_memory_max(value: str, files: Files) -> dict[str, str]:
 
 
 def with_room_for_memory(files: Files) -> dict[str, str]:
-    """The files with memory+swap raised to memory where it would be lower, which the kernel refuses."""
+    """The files with memory+swap raised to memory if it is lower, since the kernel refuses that."""
     found = dict(files)
     if MEMSW in found and LIMIT in found and bytes_of(found[MEMSW]) < bytes_of(found[LIMIT]):
         found[MEMSW] = found[LIMIT]
@@ -174,6 +178,7 @@ def with_room_for_memory(files: Files) -> dict[str, str]:
 
 
 def _swap_value(files: Files) -> str | None:
+    """Swap alone, as in cgroup v2: the difference of both v1 limits."""
     if LIMIT not in files or MEMSW not in files:
         return None
     both = bytes_of(files[MEMSW])
@@ -195,7 +200,10 @@ _MEMORY_HINTS = {
 
 
 def _write_memory(cgroup: Cgroup, now: Files, goal: Files) -> None:
-    """Memory+swap first where it rises, last where it falls: it may never be below memory."""
+    """Write memory+swap first if it rises, last if it falls.
+
+    The kernel refuses memory+swap below memory with EINVAL. mem_cgroup_resize_max()
+    """
     rises = MEMSW in goal and bytes_of(goal[MEMSW]) >= bytes_of(now.get(MEMSW, "0"))
     for file in (MEMSW, LIMIT) if rises else (LIMIT, MEMSW):
         if file in goal and bytes_of(goal[file]) != bytes_of(now.get(file, "0")):
@@ -252,7 +260,7 @@ _QUOTA_HINTS = {
 def _write_cpu_max(cgroup: Cgroup, now: Files, goal: Files) -> None:
     if all(now.get(file) == text for file, text in goal.items()):
         return
-    # Lifted first: the kernel checks every pair on the way against the parent's bandwidth.
+    # The quota is lifted first: the kernel checks each pair of quota and period against the parent's bandwidth.
     cgroup.write(QUOTA, _UNLIMITED)
     cgroup.write(PERIOD, goal[PERIOD])
     if goal[QUOTA] != _UNLIMITED:
@@ -281,7 +289,7 @@ def _shares_of(weight: str) -> str:
 
 
 def _weight_value(files: Files) -> str | None:
-    """`cpu.shares 1000` where no weight is just that: there are 26 times as many shares as weights."""
+    """cpu.weight; `cpu.shares 1000` if no weight is exactly that: there are 26 times as many shares as weights."""
     if SHARES not in files:
         return None
     if files.get(IDLE) == "1":
@@ -291,7 +299,7 @@ def _weight_value(files: Files) -> str | None:
 
 
 def _lay_weight(value: str, files: Files) -> dict[str, str]:
-    """An idle cgroup has no weight: it is taken out of idle, unless cpu.idle is laid over it after this."""
+    """The files with a weight, which takes the cgroup out of idle unless cpu.idle is laid over the files afterwards."""
     if value == NOT_IN_FORCE:
         return {**files, IDLE: "1"}
     shares = value.removeprefix(_LEGACY_SHARES) if value.startswith(_LEGACY_SHARES) else _shares_of(value)
@@ -299,13 +307,13 @@ def _lay_weight(value: str, files: Files) -> dict[str, str]:
 
 
 def _lay_idle(value: str, files: Files) -> dict[str, str]:
-    """The kernel keeps no shares of an idle cgroup."""
+    """The files with cpu.idle, and without cpu.shares if the cgroup is idle: the kernel keeps none then."""
     kept = {file: text for file, text in files.items() if file != SHARES or value != "1"}
     return {**kept, IDLE: value}
 
 
 def _write_weight(cgroup: Cgroup, now: Files, goal: Files) -> None:
-    """The kernel refuses cpu.shares while the cgroup is idle, and sets them anew when it is idle no more."""
+    """Write cpu.idle before cpu.shares: the kernel refuses shares of an idle cgroup, and resets them when idle ends."""
     shares = now.get(SHARES)
     if goal.get(IDLE) != now.get(IDLE):
         cgroup.write(IDLE, goal[IDLE])
@@ -315,7 +323,7 @@ def _write_weight(cgroup: Cgroup, now: Files, goal: Files) -> None:
 
 
 def _kept_weight(files: dict[str, str]) -> dict[str, str]:
-    """An idle cgroup shows shares of 3; it has those of a new one when that ends. sched_group_set_idle()."""
+    """Shares that the cgroup will have when idle ends: an idle cgroup shows 3. sched_group_set_idle()"""
     return files | {SHARES: _SHARES_AFTER_IDLE} if files.get(IDLE) == "1" and SHARES in files else files
 
 
@@ -326,7 +334,7 @@ _WEIGHT = Group((SHARES, IDLE), _write_weight, _kept_weight)
 
 
 def members_of(text: str) -> set[int]:
-    """The numbers of a list such as 0-3,7. Raises ValueError for a text that is none."""
+    """Numbers of a list such as 0-3,7. Raises ValueError for a text that is no list."""
     members: set[int] = set()
     for part in text.split(",") if text.strip() else ():
         match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part, re.ASCII)
@@ -337,7 +345,7 @@ def members_of(text: str) -> set[int]:
 
 
 def listed(members: Iterable[int]) -> str:
-    """`0-3,7` as the kernel prints it: sorted, joined into ranges."""
+    """`0-3,7` as the kernel prints a list: sorted, joined into ranges."""
     ranges: list[tuple[int, int]] = []
     for number in sorted(members):
         if ranges and ranges[-1][1] == number - 1:
@@ -419,5 +427,5 @@ def setting_of(name: str) -> Setting:
 
 
 def grouped_with(name: str) -> tuple[str, ...]:
-    """Names of the settings in the same group, itself included."""
+    """Names of the settings in the same group, with this one."""
     return tuple(other for other, setting in SETTINGS.items() if setting.group is SETTINGS[name].group)
