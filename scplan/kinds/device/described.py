@@ -18,7 +18,7 @@ _OF_RUNTIMES = frozenset(
 
 
 def described(container: Container, host: Host, found: Mapping[str, Device]) -> Described[Device]:
-    """Of the nodes that were found, those that no runtime makes by itself."""
+    """The nodes found in a container, as entries, without the nodes that every runtime makes."""
     allowed = device_rules(Cgroup(container, host, "devices")) if found else DeviceRules("")
     entries: dict[str, Device] = {}
     left_out: list[tuple[str, str]] = []
@@ -38,16 +38,16 @@ def described(container: Container, host: Host, found: Mapping[str, Device]) -> 
 
 
 def _granted(device: Device, allowed: DeviceRules) -> str:
-    """What a rule for the very device allows, where there is one; else what the wider ones do.
+    """Access that a rule for exactly this device allows, if there is one; else the access that wider rules allow.
 
-    That it may be made says nothing: the runtimes' rules allow to make any node.
+    Permission to make the node (m) does not count: the runtimes' rules allow to make any node.
     """
     exact = allowed.exact((device.file_type or "")[:1], device.numbers or "")
     return exact or device.permissions if device.permissions != "m" or exact else ""
 
 
 def _reason(host: Host, device: Device) -> str:
-    """Why there can be no entry for the node; "" if there can."""
+    """Reason why no entry can make the node; "" if an entry can."""
     source = host.look_up(device.source)
     if source is None or (source.file_type, source.numbers) != (device.file_type, device.numbers):
         return f"the host has no node of this {device.file_type} device {device.numbers}"
@@ -57,6 +57,7 @@ def _reason(host: Host, device: Device) -> str:
 
 
 def _entry(container: Container, host: Host, device: Device) -> Device:
+    """The node as an entry, without values that scplan sets anyway."""
     source = host.look_up(device.source)
     is_disk = source is not None and source.whole_disk
     return device.but(
@@ -68,6 +69,7 @@ def _entry(container: Container, host: Host, device: Device) -> Device:
 
 
 def _limits(container: Container, host: Host, device: Device) -> IoLimits | None:
+    """The disk's limits as an entry has them; None if there are none, or the container has no cgroup of its own."""
     if "blkio" not in host.cgroup_mounts:
         return None
     cgroup = Cgroup(container, host, "blkio")

@@ -1,4 +1,4 @@
-"""Partitions that come and go while their disk is plugged in: told of by udev. linux/devices/udev.py."""
+"""Partitions that come and go while their disk is plugged in, as udev reports them. linux/devices/udev.py."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from scplan.linux.processes.programs import hook_command
 
 
 def is_followed(host: Host, device: Device) -> bool:
-    """Whether the disk's partitions are plugged in when they come. Without udev nothing more can be done for it."""
+    """True if the disk's partitions are plugged in when they appear. Without udev nothing more can be done."""
     if device.rule is not None and udev.read_rule(device.rule) is not None:
         return True
     return device.partitions and not host.has_udev
 
 
 def rule_of(target: Target[Device], device: Device) -> str:
-    """The rule's file: one for each disk of each container of each state directory."""
+    """Path of the udev rule: one for each disk of each container of each state directory."""
     return udev.rule_path(target.state_dir, target.container.runtime, target.container.name, device.target)
 
 
 def follow(target: Target[Device], device: Device) -> None:
-    """Has udev call scplan when a partition of the disk comes or goes."""
+    """Have udev call scplan when a partition of the disk appears or disappears."""
     if not device.partitions or device.rule is None or device.numbers is None:
         return
     container = target.container
@@ -32,6 +32,6 @@ def follow(target: Target[Device], device: Device) -> None:
 
 
 def forget(device: Device) -> None:
-    """Takes back what `follow` did."""
+    """Undo `follow`."""
     if device.rule is not None:
         udev.remove_rule(device.rule)

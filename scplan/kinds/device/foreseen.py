@@ -1,4 +1,4 @@
-"""What a container will refuse of a device, and who has one open that goes: known before anything is changed.
+"""Checks of planned devices in a container, before anything is changed: refusals, and processes that have a node open.
 
 Sources: mknod(2), mount(2) MS_NODEV, admin-guide/cgroup-v1/devices, proc_pid_fd(5).
 """
@@ -56,7 +56,7 @@ def foreseen(
 
 
 def _is_mounted_anew(change: Change) -> bool:
-    """True if what a mount has at its target now is not what it will have, or not as writable."""
+    """True if the plan mounts something new at a target, or changes whether the mount is writable."""
     if change.address.kind != "mount":
         return False
     return change.action in (Action.CREATE, Action.REPLACE) or "read_only" in change.changed
@@ -89,7 +89,7 @@ def _refusal(
 
 
 def _rule_refused(container: Container, host: Host, device: Device) -> Unsuitable | None:
-    """A cgroup can't allow what the one above it does not."""
+    """Refusal of access that the cgroup above does not allow: no cgroup can allow more than its parent."""
     cgroup = Cgroup(container, host, "devices")
     kind, numbers = (device.file_type or "")[:1], device.numbers or ""
     own = device_rules(cgroup)
@@ -120,7 +120,7 @@ def _not_delegated(cgroup: Cgroup, file: str) -> Unsuitable:
 
 
 def _wider_rule(container: Container, host: Host, device: Device) -> tuple[str, str] | None:
-    """A warning where the container may do more than `permissions` says, which nothing can take away."""
+    """A warning if the container may do more than `permissions`, by a wider rule that scplan can't take away."""
     allowed = device_rules(Cgroup(container, host, "devices"))
     may = rules.in_force(device, device.file_type or "block", device.numbers or "0:0", allowed)
     if may is None:
@@ -136,6 +136,7 @@ def _wider_rule(container: Container, host: Host, device: Device) -> tuple[str, 
 
 
 def _contradicts(change: Change, managed: Mapping[Address, Device]) -> Unsuitable | None:
+    """Refusal of limits that another node of the same disk sets differently."""
     device = managed.get(change.address)
     for address, other in managed.items():
         if device is None or address == change.address or not is_same_device(device, other):
@@ -178,7 +179,7 @@ def _scheduler(device: Device) -> str:
 
 
 def _maker_refused(container: Container, change: Change, device: Device) -> Unsuitable | None:
-    """What stands against making the node anywhere: an owner that the container can't have, or who scplan is."""
+    """Refusal of the node at any target: its owner has no ID on the host, or scplan runs in a user namespace."""
     for kind, number in (("uid", device.uid), ("gid", device.gid)):
         if number is not None and change.action is not Action.UPDATE:
             container.host_id(kind, number)
@@ -201,7 +202,7 @@ def _node_refused(
     points = {mount.point for mount in mounts}
     entries = {other: after[other] for other in covering(change.address, device.target, after)}
     if any(other in remade or one.get("target") not in points for other, one in entries.items()):
-        # It will lie in a mount that is not there yet.
+        # The target will lie in a mount that does not exist yet.
         innermost = max(entries.values(), key=lambda one: len(one.get("target")))
         return _refused_in_source(container, change, device, innermost)
     there = container.status(device.target)
@@ -212,7 +213,7 @@ def _node_refused(
         refuse_node_of_host(container, device)
         return None
     if change.action is Action.REPLACE and isinstance(change.owned, Device):
-        # scplan's own node is there, and goes before.
+        # scplan's own node is there, and is removed first.
         return _former_comes_back(change.owned, device)
     if there is not None and there.is_mount_root:
         return Unsuitable(
@@ -223,7 +224,7 @@ def _node_refused(
 
 
 def _former_comes_back(owned: Device, device: Device) -> Unsuitable | None:
-    """The refusal of a node in the place of scplan's, where the removal of that brings back what others had there."""
+    """Refusal of a node in the place of scplan's: the removal of the old node restores another file there."""
     if device.replace_existing or not (owned.saved_as or owned.former_node is not None):
         return None
     return Unsuitable(
@@ -235,10 +236,10 @@ def _former_comes_back(owned: Device, device: Device) -> Unsuitable | None:
 def _place_refused(
     container: Container, device: Device, there: FileStatus | None, mounts: Sequence[Mount]
 ) -> Unsuitable | None:
-    """What stands against a new file at the target: what it lies in, and how that is mounted."""
+    """Refusal of a new file at the target, because of its directory and the mount that it lies in."""
     missing = missing_directories(container.status, device.target)
     directory = os.path.dirname(missing[0] if missing else device.target)
-    # With a dot at the end a symlink is followed, and all but a directory is an error.
+    # A path that ends with "/." follows a symlink, and fails for all but directories. path_resolution(7)
     found = container.status(f"{directory.rstrip('/')}/.")
     if found is None:
         return Unsuitable(
@@ -249,6 +250,7 @@ def _place_refused(
     if mount is None:
         return None
     text = container.read_proc("mountinfo")
+    # For a user namespace the node is a bind mount of its own, to which this mount's nodev does not apply.
     if not container.has_user_namespace and _has_option(text, mount.id, "nodev"):
         return Unsuitable(
             f"{device.target} lies on {mount.point}, which is mounted nodev: no device could be opened there",
@@ -266,6 +268,7 @@ def _place_refused(
             hint="choose a target outside of it, such as in /dev, or make an empty file at the target from the host,"
             " and write `replace_existing: true`",
         )
+    # The bind mount would propagate to the host. mount_namespaces(7)
     if container.has_user_namespace and mount.shared in container.host.peer_groups:
         return Unsuitable(
             f"{device.target} lies in a mount that the container shares with the host",
@@ -281,7 +284,7 @@ def _place_refused(
 
 
 def _refused_in_source(container: Container, change: Change, device: Device, mount: Resource) -> Unsuitable | None:
-    """The refusal of a node below a mount entry, by the source of that on the host; None if it can be made."""
+    """Refusal of a node below a mount entry, from the entry's source on the host; None if the node can be made."""
     path = mount.get("source").rstrip("/") + device.target[len(mount.get("target")) :]
     if os.path.lexists(path):
         with opened(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
@@ -302,7 +305,7 @@ def _refused_in_source(container: Container, change: Change, device: Device, mou
         if flags & os.ST_NODEV:
             return Unsuitable(f"{device.target} lies in the mount {mount.get('target')}, which is nodev", hint=hint)
         return None
-    # A source that is not there is made by the host's root (`create_source`).
+    # An absent source is made by the host's root (`create_source`).
     if os.path.lexists(mount.get("source")) and container.may_make_in(directory):
         return None
     return Unsuitable(
@@ -322,7 +325,7 @@ def _goes_before(change: Change, there: FileStatus) -> bool:
 
 
 def _refused_on_host(container: Container, device: Device, path: str, there: FileStatus) -> Unsuitable | None:
-    """The refusal of a node at whose target a file of the host will be, and will stay; None if it can be made."""
+    """Refusal of a node whose target has a file of the host that stays; None if the node can be made."""
     if is_in_the_way(container, there, device):
         return Unsuitable(
             f"{path} on the host, which will be at {device.target}, is something else",
@@ -334,7 +337,11 @@ def _refused_on_host(container: Container, device: Device, path: str, there: Fil
 
 
 def _has_option(text: bytes, mount_id: int, option: str) -> bool:
-    """True if a mount, or the file system that is mounted, has an option such as ro or nodev."""
+    """True if a mount, or its file system, has an option such as ro or nodev.
+
+    `text` is mountinfo: field 6 has the options of the mount, the last field those of the file system.
+    proc_pid_mountinfo(5)
+    """
     for line in text.split(b"\n"):
         fields = line.split(b" ")
         if len(fields) > 5 and fields[0] == b"%d" % mount_id:
@@ -347,7 +354,7 @@ def _has_option(text: bytes, mount_id: int, option: str) -> bool:
 
 
 def _open_in(container: Container, host: Host, change: Change, device: Device) -> Iterable[Foreseen]:
-    """A warning that names processes of the container which hold the device open."""
+    """A warning that names processes of the container which have the device open."""
     if not device.numbers or device.former_node is not None:
         return
     major, _, minor = device.numbers.partition(":")
@@ -387,7 +394,7 @@ def _has_open(pid: int, kind: str, number: int) -> bool:
 
 def _is_of(path: str, kind: str, number: int) -> bool:
     try:
-        # By its text first: what a process has open may lie on a file system that does not answer.
+        # The link's text first: a file that a process has open may lie on a file system that does not answer.
         if not os.readlink(path).startswith("/"):
             return False
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)

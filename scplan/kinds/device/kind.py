@@ -1,7 +1,7 @@
 """Device nodes with their access rule and I/O limits. Kernel: mknod(2), the cgroup v1 controllers devices and blkio.
 
-A node is useless without a rule that allows the device, and a rule is shared by all nodes of the same numbers: what is
-allowed is the union of what was allowed before scplan and what the managed nodes ask for.
+A node is useless without a rule that allows the device, and a rule is shared by all nodes of the same numbers. So the
+rule allows the union of the access from before scplan and the access that the managed nodes need.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class DeviceKind(Kind[Device]):
     section = "devices"
     record = Device
     lives_in = "mnt"
-    hears = Hears.MOUNTS  # in a user namespace nodes are bound; others are looked at from time to time
+    hears = Hears.MOUNTS  # in a user namespace nodes are bind mounts; other nodes are polled
 
     # configuration
 
     def parse_short(self, text: str) -> dict[str, str]:
-        """`source[:target][:permissions]`; permissions are told from a target by having no slash."""
+        """`source[:target][:permissions]`; permissions are recognised by having no slash."""
         source, *rest = text.split(":")
         values = {"source": source}
         if rest and rest[0].startswith("/"):
@@ -210,7 +210,7 @@ class DeviceKind(Kind[Device]):
             numbers=numbers,
             partitions=is_followed,
             in_force=rules.in_force(device, kind, numbers, allowed),
-            # Where the entry says something, that is compared.
+            # These are compared only if the entry does not set the attribute itself.
             default_mode=mode if device.default_mode is not None and device.mode is None else device.default_mode,
             default_uid=uid if device.default_uid is not None and device.uid is None else device.default_uid,
             default_gid=gid if device.default_gid is not None and device.gid is None else device.default_gid,
@@ -284,12 +284,12 @@ class DeviceKind(Kind[Device]):
 
     def update(self, target: Target[Device], before: Device, after: Device) -> None:
         if after.prior_access is None:
-            # An undo leaves it to others again: the rule is theirs.
+            # An undo returns the device to others: the rule is theirs.
             rules.revoke(target, before)
         else:
             rules.allow(target, after)
         if not is_taken(target.container, after):
-            # Made where it went since it was captured.
+            # The node vanished since it was captured.
             make_node(target.container, after)
         rules.limit(target, after)
         if after.partitions:
@@ -319,9 +319,9 @@ class DeviceKind(Kind[Device]):
 
 
 def _as_made(target: Target[Device], before: Device) -> Device:
-    """What is to be removed or changed: what scplan made, even if others have put something in the node's place.
+    """The node to remove or change: scplan's own, even if others have put another file in its place.
 
-    Else the access rule and the limits would be those of the other thing.
+    The access rule and the limits of that other file are not scplan's.
     """
     record = target.peers.get(identity_of(before.target))
     made = before if record is None or is_same_device(before, record) else record
@@ -329,9 +329,9 @@ def _as_made(target: Target[Device], before: Device) -> Device:
 
 
 def _with_defaults(before: Device | None, after: Device) -> Device:
-    """`after` with the mode and owner that scplan promises where the entry says nothing: those of its creation.
+    """`after` with the mode and owner that scplan promises if the entry does not set them: those of its creation.
 
-    An update leaves what is not written as it is; what is promised and has drifted returns to what it was.
+    An update leaves attributes that are not written as they are; a promised one that has drifted returns to its value.
     """
     if before is None:
         return after.but(default_mode=after.mode, default_uid=after.uid, default_gid=after.gid)
@@ -345,9 +345,9 @@ def _with_defaults(before: Device | None, after: Device) -> Device:
 
 
 def _with_taken_over(target: Target[Device], before: Device | None, after: Device) -> Device:
-    """`after` with what was there, if that is the node of others: it is changed in place, and never removed.
+    """`after` with the former state of a node of others: such a node is changed in place, and never removed.
 
-    One that was taken over in a former life of the container, and has to be made in this one, is scplan's.
+    A node that was taken over in an earlier run of the container, and has to be made in this one, is scplan's.
     """
     is_kept = before is not None and (after.former_node is not None or not differences(after, before))
     if is_kept or (after.former_node is None and identity_of(after.target) in target.peers):
@@ -360,13 +360,13 @@ def _with_taken_over(target: Target[Device], before: Device | None, after: Devic
 
 
 def _inside_ids(former_node: str) -> dict[str, int]:
-    """The ids in the container that a node had which was taken over."""
+    """Owner IDs, as the container sees them, of a node that was taken over."""
     uid, _, gid = former_node.partition(_INSIDE)[2].partition(":")
     return {name: int(value) for name, value in (("uid", uid), ("gid", gid)) if value.isdecimal()}
 
 
 def _return_node(target: Target[Device], device: Device) -> None:
-    """Gives a node that was taken over what it had of that which the entry has set."""
+    """Restore the attributes of a node that was taken over, as far as the entry has set them."""
     now = node_status(target.container, device)
     if now is None:
         return
@@ -386,7 +386,7 @@ def _return_node(target: Target[Device], device: Device) -> None:
 
 
 def _one_by_one(directory: Device, nodes: Sequence[str]) -> str:
-    """The way out for a directory of nodes: as a mount it would show them, and none could be opened."""
+    """The hint for a directory of nodes. As a mount it would show its nodes, but none could be opened."""
     if not nodes:
         return f"write the nodes in it one by one, such as {directory.source}/NODE:{directory.target}/NODE"
     shown = [f"{node}:{directory.target}{node.removeprefix(directory.source)}" for node in nodes[:_NODES_SHOWN]]
@@ -395,7 +395,7 @@ def _one_by_one(directory: Device, nodes: Sequence[str]) -> str:
 
 
 def _long_form(text: str) -> str:
-    """The entry that a short form with colons in its paths may have meant."""
+    """The entry in the long form that a short form with colons in its paths may mean."""
     source, _, rest = text.partition(":/")
     permissions = ""
     if rest and not set(rest.rpartition(":")[2]) - set("rwm"):
@@ -405,7 +405,7 @@ def _long_form(text: str) -> str:
 
 
 def _check_source(host: Host, device: Device) -> None:
-    """Raises ScplanError when the host's device is not the planned one any more: its node would be a dead one."""
+    """Raise ScplanError if the host's device is no longer the planned one: its node would be dead."""
     found = host.look_up(device.source)
     if found is None or (found.file_type, found.numbers) != (device.file_type, device.numbers):
         what = "is gone from the host" if found is None else "is not the device any more that was planned"

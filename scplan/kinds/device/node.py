@@ -1,6 +1,6 @@
-"""The node of a device in a container: made there; for a user namespace made outside and mounted.
+"""The node of a device in a container: made there, or for a user namespace made outside and bind-mounted.
 
-Kernel: mknod(2); linux/loose_node.py for the second.
+Kernel: mknod(2), which fails with EPERM in a user namespace; linux/devices/loose_node.py for the node made outside.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def file_type(mode: int) -> str:
 
 
 def nodes_below_dev(container: Container) -> list[str]:
-    """Paths of the device nodes in the container's /dev; terminals and what lies deeper than three are left out."""
+    """Paths of device nodes in the container's /dev, up to three directories deep; terminals (pts) are left out."""
     what = f"read /dev of container {container.name}"
     return container.bounded(_list_nodes, what=what)
 
@@ -76,27 +76,30 @@ def _nodes_below(root_fd: int, directory: str, depth: int) -> Iterable[str]:
 
 
 def with_former(container: Container, device: Device) -> Device:
-    """`device` with what making its node will replace and make."""
+    """`device` with the file that its node will replace, and the paths that will be made for it."""
     there = container.status(device.target)
     taken = is_in_the_way(container, there, device)
     made = _missing(container, device) if there is None or taken else ()
     if not _is_saved(container, device):
-        # A name that nobody in the container can have planted something at.
+        # A random name, so that nobody in the container can have put a file there.
         saved = f"{SAVED_PREFIX}{os.urandom(8).hex()}" if taken else None
         identity = file_identity(there) if taken and there is not None else None
         device = device.but(saved_as=saved, saved_identity=identity)
-    # What was made for it before, and is still there, stays scplan's to remove.
+    # Paths that were made for the node before, and still exist, stay scplan's to remove.
     return device.but(made=merged_paths(device.made, made))
 
 
 def _missing(container: Container, device: Device) -> tuple[str, ...]:
-    """What has to be made for the node where it is not: in a user namespace it is mounted on a file."""
+    """Paths to make for an absent node: directories, and in a user namespace the file that it is mounted on."""
     directories = missing_directories(container.status, device.target)
     return (*directories, device.target) if container.has_user_namespace else directories
 
 
 def is_in_the_way(container: Container, there: FileStatus | None, device: Device) -> bool:
-    """Whether something else is at the target. In a user namespace an empty file is not: a node is mounted on one."""
+    """True if another file is at the target.
+
+    In a user namespace an empty file is not in the way: the node is mounted on it.
+    """
     if there is None or _is_node(there, device):
         return False
     return not (container.has_user_namespace and stat.S_ISREG(there.st_mode) and there.st_size == 0)
@@ -106,22 +109,22 @@ def is_in_the_way(container: Container, there: FileStatus | None, device: Device
 
 
 def type_in_place(container: Container, device: Device) -> str:
-    """The type of what others have put in the node's place; "" when they have not."""
+    """Type of the file that others have put in the node's place; "" if there is none."""
     there = container.status(device.target)
     return "" if there is None or _is_node(there, device) else file_type(there.st_mode)
 
 
 def is_taken(container: Container, device: Device) -> bool:
-    """Whether an undo finds something of others in the node's place: it is left to them.
+    """True if an undo finds a file of others in the node's place, which it leaves there.
 
-    What the node had replaced is put back when it is removed, and is not theirs.
+    A file that the node had replaced is restored when the node is removed, and is not a file of others.
     """
     could_be = device.taken_by is not None and (device.taken_by != "" or device.saved_as is None)
     return could_be and is_in_the_way(container, container.status(device.target), device)
 
 
 def make_node(container: Container, device: Device) -> None:
-    """Makes the node, with its owner and mode; one that is there already only gets these."""
+    """Make the node, with its owner and mode; a node that exists only gets these."""
     there = container.status(device.target)
     if there is not None and _is_node(there, device):
         _own_node(container, device)
@@ -129,7 +132,7 @@ def make_node(container: Container, device: Device) -> None:
         return
     if there is not None and is_in_the_way(container, there, device):
         _move_aside(container, device, there)
-    # Also what went since it was captured: an undo must not fail because of a directory.
+    # Also paths that vanished since the capture: an undo must not fail because of a directory.
     device = device.but(made=merged_paths(device.made, _missing(container, device)))
     make = _mount_node if container.has_user_namespace else _make_node
     make(container, device)
@@ -137,7 +140,7 @@ def make_node(container: Container, device: Device) -> None:
 
 
 def _restore(container: Container, device: Device, *, times: bool) -> None:
-    """Makes the node what it was when the operation that is undone captured it."""
+    """Restore the node's status as the undone operation captured it."""
     if device.node is not None:
         wanted = NodeStatus.decoded(device.node)
         if device.mode is None or int(device.mode, 8) == wanted.mode:
@@ -145,7 +148,7 @@ def _restore(container: Container, device: Device, *, times: bool) -> None:
 
 
 def node_status(container: Container, device: Device) -> str | None:
-    """The device's node as it is, encoded; None when something else is there, or nothing."""
+    """Status of the device's node, encoded; None if another file, or none, is at the target."""
     there = container.status(device.target)
     if there is None or not _is_node(there, device):
         return None
@@ -164,7 +167,7 @@ def _read_node(container: Container, device: Device) -> str | None:
 
 
 def set_node_status(container: Container, device: Device, wanted: NodeStatus, *, times: bool) -> None:
-    """Gives the device's node a mode, owner, ACL and attributes, and maybe its times; nothing where it is gone."""
+    """Set mode, owner, ACL and attributes of the device's node, and its times if `times`. Nothing if it is gone."""
     setting = partial(_set_node_status, device=device, wanted=wanted, times=times)
     container.bounded(setting, what=f"change {device.target} in container {container.name}")
 
@@ -193,6 +196,7 @@ def _make_node(container: Container, device: Device) -> None:
 
 
 def _make_inside(container: Container, device: Device) -> None:
+    """For a step: make the missing directories and the node, with its owner and mode."""
     for directory in device.made or ():
         make_directory(container.root_fd, directory)
     with parent_of(container.root_fd, device.target) as (parent, name):
@@ -201,7 +205,7 @@ def _make_inside(container: Container, device: Device) -> None:
 
 
 def _mknod(parent: int, name: str, device: Device) -> None:
-    """Makes the node, unless it is there: the container may have had it out of sight a moment ago."""
+    """Make the node, unless it exists: the container may have hidden it a moment ago."""
     try:
         os.mknod(name, _type_of(device) | 0o600, _number_of(device), dir_fd=parent)
     except FileExistsError:
@@ -211,6 +215,7 @@ def _mknod(parent: int, name: str, device: Device) -> None:
 
 
 def _mount_node(container: Container, device: Device) -> None:
+    """Make the node on the host, and mount it at the target in the container."""
     uid, gid = _owner_of(container, device)
     mode = int(device.mode or "0600", 8)
     name = os.path.basename(device.source)
@@ -224,7 +229,7 @@ def _mount_node(container: Container, device: Device) -> None:
 
 
 def _own_node(container: Container, device: Device) -> None:
-    """Gives the node its owner and mode."""
+    """Set owner and mode of the node."""
     try:
         container.bounded(partial(_own, device=device), what=f"change {device.target} in container {container.name}")
     except OSError as error:
@@ -232,7 +237,7 @@ def _own_node(container: Container, device: Device) -> None:
 
 
 def _own(container: Container, device: Device) -> None:
-    """Through a fd of it: the container may swap what is at the path."""
+    """For a step: set owner and mode through a fd of the node, since the container may swap the file at its path."""
     with opened(open_in_root(container.root_fd, device.target)) as fd:
         found = statx(fd)
         if not _is_node(found, device):
@@ -240,13 +245,14 @@ def _own(container: Container, device: Device) -> None:
         if is_owned(container, device, found):
             return
         refuse_foreign_node(container, device, found)
+        # The fd is O_PATH, which fchown(2) and fchmod(2) refuse: EBADF. The path in /proc leads to its file. open(2)
         path = f"/proc/self/fd/{fd}"
         os.chown(path, *_new_owner(container, device))
         os.chmod(path, _mode_of(device, stat.S_IMODE(found.st_mode)))
 
 
 def _new_owner(container: Container, device: Device) -> tuple[int, int]:
-    """The host's ids that the node is to get; -1 keeps what it has."""
+    """Host IDs for the node; -1 keeps an ID, as in chown(2)."""
     uid, gid = device.uid, device.gid
     return (
         -1 if uid is None else container.host_id("uid", uid),
@@ -255,16 +261,16 @@ def _new_owner(container: Container, device: Device) -> tuple[int, int]:
 
 
 def refuse_node_of_host(container: Container, device: Device) -> None:
-    """Raises ScplanError when the device's node is there, is the host's, and is to get another owner or mode."""
+    """Raise ScplanError if the device's node exists, is the host's, and would get another owner or mode."""
     there = container.status(device.target)
     if there is not None and _is_node(there, device) and not is_owned(container, device, there):
         refuse_foreign_node(container, device, there)
 
 
 def is_owned(container: Container, device: Device, found: FileStatus) -> bool:
-    """True if a node has the owner and mode that are asked for.
+    """True if a node has the requested owner and mode.
 
-    Compared as the container sees them: else ids may have no number.
+    IDs are compared as the container sees them: some requested IDs may have no host ID.
     """
     uid, gid = container.inside_id("uid", found.st_uid), container.inside_id("gid", found.st_gid)
     mode = stat.S_IMODE(found.st_mode)
@@ -276,9 +282,9 @@ def _mode_of(device: Device, otherwise: int) -> int:
 
 
 def refuse_foreign_node(container: Container, device: Device, found: FileStatus) -> None:
-    """Raises ScplanError when the node is a mount that scplan has not made, or one that its root could not change.
+    """Raise ScplanError if the node is a mount that scplan has not made, or the container's root can't change it.
 
-    Both are nodes of the host. The second is met where the container bends the path to a directory of the host's.
+    Both are nodes of the host. The second occurs if the container bends the path to a directory of the host.
     """
     foreign = found.is_mount_root or not container.maps(found)
     if foreign and not any(mount.id == found.mount_id and is_loose_node(mount) for mount in container.mounts()):
@@ -305,13 +311,13 @@ def _move_aside(container: Container, device: Device, there: FileStatus) -> None
 
 
 def remove_node(container: Container, device: Device) -> None:
-    """Removes the node when it is the one that scplan made, and what was made for it; puts back what it replaced.
+    """Remove the node that scplan made, and all that was made for it; restore the file that it replaced.
 
-    Anything else at its place is the container's.
+    Any other file in its place belongs to the container.
     """
     made = _made_for(container, device)
     if container.has_user_namespace:
-        # Lazily, as unlink(2) would: who has the device open keeps it.
+        # MNT_DETACH: as after unlink(2), processes that have the device open keep it. umount2(2)
         bind.detach(container, device.target, partial(_is_node_at, device=device), made=made, lazy=True)
     else:
         _unlink_node(container, device, made)
@@ -336,7 +342,7 @@ def _unlink_inside(container: Container, device: Device, made: tuple[str, ...]) 
 
 
 def _made_for(container: Container, device: Device) -> tuple[str, ...]:
-    """What was made; the target only once what had been there was moved aside: until then it is that."""
+    """Paths that were made. The target counts only after a former file was moved aside: until then it is that file."""
     made = device.made or ()
     if device.saved_as is None or device.target not in made:
         return made
@@ -344,10 +350,10 @@ def _made_for(container: Container, device: Device) -> tuple[str, ...]:
 
 
 def _put_back(container: Container, device: Device) -> None:
-    """Puts back what was moved aside, if it is there and has not been replaced.
+    """Restore the file that was moved aside, if it is there and has not been replaced.
 
-    Where the container has put something else at the target meanwhile, that stays, as does what was moved aside: an
-    undo that failed for it would let the container's root keep all others from being changed.
+    If the container has put another file at the target meanwhile, both files stay where they are: if the undo failed
+    because of it, the container's root could block the changes of all other containers.
     """
     if not _is_saved(container, device):
         return
@@ -360,7 +366,10 @@ def _put_back(container: Container, device: Device) -> None:
 
 
 def _is_saved(container: Container, device: Device) -> bool:
-    """True if what was moved aside is where scplan keeps it. Records of earlier versions don't say which file it is."""
+    """True if the file that was moved aside is where scplan keeps it.
+
+    Records of earlier versions do not identify the file.
+    """
     if device.saved_as is None:
         return False
     there = container.status(_saved_path(device))
@@ -372,7 +381,10 @@ def _saved_path(device: Device) -> str:
 
 
 def _rename(container: Container, target: str, old: str, new: str) -> None:
-    """Renames within the target's directory, as the container's root: else a user namespace gives EOVERFLOW."""
+    """Rename within the target's directory, as the container's root.
+
+    A file system of a user namespace refuses IDs that are not mapped there: EOVERFLOW.
+    """
 
     renaming = partial(_rename_inside, target=target, old=old, new=new)
     try:
@@ -407,11 +419,12 @@ def _number_of(device: Device) -> int:
 
 
 def _owner_of(container: Container, device: Device) -> tuple[int, int]:
-    """The host's ids of the owner."""
+    """Host IDs of the owner."""
     return container.host_id("uid", device.uid or 0), container.host_id("gid", device.gid or 0)
 
 
 def _stat_at(parent: int, name: str) -> os.stat_result | None:
+    """Status of a directory entry, symlinks not followed; None if it is absent."""
     try:
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:

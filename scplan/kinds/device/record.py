@@ -1,4 +1,4 @@
-"""What a device is: its attributes, and how they are written."""
+"""Attributes of a device, and their notation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NODE_TYPES = {"block": stat.S_IFBLK, "char": stat.S_IFCHR}
 
 
 class IoLimits(Attributes):
-    """What a container may do to one disk. 0 is no limit."""
+    """Limits of a container's access to one disk. 0 is no limit."""
 
     read_bps: int | None = attr("bytes per second read", BYTES_PER_SECOND, on_unset=0)
     write_bps: int | None = attr("bytes per second written", BYTES_PER_SECOND, on_unset=0)
@@ -86,11 +86,11 @@ class Device(Resource):
         return f"may {self.in_force} by a wider rule" if self.in_force else ""
 
     def shown(self, path: str, value: object) -> str:
-        """Permissions with what the container may do besides."""
+        """Permissions, with the access that a wider rule allows besides."""
         words = super().shown(path, value)
         return f"{words} ({self.in_force} by a wider rule)" if path == "permissions" and self.in_force else words
 
 
 def is_same_device(one: Device, other: Device) -> bool:
-    """Whether both are nodes of one device of the host."""
+    """True if both are nodes of the same device of the host."""
     return (one.file_type, one.numbers) == (other.file_type, other.numbers)

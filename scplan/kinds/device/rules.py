@@ -1,4 +1,4 @@
-"""What a container may do with a device: the access rule and the I/O limits of its numbers, shared by all their nodes.
+"""Access rule and I/O limits of a device, which all nodes with its numbers share.
 
 Kernel: the cgroup v1 controllers devices and blkio.
 """
@@ -19,7 +19,7 @@ from scplan.linux.cgroups.cgroup_v1 import Cgroup, DeviceRules, access_without, 
 def visible_access(
     device: Device, file_type: str, numbers: str, rules: DeviceRules, peers: Mapping[str, Device]
 ) -> str:
-    """The access that a node answers for: what it asked for and has, and what nothing else explains."""
+    """Access that counts as the node's: requested and granted, and any that nothing else explains."""
     kind = file_type[0]
     exact = rules.exact(kind, numbers)
     granted = common_access(device.permissions, join_access(exact, rules.wider(kind, numbers)))
@@ -31,9 +31,9 @@ def visible_access(
 
 
 def in_force(device: Device, file_type: str, numbers: str, rules: DeviceRules) -> str | None:
-    """What the container may do where rules for more than this device allow more than its permissions; else None.
+    """Access of the container if rules for more than this device allow more than its permissions; else None.
 
-    That any node may be made (m) is no more: every OCI runtime allows it.
+    Permission to make nodes (m) is not counted as more: every OCI runtime allows it.
     """
     wider = rules.wider(file_type[0], numbers)
     if not access_without(common_access(wider, "rw"), device.permissions):
@@ -42,7 +42,7 @@ def in_force(device: Device, file_type: str, numbers: str, rules: DeviceRules) -
 
 
 def prior_access(target: Target[Device], device: Device) -> str:
-    """What the container may do with the device without scplan: as a peer recorded it, or live."""
+    """Access of the container to the device without scplan: as recorded by a peer, or live."""
     for peer in _peers(target, device):
         if peer.prior_access is not None:
             return peer.prior_access
@@ -50,10 +50,10 @@ def prior_access(target: Target[Device], device: Device) -> str:
 
 
 def access_of_others(target: Target[Device], device: Device) -> str:
-    """What the container may do with the device now, without what other nodes of it need and had found.
+    """Access of the container to the device now, without the access that other nodes need or had found.
 
-    An undo that takes the node away leaves that: the operations of one apply that change other nodes of the device may
-    have taken it away by then, and none of their records has it.
+    An undo that removes the node restores this access: other operations of the apply on nodes of the device may have
+    removed it by then, and none of their records has it.
     """
     explained = [text for peer in _peers(target, device) for text in (peer.permissions, peer.prior_access or "")]
     return access_without(_exact_now(target, device), join_access(device.prior_access or "", *explained))
@@ -65,19 +65,19 @@ def _exact_now(target: Target[Device], device: Device) -> str:
 
 
 def allow(target: Target[Device], device: Device) -> None:
-    """Allows what the device's permissions say."""
+    """Allow the access that the device's permissions name."""
     _set_access(target, device, device.permissions)
 
 
 def revoke(target: Target[Device], device: Device) -> None:
-    """Takes away what only this node needed; nothing where it was not granted in this life of the container."""
+    """Remove the access that only this node needed; nothing if it was not granted in this run of the container."""
     if device.prior_access is None:
         return
     _set_access(target, device, device.access_of_others or "")
 
 
 def _set_access(target: Target[Device], device: Device, own: str) -> None:
-    """Allows the union of `own`, what was allowed before scplan, and what the other nodes of the device need."""
+    """Allow the union of `own`, the access from before scplan, and the access that other nodes of the device need."""
     if device.numbers is None or device.file_type not in NODE_TYPES:
         return
     others = [peer.permissions for peer in _peers(target, device)]
@@ -98,7 +98,7 @@ def limits_now(cgroup: Cgroup, device: Device) -> dict[str, int]:
 
 
 def prior_limits(target: Target[Device], device: Device) -> str:
-    """The disk's limits without scplan, as a peer recorded them, or live."""
+    """The disk's limits without scplan, as recorded by a peer, or live."""
     for peer in _peers(target, device):
         if peer.prior_limits is not None:
             return peer.prior_limits
@@ -107,9 +107,10 @@ def prior_limits(target: Target[Device], device: Device) -> str:
 
 
 def limits_before(target: Target[Device], before: Device) -> IoLimits:
-    """The limits that an undo returns the disk to: of those that only other nodes of it set, nothing.
+    """Limits to which an undo returns the disk: none for limits that only other nodes of the disk set.
 
-    Of those that this node sets, what the plan found: by now another operation may have changed them for a peer.
+    For limits that this node sets, the values that the plan found: by now another operation may have changed them for a
+    peer.
     """
     cgroup = Cgroup(target.container, target.host, "blkio")
     now = limits_now(cgroup, before)
@@ -125,7 +126,7 @@ def limits_before(target: Target[Device], before: Device) -> IoLimits:
 
 
 def kept_for_peers(target: Target[Device], device: Device) -> Device:
-    """`device`, with the limits that it would lift and other nodes of the disk need as these have them."""
+    """`device` with the peers' values for limits that it would lift and other nodes of the disk need."""
     if device.io is None:
         return device
     peers = _peers(target, device)
@@ -134,13 +135,13 @@ def kept_for_peers(target: Target[Device], device: Device) -> Device:
 
 
 def limit(target: Target[Device], device: Device) -> None:
-    """Sets the limits that the device says anything of."""
+    """Set the limits that the device's entry names."""
     if device.io is not None:
         _set_limits(target, device, {name: getattr(device.io, name) for name in NAMES})
 
 
 def unlimit(target: Target[Device], device: Device) -> None:
-    """Returns the limits that the device has set to what other nodes of the disk ask for, else to those from before."""
+    """Return the limits that the device has set to those that other nodes of the disk need, else to the former ones."""
     record = target.peers.get(identity_of(device.target))
     names, peers = _set_by(record if record is not None else device), _peers(target, device)
     values: dict[str, int | None] = {name: asked_by(peers, name) for name in names}
@@ -153,7 +154,7 @@ def unlimit(target: Target[Device], device: Device) -> None:
 
 
 def _lifted(target: Target[Device], device: Device, former: Mapping[str, int]) -> dict[str, int]:
-    """Of limits that the disk had before, those that are lifted: an entry had set them, and does not any more."""
+    """Former limits of the disk that are lifted now: an entry had set them, and no longer does."""
     if not former:
         return {}
     now, others = limits_now(Cgroup(target.container, target.host, "blkio"), device), _set_by(*_peers(target, device))
@@ -161,13 +162,13 @@ def _lifted(target: Target[Device], device: Device, former: Mapping[str, int]) -
 
 
 def asked_by(peers: Iterable[Device], name: str) -> int | None:
-    """The limit that nodes of one disk ask for, the strictest; None when none of them does, 0 when none wants any."""
+    """The strictest limit that nodes of one disk request; None if none requests any, 0 if all request no limit."""
     asked = [value for peer in peers if peer.io is not None and (value := getattr(peer.io, name)) is not None]
     return min((value for value in asked if value), default=0) if asked else None
 
 
 def contradiction(one: Device, other: Device) -> str:
-    """The limits of one disk that two nodes of it set differently; "" when there are none."""
+    """Limits of one disk that two nodes of it set differently, in words; "" if there are none."""
     if one.io is None or other.io is None:
         return ""
     for path, attribute, value in one.io.leaves():
@@ -211,5 +212,5 @@ def _peers(target: Target[Device], device: Device) -> list[Device]:
 
 
 def _letter(device: Device) -> str:
-    """As device rules name the type: b or c."""
+    """Type letter of the device in the files devices.allow and devices.deny: b or c."""
     return (device.file_type or "")[:1]
