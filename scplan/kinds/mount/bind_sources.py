@@ -1,4 +1,4 @@
-"""Where on the host the mounts of a container come from, and which of them are its runtime's own. mountinfo(5)."""
+"""Sources on the host of a container's mounts, and mount points that belong to its runtime. mountinfo(5)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _FILES_OF_ENGINES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 
 
 def is_of_runtime(point: str) -> bool:
-    """Whether runtimes and engines mount something there in every container."""
+    """True if runtimes and engines mount something at this point in every container."""
     is_in_tree = any(point == top or point.startswith(f"{top}/") for top in _TREES)
     return is_in_tree or point in (*_OF_RUNTIMES, *_OF_INCUS, *_FILES_OF_ENGINES)
 
 
 class BindSources:
-    """The host's mounts, by what is mounted: the same file system, seen from the other side."""
+    """The host's mounts by device (st_dev): a container's bind mount is of the same file system as its source."""
 
     def __init__(self, host: Host) -> None:
         self._by_device: dict[str, list[Mount]] = {}
@@ -30,16 +30,17 @@ class BindSources:
             self._by_device.setdefault(mount.device, []).append(mount)
 
     def of(self, mount: Mount, there: FileStatus) -> str | None:
-        """The shortest path of the host to the file or directory that is mounted; None where it shows nowhere."""
+        """Shortest path on the host of the mounted file or directory; None if the host shows it nowhere."""
         identity = file_identity(there)
         return next((path for path in sorted(self._candidates(mount), key=len) if _identity(path) == identity), None)
 
     def had(self, mount: Mount, path: str) -> bool:
-        """Whether the file or directory that is mounted was at a path of the host, and was removed there."""
+        """True if the mounted file or directory was at this path of the host, and was removed there."""
         root = mount.root.removesuffix(REMOVED)
         return root != mount.root and path in self._candidates(mount._replace(root=root))
 
     def _candidates(self, mount: Mount) -> Iterator[str]:
+        """Paths of the host at which the root of the mount shows, if nothing hides it there."""
         for own in self._by_device.get(mount.device, ()):
             top = own.root.rstrip("/")
             if mount.root == own.root or mount.root.startswith(f"{top}/"):
@@ -47,7 +48,7 @@ class BindSources:
 
 
 def _identity(path: str) -> str | None:
-    # A path of the host that is gone, or may not be looked at, is not the source.
+    # A path of the host that is gone, or that this user may not read, is not the source.
     try:
         return file_identity(os.stat(path))
     except OSError:

@@ -1,6 +1,7 @@
-"""Findings about planned bind mounts: what the container refuses, and what of others goes with them.
+"""Findings about planned bind mounts: refusals by the container, and mounts of others that go along.
 
-Looks as `lookup` does: at no file system that could make it wait. Sources: openat2(2), proc_pid_mountinfo(5).
+Paths are looked up by linux/paths/lookup.py, which never waits for a file system of the container. Sources: openat2(2),
+proc_pid_mountinfo(5).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def foreseen(
 
 
 def _check_uncovered(container: Container, mount: BindMount, *, is_there: bool) -> None:
+    """Raise Unsuitable if others have mounted something on top of the mount, or on a directory above its target."""
     if is_there and is_covered(container, mount):
         raise Unsuitable(
             f"others have mounted something on top of {mount.target}",
@@ -60,7 +62,7 @@ def _check_uncovered(container: Container, mount: BindMount, *, is_there: bool) 
 
 
 class _Look:
-    """The container as it is, and as it will be."""
+    """The container as it is, and as it will be after the plan."""
 
     def __init__(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
@@ -77,7 +79,7 @@ class _Look:
     # targets
 
     def check_target(self, address: Address, before: Resource | None, mount: BindMount) -> None:
-        """Raises Unsuitable when nothing can be mounted on the target, once what is there `before` is taken out."""
+        """Raise Unsuitable if nothing can be mounted on the target after the mount `before` is taken out."""
         outer = self._outer(address, mount.target)
         if outer is not None and outer[0] in self._made:
             self._check_in_source(outer[1], mount)
@@ -89,7 +91,7 @@ class _Look:
         own = tree_at(self._container, before) if isinstance(before, BindMount) else []
         if own and there is not None:
             assert isinstance(before, BindMount)
-            if mount.target not in (before.made or ()):  # else it is made anew
+            if mount.target not in (before.made or ()):  # else the target is made again
                 _check_types(mount, there.st_mode)
             self._check_shared(own[0].mount.parent, mount.target)
         elif there is not None:
@@ -99,7 +101,7 @@ class _Look:
             self._check_can_be_made(mount, outer[1] if outer is not None else None)
 
     def _outer(self, address: Address, target: str) -> tuple[Address, BindMount] | None:
-        """The innermost entry that the target will lie in."""
+        """The innermost entry that the target will lie in, with its address."""
         around = [
             (place, one)
             for place, one in self._after.items()
@@ -108,7 +110,7 @@ class _Look:
         return max(around, key=lambda pair: len(pair[1].target), default=None)
 
     def _check_in_source(self, outer: BindMount, mount: BindMount) -> None:
-        """The target lies in a mount that is still to be made: its source on the host tells what will be there."""
+        """Raise Unsuitable if a target in a planned mount can't be made in the source of that mount."""
         source = source_tree(self._on_host, outer.source)
         if outer.propagation.endswith("shared") and source.top is not None and source.top.shared:
             raise _shared(mount.target, f"{outer.source} is in a shared mount of the host, and so is {outer.target}")
@@ -121,7 +123,7 @@ class _Look:
             above = os.path.dirname(above)
         if os.path.lexists(above) and not os.path.isdir(above):
             raise Unsuitable(f"{above} on the host, which {mount.target} will be below, is no directory")
-        if not os.path.lexists(above):  # the source, which `create_source` makes for the host's root
+        if not os.path.lexists(above):  # an absent source: `create_source` makes it, owned by the host's root
             if not outer.read_only and self._container.has_user_namespace:
                 raise _not_writable(mount.target, above, inner)
             return
@@ -132,6 +134,7 @@ class _Look:
             raise _not_writable(mount.target, above, inner)
 
     def _check_can_be_made(self, mount: BindMount, outer: BindMount | None) -> None:
+        """Raise Unsuitable if the absent target can't be made in the container."""
         directory, parent = self._nearest_directory(mount.target)
         self._check_shared(parent.mount_id, mount.target)
         there = self._mount_of(parent.mount_id)
@@ -150,10 +153,10 @@ class _Look:
             )
 
     def _nearest_directory(self, target: str) -> tuple[str, FileStatus]:
-        """The innermost directory above the target that is there. Raises Unsuitable for one that is none."""
+        """The innermost existing directory above the target. Raises Unsuitable for another kind of file there."""
         directory = os.path.dirname(target)
         while True:
-            # Symlinks to directories are followed, as the container does.
+            # "/." follows a symlink to a directory, as lookups in the container do.
             there = self._container.status(f"{directory.rstrip('/')}/.")
             if there is not None:
                 return directory, there
@@ -167,6 +170,7 @@ class _Look:
             directory = os.path.dirname(directory)
 
     def _check_shared(self, mount_id: int, target: str) -> None:
+        """Raise Unsuitable if a mount on this one would propagate to the host: both are in one peer group."""
         mount = self._mount_of(mount_id)
         if mount is not None and mount.shared in self._groups:
             raise _shared(target, f"it lies in a mount that container {self._container.name} shares with the host")
@@ -175,7 +179,7 @@ class _Look:
         return next((mount for mount in self._mounts if mount.id == mount_id), None)
 
     def _check_aliases(self, address: Address, target: str) -> None:
-        """Raises Unsuitable when symlinks make the target another entry's, or change which of them is inside which."""
+        """Raise Unsuitable if symlinks make two targets one place, or change which of them lies inside the other."""
         real = self._real_of(target)
         for place, one in self._after.items():
             other = getattr(one, "target", None)
@@ -198,7 +202,7 @@ class _Look:
     # what goes along
 
     def what_goes_along(self, change: Change) -> Iterator[Foreseen]:
-        """Mounts of others that a change takes out, covers, or can't bring back. Raises Unsuitable."""
+        """Mounts of others that a change takes out, covers, or can't restore. Raises Unsuitable."""
         before, after = change.before, change.after
         if isinstance(before, BindMount) and self._takes_out(change):
             live = tree_at(self._container, before)
@@ -230,9 +234,10 @@ class _Look:
                 )
 
     def left_out_inside(self, change: Change) -> Iterator[BindMount]:
-        """Mounts of scplan below one that a change takes out or covers, whose own changes are left out if refused.
+        """scplan's mounts below a mount that a change takes out or covers, if their own changes may be left out.
 
-        With these left out, the change would take them along, and what others have mounted on them.
+        Such a change is left out if it is refused and its entry has `required: false`. The outer change would then take
+        these mounts along, with the mounts of others on them.
         """
         outer = change.before if isinstance(change.before, BindMount) else change.after
         if not isinstance(outer, BindMount) or not (self._takes_out(change) or change.action is Action.CREATE):
@@ -243,6 +248,11 @@ class _Look:
                 yield other.owned
 
     def _takes_out(self, change: Change) -> bool:
+        """True if the change unmounts the mount.
+
+        If another user namespace owns the container's mounts, their read-only flag is locked: a change of `read_only`
+        mounts anew. mount_namespaces(7)
+        """
         if change.action in (Action.DELETE, Action.REPLACE):
             return True
         return (
@@ -266,7 +276,7 @@ class _Look:
         return Foreseen(change.address, put_back=_named(again), lost=_named(lost))
 
     def _not_brought_back(self, after: BindMount) -> list[str]:
-        """Of the mounts that an earlier apply took out with the mount, those that are not below its source."""
+        """Mounts that an earlier apply took out with the mount, and that are not below its source."""
         source = source_tree(self._on_host, after.source)
         known = {(one.path, one.mount.device, one.mount.root) for one in source.below}
         nested = self._nested(after.target)
@@ -279,7 +289,7 @@ class _Look:
 
 
 def _check_types(mount: BindMount, there: int) -> None:
-    """Raises Unsuitable when a file would be mounted on a directory, or the other way round, or on a symlink."""
+    """Raise Unsuitable for a file on a directory, a directory on a file, or a symlink as the target."""
     if stat.S_ISLNK(there):
         raise Unsuitable(
             f"{mount.target} is a symlink in the container", hint="name the path that it leads to as the target"
@@ -316,7 +326,7 @@ def _is_below(path: str, top: str) -> bool:
 
 
 def _named(points: Sequence[str]) -> tuple[str, ...]:
-    """`the mount of others at /data/sub`, and so many more."""
+    """`the mount of others at /data/sub`, with the number of further mounts."""
     if not points:
         return ()
     shown = ", ".join(points[:_MAX_NAMED])

@@ -1,4 +1,4 @@
-"""Attributes of bind mounts: set on a clone before it is attached, and changed in place. mount_setattr(2)."""
+"""Attributes of bind mounts: set on a clone before it is attached, or changed in place. mount_setattr(2)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RDONLY = int(MountAttr.RDONLY)
 
 
 def cloned_source(mount: BindMount) -> int:
-    """A detached clone of the mount's source. Raises ScplanError when that is another file than was planned."""
+    """A detached clone of the mount's source. Raises ScplanError if the source is not the planned file."""
     if mount.leads_to is not None:
         tree = _clone_without_symlinks(mount.leads_to, recursive=mount.recursive)
     else:
@@ -52,7 +52,7 @@ def _clone_without_symlinks(path: str, *, recursive: bool) -> int:
 
 
 def set_attributes(tree: int, mount: BindMount) -> None:
-    """Gives a clone of the source its attributes. Flags that the host's own mount has are never lifted."""
+    """Set the attributes of a clone of the source. Flags of the host's own mount are never cleared."""
     if mount.read_only:
         mount_setattr(tree, set_flags=_RDONLY, recursive=mount.recursive, name=mount.target)
     for path, options in _wanted_flags(mount):
@@ -63,23 +63,24 @@ def set_attributes(tree: int, mount: BindMount) -> None:
         except KernelError:
             if path == "/":
                 raise
-            continue  # a directory of the host that is gone: what was mounted there is, too
+            continue  # the host has removed the directory, and with it the mount there
     set_propagation(tree, mount)
 
 
 def _wanted_flags(mount: BindMount) -> list[tuple[str, str]]:
-    """(path, options) of mounts of the tree that had flags of their own before."""
+    """(path, options) of the mounts in the tree that had flags of their own before."""
     if mount.tree:
         return [(one.path, one.options) for one in remembered(mount.tree)]
     return [("/", mount.flags)] if mount.flags else []
 
 
 def _add_flags(fd: int, options: str, *, name: str) -> None:
+    # Access times are a field, not flags: setting one needs MOUNT_ATTR__ATIME in attr_clr. mount_setattr(2)
     mount_setattr(fd, set_flags=flags_of(options), clear_flags=int(MountAttr.ATIME), recursive=False, name=name)
 
 
 def set_propagation(fd: int, mount: BindMount) -> None:
-    """Gives an opened mount, and those below it where the word says so, its propagation."""
+    """Set the propagation of an opened mount, and of the mounts below it if the value is recursive ("rslave")."""
     word = mount.propagation
     everywhere = word not in PROPAGATION
     propagation = PROPAGATION[word.removeprefix("r") if everywhere else word]
@@ -87,7 +88,7 @@ def set_propagation(fd: int, mount: BindMount) -> None:
 
 
 def change(container: Container, before: BindMount, after: BindMount) -> None:
-    """For a step: changes the flags of a live mount, and of those below it that came with its source, in place."""
+    """For a step: change the flags of a live mount in place, and those of mounts below it that came with its source."""
     with opened(open_in_root(container.root_fd, after.target)) as top:
         status = statx(top)
         if after.source_identity not in (None, file_identity(status)):
@@ -108,7 +109,7 @@ def change(container: Container, before: BindMount, after: BindMount) -> None:
 
 
 def _flags_after(live: list[Branch], source: SourceTree, before: BindMount, after: BindMount) -> dict[int, int]:
-    """By ID, the flags that mounts of a live tree get."""
+    """New flags of the mounts of a live tree, by mount ID."""
     if after.tree:
         former = {(one.path, one.device, one.root): one.flags for one in remembered(after.tree)}
         keys = {one.mount.id: (one.path, one.mount.device, one.mount.root) for one in live}
@@ -131,7 +132,7 @@ def _flags_after(live: list[Branch], source: SourceTree, before: BindMount, afte
 
 
 def missing_submounts(container: Container, host: Host, mount: BindMount) -> list[str]:
-    """Paths of mounts that came with the source, that the host still has and the container lacks, outermost first."""
+    """Paths of submounts of the source that the host still has and the container lacks, outermost first."""
     if not mount.submounts:
         return []
     source = source_tree(host.mounts(), mount.source)
@@ -140,14 +141,14 @@ def missing_submounts(container: Container, host: Host, mount: BindMount) -> lis
     found: list[str] = []
     for text in mount.submounts:
         path = submount_path(text)
-        # With its parent it comes back as well.
+        # A mount below another missing one comes back with that.
         if path in on_host and path not in there and not any(path.startswith(f"{outer}/") for outer in found):
             found.append(path)
     return found
 
 
 def finish_submount(tree: int, mount: BindMount) -> None:
-    """Gives a mount of the source, which is mounted again below the mount, the attributes of that."""
+    """Set the mount's attributes on a submount of its source that is mounted again."""
     if mount.read_only:
         mount_setattr(tree, set_flags=_RDONLY, recursive=True, name=mount.target)
     set_propagation(tree, mount)

@@ -1,9 +1,9 @@
 """Bind mounts of host files and directories. Kernel: open_tree(2), mount_setattr(2), move_mount(2), umount2(2).
 
-The tree is cloned and given its attributes on the host, detached and invisible; a step inside the container's mount
-namespace then attaches it to a target that was opened by fd, so that there is no moment with wrong attributes and no
-path that the container could bend. A mount that is taken out is kept as a clone until the apply has ended: its undo
-attaches that, with all that the kernel knew of it.
+The tree is cloned and given its attributes on the host, detached and invisible. A step inside the container's mount
+namespace then attaches it to a target that was opened by fd: there is no moment with wrong attributes, and no path that
+the container could bend. A mount that is taken out is kept as a clone until the apply has ended: its undo attaches this
+clone, with all its kernel state.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class MountKind(Kind[BindMount]):
                 absent=True,
             )
         if fact is None or desired.create_source:
-            # Known by its path: whoever made it makes it again as another inode.
+            # The source is identified by its path: its owner may make it again as another inode.
             yield desired.but(source_identity=None, leads_to=_leads_to(desired.source, host))
             return
         yield desired.but(source_identity=fact.identity)
@@ -138,7 +138,7 @@ class MountKind(Kind[BindMount]):
         if made.taken is None or live is None:
             return False
         if made.source_identity is None:
-            return live.source.endswith(REMOVED)  # of the directory that was removed and made anew
+            return live.source.endswith(REMOVED)  # a mount of the directory before it was removed and made again
         return live.source_identity != made.source_identity
 
     # kernel: reading
@@ -158,7 +158,7 @@ class MountKind(Kind[BindMount]):
         for identity, mount in wanted.items():
             top = tops.get(mount.target)
             tree = tree_of(mounts, top.id) if top is not None else tree_behind_symlink(container, mount.target)
-            # One that others have mounted something above is not there for the container.
+            # A mount that others have covered is not visible in the container.
             if tree and (there := container.status(mount.target)) is not None and there.mount_id == tree[0].mount.id:
                 found[identity] = as_found(host, mount, tree, there)
         return found
@@ -176,7 +176,7 @@ class MountKind(Kind[BindMount]):
         for point, top in sorted(tops.items()):
             there = container.status(point)
             if there is None or not there.is_mount_root or stat.S_ISCHR(there.st_mode) or stat.S_ISBLK(there.st_mode):
-                continue  # out of sight, or a node, which is a device
+                continue  # covered, or a device node, which the device kind describes
             if is_of_runtime(point):
                 usual.append(point)
                 continue
@@ -209,7 +209,7 @@ class MountKind(Kind[BindMount]):
         target.container.refuse_host_mounts()
         live = None
         if after is not None:
-            # An undo plans with what an earlier apply carried, whose clones are gone.
+            # In an undo `after` has the clone's place of an earlier apply, whose clones are gone.
             after = after.but(parked=None)
         if before is not None:
             before = self._as_removed(target, before)
@@ -237,17 +237,20 @@ class MountKind(Kind[BindMount]):
     def _as_removed(self, target: Target[BindMount], before: BindMount) -> BindMount:
         record = target.peers.get(self.identity(before))
         if record is not None:
-            # The container can swap what is at the target's path, or mount something else there: the record can't be
-            # bent, and what it does not speak of is not scplan's to unmount.
+            # The container can replace the file at the target's path, or mount something else there. It can't
+            # manipulate the record, and scplan must not unmount a mount that the record does not name.
             before = before if before.source == record.source else record
             before = before.but(source_identity=record.source_identity, taken=is_taken(target.container, record))
         if before.source in (before.made_source or ()):
-            # An undo makes the directory again, and then it is another inode.
+            # An undo makes the directory again, as another inode.
             before = before.but(source_identity=None)
         return before
 
     def _place(self, target: Target[BindMount], mount: BindMount) -> str | None:
-        """Where a clone of the mount is kept for the undo: by its address, at which an apply makes one change."""
+        """Place of the clone that is kept for the undo; None for an operation without records.
+
+        The mount's address names it, since an apply makes one change at each address.
+        """
         if not target.apply_id:
             return None
         return parking.place_of(target.state_dir, target.apply_id, kept_name(target.container, mount.target))
@@ -258,7 +261,7 @@ class MountKind(Kind[BindMount]):
         source = source_tree(target.host.mounts(), after.source)
         own = [*live[:1], *source.brought(live[1:])]
         if after.flags is None and own:
-            # Adopted, or recorded before flags were.
+            # The mount was adopted, or its record is older than the recording of flags.
             after = after.but(flags=flags_text(own[0].mount), submounts=tuple(map(submount_text, own[1:])))
         if after.read_only and not before.read_only:
             writable = (branch.path for branch in own if not branch.mount.read_only)
@@ -267,12 +270,12 @@ class MountKind(Kind[BindMount]):
             after = after.but(made_read_only=())
         if before.read_only != after.read_only and target.container.mount_owner_fd is not None:
             before = before.but(parked=self._place(target, before))
-            # Other entries in it stay as well, as they are.
+            # Mounts of other entries in it stay as well, unchanged.
             after = after.but(put_back=tuple(branch.path for branch in of_others(live, source, ())))
         return before, after
 
     def _captured_creation(self, target: Target[BindMount], after: BindMount) -> BindMount:
-        # What was made when it was mounted before, or for another mount, stays scplan's to remove.
+        # Paths that were made for an earlier mount, or for another mount, stay scplan's to remove.
         made = merged_paths(after.made, bind.missing(target.container, after.target))
         made_source = leading_to(after.source, after.made_source or ())
         if after.create_source:
@@ -284,7 +287,7 @@ class MountKind(Kind[BindMount]):
             after = _as_cloned(after, source)
         place = self._place(target, after)
         if parking.is_parked(place):
-            # Taken out by this apply, to be replaced.
+            # This apply has taken the mount out, to replace it.
             after = after.but(put_back=self._others_below(target, after, _parked_tree(target.host, place or "")))
         return after
 
@@ -302,7 +305,7 @@ class MountKind(Kind[BindMount]):
         container = target.container
         container.refuse_host_mounts()
         if after.taken is not None and is_taken(container, after):
-            return  # an undo leaves it to what others have mounted there
+            return  # an undo: others have mounted something here, which stays
         make_source(after, after.leads_to, after.made_source_as or ())
         through = outer_mounts(target.peers.values(), after.target)
         if after.taken is not None and self._is_restored(target, after, through):
@@ -322,7 +325,7 @@ class MountKind(Kind[BindMount]):
             self._put_back(target, after)
 
     def _is_restored(self, target: Target[BindMount], after: BindMount, through: tuple[bind.Outer, ...]) -> bool:
-        """True if an undo has the mount itself back: the clone that was kept, or the one that was never taken out."""
+        """True if the undo has the original mount: its clone is attached again, or it was never taken out."""
         container, kept = target.container, _parked_tree(target.host, after.parked or "")
         if not kept:
             there = container.status(after.target)
@@ -330,7 +333,7 @@ class MountKind(Kind[BindMount]):
         if after.source in (after.made_source or ()) and (
             is_removed(kept[0].mount) or parking.is_copy(kept[0].mount, kept_name(container, after.target))
         ):
-            return False  # the directory was removed with the mount, or before, and has been made again
+            return False  # the clone is of the directory before it was removed and made again
         fd = parking.open_parked(after.parked or "")
         assert fd is not None
         with opened(fd):
@@ -347,13 +350,14 @@ class MountKind(Kind[BindMount]):
     def _missing(
         self, container: Container, mount: BindMount, through: tuple[bind.Outer, ...], *, is_directory: bool
     ) -> bind.Missing:
-        # Also what went since it was captured: an undo must not fail because of a directory.
+        """Paths to make before the mount."""
+        # Also paths that vanished since the capture: an undo must not fail because of a directory.
         made = merged_paths(mount.made, bind.missing(container, mount.target))
         attributes = tuple(text for text in mount.made_as or () if path_of(text) in made)
         return bind.Missing(made, is_directory, through, attributes)
 
     def _put_back(self, target: Target[BindMount], after: BindMount) -> None:
-        """Mounts of others below the mount that it has replaced, where the new one has a place for them."""
+        """Attach mounts of others from below the replaced mount, where the new mount has a place for them."""
         place, container = self._place(target, after) or "", target.container
         kept = _parked_tree(target.host, place)
         for path in after.put_back or ():
@@ -377,10 +381,10 @@ class MountKind(Kind[BindMount]):
             return  # as in `create`
         there = container.status(after.target)
         if there is None or not there.is_mount_root or parking.is_parked(after.parked):
-            # It went since it was captured, or was mounted anew.
+            # The mount vanished since it was captured, or it was mounted anew.
             self.create(target, after)
         elif before.read_only != after.read_only and container.mount_owner_fd is not None:
-            # What is locked can't be lifted, and what is set in place would not be locked: it is mounted anew.
+            # A locked flag can't be cleared, and a flag set in place would not be locked. mount_namespaces(7)
             bind.detach(container, after.target, partial(is_ours, mount=after), parked=before.parked or "")
             self.create(target, after)
         else:
@@ -390,7 +394,7 @@ class MountKind(Kind[BindMount]):
             self._mount_again(target, after)
 
     def _mount_again(self, target: Target[BindMount], mount: BindMount) -> None:
-        """Mounts of the source that came along, and that the container lacks by now."""
+        """Mount submounts of the source again that came along and that the container lacks by now."""
         for path in missing_submounts(target.container, target.host, mount):
             bind.attach(
                 target.container,
@@ -436,7 +440,7 @@ class MountKind(Kind[BindMount]):
 
 
 def _comes_along(source: str, point: str, entries: Mapping[str, BindMount]) -> bool:
-    """Whether a mount is below another one at the same place as on the host: that was mounted with all below it."""
+    """True if a mount lies in another one at the same place as on the host: it came with that mount."""
     return any(
         point.startswith(f"{outer.target}/") and source == outer.source.rstrip("/") + point[len(outer.target) :]
         for outer in entries.values()
@@ -461,7 +465,7 @@ def _above(path: str) -> Iterable[str]:
 
 
 def _leads_to(source: str, host: HostFacts) -> str | None:
-    """The source without the symlinks that lead to it; None where that is not known."""
+    """The source with its symlinks resolved; None if that is not known."""
     for there in (source, *_above(source)):
         fact = host.paths.get(there)
         if fact is not None:
@@ -474,7 +478,7 @@ def _is_in(path: str, top: str) -> bool:
 
 
 def _as_cloned(mount: BindMount, source: SourceTree) -> BindMount:
-    """The mount with the flags that a clone of its source has, and those that it had before."""
+    """The mount with the flags that a clone of its source has, and the flags that it had before."""
     former = {one.path: one.options for one in remembered(mount.tree or ())}
     assert source.top is not None
     flags = merged_flags(flags_text(source.top), former.get("/") or mount.flags or "")
@@ -486,7 +490,7 @@ def _as_cloned(mount: BindMount, source: SourceTree) -> BindMount:
 
 
 def _parked_tree(host: Host, place: str) -> list[Branch]:
-    """The clone that is kept at a place; empty when none is."""
+    """The clone that is kept at a place, with all mounts below it; empty if none is."""
     fd = parking.open_parked(place)
     if fd is None:
         return []
@@ -495,7 +499,7 @@ def _parked_tree(host: Host, place: str) -> list[Branch]:
 
 
 def _attributes_of_made(container: Container, paths: tuple[str, ...]) -> tuple[str, ...]:
-    """For a step: owner, mode and extended attributes of what is at these paths of the container."""
+    """For a step: owner, mode and extended attributes of the files at these paths of the container."""
     texts = []
     for path in paths:
         try:

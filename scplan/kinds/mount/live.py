@@ -21,10 +21,10 @@ _NAME_LENGTH = 16
 
 
 def as_found(host: Host, wanted: BindMount, tree: Sequence[Branch], there: FileStatus) -> BindMount:
-    """The live mount, which is `there` at its target.
+    """The live mount `tree`, with the file `there` at its target.
 
-    Its source is the wanted one when both are the same file; else where the host has it. Where the host has it
-    nowhere, that is its path on its file system, or what kind of file system it is.
+    Its source is the wanted one if both are the same file, else the path where the host has it. If the host has it
+    nowhere, the source is the path on its file system, or the type of that file system.
     """
     top = tree[0].mount
     identity = file_identity(there)
@@ -49,10 +49,13 @@ def as_found(host: Host, wanted: BindMount, tree: Sequence[Branch], there: FileS
 
 
 def _compared_with_source(found: BindMount, wanted: BindMount, tree: Sequence[Branch], source: SourceTree) -> BindMount:
-    """With what the host's own mounts decide: what came along, and what is read-only for the host's reasons."""
+    """`found` with submounts and read_only as the host's own mounts explain them.
+
+    Submounts are those that came along; a mount that the host itself has read-only is not read_only by its entry.
+    """
     brought = source.brought(tree[1:])
     on_host = {branch.path for branch in source.below}
-    # What the host has unmounted since is no difference.
+    # A mount that the host has unmounted since is no difference.
     gone = [text for text in wanted.submounts or () if submount_path(text) not in on_host]
     if wanted.read_only:
         read_only = found.read_only and all(branch.mount.read_only for branch in brought)
@@ -62,9 +65,9 @@ def _compared_with_source(found: BindMount, wanted: BindMount, tree: Sequence[Br
 
 
 def visible_propagation(host: Host, wanted: BindMount, top: Mount) -> str:
-    """As in /proc, in the recursive or plain word that was wanted: the kernel does not keep which of them it was.
+    """Propagation as in mountinfo, with the prefix "r" if wanted: the kernel does not store if it was set recursively.
 
-    The slave of a mount that nothing can reach is private to the kernel, and is as wanted.
+    The slave of a mount that receives no mounts is private to the kernel, and counts as wanted. mount_namespaces(7)
     """
     prefix = "r" if wanted.propagation.startswith("r") else ""
     word = wanted.propagation.removeprefix(prefix)
@@ -74,7 +77,7 @@ def visible_propagation(host: Host, wanted: BindMount, top: Mount) -> str:
 
 
 def tree_behind_symlink(container: Container, target: str) -> list[Branch]:
-    """The mount at a target whose path leads over symlinks, so that mountinfo has it under another name."""
+    """The mount at a target whose path has symlinks, so that mountinfo has it under another path."""
     there = container.status(target)
     if there is None or not there.is_mount_root:
         return []
@@ -82,7 +85,7 @@ def tree_behind_symlink(container: Container, target: str) -> list[Branch]:
 
 
 def tree_at(container: Container, mount: BindMount) -> list[Branch]:
-    """The live mount at the target with all mounts below it; empty when it is not the mount's source."""
+    """The live mount at the target with all mounts below it; empty if it is not a mount of the source."""
     there = container.status(mount.target)
     if there is None or not there.is_mount_root or not _is_of_source(container, mount, there):
         return []
@@ -92,7 +95,8 @@ def tree_at(container: Container, mount: BindMount) -> list[Branch]:
 def is_ours(container: Container, fd: int, mount: BindMount) -> bool:
     """True if the mount at the target is the one that scplan made.
 
-    Raises ScplanError when that may lie below another one. Where there is only one, and not ours, ours is gone.
+    Raises ScplanError if scplan's mount may lie below another one. If there is only one mount, and it is not scplan's,
+    then scplan's is gone.
     """
     there = statx(fd)
     if _is_of_source(container, mount, there):
@@ -105,7 +109,7 @@ def is_ours(container: Container, fd: int, mount: BindMount) -> bool:
 
 
 def is_covered(container: Container, mount: BindMount) -> bool:
-    """True if others have mounted something at the target, below which the mount that scplan made may lie."""
+    """True if others have mounted something at the target, below which scplan's mount may lie."""
     there = container.status(mount.target)
     if there is None or not there.is_mount_root or _is_of_source(container, mount, there):
         return False
@@ -113,9 +117,9 @@ def is_covered(container: Container, mount: BindMount) -> bool:
 
 
 def hiding(container: Container, mount: BindMount) -> str | None:
-    """The mount point above the target at which others have mounted something that hides the mount; None if none does.
+    """Mount point above the target at which others have mounted something that hides the mount; None if there is none.
 
-    Source: proc_pid_mountinfo(5): a mount lies in its parent, and the last one at a place hides what is below it.
+    Source: proc_pid_mountinfo(5). A mount lies in its parent, and the last mount at a place hides all below it.
     """
     mounts = container.mounts()
     by_id = {one.id: one for one in mounts}
@@ -134,6 +138,7 @@ def hiding(container: Container, mount: BindMount) -> str | None:
 
 
 def _covers_another(container: Container, there: FileStatus) -> bool:
+    """True if more than one mount is at the mount points of this one."""
     mounts = container.mounts()
     points = [other.point for other in mounts if other.id == there.mount_id]
     return sum(other.point in points for other in mounts) > 1
@@ -146,7 +151,7 @@ def is_taken(container: Container, mount: BindMount) -> bool:
 
 
 def _is_of_source(container: Container, mount: BindMount, there: FileStatus) -> bool:
-    """Whether what is mounted is the mount's source; one that is known by its path may have been removed since."""
+    """True if the mounted file is the mount's source, which may have been removed if its path identifies it."""
     identity = file_identity(there)
     if mount.source_identity is not None:
         return identity == mount.source_identity or _is_copy(container, mount, there)
@@ -157,18 +162,18 @@ def _is_of_source(container: Container, mount: BindMount, there: FileStatus) -> 
 
 
 def kept_name(container: Container, target: str) -> str:
-    """The name under which a clone is kept of what is mounted at a target."""
+    """Name under which a clone of the mount at a target is kept."""
     return sha256_hex(os.fsencode(f"{container.runtime} {container.name} {target}"))[:_NAME_LENGTH]
 
 
 def _is_copy(container: Container, mount: BindMount, there: FileStatus) -> bool:
-    """True if an undo has mounted a copy there, of a file that was removed."""
+    """True if an undo has mounted a copy here, of a file that was removed."""
     mounted = next((one for one in container.mounts() if one.id == there.mount_id), None)
     return mounted is not None and is_copy(mounted, kept_name(container, mount.target))
 
 
 def identity_on_host(path: str) -> str | None:
-    """st_dev:st_ino at a path of the host, symlinks followed; None where there is nothing."""
+    """st_dev:st_ino at a path of the host, symlinks followed; None if the path does not exist."""
     try:
         return file_identity(os.stat(path))
     except OSError:

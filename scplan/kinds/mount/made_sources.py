@@ -1,4 +1,4 @@
-"""Host directories that `create_source` has made: made, removed and made again as they were. mkdir(2), openat(2)."""
+"""Host directories that `create_source` made: made, removed, and made again as they were. mkdir(2), openat(2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class MadeFor(Protocol):
-    """What the directories are made for: a mount, with what was remembered of it."""
+    """A mount, with the record of the directories that were made for it."""
 
     @property
     def source(self) -> str: ...
@@ -27,24 +27,24 @@ class MadeFor(Protocol):
 
 
 def missing_on_host(source: str) -> tuple[str, ...]:
-    """Of a path and the directories above it, those that the host lacks, outermost first."""
+    """The path and the directories above it that the host lacks, outermost first."""
     parts = source.strip("/").split("/")
     paths = ["/" + "/".join(parts[: depth + 1]) for depth in range(len(parts))]
     return tuple(path for path in paths if not os.path.lexists(path))
 
 
 def leading_to(source: str, made: Iterable[str]) -> tuple[str, ...]:
-    """Of directories that were made, those on the way to a source: a record may have got another one since."""
+    """Directories on the way to the source, of those that were made: a record may have got another source since."""
     return tuple(directory for directory in made if f"{source}/".startswith(f"{directory}/"))
 
 
 def made_for(others: Iterable[MadeFor], source: str) -> tuple[str, ...]:
-    """Of the directories that lead to a source, those that were made for other mounts."""
+    """Directories on the way to the source that were made for other mounts."""
     return leading_to(source, {directory for other in others for directory in other.made_source or ()})
 
 
 def attributes_on_host(paths: Iterable[str]) -> tuple[str, ...]:
-    """Owner, mode and extended attributes of the directories that are there."""
+    """Owner, mode and extended attributes of the directories that exist."""
     texts = []
     for path in paths:
         try:
@@ -58,10 +58,10 @@ def attributes_on_host(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def make_source(mount: MadeFor, leads_to: str | None, attributes: Sequence[str]) -> None:
-    """Makes the missing directories, each in the one before: a symlink that was put there meanwhile is not followed.
+    """Make the missing directories, each through a fd of its parent: a symlink put there meanwhile is not followed.
 
-    `leads_to` is where the source was when it was planned, without symlinks; None: not known. `attributes` are given to
-    directories that are made again. Raises KernelError, and ScplanError when the path leads elsewhere by now.
+    `leads_to` is the source without symlinks, when it was planned; None: not known. `attributes` are for directories
+    that are made again. Raises KernelError, and ScplanError if the path leads elsewhere by now.
     """
     check_leads_to(mount.source, leads_to)
     made = leading_to(mount.source, mount.made_source or ())
@@ -83,7 +83,7 @@ def make_source(mount: MadeFor, leads_to: str | None, attributes: Sequence[str])
 
 
 def _open_directory(path: str, source: str, leads_to: str | None) -> int:
-    """A fd of a directory above the source. Where it is known what that led to, no symlink is followed."""
+    """A fd of a directory above the source. If it is known where that led, no symlink is followed."""
     if leads_to is None:
         return os.open(path, _DIRECTORY & ~os.O_NOFOLLOW)
     real = leads_to.removesuffix(source[len(path.rstrip("/")) :]) or "/"
@@ -91,7 +91,7 @@ def _open_directory(path: str, source: str, leads_to: str | None) -> int:
 
 
 def check_leads_to(source: str, leads_to: str | None) -> None:
-    """Raises ScplanError when a path leads elsewhere than it did when it was planned."""
+    """Raise ScplanError if a path leads elsewhere than when it was planned."""
     if leads_to is None:
         return
     now = os.path.realpath(source)
@@ -104,7 +104,7 @@ def check_leads_to(source: str, leads_to: str | None) -> None:
 
 
 def _make(name: str, directory: int) -> bool:
-    """True if it was not there."""
+    """Make a directory. True if it was absent."""
     try:
         os.mkdir(name, 0o755, dir_fd=directory)
     except FileExistsError:
@@ -113,9 +113,9 @@ def _make(name: str, directory: int) -> bool:
 
 
 def remove_source(mount: MadeFor, others: Callable[[], Collection[MadeFor]]) -> None:
-    """Removes host directories that scplan made, as far as no other mount needs them and they are empty.
+    """Remove host directories that scplan made, if they are empty and no other mount needs them.
 
-    What was put there is the user's.
+    Files in them are the user's.
     """
     made = leading_to(mount.source, mount.made_source or ())
     if not made:
@@ -123,14 +123,14 @@ def remove_source(mount: MadeFor, others: Callable[[], Collection[MadeFor]]) -> 
     try:
         needed = [f"{other.source}/" for other in others()]
     except RecordDamaged:
-        return  # who can't be asked may need them
+        return  # a mount with a damaged record may need them
     for directory in reversed(made):
         if any(source.startswith(f"{directory}/") for source in needed):
             return
         try:
             os.rmdir(directory)
         except OSError as error:
-            if error.errno == errno.ENOENT:  # it could not be made; those above it were
+            if error.errno == errno.ENOENT:  # this directory could not be made; the ones above it were
                 continue
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOTDIR):
                 return

@@ -1,4 +1,4 @@
-"""What users write of a bind mount, and what the kernel and the records hold of it."""
+"""Attributes of a bind mount: those that users write, and those that the kernel and the records have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live bind mounts: which of the mounts below one came with its source, and which are others'. mountinfo(5)."""
+"""Mounts below a live bind mount: those that came with its source, and those of others. mountinfo(5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ORDER = ("nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "nos
 class SourceTree(NamedTuple):
     """Mounts of the host that a clone of a source is made of.
 
-    `top` is the mount that the source lies in, None where it shows in none; `below` are those below the source, with
+    `top` is the mount that the source lies in, None if no mount shows it; `below` are the mounts below the source, with
     paths relative to it.
     """
 
@@ -29,19 +29,19 @@ class SourceTree(NamedTuple):
     below: tuple[Branch, ...]
 
     def brought(self, live: Iterable[Branch]) -> list[Branch]:
-        """Of the mounts below a live one, those that came with the source, or spread to it later."""
+        """Mounts below a live mount that came with the source, or propagated to it later."""
         known = {(branch.path, branch.mount.device, branch.mount.root) for branch in self.below}
         return [branch for branch in live if (branch.path, branch.mount.device, branch.mount.root) in known]
 
     def is_read_only(self, path: str) -> bool:
-        """True if the host itself has the mount at a path of the tree read-only."""
+        """True if the host's own mount at this path of the tree is read-only."""
         if path == "/":
             return self.top is not None and self.top.read_only
         return any(branch.path == path and branch.mount.read_only for branch in self.below)
 
 
 def source_tree(mounts: Sequence[Mount], source: str) -> SourceTree:
-    """The tree at a path of the host, symlinks followed. Mounts that others hide are left out."""
+    """The tree at a path of the host, symlinks followed. Hidden mounts are left out."""
     source = os.path.realpath(source)
     top = _mount_of(mounts, source)
     if top is None:
@@ -57,7 +57,10 @@ def source_tree(mounts: Sequence[Mount], source: str) -> SourceTree:
 
 
 def _mount_of(mounts: Sequence[Mount], path: str) -> Mount | None:
-    """The mount that a path without symlinks lies in: from the root on, the last of those stacked on each directory."""
+    """The mount that a path without symlinks lies in.
+
+    Walks from the root, to the last of the mounts that are stacked on each directory.
+    """
     by_place = {(mount.parent, mount.point): mount for mount in mounts}
     current = next((mount for mount in reversed(mounts) if mount.point == "/"), None)
     parts = path.strip("/").split("/")
@@ -69,7 +72,7 @@ def _mount_of(mounts: Sequence[Mount], path: str) -> Mount | None:
 
 
 def flags_text(mount: Mount) -> str:
-    """The options of a mount that say how it can be used, without ro and rw: "nosuid,nodev,relatime"."""
+    """Options of a mount without ro and rw: "nosuid,nodev,relatime"."""
     return ",".join(word for word in mount.options.split(",") if word not in _ACCESS)
 
 
@@ -79,12 +82,12 @@ def submount_text(branch: Branch) -> str:
 
 
 def submount_path(text: str) -> str:
-    """The path of a text of `submount_text`."""
+    """Path in a text of `submount_text`."""
     return text.rpartition(" ")[0]
 
 
 def of_others(live: Sequence[Branch], source: SourceTree, nested: Collection[str]) -> list[Branch]:
-    """The topmost mounts of others below a live one: neither of its source, nor at (or below) paths of entries."""
+    """Topmost mounts of others below a live mount: not of its source, and not at or below paths of entries."""
     brought = {branch.mount.id for branch in source.brought(live)}
     found: list[Branch] = []
     hidden: set[int] = set()
@@ -98,7 +101,7 @@ def of_others(live: Sequence[Branch], source: SourceTree, nested: Collection[str
 
 
 def merged_flags(there: str, wanted: str) -> str:
-    """The flags of a mount that gets those of another one, too: what forbids something stays, access times change."""
+    """Flags of a mount that also gets those of another one: restrictions stay, access times change."""
     mine, theirs = there.split(","), wanted.split(",")
     if not wanted or set(mine) == set(theirs):
         return there
@@ -107,7 +110,7 @@ def merged_flags(there: str, wanted: str) -> str:
 
 
 def outer_mounts(entries: Iterable[BindMount], target: str) -> tuple[Outer, ...]:
-    """The read-only entry that a target lies in, in whose source its mount point has to be made; else nothing."""
+    """The read-only entry that a target lies in, in whose source the mount point has to be made; else nothing."""
     around = [one for one in entries if target.startswith(f"{one.target}/")]
     innermost = max(around, key=lambda one: len(one.target), default=None)
     if innermost is None or not innermost.read_only:

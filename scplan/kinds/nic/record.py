@@ -26,7 +26,10 @@ BRIDGE = ValueType(INTERFACE_NAME.parse, stored=str, schema=INTERFACE_NAME.schem
 
 
 class Nic(Resource):
-    """One NIC of a container. `former_…` are attributes of a physical NIC on the host, `host_state` its state there."""
+    """One NIC of a container: a veth pair, or a physical NIC of the host.
+
+    `former_…` are attributes that a physical NIC had on the host; `host_state` is its whole state there.
+    """
 
     name: str = attr("name in the container", INTERFACE_NAME, role=Role.IDENTITY, required=True)
     type: str | None = attr("veth (default), or physical: a NIC of the host, moved in", NIC_TYPE, role=Role.FIXED)
