@@ -1,1 +1,1 @@
-"""Files that outlive a run: state, journals, saved plans, snapshots, the history, and their locks."""
+"""Files that outlive a process: records, journals, saved plans, snapshots, the history, and their locks."""

@@ -1,4 +1,4 @@
-"""Applies that did not end, or await confirmation: which containers each blocks, and how long it can be confirmed."""
+"""Applies that crashed or await confirmation: the containers that each blocks, and the time left to confirm it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _SHOWN = 5
 
 
 class Scope(NamedTuple):
-    """Containers that a command may change, and the resources that it may take, change or give up in them."""
+    """Containers that a command may change, and the resources that it may create, change or remove in them."""
 
     containers: Iterable[ContainerFacts]
     resources: Iterable[tuple[Address, Resource]] = ()
 
 
 class LeftBehind(NamedTuple):
-    """A journal that has not ended and that nobody holds. `entries` is None when it is damaged.
+    """A journal without an ending whose lock no process holds: its apply crashed, or awaits confirmation.
 
-    `left_s` is the time in which its apply can still be confirmed; 0 for one that is only to be recovered. `begin` is
-    its first line; None where that is damaged, too.
+    `entries` is None if the journal is damaged. `left_s` is the time in seconds in which the apply can still be
+    confirmed; 0 if it can only be recovered. `begin` is the journal's first line; None if that line is damaged, too.
     """
 
     path: str
@@ -44,20 +44,20 @@ class LeftBehind(NamedTuple):
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it goes back because nobody confirmed it."""
+        """True if the apply is to be undone because nobody confirmed it in time."""
         if self.entries is None or self.entries.ending is not None:
             return False
         return self.entries.must_be_confirmed and not self.left_s
 
     @property
     def containers(self) -> Mapping[str, ContainerFacts]:
-        """The containers that the apply touches; none where the journal can't tell."""
+        """Containers that the apply touches, by name; empty if the journal's first line can't be read."""
         return self.begin.containers if self.begin is not None else {}
 
     def blocks(self, scope: Scope, kinds: Kinds) -> bool:
-        """True if the scope shares a container with the apply, or something of the host that only one can have.
+        """True if the scope and the apply share a container, or claim the same thing of the host (a NIC, a MAC …).
 
-        A journal without a readable first line blocks everything: what it touches is not known.
+        A journal whose first line can't be read blocks every scope, because the containers it touches are unknown.
         """
         if self.begin is None:
             return True
@@ -75,7 +75,7 @@ class LeftBehind(NamedTuple):
         )
 
     def resources(self) -> Iterator[tuple[Address, Resource]]:
-        """The resources that the apply made, changed or removed, or was to; none where its first line is damaged."""
+        """Resources that the apply created, changed, removed or planned to; none if its first line is damaged."""
         if self.begin is None:
             return
         started = self.entries.started.values() if self.entries is not None else ()
@@ -86,7 +86,8 @@ class LeftBehind(NamedTuple):
 
 
 def boottime_s() -> float:
-    """Seconds since boot, suspends included. clock_gettime(2): CLOCK_BOOTTIME."""
+    """Seconds since boot, time in suspend included. clock_gettime(2): CLOCK_BOOTTIME."""
+    # No process can set this clock, so that a changed wall clock moves no deadline.
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -95,9 +96,10 @@ def deadline_in(seconds: float) -> Deadline:
 
 
 def seconds_left(entries: Entries, boot_id: str) -> float:
-    """How long the apply can still be confirmed.
+    """Seconds in which the apply can still be confirmed; 0 if it can't be.
 
-    0 after a boot: what was plugged in is gone, and whoever cut himself off may have pulled the plug for that.
+    After a reboot it can't be confirmed: the resources are gone with the containers' processes, and a user who had
+    lost the connection may have rebooted the host to get the apply undone.
     """
     if entries.awaiting is None or entries.giving_up or entries.ending or entries.begin.boot_id != boot_id:
         return 0.0
@@ -105,7 +107,7 @@ def seconds_left(entries: Entries, boot_id: str) -> float:
 
 
 def all_left_behind(directory: str, kinds: Kinds, boot_id: str) -> list[LeftBehind]:
-    """The journals that no running scplan holds, oldest first."""
+    """Journals whose lock no running scplan holds, oldest first."""
     found = []
     for path in left_behind(directory):
         try:
@@ -119,12 +121,15 @@ def all_left_behind(directory: str, kinds: Kinds, boot_id: str) -> list[LeftBehi
 
 
 def blocking(left: Iterable[LeftBehind], scope: Scope, kinds: Kinds) -> list[LeftBehind]:
-    """The journals that stand against changing anything in the scope."""
+    """Journals that forbid changes in the scope until they are confirmed or recovered."""
     return [one for one in left if one.blocks(scope, kinds)]
 
 
 def refusal(left: list[LeftBehind]) -> RecoveryNeeded | None:
-    """The reasons against changing what these applies touch: each awaits confirmation, or did not end."""
+    """Error with one diagnostic for each of these applies (awaits confirmation, or did not end); None without applies.
+
+    AwaitingConfirmation if any of them can still be confirmed.
+    """
     if not left:
         return None
     diagnostics = [_reason(one) for one in left]
@@ -162,16 +167,16 @@ def _containers_words(one: LeftBehind) -> str:
 
 
 def warnings(left: list[LeftBehind]) -> list[Diagnostic]:
-    """The refusal as warnings, for commands that only read."""
+    """The diagnostics of `refusal` as warnings, for commands that only read."""
     error = refusal(left)
     return [one._replace(severity=Severity.WARNING) for one in error.diagnostics] if error else []
 
 
 def confirm(directory: str, kinds: Kinds, boot_id: str, wanted: str | None = None) -> str:
-    """Keep what the apply that awaits confirmation did; returns its ID.
+    """Confirm the apply that awaits confirmation, and return its ID.
 
-    `wanted` is its ID or one of its containers: needed where several applies await. Raises ScplanError when it is too
-    late, or when it is not clear which one is meant.
+    `wanted` is the ID of the apply or the name of one of its containers; needed if several applies await confirmation.
+    Raises ScplanError if no apply awaits confirmation, if its time is over, or if several match.
     """
     left = all_left_behind(directory, kinds, boot_id)
     awaiting = [one for one in left if one.entries and one.entries.awaiting]
@@ -180,7 +185,7 @@ def confirm(directory: str, kinds: Kinds, boot_id: str, wanted: str | None = Non
     if not awaiting:
         summary = "nothing awaits confirmation" if wanted is None else f"no apply {wanted!r} awaits confirmation"
         raise ScplanError(summary, hint="`scplan state history` shows what became of each apply")
-    # One whose time is up is another command's to undo, as long as there is one that can be confirmed.
+    # An apply whose time is over counts only if there is no other: its user then learns that it is too late.
     awaiting = [one for one in awaiting if one.left_s] or awaiting[:1]
     if len(awaiting) > 1:
         listed = "\n".join(f"{one.apply_id}{_containers_words(one)}" for one in awaiting)
@@ -189,7 +194,7 @@ def confirm(directory: str, kinds: Kinds, boot_id: str, wanted: str | None = Non
         )
     path = awaiting[0].path
     with held(path) as journal:
-        # Read again: only now nobody else can end it.
+        # Read again under the lock: until then another process could have ended the journal.
         entries = read_journal(path, kinds)
         if not seconds_left(entries, boot_id):
             raise ScplanError(
@@ -203,7 +208,7 @@ def confirm(directory: str, kinds: Kinds, boot_id: str, wanted: str | None = Non
 
 
 def held(path: str) -> Journal:
-    """The journal, held until its `with` block ends. Raises Locked when somebody else goes on holding it."""
+    """The journal, locked until its `with` block ends. Raises Locked if another process keeps the lock for 2 s."""
     found: list[Journal] = []
 
     def is_settled() -> bool:

@@ -1,7 +1,8 @@
-"""Files that scplan keeps: written whole or not at all, checksummed, versioned, readable by their owner alone.
+"""Files that scplan keeps: replaced atomically, checksummed, versioned, readable by their owner alone.
 
-Every record is lines of `CRC32 JSON`, so that a torn or damaged line is told from a good one. Source of the order of
-steps: rename(2), fsync(2).
+Every record consists of lines `CRC32 JSON`; the checksum shows a line that was torn or damaged. A file is written under
+a temporary name, fsynced, renamed, and its directory fsynced, since fsync of a file does not write its directory entry.
+Source: rename(2), fsync(2).
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ FILE_MODE = 0o600
 
 
 def default_state_dir() -> str:
-    """/var/lib/scplan for root, $XDG_STATE_HOME/scplan for others, and for the root of their user namespaces."""
+    """/var/lib/scplan for root; $XDG_STATE_HOME/scplan for other users, also as root of their own user namespace."""
     if not acts_for_user():
         return "/var/lib/scplan"
     return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "scplan")
 
 
 def listed(directory: str) -> list[str]:
-    """What is in a directory of records; nothing where there is none. Raises KernelError."""
+    """Names in a directory; empty if the directory does not exist. Raises KernelError."""
     try:
         return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -43,13 +44,13 @@ def listed(directory: str) -> list[str]:
 
 
 def encode_line(document: object) -> bytes:
-    """One line of a record."""
+    """The line `CRC32 JSON` of a document, with its newline. The CRC32 has 8 hex digits."""
     text = json.dumps(document, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def decode_line(line: bytes, where: str) -> dict[str, Any]:
-    """The JSON object of one line; raises RecordDamaged when the checksum does not fit."""
+    """The JSON object in a line `CRC32 JSON`. Raises RecordDamaged if the checksum does not match."""
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         raise RecordDamaged(f"{where} is damaged: its checksum does not fit")
@@ -63,7 +64,7 @@ def decode_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 def check_version(document: dict[str, Any], supported: str, where: str) -> None:
-    """Raises RecordDamaged when the format is of another major version than `supported`."""
+    """Raise RecordDamaged if the document's format has another major version than `supported`."""
     version = str(document.get("format_version", ""))
     if version.partition(".")[0] != supported.partition(".")[0]:
         raise RecordDamaged(
@@ -73,13 +74,14 @@ def check_version(document: dict[str, Any], supported: str, where: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """The directory, and what is missing above it, for its owner alone (0700)."""
+    """Make the directory and its missing parents, for their owner alone (0700). Raises KernelError."""
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path) or "."
     try:
         for directory in reversed(missing):
+            # Another scplan may make the same directory at the same time.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, DIRECTORY_MODE)
     except OSError as error:
@@ -87,9 +89,9 @@ def make_directory(path: str) -> None:
 
 
 def refuse_foreign_directory(path: str) -> None:
-    """Raises ScplanError when somebody else could put records at `path`: they say what scplan may remove.
+    """Raise ScplanError if another user owns `path` or may write to it: its records decide what scplan removes.
 
-    A directory that is not there yet is made for its owner alone.
+    A directory that does not exist is accepted: scplan makes it for its owner alone.
     """
     try:
         link, found = os.lstat(path), os.stat(path)
@@ -113,7 +115,7 @@ def refuse_foreign_directory(path: str) -> None:
 
 
 def refuse_writable_by_all(path: str) -> None:
-    """Raises ScplanError for a file that everybody can change between its review and its use."""
+    """Raise ScplanError for a world-writable file: anybody could change it between its review and its use."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -129,9 +131,12 @@ def refuse_writable_by_all(path: str) -> None:
 
 
 def read_bytes(path: str) -> bytes | None:
-    """The whole file; None when it is not there. Raises RecordDamaged when it is too large to be a record."""
+    """Content of a file; None if it does not exist.
+
+    Raises RecordDamaged if it is not a regular file or has more than MAX_RECORD_BYTES, KernelError if it can't be read.
+    """
     try:
-        # Not blocking: a FIFO of that name would hang the reader.
+        # O_NONBLOCK: opening a FIFO otherwise waits for a writer. fifo(7).
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
@@ -151,7 +156,8 @@ def read_bytes(path: str) -> bytes | None:
 
 
 def _read(fd: int, size: int) -> bytes:
-    """What the file holds, which was `size` bytes long, unless it grew meanwhile."""
+    """Content of an opened file whose size was `size` bytes; more if the file grew meanwhile."""
+    # One byte more than the size: a full read shows that the file grew, without a second system call.
     chunks = [os.read(fd, size + 1)]
     if len(chunks[0]) == size:
         return chunks[0]
@@ -161,11 +167,11 @@ def _read(fd: int, size: int) -> bytes:
 
 
 class Prepared:
-    """A new version of a file, on disk beside it: `commit` only renames, which a full disk can't stop.
+    """A new version of a file, written beside it. `commit` only renames, which works on a full disk, too.
 
-    With `content` None the file will be removed. With `keep_previous` the version before it
-    stays as `path` + ".previous". Whoever writes the same path at the same time must be kept away by a lock: the new
-    version has one name, so that what a crash left of it is overwritten by the next one.
+    With `keep_previous` the old version stays as `path` + ".previous". With `content` None `commit` removes the file,
+    which also stays under that name. The caller holds a lock against other writers of the same path: the temporary file
+    always has the same name, so that the next writer overwrites the one that a crash left.
     """
 
     def __init__(self, path: str, content: bytes | None, *, keep_previous: bool = False) -> None:
@@ -183,7 +189,7 @@ class Prepared:
             raise KernelError.from_os(f"write({path})", error) from None
 
     def commit(self) -> None:
-        """Puts the new version in place for good. Raises KernelError; the old one is then as it was."""
+        """Put the new version in place, durably. Raises KernelError; the old version is then unchanged."""
         try:
             if not self._has_content:
                 _rename_if_there(self.path, f"{self.path}.previous")
@@ -196,17 +202,18 @@ class Prepared:
             raise KernelError.from_os(f"rename({self.path})", error) from None
 
     def discard(self) -> None:
-        """Takes the new version away; harmless after a commit."""
+        """Remove the temporary file; does nothing after a commit."""
         if self._has_content and os.path.exists(self._temporary):
             os.unlink(self._temporary)
 
     def _keep_previous(self) -> None:
         if self._keeps_previous and os.path.exists(self.path):
+            # A hard link, not a rename: `path` must exist at every moment, also if a crash ends this.
             link = f"{self._temporary}.previous"
             _unlink_if_there(link)
             os.link(self.path, link)
             os.rename(link, f"{self.path}.previous")
-            # It stays where both are the same file already: rename(2).
+            # rename(2) does nothing if both names are links to the same file already; the first name then stays.
             _unlink_if_there(link)
 
 
@@ -216,7 +223,7 @@ def _unlink_if_there(path: str) -> None:
 
 
 def sweep(path: str) -> None:
-    """Takes away what a crash left of a new version of the file. Its writers' lock must be held."""
+    """Remove the temporary files that a crash left beside `path`. The caller holds the lock of its writers."""
     try:
         _unlink_if_there(f"{path}.tmp")
         _unlink_if_there(f"{path}.tmp.previous")
@@ -230,10 +237,10 @@ def _rename_if_there(old: str, new: str) -> None:
 
 
 def write_document(path: str, content: bytes, *, mode: int = FILE_MODE) -> None:
-    """Puts `content` at a path that the user named, whole or not at all; readers see the old content or the new one.
+    """Write `content` to a path that the user named, atomically: readers see the old content or the new one.
 
-    Raises KernelError when it can't be written, or when what is there is not a regular file: a device would be
-    replaced, and a symlink may have been planted by whoever can write in the directory.
+    Raises KernelError if it can't be written, or if `path` exists and is not a regular file: the rename would replace a
+    device, and a symlink may have been planted by somebody who can write in the directory.
     """
     path = os.path.abspath(path)
     if not os.path.isdir(os.path.dirname(path)):
@@ -241,7 +248,7 @@ def write_document(path: str, content: bytes, *, mode: int = FILE_MODE) -> None:
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         what = "it is a symlink" if os.path.islink(path) else "it is there, and not a regular file"
         raise KernelError(f"open({path})", errno.EEXIST, detail=what, hint="name a file that may be replaced")
-    # No lock keeps others away: each writer's new version has a name of its own.
+    # No lock excludes other writers here, so the temporary name holds the PID.
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         _sweep_dead_writers(path)
@@ -256,11 +263,11 @@ def write_document(path: str, content: bytes, *, mode: int = FILE_MODE) -> None:
 
 
 def _sweep_dead_writers(path: str) -> None:
-    """Takes away what a crash left of new versions."""
+    """Remove the temporary files of writers whose process does not exist any more."""
     directory, name = os.path.split(path)
     try:
         entries = os.listdir(directory)
-    except PermissionError:  # it may be written to, and not be listed
+    except PermissionError:  # a directory with w and x, but without r: files can be made in it, and not be listed
         return
     for entry in entries:
         pid = entry.removeprefix(f"{name}.").removesuffix(".tmp")
@@ -269,7 +276,7 @@ def _sweep_dead_writers(path: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Makes renames and removals in a directory last."""
+    """Write a directory's entries to disk, so that renames and removals survive a crash of the host. fsync(2)."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -278,14 +285,16 @@ def sync_directory(path: str) -> None:
 
 
 def _write_new(path: str, content: bytes, mode: int) -> None:
+    # O_EXCL: open(2) then follows no symlink in the last component and opens no file that somebody has planted.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, mode)
     except FileExistsError:
-        # Of a process that had this PID before; or planted: then it must not be written to, whoever it belongs to.
+        # Left by a process that had the same PID, or planted by another user: it is not written to in either case.
         os.unlink(path)
         fd = os.open(path, flags, mode)
     try:
+        # The umask has cleared bits of the mode that open() was given. umask(2).
         os.fchmod(fd, mode)
         view = memoryview(content)
         while view:

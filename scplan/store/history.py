@@ -1,4 +1,4 @@
-"""What became of the applies: journals that ended, and those that did not, newest first."""
+"""The history of applies and their outcomes, from ended and open journals, newest first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scplan.store.journal import Entries, left_behind, read_journal
 
 
 class Kept(NamedTuple):
-    """A journal by its path; `entries` is None when it can't be read, and `problem` says why."""
+    """A journal and its path. If it can't be read, `entries` is None and `problem` is the reason."""
 
     path: str
     entries: Entries | None
@@ -27,22 +27,22 @@ class Kept(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """True if the apply runs, did not end, or awaits confirmation."""
+        """True if the apply is running, crashed, or awaits confirmation."""
         return os.path.basename(os.path.dirname(self.path)) == "journal"
 
     @property
     def is_committed(self) -> bool:
-        """Whether what it did is in the records for good."""
+        """True if the apply was committed: its changes are in the records and are not rolled back any more."""
         if self.entries is None or (self.is_open and self.entries.ending is None):
             return False
         if self.entries.ending is not None:
             return self.entries.ending == "committed"
-        # It ended on a full disk: put away without its last line.
+        # The disk was full when the apply ended: the journal was moved into the history without its last line.
         return self.entries.applied and len(self.entries.undone) < max(1, len(self.entries.started))
 
 
 def history(directory: str, kinds: Kinds, boot_id: str, limit: int | None = None) -> list[Past]:
-    """The applies, newest first, at most `limit`."""
+    """Applies, newest first, at most `limit`."""
     unheld = set(left_behind(directory))
     undone: set[str] = set()
     found: list[Past] = []
@@ -57,9 +57,9 @@ def history(directory: str, kinds: Kinds, boot_id: str, limit: int | None = None
 
 
 def last_committed(directory: str, kinds: Kinds) -> Kept:
-    """The journal of the last apply that was committed.
+    """Journal of the last committed apply.
 
-    Raises ScplanError when there is none, RecordDamaged when what happened since can't be told.
+    Raises ScplanError if no apply was committed, RecordDamaged if a newer journal can't be read.
     """
     for kept in _all_kept(directory, kinds):
         if kept.entries is None:
@@ -73,7 +73,7 @@ def last_committed(directory: str, kinds: Kinds) -> Kept:
 
 
 def _all_kept(directory: str, kinds: Kinds) -> Iterator[Kept]:
-    """Newest first; read one by one, as they are asked for."""
+    """All journals, newest first. Each is read when the iterator reaches it."""
     found = [os.path.join(directory, part, name) for part in ("journal", "history") for name in _names(directory, part)]
     for path in sorted(found, key=os.path.basename, reverse=True):
         try:

@@ -1,9 +1,10 @@
-"""The append-only record of an apply: each operation is on disk before it is made, so that a crash can be recovered.
+"""The write-ahead log of an apply: each operation is on disk before it is made, so that a crash can be recovered.
 
-Lines of `CRC32 JSON`, flocked by the apply that writes them; a journal that nobody holds is what a crash left behind.
-`begin` · for each operation `intended`, then `done` · `applied` (from here on, forward) · `committed`; or `undone`
-lines and `rolled_back`. An apply that must be confirmed goes back until then: after `applied` it has `awaiting`, and
-`giving_up` before its operations are taken back.
+A journal consists of lines `CRC32 JSON`. The apply holds its flock(2) while it runs; if no process holds the lock and
+the journal has no ending, the apply crashed. Order of the entries: `begin`; for each operation `intended`, then `done`;
+`applied`; `committed`. An apply that fails has `undone` entries and `rolled_back` instead. Recovery undoes an apply
+without `applied`, and finishes one with it. An apply that must be confirmed has `awaiting` after `applied`, and is
+undone until it is confirmed; `giving_up` precedes the undo of its operations.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ _ID_TIME = "%Y%m%dT%H%M%S"
 
 
 def new_apply_id(directory: str) -> str:
-    """Unique on the host; sorts after all that the state directory has, also where the clock was set back meanwhile.
+    """ID of a new apply, unique on the host. It sorts after all IDs in the directory, even if the clock went back.
 
-    The order of the IDs is that of the history: it tells which apply is the last, to be undone.
+    The history is in the order of the IDs: `undo` reverts the last one.
     """
     stamp = _stamp(time.time_ns())
     names = (name for part in ("journal", "history") for name in listed(os.path.join(directory, part)))
@@ -81,13 +82,13 @@ def new_apply_id(directory: str) -> str:
 
 
 def _stamp(time_ns: int) -> str:
-    # One reading of the clock for both parts: time.gmtime() alone takes a coarser one, which lags by milliseconds.
+    # Both parts from one clock reading: time.gmtime() without argument reads a coarser clock, milliseconds behind.
     seconds, rest_ns = divmod(time_ns, 10**9)
     return f"{time.strftime(_ID_TIME, time.gmtime(seconds))}.{rest_ns:09d}"
 
 
 def _time_ns(stamp: str) -> int | None:
-    """None for one that is no time: not everything in the directory must have been put there by scplan."""
+    """Nanoseconds since the epoch of an ID's stamp; None if it is not a time: the file need not be scplan's."""
     import calendar
 
     seconds, _, rest_ns = stamp.partition(".")
@@ -98,14 +99,17 @@ def _time_ns(stamp: str) -> int | None:
 
 
 class Journal:
-    """A journal that is being written; use it in a `with` block. Appending raises KernelError when the disk refuses."""
+    """A journal that is being written and whose lock is held until the `with` block ends.
+
+    Methods that append an entry raise KernelError if it can't be written, such as on a full disk.
+    """
 
     def __init__(self, directory: str, begin: Begin, refreshed: Mapping[Address, Refreshed]) -> None:
         self.directory = os.path.join(directory, "journal")
         make_directory(self.directory)
         make_directory(os.path.join(directory, "history"))
         self.path = os.path.join(self.directory, f"{begin.apply_id}.jsonl")
-        # It gets its name with its first line on disk: an empty journal is then a damaged one, and no crash.
+        # Renamed once its first line is on disk: so a journal without a line is damaged, and not the trace of a crash.
         nameless = f"{self.path}.tmp"
         self._fd = locks.open_locked(nameless, FILE_MODE)
         try:
@@ -127,31 +131,32 @@ class Journal:
         locks.release(self._fd)
 
     def intended(self, number: int, operation: Operation) -> None:
-        """Must return before the operation is made."""
+        """Append, durably, that the operation is going to be made. Must return before the operation is made."""
         self._append({"entry": "intended", "number": number, "operation": operation_to_json(operation)})
 
     def done(self, number: int, operation: Operation) -> None:
-        """The operation was made and read back."""
+        """Append that the operation was made and verified."""
+        # Not synced: without this line recovery treats the operation as one that may have been made.
         self._append({"entry": "done", "number": number, "operation": operation_to_json(operation)}, sync=False)
 
     def undone(self, number: int) -> None:
         self._append({"entry": "undone", "number": number}, sync=False)
 
     def applied(self) -> None:
-        """All operations are made: from here on a crash is recovered forward."""
+        """Append that all operations are made. After this entry a crash is recovered by finishing the apply."""
         self._append({"entry": "applied"})
 
     def awaiting(self, deadline: Deadline) -> None:
-        """The records are in place; all is undone unless `close` comes before the deadline."""
+        """Append that the records are in place and the apply awaits confirmation, which is `close` by the deadline."""
         self._append({"entry": "awaiting", "boottime_s": deadline.boottime_s, "time": deadline.time})
 
     def giving_up(self, reason: str) -> None:
-        """From here on the apply can't be confirmed any more, only undone."""
+        """Append that the apply is being undone. After this entry it can't be confirmed any more."""
         self._append({"entry": "giving_up", "reason": reason})
 
     def close(self, ending: Ending, reason: str = "") -> None:
-        """Ends the journal and moves it into the history; `reason` says why it was rolled back."""
-        # On a full disk the move alone says that it has ended.
+        """Append the ending and move the journal into the history. `reason` is why the apply was rolled back."""
+        # On a full disk the line is missing; that the journal is in the history shows that it has ended.
         with contextlib.suppress(KernelError):
             self._append({"entry": ending, "time": time.time(), **({"reason": reason} if reason else {})})
         retire(self.path)
@@ -161,16 +166,17 @@ class Journal:
         try:
             written = os.write(self._fd, line)
             if written != len(line):
-                # A disk that fills up in the middle of a line: the torn line is ignored by readers.
+                # write(2) writes a part if the disk fills up. Readers ignore the torn line. 28 is ENOSPC.
                 raise OSError(28, "the line was written in part")
             if sync:
+                # Enough for an appended line: fdatasync(2) also writes the file's size, though not its times.
                 os.fdatasync(self._fd)
         except OSError as error:
             raise KernelError.from_os(f"write({self.path})", error) from None
 
 
 def sweep(directory: str) -> None:
-    """Takes away journals that a crash left before their first line was on disk: nothing had begun."""
+    """Remove journals of applies that crashed before the first line was on disk, and so before the first operation."""
     top = os.path.join(directory, "journal")
     try:
         for name in os.listdir(top):
@@ -192,7 +198,7 @@ def _unlink_if_unheld(path: str) -> None:
 
 
 def open_again(path: str) -> Journal | None:
-    """A journal that a crash left, to be continued; None when its apply still holds it, or another one ended it."""
+    """Journal of a crashed apply, locked and open for appending; None if a process holds it or if it has ended."""
     journal = Journal.__new__(Journal)
     journal.path = path
     journal.directory = os.path.dirname(path)
@@ -202,40 +208,40 @@ def open_again(path: str) -> Journal | None:
         return None
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
-    # Who only looks whether it is held (`left_behind`) holds it for a moment, too.
+    # `left_behind` in another process holds the lock for a moment, too, to test whether it is free.
     if not locks.comes_true(lambda: locks.take(journal._fd), time.monotonic() + _LOOK_S):
         os.close(journal._fd)
         return None
     if not os.path.exists(path):
-        # It ended between the opening and the lock.
+        # Another process ended the journal between open() and flock().
         os.close(journal._fd)
         return None
     return journal
 
 
 def left_behind(directory: str) -> list[str]:
-    """Paths of the journals that no running apply holds, oldest first."""
+    """Paths of the journals whose lock no running apply holds, oldest first."""
     return [path for path in _open_journals(directory) if _is_abandoned(path)]
 
 
 def open_ids(directory: str) -> list[str]:
-    """IDs of the applies whose journal has not been put away, oldest first."""
+    """IDs of the applies whose journal is not in the history yet, oldest first."""
     return [os.path.basename(path).removesuffix(".jsonl") for path in _open_journals(directory)]
 
 
 def is_at_work(directory: str) -> bool:
-    """Whether an apply, or a recovery, is at work just now."""
+    """True if an apply or a recovery is running now."""
     return any(not _is_abandoned(path) and os.path.exists(path) for path in _open_journals(directory))
 
 
 def _open_journals(directory: str) -> list[str]:
-    """Paths, oldest first."""
+    """Paths of the journals that are not in the history, oldest first."""
     top = os.path.join(directory, "journal")
     return [os.path.join(top, name) for name in sorted(listed(top)) if name.endswith(".jsonl")]
 
 
 def _is_abandoned(path: str) -> bool:
-    """True if nobody holds it. What its dead maker had started ends a moment later than its maker."""
+    """True if no process holds the journal's lock. Children of a killed apply may hold it a moment longer than it."""
     deadline = time.monotonic() + _LOOK_S
     if not locks.comes_true(lambda: not locks.is_held(path) or start_of(_maker_of(path)) != 0, deadline):
         return False
@@ -243,13 +249,16 @@ def _is_abandoned(path: str) -> bool:
 
 
 def _maker_of(path: str) -> int:
-    """The PID in the ID of the apply; 0, which no process has, when there is none."""
+    """PID in the apply's ID, of the process that made the journal; 0, which no process has, if the ID has none."""
     found = _MAKER.search(path)
     return int(found[1]) if found else 0
 
 
 def _to_drop(history: str) -> list[str]:
-    """The oldest ones, but not the last committed apply: it can be undone, however often others failed since."""
+    """Journals to delete from the history: all but the newest HISTORY_KEPT, and but the last committed apply.
+
+    The last committed apply can always be undone, however many failed applies followed it.
+    """
     names = sorted(os.listdir(history))
     old, kept = names[:-HISTORY_KEPT], names[-HISTORY_KEPT:]
     if not old or any(_is_committed(os.path.join(history, name)) for name in reversed(kept)):
@@ -259,7 +268,10 @@ def _to_drop(history: str) -> list[str]:
 
 
 def _is_committed(path: str) -> bool:
-    """By its last line; no line is longer than what is read, but those of operations, which are never the last."""
+    """True if the last line of the journal is `committed`.
+
+    Only the end of the file is read: lines of operations may be longer than that, but are never the last.
+    """
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _LAST_LINE_BYTES))
         lines = file.read().splitlines()
@@ -270,7 +282,7 @@ def _is_committed(path: str) -> bool:
 
 
 def set_aside(path: str) -> str:
-    """Move a damaged journal into the history, under a name that nothing reads; returns its new path."""
+    """Move a damaged journal into the history, with a suffix that its readers ignore; return the new path."""
     history = os.path.join(os.path.dirname(os.path.dirname(path)), "history")
     make_directory(history)
     kept = os.path.join(history, f"{os.path.basename(path)}.damaged")
@@ -284,11 +296,14 @@ def set_aside(path: str) -> str:
 
 
 def retire(path: str) -> None:
-    """Moves an ended journal into the history, and drops the oldest ones there. That of a container's start goes."""
+    """Move an ended journal into the history, and delete the oldest journals there. Raises KernelError.
+
+    The journal of a container's start is deleted: such an apply only reattaches resources, and can't be undone.
+    """
     history = os.path.join(os.path.dirname(os.path.dirname(path)), "history")
     make_directory(history)
     try:
-        # Not there any more: another run, which found that it had ended, was quicker.
+        # If it is missing, another process has found the ending, and moved or deleted the journal already.
         with contextlib.suppress(FileNotFoundError):
             if path.endswith(f"{OF_A_START}.jsonl"):
                 os.unlink(path)

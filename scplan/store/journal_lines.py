@@ -1,4 +1,4 @@
-"""What the lines of a journal say, and their one JSON form."""
+"""The entries of a journal and their JSON form."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LATEST_S = 1e11
 
 
 class Begin(NamedTuple):
-    """What the first line says: which containers, when, by whom, at which boot of the host, and from what.
+    """The first line of a journal: the containers of an apply, its time and user, the boot of the host, its input.
 
-    `time` is in seconds since the epoch; the journal's own clock sets it. `files` are paths as they were given,
-    `configuration` is a digest of what they say. `undoes` is the ID of the apply that this one takes back.
-    `confirm_within_s` is set for an apply that is undone unless it is confirmed in time. `operations` are all that are
-    to be made, as they were planned. `modules` are kernel modules that a container's record will name. What a journal
-    of format 1.0 does not say is empty or None.
+    `time` is in seconds since the epoch; `begin_to_json` sets it as it writes the line. `files` are paths as the user
+    gave them, `configuration` is a digest of their content. `undoes` is the ID of the apply that this apply undoes.
+    `confirm_within_s` is set for an apply that is undone unless it is confirmed in that time. `operations` are all
+    planned operations. `modules` are kernel modules by container, for the records that are written at the end.
+    Attributes that a journal of format 1.0 does not have are empty or None.
     """
 
     apply_id: str
@@ -49,9 +49,10 @@ class Begin(NamedTuple):
 
 
 class Deadline(NamedTuple):
-    """Until when an apply can be confirmed: by CLOCK_BOOTTIME, which nobody sets and which goes on in suspend.
+    """The end of the time in which an apply can be confirmed. Valid during the boot that `Begin` names.
 
-    `time` is the same moment in seconds since the epoch, for people. Both count for the boot of `Begin` alone.
+    `boottime_s` is in seconds of CLOCK_BOOTTIME, which can't be set and includes time in suspend. `time` is the same
+    moment in seconds since the epoch, for people.
     """
 
     boottime_s: float
@@ -59,18 +60,20 @@ class Deadline(NamedTuple):
 
 
 class Refreshed(NamedTuple):
-    """A record that is brought up to date although nothing changes in the kernel; `before` is None where unknown."""
+    """A record that an apply updates without a change in the kernel. `before` is None if it is unknown."""
 
     before: Resource | None
     after: Resource
 
 
 class Entries(NamedTuple):
-    """A journal read back. `started` are operations that may have been made, by number; `refreshed` as in Plan.
+    """The entries of a journal.
 
-    `done` are those of them that were read back, `undone` those that were taken back since. `applied` says that all
-    were made at some time. `giving_up` says why the apply is being undone, "" while it is not. `ending` is None
-    while it has not ended; `ended_at` is in seconds since the epoch, `reason` says why it was rolled back.
+    `started` are the operations that may have been made, by number. `done` are the numbers of the operations that were
+    made and verified, `undone` of those that were undone. `refreshed` is as in Plan. `applied` is True once all
+    operations have been made, even if some are undone since. `giving_up` is the reason why the apply is being undone;
+    "" if it is not. `ending` is None until the apply has ended. `ended_at` is in seconds since the epoch. `reason` is
+    why the apply was rolled back.
     """
 
     begin: Begin
@@ -87,19 +90,19 @@ class Entries(NamedTuple):
 
     @property
     def goes_back(self) -> bool:
-        """Whether taking the operations back has begun, and any of them may be half undone."""
+        """True if the undo of the operations has begun: any of them may be half undone."""
         return bool(self.giving_up or self.undone)
 
     @property
     def must_be_confirmed(self) -> bool:
-        """Whether the apply goes back when nobody says otherwise."""
+        """True if the apply is undone unless somebody confirms it in time."""
         return self.begin.confirm_within_s is not None
 
 
 def read_journal(path: str, kinds: Kinds) -> Entries:
-    """The journal's entries.
+    """Entries of a journal.
 
-    A last line that is torn is left out: what it announced was not begun. Raises RecordDamaged for any other damage.
+    A torn last line is ignored: its operation was not begun. Raises RecordDamaged for any other damage.
     """
     try:
         return _read(path, kinds)
@@ -110,7 +113,7 @@ def read_journal(path: str, kinds: Kinds) -> Entries:
 
 
 def read_begin(path: str, kinds: Kinds) -> Begin | None:
-    """The first line of a journal that is damaged further on; None when that can't be read either."""
+    """First line of a journal whose other lines may be damaged; None if the first line can't be read either."""
     try:
         first = decode_line((read_bytes(path) or b"").partition(b"\n")[0], path)
         check_version(first, FORMAT_VERSION, path)
@@ -158,7 +161,7 @@ def _read(path: str, kinds: Kinds) -> Entries:
 
 
 def _advanced(entries: Entries, entry: dict[str, Any], where: str) -> Entries:
-    """The entries after one that is about the apply as a whole."""
+    """`entries` with an entry added that is about the whole apply, and not about an operation."""
     match entry.get("entry"):
         case "applied":
             return entries._replace(applied=True, giving_up="")
@@ -177,7 +180,7 @@ def _advanced(entries: Entries, entry: dict[str, Any], where: str) -> Entries:
 
 
 def operation_to_json(operation: Operation) -> dict[str, Any]:
-    """The one JSON form of an operation."""
+    """JSON form of an operation."""
     document: dict[str, Any] = {
         "order": operation.order,
         "address": str(operation.address),
@@ -194,7 +197,7 @@ def operation_to_json(operation: Operation) -> dict[str, Any]:
 
 
 def operation_from_json(document: object, kinds: Kinds, where: str) -> Operation:
-    """Raises RecordDamaged when the document is not an operation on a known kind."""
+    """The operation of a JSON document. Raises RecordDamaged if it is malformed or its kind is unknown."""
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: no operation")
     address = address_from_json(document.get("address"), kinds, where)
@@ -249,7 +252,7 @@ def _seconds(entry: dict[str, Any], key: str, where: str) -> float:
 
 
 def begin_to_json(begin: Begin, refreshed: Mapping[Address, Refreshed]) -> dict[str, Any]:
-    """The first line of a journal that is begun now."""
+    """First line of a new journal, with the current time."""
     return {
         "entry": "begin",
         "format_version": FORMAT_VERSION,

@@ -1,7 +1,8 @@
-"""Locks on scplan's own files, each held by one process until it releases them or dies. flock(2).
+"""Locks on scplan's own files: each is held by one process until that process releases it or dies. flock(2).
 
-A lock is that of the opened file: who has a copy of its fd holds it, too. So it is released by name, and not by closing
-alone: the stepper has copies of the fds, and may hang in a container's file system.
+The lock belongs to the open file description, which forked processes share with their copies of the fd; closing one
+copy does not release it. The stepper has copies, and may hang in a container's file system. So `release` calls LOCK_UN,
+which releases the lock whatever copies there are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _KILLED_S = 1.0
 
 
 def open_locked(path: str, mode: int) -> int:
-    """An fd of a new file, which is locked as long as it is open. Raises KernelError."""
+    """File descriptor of a new file, with its lock held. Raises KernelError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
     try:
         while True:
@@ -29,14 +30,14 @@ def open_locked(path: str, mode: int) -> int:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 return fd
-            # Removed by another process before it was locked.
+            # Another process removed the file between open() and flock(): its lock excludes nobody.
             os.close(fd)
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
 
 
 def take(fd: int) -> bool:
-    """Takes the exclusive lock of an opened file; False if somebody else holds it. Raises KernelError."""
+    """Take the exclusive lock of an opened file; False if another process holds it. Raises KernelError."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -47,13 +48,13 @@ def take(fd: int) -> bool:
 
 
 def release(fd: int) -> None:
-    """Releases the lock of an opened file, and closes it."""
+    """Release the lock of an opened file, and close the fd."""
     fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 
 
 def is_held(path: str) -> bool:
-    """True if a process holds the exclusive lock of a file; False, too, where there is none. Raises KernelError."""
+    """True if a process holds the exclusive lock of a file; False if the file does not exist. Raises KernelError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -61,6 +62,7 @@ def is_held(path: str) -> bool:
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
     try:
+        # A shared lock, so that two processes which test at the same time don't take each other for a holder.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -70,7 +72,7 @@ def is_held(path: str) -> bool:
 
 
 def comes_true(is_so: Callable[[], bool], deadline: float) -> bool:
-    """True as soon as `is_so` returns True; False if it has not by `deadline`, on the monotonic clock."""
+    """Poll `is_so` until it returns True; False if it has not by `deadline`, in seconds of the monotonic clock."""
     while not is_so():
         if time.monotonic() >= deadline:
             return False
@@ -79,9 +81,10 @@ def comes_true(is_so: Callable[[], bool], deadline: float) -> bool:
 
 
 def wait_for(fd: int, deadline: float, path: str) -> None:
-    """Takes the lock of an opened file, whose first line is the PID of its holder, and notes this process there.
+    """Take the lock of an opened file, and write this process's PID into the file.
 
-    Raises Locked, naming the holder, if it is not free by `deadline`; a holder that was killed is waited for longer.
+    Raises Locked, with the holder's PID, if the lock is not free by `deadline`. If the holder is dead, waits for up to
+    1 s more: children of a killed process may hold the lock a moment longer.
     """
     end_of_killed = time.monotonic() + _KILLED_S
     if not comes_true(lambda: take(fd), deadline):
@@ -97,7 +100,7 @@ def wait_for(fd: int, deadline: float, path: str) -> None:
 
 
 def _note_holder(fd: int) -> None:
-    """Writes who holds the lock. On a full disk nobody can read it then: a recovery must go on there."""
+    """Write this process's PID into the lock file. Omitted on a full disk, where a recovery must work all the same."""
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

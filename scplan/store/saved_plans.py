@@ -1,7 +1,7 @@
-"""Saved plans: the JSON of a plan, with the configuration that it was made from.
+"""Saved plans: the JSON of a plan, with the configuration from which it was made.
 
-A saved plan is not replayed: it is planned again from its configuration, and refused when that gives other changes. So
-it can do nothing that its configuration could not.
+The operations of a saved plan are not replayed. scplan plans again from the configuration in the file, and refuses the
+saved plan if the changes differ. So a forged file can do nothing that its configuration could not do.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _COMPARED = ("order", "address", "action", "before", "after", "changed", "manage
 
 
 def save(path: str, plan: Plan, origin: dict[str, Any], host: dict[str, str]) -> None:
-    """Writes the plan for its owner alone.
+    """Write the plan to `path`, readable by its owner alone.
 
-    `origin` is what it takes to make it again: see workflow. `host` is whose plan it is, as of HostFacts.identity.
+    `origin` is the input from which workflow makes the plan again. `host` is HostFacts.identity of the plan's host.
     """
     document = plan_to_json(plan) | {"host": host, "origin": origin}
     document["digest"] = _digest(document)
@@ -36,9 +36,10 @@ def save(path: str, plan: Plan, origin: dict[str, Any], host: dict[str, str]) ->
 
 
 def load_to_apply(path: str, host: dict[str, str]) -> dict[str, Any]:
-    """The document of a saved plan that is to be applied here.
+    """Document of a saved plan that is to be applied on this host.
 
-    Raises as `load`; ScplanError when everybody could have changed it, StalePlan when it was made for another host.
+    Raises RecordDamaged as `load` does, ScplanError if the file is world-writable, StalePlan if the plan was made for
+    another host.
     """
     refuse_writable_by_all(path)
     document = load(path)
@@ -47,7 +48,7 @@ def load_to_apply(path: str, host: dict[str, str]) -> dict[str, Any]:
 
 
 def check_as_saved(path: str, document: dict[str, Any]) -> None:
-    """Raises StalePlan when the file was changed since it was saved."""
+    """Raise StalePlan if the file was changed since it was saved."""
     if is_as_saved(document):
         return
     raise StalePlan(
@@ -58,22 +59,22 @@ def check_as_saved(path: str, document: dict[str, Any]) -> None:
 
 
 def is_as_saved(document: dict[str, Any]) -> bool:
-    """True if nothing in the document was changed since it was saved.
+    """True if the document matches its digest, or has none.
 
-    Plans saved by earlier versions have no digest. For these, and whoever takes it out, all that an apply obeys is
-    compared with what planning again gives.
+    Earlier versions saved no digest, and an attacker can remove it. `check_unchanged` covers both: it compares
+    everything that an apply depends on with a new plan.
     """
     return "digest" not in document or bool(document["digest"] == _digest(document))
 
 
 def _digest(document: dict[str, Any]) -> str:
-    """The same for documents that hold the same, apart from their digests and the host, which is compared by itself."""
+    """Digest of a document without its own digest and without the host, which `check_host` compares."""
     rest = {key: value for key, value in document.items() if key not in ("digest", "host")}
     return f"sha256:{sha256_hex(json.dumps(rest, sort_keys=True, separators=(',', ':')).encode())}"
 
 
 def load(path: str) -> dict[str, Any]:
-    """The document of a saved plan. Raises RecordDamaged when the file is not one that this scplan can read."""
+    """Document of a saved plan. Raises RecordDamaged if the file is not a saved plan that this scplan can read."""
     content = read_bytes(path)
     if content is None:
         raise RecordDamaged(f"there is no plan {path}", hint="`scplan plan --out FILE` saves one")
@@ -93,11 +94,11 @@ def load(path: str) -> dict[str, Any]:
 
 
 def check_host(path: str, document: dict[str, Any], host: dict[str, str]) -> None:
-    """Raises StalePlan when the plan was made for another host, or before this one was restarted."""
+    """Raise StalePlan if the plan was made for another host, or before this host was rebooted."""
     saved = document.get("host", {})
     if not isinstance(saved, dict):
         raise RecordDamaged(f"{path}: host is not an object")
-    # Plans of before this was saved don't say it, and a host may have no machine ID.
+    # Plans of earlier versions have no host, and a host may have no machine ID.
     differing = [key for key in ("machine", "boot_id") if saved.get(key) and host[key] and saved[key] != host[key]]
     if not differing:
         return
@@ -111,7 +112,7 @@ def check_host(path: str, document: dict[str, Any], host: dict[str, str]) -> Non
 
 
 def check_unchanged(path: str, document: dict[str, Any], plan: Plan) -> None:
-    """Raises StalePlan, naming the first changes that differ, when `plan` is not what was saved."""
+    """Raise StalePlan, with the first differences, if the new plan `plan` differs from the saved one."""
     now = plan_to_json(plan)
     saved = _changes(document, path)
     current = _changes(now, path)
@@ -132,11 +133,11 @@ def check_unchanged(path: str, document: dict[str, Any], plan: Plan) -> None:
 
 
 def _explain(address: str, saved: dict[str, Any] | None, current: dict[str, Any] | None) -> Iterator[str]:
-    """A line for each value of a change that is another one now."""
+    """Yield a line for each value in which a saved change and the current one differ."""
     if saved is None or current is None:
         yield f"{address}: {'not in the saved plan' if saved is None else 'not needed any more'}"
         return
-    # Imported where a plan is refused, and nowhere else: it takes longer than planning does.
+    # Imported only when a plan is refused: the import takes longer than planning.
     from deepdiff import DeepDiff
 
     for found in DeepDiff(saved, current, view="tree").values():
@@ -149,7 +150,7 @@ def _explain(address: str, saved: dict[str, Any] | None, current: dict[str, Any]
 
 
 def view(document: dict[str, Any], path: str, kinds: Kinds) -> Plan:
-    """The plan that a document shows, without what it takes to execute it."""
+    """The plan in a document, for display: it has no operations and can't be executed. Raises RecordDamaged."""
     containers = document.get("containers")
     if not isinstance(containers, dict):
         raise RecordDamaged(f"{path}: containers are missing")
@@ -182,7 +183,7 @@ def _probes(document: dict[str, Any], path: str) -> Iterator[Probe]:
 
 
 def _diagnostics(document: dict[str, Any], path: str) -> Iterator[Diagnostic]:
-    """The warnings of the plan when it was made, without their places in the files."""
+    """Warnings of the plan from when it was made, without their positions in the configuration files."""
     diagnostics = document.get("diagnostics", [])
     for one in diagnostics if isinstance(diagnostics, list) else [{}]:
         try:
@@ -251,14 +252,14 @@ def _changes(document: dict[str, Any], path: str) -> dict[str, Any]:
     for change in document["changes"]:
         if not isinstance(change, dict):
             raise RecordDamaged(f"{path}: a change is not a JSON object")
-        # Plans saved by earlier versions have no list of what is lost.
+        # Plans of earlier versions have no `lost`.
         compared = {key: change.get(key) for key in _COMPARED} | {"lost": change.get("lost", [])}
         changes[str(change.get("address"))] = compared
     return changes
 
 
 def _other_containers(document: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """A line for each container that is not the one that was planned for."""
+    """Yield a line for each container that differs from the saved one: another container, or another process."""
     saved, current = document.get("containers"), now["containers"]
     saved = saved if isinstance(saved, dict) else {}
     for name in {**saved, **current}:
@@ -266,7 +267,7 @@ def _other_containers(document: dict[str, Any], now: dict[str, Any]) -> Iterator
         if not isinstance(facts, dict) or there is None:
             yield f"{name}: {'not meant any more' if there is None else 'not in the saved plan'}"
             continue
-        # Plans of before this was saved have no start time.
+        # Only keys of the saved plan: those of earlier versions have no start time.
         differing = [key for key, value in there.items() if key in facts and facts[key] != value]
         if not {"runtime", "id", "place"}.isdisjoint(differing):
             yield f"{name}: it is another container of that name: was {_named(facts)}, is {_named(there)}"
@@ -275,7 +276,7 @@ def _other_containers(document: dict[str, Any], now: dict[str, Any]) -> Iterator
 
 
 def _other_orders(document: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """A line for each thing besides changes that an apply would obey, and that is not as it was saved."""
+    """Yield a line for kernel modules and probes, on which an apply depends besides the changes, where they differ."""
     for key, words in (("modules", "kernel modules"), ("new_modules", "modules in the records"), ("probes", "probes")):
         saved, current = document.get(key, type(now[key])()), now[key]
         if saved != current:

@@ -1,4 +1,4 @@
-"""Live state and records of a host in one file, so that a plan can be made elsewhere, without root."""
+"""Live state and records of a host in one file, so that a plan can be made on another machine and without root."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from scplan.store.durable import check_version, read_bytes
 
 FORMAT_VERSION = "1.0"
 F = TypeVar("F", PathFact, LinkFact)
-# For the words of errors alone.
+# `nodes` serves error messages alone, and is not part of the format.
 _NOT_KEPT = frozenset({"nodes"})
 _STORED_AS = {"int": int, "str": str, "bool": bool}
 
 
 class Snapshot(NamedTuple):
-    """What `observe` returned, and what the records held.
+    """Live state as `observe` returned it, and the owned resources of the records.
 
-    `stale` has, by the name of a container that was made again, the ID of the one that its records are about.
+    `stale` has an entry for each container that was made again under its name: its name, and the ID of the former
+    container, which the records are about.
     """
 
     live: Live
@@ -60,7 +61,7 @@ def encode(snapshot: Snapshot) -> str:
 
 
 def load(path: str, kinds: Kinds) -> Snapshot:
-    """Raises RecordDamaged, naming what, when the file is not a snapshot that this scplan can read."""
+    """The snapshot in a file. Raises RecordDamaged, naming the fault, if this scplan can't read it."""
     content = read_bytes(path)
     if content is None:
         raise RecordDamaged(f"there is no snapshot {path}", hint="`scplan snapshot --out FILE` captures one")
@@ -112,7 +113,7 @@ def _fact_to_json(fact: PathFact | LinkFact | None) -> dict[str, Any] | None:
 
 
 def _fact(kind: type[F], document: object, where: str) -> F:
-    """The fact that a JSON object holds; every key must be there with the type that the fact has."""
+    """The fact in a JSON object. Raises RecordDamaged if an attribute is missing or has another type."""
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: not a JSON object")
     values: dict[str, Any] = {}
@@ -143,7 +144,7 @@ def _resources(document: dict[str, Any], kinds: Kinds, path: str) -> dict[Addres
 
 
 def _check(resource: Resource, where: str) -> None:
-    """Raises RecordDamaged for IP addresses and networks that are none: planning computes with them."""
+    """Raise RecordDamaged for values that are not of their attribute's type: planning computes with IP addresses."""
     for name, attribute, value in resource.leaves():
         if attribute.type is None or value is None:
             continue

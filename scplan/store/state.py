@@ -1,4 +1,4 @@
-"""Which resources scplan owns in each container, and what they replaced; the locks that keep applies apart."""
+"""Records: the resources that scplan owns in each container, with the former values; and the locks between applies."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ FORMAT_VERSION = "1.1"
 
 
 class Record(NamedTuple):
-    """What scplan owns in one container. `id` is the container's as its runtime knew it when the record was written.
+    """The resources that scplan owns in one container.
 
-    `boot_id`, `start_time` and `pid` say in which of its lives the resources were plugged in; "" and 0: in none, they
-    wait for its next start. `modules` are kernel modules that must be loaded first; None: those of the record so far.
-    `bundle` is the directory of the container's OCI configuration, which tells it from others of the same ID; "": that
-    of the record so far. `cgroup` and `pid_namespace` are those of that life, as in ContainerFacts. `place` is where
-    the runtime keeps the container, as in ContainerFacts; "": that of the record so far, or not known (records of
-    former versions). `naming` says which container of the name it is about; None: as the record so far.
+    `id` is the container's ID from its runtime when the record was written. `boot_id`, `start_time` and `pid` identify
+    the process of the container in which the resources were made; "" and 0 if they wait for the container's next start.
+    `cgroup` and `pid_namespace` belong to the same process; they and `place` are as in ContainerFacts. `bundle` is the
+    directory of the container's OCI configuration, which distinguishes containers of the same ID. `modules` are kernel
+    modules to load before the resources are made. `naming` is how a container that was made again is recognised.
+
+    When a record is written, `modules` None, `bundle` "", `place` "" and `naming` None keep the value of the record on
+    disk. `place` is "" in records of earlier versions.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Record(NamedTuple):
 
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
-        """The record of a container as it is now."""
+        """Record of a container, from its current facts."""
         boot_id = boot_id if facts.start_time else ""
         return cls(
             facts.name,
@@ -78,11 +80,11 @@ class Record(NamedTuple):
 
     @property
     def follows_name(self) -> bool:
-        """True if a container that is made again under the name is the same one, restarted."""
+        """True if a container made again under the same name counts as the same container, restarted."""
         return self.naming is not None and self.naming.follows_name
 
     def facts(self) -> ContainerFacts:
-        """The container in the life that the record is about, as if it ran; no runtime is asked."""
+        """Facts of the container as recorded, with status RUNNING, without a call to the runtime."""
         return ContainerFacts(
             self.name,
             self.runtime,
@@ -97,14 +99,16 @@ class Record(NamedTuple):
         )
 
     def is_over(self, facts: ContainerFacts, boot_id: str) -> bool:
-        """Whether the container's process is another one than that into which the resources were plugged."""
+        """True if the process in which the resources were made has ended: the container stopped or was restarted."""
+        # A PID alone is reused; a start time alone is in ticks since boot. All three identify a process.
         life = self.boot_id, self.start_time, self.pid
         return bool(self.start_time) and life != (boot_id, facts.start_time, facts.pid)
 
     def lost(self, facts: ContainerFacts, boot_id: str) -> Mapping[Address, Resource]:
-        """What the container had of the host when it ended; nothing while it runs, or once the host was booted.
+        """Resources that a container still had when its process ended, some of which are to be returned to the host.
 
-        Once that was returned: what stayed in its pod.
+        Empty while the process runs, and after a reboot of the host. Once the host has its things back (see
+        `at_next_start`): the lent resources, which stayed in the container's pod.
         """
         if not self.start_time:
             return {address: one for address, one in self.resources.items() if one.is_lent}
@@ -112,36 +116,36 @@ class Record(NamedTuple):
 
     @property
     def has_lent(self) -> bool:
-        """True if a container that has ended left things of the host in its pod, which are not returned yet."""
+        """True if a container that has ended left things of the host in its pod that are not returned yet."""
         return not self.start_time and any(one.is_lent for one in self.resources.values())
 
     def at_next_start(self) -> Record:
-        """The record when the container has ended and the host has its things back."""
+        """The record for after the container has ended and the host has its things back: without the process."""
         resources = {address: at_next_start(resource) for address, resource in self.resources.items()}
         return self._replace(resources=resources, boot_id="", start_time=0, pid=0, cgroup="", pid_namespace=0)
 
 
 class Update:
-    """New versions of records, to be put in place together."""
+    """New versions of several records, on disk beside the old ones, to be put in place together."""
 
     def __init__(self) -> None:
         self.files: list[Prepared] = []
 
     def commit(self) -> None:
-        """Puts them in place; only renames are left to do."""
+        """Put the new versions in place. Only renames: a full disk does not prevent it."""
         for file in self.files:
             file.commit()
 
     def discard(self) -> None:
-        """Takes the new versions away; harmless after a commit."""
+        """Remove the new versions; does nothing after a commit."""
         for file in self.files:
             file.discard()
 
 
 class State:
-    """The records below one state directory: `containers/RUNTIME/NAME.json`, `locks/`.
+    """Records and locks in one state directory: `containers/RUNTIME/NAME.json`, `locks/`.
 
-    Raises ScplanError for a directory that somebody else could have written to.
+    Raises ScplanError for a directory that another user owns or may write to.
     """
 
     def __init__(self, directory: str, kinds: Kinds) -> None:
@@ -152,9 +156,10 @@ class State:
     # records
 
     def read(self, runtime: str, name: str) -> Record | None:
-        """The container's record; None when scplan owns nothing there.
+        """Record of a container; None if scplan owns nothing in it.
 
-        Raises RecordDamaged, naming the file and the last good copy, when it can't be trusted; never taken as empty.
+        Raises RecordDamaged, naming the file and the copy of the version before it, if the record is damaged: a damaged
+        record never counts as empty.
         """
         path = self._path(runtime, name)
         content = read_bytes(path)
@@ -170,9 +175,9 @@ class State:
             ) from None
 
     def prepare(self, records: Iterable[Record]) -> Update:
-        """Writes new versions of records beside the old ones; `commit` of what is returned puts them in place.
+        """Write new versions of records beside the old ones, for `Update.commit` to put in place.
 
-        A record without resources is removed. Raises KernelError, with nothing left behind, when the disk refuses.
+        A record without resources is removed. Raises KernelError if a file can't be written; no new version is left.
         """
         update = Update()
         try:
@@ -182,7 +187,7 @@ class State:
                 content = encode_line(_document(record)) if record.resources else None
                 path = self._path(record.runtime, record.name)
                 if content is not None and content == read_bytes(path):
-                    continue  # else the last version that was another one would be lost
+                    continue  # writing it again would replace NAME.json.previous with the same content
                 update.files.append(Prepared(path, content, keep_previous=True))
         except BaseException:
             update.discard()
@@ -190,7 +195,7 @@ class State:
         return update
 
     def write(self, records: Iterable[Record]) -> None:
-        """Puts new versions of records in place; for changes of records alone, where nothing else can fail."""
+        """Prepare and commit new versions of records at once; for changes of records alone."""
         update = self.prepare(records)
         try:
             update.commit()
@@ -198,19 +203,19 @@ class State:
             update.discard()
 
     def sweep(self, containers: Iterable[ContainerFacts]) -> None:
-        """Takes away what a crash left of new versions of records. The containers' locks must be held."""
+        """Remove temporary files of records that a crash left. The caller holds the containers' locks."""
         for facts in containers:
             sweep(self._path(facts.runtime, facts.name))
 
     def all(self) -> Iterator[Record]:
-        """Every record, by runtime and name. Raises RecordDamaged for one that can't be trusted."""
+        """Every record, sorted by runtime and name. Raises RecordDamaged at a damaged record."""
         for runtime, name in self.names():
             record = self.read(runtime, name)
             if record is not None:
                 yield record
 
     def survey(self) -> tuple[list[Record], list[ScplanError]]:
-        """(every record that can be read, why the others can't): for commands that only report."""
+        """(records that can be read, errors of the records that can't), for commands that only report."""
         records: list[Record] = []
         failures: list[ScplanError] = []
         for runtime, name in self.names():
@@ -223,7 +228,7 @@ class State:
         return records, failures
 
     def names(self) -> list[tuple[str, str]]:
-        """(runtime, container) of every record."""
+        """(runtime, container name) of every record, sorted."""
         top = os.path.join(self.directory, "containers")
         return sorted(
             (runtime, entry.removesuffix(".json"))
@@ -233,17 +238,18 @@ class State:
         )
 
     def elsewhere(self, containers: Collection[ContainerFacts]) -> dict[Address, Resource]:
-        """What the records of all other containers than these hold. Raises RecordDamaged."""
+        """Owned resources of all recorded containers except these. Raises RecordDamaged."""
         own = {(facts.runtime, facts.name) for facts in containers}
         records = (self.read(*name) for name in self.names() if name not in own)
         return {address: one for record in records if record is not None for address, one in record.resources.items()}
 
     def has_open_journals(self) -> bool:
-        """Whether any apply is at work, or did not end."""
+        """True if an apply is running, crashed, or awaits confirmation."""
         return bool(listed(os.path.join(self.directory, "journal")))
 
     def last_begun_or_ended(self) -> int:
-        """When an apply last began or ended, in ns since the epoch; 0 where none ever did."""
+        """Time at which an apply last began or ended, in ns since the epoch; 0 if none ever did."""
+        # A journal is made in this directory and moved out at its end; both set the directory's mtime. inode(7).
         try:
             return os.stat(os.path.join(self.directory, "journal")).st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
@@ -283,13 +289,14 @@ class State:
 
     @contextmanager
     def locked(self, containers: list[ContainerFacts], *, host: bool, timeout_s: float) -> Iterator[None]:
-        """Holds the locks of these containers, and the one of the host's things, against other applies.
+        """Hold the locks of these containers, and with `host` the lock of the host's things, against other applies.
 
-        The kernel drops a lock when its holder ends, however it ends. Raises Locked after `timeout_s`.
+        The kernel releases a lock when its holder exits or is killed. Raises Locked if a lock is not free within
+        `timeout_s`.
         """
         names = sorted({f"{facts.runtime}.{facts.name}" for facts in containers})
         with ExitStack() as stack:
-            # Always in the same order, so that no two applies can wait for each other.
+            # Sorted, and the host last: with one order for all applies no two can wait for each other.
             for name in [*names, *(["host"] if host else [])]:
                 fd = self._lock(f"{name}.lock", time.monotonic() + timeout_s)
                 stack.callback(locks.release, fd)
@@ -297,7 +304,7 @@ class State:
 
     @contextmanager
     def supervised(self, timeout_s: float) -> Iterator[int]:
-        """Keeps a second supervisor away; gives the fd of the lock. Raises Locked after `timeout_s`."""
+        """Hold the lock against a second `scplan watch`; yields its fd. Raises Locked after `timeout_s`."""
         fd = self._lock("watch.lock", time.monotonic() + timeout_s)
         try:
             yield fd
@@ -309,6 +316,7 @@ class State:
         make_directory(directory)
         path = os.path.join(directory, name)
         try:
+            # O_NOFOLLOW: the holder's PID is written into this file, which must not be a symlink to another one.
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         except OSError as error:
             raise KernelError.from_os(f"open({path})", error) from None
@@ -326,9 +334,9 @@ def records_of(
     boot_id: str,
     modules: Mapping[str, tuple[str, ...]],
 ) -> list[Record]:
-    """A record for each of the containers, with what of `owned` is in it; `boot_id` is that of their facts.
+    """A record for each container, with its resources from `owned`. `boot_id` is the boot in which the facts were read.
 
-    `modules` are the kernel modules of those containers of which they are known anew.
+    `modules` are kernel modules by container; records of containers that are not in it keep theirs.
     """
     by_container: dict[str, dict[Address, Resource]] = {name: {} for name in containers}
     for address, resource in owned.items():
@@ -341,7 +349,7 @@ def records_of(
 
 
 def _completed(record: Record, known: Record | None) -> Record:
-    """The record with what it leaves to the one so far."""
+    """`record`, with the values that it does not set taken from `known`, the record on disk."""
     modules = record.modules
     if modules is None:
         modules = known.modules if known else ()
