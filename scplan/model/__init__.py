@@ -1,1 +1,1 @@
-"""The values that travel through the stages: addresses, resources, changes, live state, and their JSON form."""
+"""The values that the stages pass on: addresses, resources, changes, live state, reports, and their JSON form."""

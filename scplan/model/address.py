@@ -9,7 +9,7 @@ from scplan.startup.named_tuple import NamedTuple
 
 
 class Address(NamedTuple):
-    """`web/nic/eth1`. The identity may hold slashes (`web/mount/var/log`); container and kind may not."""
+    """Name of a resource: `web/nic/eth1`. Only the identity may have slashes: `web/mount/var/log`."""
 
     container: str
     kind: str
@@ -20,10 +20,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """The address that `text` spells.
-
-        Raises UsageError when it has not three non-empty parts.
-        """
+        """The address written as `text`. Raises UsageError unless it has three non-empty parts."""
         parts = text.split("/", 2)
         if len(parts) != 3 or not all(parts):
             raise UsageError(f"not an address: {text!r}", hint="an address is CONTAINER/KIND/IDENTITY: web/nic/eth1")
@@ -31,7 +28,7 @@ class Address(NamedTuple):
 
 
 class Selection:
-    """The addresses that `--target` and `--exclude` globs leave in. `*` also matches slashes; no globs select all."""
+    """The addresses that `--target` and `--exclude` select; all, if there are no globs. `*` also matches slashes."""
 
     def __init__(self, targets: tuple[str, ...] = (), excludes: tuple[str, ...] = ()) -> None:
         self.targets = targets
@@ -51,7 +48,7 @@ class Selection:
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
-    """The glob as a regular expression; a glob without a slash names a container and all that is in it."""
+    """The glob as a regular expression. A glob without a slash matches a container and all of its resources."""
     import fnmatch
 
     if "/" not in glob:

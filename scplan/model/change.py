@@ -1,4 +1,4 @@
-"""Changes and the operations that they are made of. Undo is derived: `Operation.inverse()` swaps before and after."""
+"""Changes, and the operations that carry them out. Undo is derived: `Operation.inverse()` swaps before and after."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Action(StrEnum):
     REPLACE = "replace"
     DELETE = "delete"
     ADOPT = "adopt"
-    RELEASE = "release"  # only when an adoption is undone: the record goes, the resource stays
+    RELEASE = "release"  # undo of an adoption: the record is removed, the resource stays
 
 
 class Disruption(StrEnum):
-    """What a change interrupts: nothing, the resource for a moment, or the resource until it is made again."""
+    """Extent of an interruption: none, the resource for a moment, or the resource until it is made again."""
 
     NONE = "none"
     BRIEF = "brief"
@@ -34,14 +34,17 @@ class Disruption(StrEnum):
 class Change(NamedTuple):
     """One row of a plan.
 
-    `before` is the live resource with what its record remembers, `after` the goal; None where there is nothing.
-    `managed` is what the record will hold afterwards: the attributes that scplan answers for. `owned` is what it holds
-    now. `changed` are dotted attribute paths. `effect` says in words what is interrupted, "" for nothing.
-    `at_next_start` marks a change of a container that does not run: of its records, which it is started from. One of
-    these that is made `at_once`, too, removes what stays in a namespace which other containers have.
-    One that is `records_only` changes nothing but what scplan remembers: a policy, or an attribute that has its value.
-    `put_back` are objects of others that go with the change and are restored after it, `taken_along` those that only an
-    undo restores, `lost` those that nothing restores, not even an undo.
+    `before` is the live resource with the former values from its record, `after` the goal; None if there is none.
+    `managed` is the record after the change: the attributes that scplan manages. `owned` is the record now. `changed`
+    are dotted attribute paths. `effect` describes the interruption; "" for none.
+
+    `at_next_start` marks a change in a container that does not run: only the record changes, which is applied when the
+    container starts. With `at_once` the change is also made now: it removes a resource that stayed in a namespace which
+    other containers share. `records_only` marks a change without an effect in the kernel: of a policy, or of an
+    attribute that has the value already.
+
+    Objects of others that the change removes: `put_back` are restored after the change, `taken_along` only by an undo,
+    `lost` never.
     """
 
     order: int
@@ -65,16 +68,16 @@ class Change(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """True if it is made when its container starts, and not before."""
+        """True if the change is made when its container starts, and not before."""
         return self.at_next_start and not self.at_once
 
 
 class Operation(NamedTuple):
-    """One act on the kernel: create, update, delete, or adopt (a record alone). A replacement is a delete and a create.
+    """One change in the kernel: create, update, delete; or adopt, which only writes a record.
 
-    `owned_before` and `owned_after` are the record on either side of it. One that is `at_next_start` changes nothing
-    else, unless it acts `at_once`: its container does not run. What `was_gone` was not there any more when it was
-    removed.
+    A replacement is a delete and a create. `owned_before` and `owned_after` are the record before and after the
+    operation. With `at_next_start`, and without `at_once`, only the record changes, since the container does not run.
+    `was_gone` marks a delete of a resource that did not exist any more.
     """
 
     order: int
@@ -89,7 +92,7 @@ class Operation(NamedTuple):
     at_once: bool = False
 
     def inverse(self) -> Operation:
-        """The operation that takes this one back."""
+        """The operation that undoes this one."""
         back = {Action.CREATE: Action.DELETE, Action.DELETE: Action.CREATE}
         return Operation(
             order=self.order,
@@ -105,12 +108,13 @@ class Operation(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Changes in the order of execution, the operations that carry them out, and what was noticed on the way.
+    """Changes in the order of execution, the operations that carry them out, and diagnostics.
 
-    `refreshed` are records to bring up to date although nothing changes in the kernel: an attribute that the files set
-    now and that has that value already. Those that differ in what users write are changes, too (`records_only`).
-    `modules` are the kernel modules that the files name, by container; `new_modules` those of containers whose records
-    name others. `probes` are run after the changes, and undo them when one fails.
+    `refreshed` are records to update without a change in the kernel, such as for an attribute that the configuration
+    sets now and that has the value already. If attributes differ that users write, there is a change, too
+    (`records_only`). `modules` are the kernel modules of the configuration, by container; `new_modules` those of
+    containers whose records have other modules. `probes` are run after the changes; if a probe fails, all changes are
+    undone.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -124,18 +128,18 @@ class Plan(NamedTuple):
 
     @property
     def has_changes(self) -> bool:
-        """True if there is something that people agree to: in containers, or in the records."""
+        """True if the plan has anything that needs approval: changes, or kernel modules to record."""
         return bool(self.changes or self.new_modules)
 
     def summary(self) -> dict[Action, int]:
-        """How many changes there are of each action; releases are only named where there are some."""
+        """Number of changes by action; RELEASE is a key only if there are any."""
         counts: dict[Action, int] = {action: 0 for action in Action if action is not Action.RELEASE}
         for change in self.changes:
             counts[change.action] = counts.get(change.action, 0) + 1
         return counts
 
     def by_container(self) -> Iterator[tuple[str, list[Change]]]:
-        """Containers that change, in the order of their first change, each with its changes."""
+        """(container, its changes) in the order of each container's first change."""
         groups: dict[str, list[Change]] = {}
         for change in self.changes:
             groups.setdefault(change.address.container, []).append(change)

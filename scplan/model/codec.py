@@ -1,4 +1,4 @@
-"""The one JSON form of records: plain objects without unset attributes; reading checks every type."""
+"""The JSON form of records: plain objects without unset attributes; reading checks the type of every value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_FORMS = 256
 
 
 def to_json(record: Attributes, roles: Container[Role] = frozenset(Role)) -> dict[str, Any]:
-    """The record as a JSON object: unset attributes are left out, tuples become arrays; `roles` limits it to some."""
+    """The record as a JSON object, with the attributes of `roles`. Unset attributes are omitted, tuples are arrays."""
     document: dict[str, Any] = {}
     for attribute in record.attributes():
         value = getattr(record, attribute.name)
@@ -30,18 +30,19 @@ def to_json(record: Attributes, roles: Container[Role] = frozenset(Role)) -> dic
 
 
 def to_entry(record: Attributes) -> dict[str, Any]:
-    """What users write of it. An empty text stands for "none", which an entry says by leaving it out."""
+    """The record as an entry of the configuration. Empty texts, which mean "none", are omitted."""
     return {name: value for name, value in to_json(record, CONFIGURABLE).items() if value != ""}
 
 
 def from_json(record: type[R], document: object, where: str) -> R:
-    """The record that a JSON object holds. Unknown keys are ignored: a newer minor version may have added them.
+    """The record in a JSON object. Unknown keys are ignored: a newer minor version may have added them.
 
-    Raises RecordDamaged, naming `where`, when an attribute is missing or of a wrong type.
+    Raises RecordDamaged, naming `where`, if an attribute is missing or has a wrong type.
     """
     if not isinstance(document, dict):
         raise RecordDamaged(f"{where}: not a JSON object")
-    # A host has tens of thousands of them, in a few forms: one that was checked needs only its lists and records made.
+    # A host may have tens of thousands of records, but of few forms (sets of keys and types). A document of a form that
+    # was checked before needs only its lists and nested records converted.
     layout = record.layout
     form = (*document, *map(type, document.values()))
     left = layout.known_forms.get(form)
@@ -59,7 +60,7 @@ def from_json(record: type[R], document: object, where: str) -> R:
 
 
 def _checked(record: type[Attributes], document: dict[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """(values by name, those of them that were made and not taken as they are)"""
+    """(values by name, names of the values that had to be converted: lists and nested records)"""
     layout = record.layout
     values = {}
     left = []
@@ -84,7 +85,7 @@ def _value(attribute: Attribute, value: object, where: str) -> Any:
 
 
 def address_from_json(text: object, kinds: Container[str], where: str) -> Address:
-    """Raises RecordDamaged, naming `where`, for what is no address of a known kind."""
+    """The address in a JSON text. Raises RecordDamaged, naming `where`, unless it is one of a known kind."""
     parts = text.split("/", 2) if isinstance(text, str) else []
     if len(parts) != 3 or not all(parts):
         raise RecordDamaged(f"{where}: not an address: {text!r}")
@@ -94,7 +95,7 @@ def address_from_json(text: object, kinds: Container[str], where: str) -> Addres
 
 
 def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:
-    """A container's facts as the plan's JSON has them, with its start time."""
+    """Facts of a container as in the JSON of plans. Facts that are not known are omitted."""
     return {
         "runtime": facts.runtime,
         "id": facts.id,
@@ -109,7 +110,7 @@ def facts_to_json(facts: ContainerFacts) -> dict[str, Any]:
 
 
 def naming_to_json(naming: Naming | None) -> dict[str, str]:
-    """The keys of a container's identity, beside its other facts."""
+    """The naming of a container as JSON keys, for the object with its other facts; unset keys are omitted."""
     if naming is None:
         return {}
     named = {"identity": naming.by, "image": naming.image, "label": naming.label}
@@ -117,13 +118,13 @@ def naming_to_json(naming: Naming | None) -> dict[str, str]:
 
 
 def naming_from_json(document: Mapping[str, Any]) -> Naming | None:
-    """The naming of `naming_to_json`; None where there are no keys of it."""
+    """The naming from the keys of `naming_to_json`; None if there are none."""
     naming = Naming(*(str(document.get(key, "")) for key in ("identity", "image", "label")))
     return None if naming == Naming() else naming
 
 
 def facts_from_json(name: str, document: object, where: str) -> ContainerFacts:
-    """Raises RecordDamaged when a fact is missing or of a wrong type."""
+    """Facts of a container from JSON. Raises RecordDamaged if a fact is missing or has a wrong type."""
     try:
         if not isinstance(document, dict):
             raise TypeError

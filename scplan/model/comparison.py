@@ -1,4 +1,4 @@
-"""Records compared and combined: what differs from what is desired, what is given back, and what is to be reached."""
+"""Comparing and combining records: differences between desired and live, the goal of an update, former values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ R = TypeVar("R", bound=Attributes)
 
 
 def differences(desired: Resource, live: Resource) -> tuple[str, ...]:
-    """Dotted paths of the managed attributes in which `live` is not as desired.
+    """Dotted paths of the managed attributes in which `live` differs from `desired`.
 
-    Unset attributes of `desired` are not managed; of a `many` attribute only the elements that are missing count. What
-    was not found on the host is compared by the path that names it.
+    Attributes that are unset in `desired` are not managed. A `many` attribute differs if `live` lacks an element of
+    it. If a RESOLVED attribute is unset, because the host does not have the object, its REFERENCE is compared instead.
     """
     found: list[str] = []
     _find_differences(desired, live, "", found)
@@ -43,23 +43,23 @@ def _find_differences(desired: Attributes, live: Attributes | None, prefix: str,
 
 
 def is_recorded_as(desired: Resource, owned: Resource) -> bool:
-    """Whether the record says what is desired, apart from what it remembers of the time before scplan."""
+    """True if the record `owned` has the desired values; REMEMBERED and CARRIED attributes are ignored."""
     recorded = desired.layout.recorded
     return bool(recorded(desired.__dict__) == recorded(owned.__dict__))
 
 
 def account_of(resources: Iterable[tuple[str, str, Resource]]) -> str:
-    """What (kind, identity, resource) of a container say, as a digest: the same where all of them `is_recorded_as`.
+    """Digest of a container's resources, each (kind, identity, resource): equal if all of them are `is_recorded_as`.
 
-    For processes that compare what each of them knows.
+    One process compares its desired resources with the records that another process has read.
     """
     listed = sorted(resources, key=itemgetter(0, 1))
-    # Of version 0: later ones write a text in another way when it is interned, or when it was written before.
+    # marshal version 0: later versions encode a string differently if it is interned or occurs again.
     return sha256_hex(marshal.dumps([(kind, identity, _recorded(one)) for kind, identity, one in listed], 0))
 
 
 def _recorded(one: Attributes) -> tuple[Any, ...]:
-    """The values of `recorded` that are plain all through."""
+    """The values of `Layout.recorded`, with nested records as tuples."""
     values: tuple[Any, ...] = one.layout.recorded(one.__dict__)
     if not one.layout.has_records:
         return values
@@ -67,7 +67,7 @@ def _recorded(one: Attributes) -> tuple[Any, ...]:
 
 
 def mismatch_words(expected: Resource, live: Resource, path: str) -> str:
-    """`mtu is 1500, not 1400`: the difference at a dotted path, for an error."""
+    """The difference at a dotted path, for an error: `mtu is 1500, not 1400`."""
     attribute = expected.attribute(path)
     if attribute.type is not None and attribute.type.opaque:
         named = next((one.name for one in expected.attributes() if one.role is Role.REFERENCE), path)
@@ -76,7 +76,7 @@ def mismatch_words(expected: Resource, live: Resource, path: str) -> str:
 
 
 def rewritten(one: Resource, other: Resource, roles: Container[Role]) -> tuple[str, ...]:
-    """Dotted paths of the attributes of these roles in which two records differ, lists in any order."""
+    """Dotted paths of the attributes of these roles in which two records differ. The order of lists is ignored."""
     paths = dict.fromkeys(
         path for side in (other, one) for path, attribute, _ in side.leaves() if attribute.role in roles
     )
@@ -90,7 +90,7 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ...]:
-    """Dotted paths of `many` attributes that still hold elements which scplan set and which left the files."""
+    """Dotted paths of `many` attributes with live elements that scplan set and that are no longer desired."""
     return tuple(
         path
         for path, attribute, value in owned.leaves()
@@ -103,7 +103,7 @@ def surplus(owned: Resource, desired: Resource, live: Resource) -> tuple[str, ..
 
 
 def withdrawn(owned: Resource, desired: Resource) -> tuple[str, ...]:
-    """Dotted paths of the attributes that scplan had set and the files set no more."""
+    """Dotted paths of the attributes that scplan had set and that are no longer desired."""
     return tuple(
         path
         for path, attribute, value in owned.leaves()
@@ -112,7 +112,7 @@ def withdrawn(owned: Resource, desired: Resource) -> tuple[str, ...]:
 
 
 def with_values(resource: R, values: Mapping[str, Any]) -> R:
-    """A copy with the values at dotted paths; records on the way are made where they are unset."""
+    """A copy with these values at dotted paths. Unset nested records on a path are created."""
     changes: dict[str, Any] = {}
     for attribute in resource.attributes():
         prefix = f"{attribute.name}."
@@ -125,9 +125,9 @@ def with_values(resource: R, values: Mapping[str, Any]) -> R:
 
 
 def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
-    """What the kernel should hold after an update: live, with what is desired laid over it.
+    """The resource that the kernel should have after an update: `live`, overlaid with the set attributes of `desired`.
 
-    Elements of `many` attributes that scplan owned and the files dropped are taken out; others' stay.
+    Elements of `many` attributes that scplan owned and that are no longer desired are removed; those of others stay.
     """
     dropped = {
         path: set(value) for path, attribute, value in (owned.leaves() if owned else ()) if attribute.many and value
@@ -153,10 +153,7 @@ def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
 
 
 def in_order_of(resource: R, former: Attributes | None) -> R:
-    """`resource`, with the elements of its `many` attributes that `former` has, too, in the order which they had there.
-
-    Others come after them.
-    """
+    """`resource`, with the elements of its `many` attributes in the order of `former`; elements not in it come last."""
     if former is None:
         return resource
     changes = {}
@@ -169,7 +166,7 @@ def in_order_of(resource: R, former: Attributes | None) -> R:
 
 
 def keep_former(resource: Resource, owned: Resource | None) -> Resource:
-    """`resource`, with what scplan remembers in its record: the time before it, and the values that it promised."""
+    """`resource`, with the REMEMBERED attributes of its record: former and promised values."""
     if owned is None:
         return resource
     kept = _combine(resource, owned, lambda attribute, this, record: record if attribute.role in REMEMBERED else this)
@@ -178,9 +175,9 @@ def keep_former(resource: Resource, owned: Resource | None) -> Resource:
 
 
 def with_promises(resource: Resource, owned: Resource | None) -> Resource:
-    """`keep_former`, but a promise of `resource` itself counts more than the one of its record.
+    """`keep_former`, except that promised values of `resource` win over those of its record.
 
-    So does that it has none, where it follows an attribute that is no longer as recorded.
+    An unset promised value wins, too, if an attribute that it follows is no longer as recorded.
     """
     if owned is None:
         return resource
@@ -194,7 +191,7 @@ def with_promises(resource: Resource, owned: Resource | None) -> Resource:
 
 
 def promises_more(desired: Resource, owned: Resource) -> bool:
-    """True if `desired` promises something else than its record."""
+    """True if `desired` sets a promised value that differs from the one in the record `owned`."""
     promised = desired.layout.promised
     return bool(promised) and any(
         getattr(desired, one.name) not in (None, getattr(owned, one.name)) for one in promised
@@ -202,17 +199,17 @@ def promises_more(desired: Resource, owned: Resource) -> bool:
 
 
 def with_promises_of(resource: R, record: Attributes) -> R:
-    """`resource`, with the promised values of a record, and no others."""
+    """`resource`, with the promised values of a record instead of its own."""
     return _combine(resource, record, lambda attribute, this, that: that if attribute.role is Role.PROMISED else this)
 
 
 def as_configured(record: R) -> R:
-    """What users wrote of it, without what was found out on the host."""
+    """The record without the attributes that users can't write, such as those that were resolved on the host."""
     return _combine(record, None, lambda attribute, this, _: this if attribute.role in CONFIGURABLE else None)
 
 
 def at_next_start(record: R) -> R:
-    """A record when its container has ended: what is remembered of the time before scplan is over, unless it lasts."""
+    """The record for after its container has ended: without REMEMBERED attributes, except those that are `lasting`."""
     return _combine(
         record,
         None,
@@ -221,19 +218,19 @@ def at_next_start(record: R) -> R:
 
 
 def without_former(resource: R) -> R:
-    """`resource` as if scplan had not seen yet what was there before it."""
+    """`resource` without REMEMBERED attributes."""
     return _combine(resource, None, lambda attribute, this, _: None if attribute.role in REMEMBERED else this)
 
 
 def laid_over(one: R, other: R, roles: Container[Role]) -> R:
-    """`one`, with the attributes of these roles that `other` sets."""
+    """`one`, overlaid with the set attributes of `other` that have one of these roles."""
     return _combine(
         one, other, lambda attribute, this, that: that if attribute.role in roles and that is not None else this
     )
 
 
 def as_recorded(live: R, owned: Resource | None) -> R:
-    """`live`, with the policy and the former values of its record: all that is needed to make it again."""
+    """`live`, with the policy and the former values of its record: all that is needed to recreate the resource."""
     if owned is None:
         return live
     roles = (Role.FORMER, Role.POLICY, Role.ORIGIN)
@@ -241,7 +238,7 @@ def as_recorded(live: R, owned: Resource | None) -> R:
 
 
 def _combine(one: R, other: Attributes | None, leaf: Callable[[Attribute, Any, Any], Any]) -> R:
-    """A record of the attributes that `leaf` picks from two."""
+    """A record of the class of `one`, whose attributes `leaf(attribute, value of one, value of other)` returns."""
     values: dict[str, Any] = {}
     for attribute in one.attributes():
         mine = getattr(one, attribute.name)

@@ -1,4 +1,4 @@
-"""A change to a text file of the host: the configuration of a runtime."""
+"""A change to a text file of the host, such as the configuration of a runtime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from scplan.startup.named_tuple import NamedTuple
 
 
 class Edit(NamedTuple):
-    """What becomes of a file; None: there is none. `then` says what is left to do for it to count."""
+    """Content of a file before and after a change; None if the file does not exist.
+
+    `then` is what the user has to do to make the change effective.
+    """
 
     path: str
     before: str | None

@@ -1,4 +1,4 @@
-"""Live state: what the kernel holds for each container, and the facts of the host that planning needs."""
+"""Live state: the resources of each container in the kernel, and the facts of the host that planning needs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Status(StrEnum):
 
 
 class Naming(NamedTuple):
-    """The way in which a record finds its container when that was made again, with another ID.
+    """The rule by which a record finds its container after the container was made again, with another ID.
 
-    `by` is "id": a container made again is another one; "name": the record follows the name; "": the files say nothing,
-    and the record follows the name only where the engine removes the container as it ends. The new container must be
-    made of `image` (a glob) and have `label` (KEY=VALUE), as far as they are set.
+    `by` "id": a container made again is another container. `by` "name": the record follows the name. `by` "" (not
+    configured): the record follows the name only if the engine removes the container when it ends. The new container
+    must match `image` (a glob) and `label` (KEY=VALUE), where these are set.
     """
 
     by: str = ""
@@ -38,17 +38,22 @@ class Naming(NamedTuple):
 
 
 class ContainerFacts(NamedTuple):
-    """Which container it is. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot; 0 when stopped.
+    """A container: its identity, status and first process.
 
-    `cgroup` is the end that the paths of the cgroup which its runtime made have in all hierarchies; "": not known.
-    `pid_namespace` is the inode of its process's PID namespace; 0: not known, in plans and journals, too.
-    `root` is its root directory while it is being started, as a path in its mount namespace: its process is not in it
-    yet. "" once it is. `bundle` is the directory of its OCI configuration; "" where it is not known. Plans and journals
-    don't keep it. `place` is where its runtime keeps it, which distinguishes containers of the same name and ID: runc's
-    root, containerd's directory of the tasks of a namespace, a daemon's socket, an lxcpath; "" where it is not known.
-    `image` is the name of the image that it is made of, `labels` are its labels as KEY=VALUE (None: not known), and
-    `is_temporary` says that its engine removes it as it ends. `naming` is what the files say of its identity; None
-    where no files are read. `renamed_to` is its name now, where that is another one than in its records.
+    `pid` is the container's first process, `start_time` field 22 of /proc/PID/stat, in clock ticks since boot
+    (proc_pid_stat(5)); 0 if stopped. `pid_namespace` is the inode of the process's PID namespace; 0 if not known, and
+    in plans and journals. `cgroup` is the common end of the paths, in all hierarchies, of the cgroup that the runtime
+    made; "" if not known.
+
+    `root` is set while the container is being started and its process has not entered its root directory yet: that
+    directory, as a path in its mount namespace. `bundle` is the directory of its OCI configuration; "" if not known,
+    and in plans and journals.
+
+    `place` is where the runtime keeps the container, which distinguishes containers of the same name and ID: the root
+    directory of runc, containerd's directory of a namespace's tasks, a daemon's socket, an lxcpath; "" if not known.
+    `image` is the name of its image, `labels` are KEY=VALUE (None if not known). `is_temporary` is True if the engine
+    removes the container when it ends. `naming` is the configured rule; None if no configuration is read. `renamed_to`
+    is the current name, if it differs from the name in the records.
     """
 
     name: str
@@ -70,7 +75,7 @@ class ContainerFacts(NamedTuple):
 
     @property
     def recorded_naming(self) -> Naming | None:
-        """The naming that a record keeps: with the image by which a container made again is checked."""
+        """The naming to record: one that follows the name gets the current image, to check a container made again."""
         if self.naming is None or self.naming.by == "id" or self.naming.image or self.naming.label:
             return self.naming
         is_followed = self.naming.by == "name" or self.is_temporary
@@ -78,17 +83,17 @@ class ContainerFacts(NamedTuple):
 
 
 def _literal(text: str) -> str:
-    """A glob that only `text` fits."""
+    """A glob that matches `text` alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
 
 
 class PathFact(NamedTuple):
-    """A path of the host, symlinks followed.
+    """The file at a path of the host, symlinks followed.
 
-    `real` is the path without symlinks; `file_type` one of block, char, directory, file, other. `identity` is
-    "st_dev:st_ino" and names the file itself; `numbers` is "major:minor" of a device node, else "". `mode` is
-    octal ("0660"). `whole_disk` and `partitions` ((number, path, numbers), by number) are for block devices. `nodes`
-    are the device nodes in a directory, for a path with a slash at its end; snapshots don't keep them.
+    `real` is the path without symlinks; `file_type` is block, char, directory, file or other. `identity` is
+    "st_dev:st_ino", which identifies the file itself (inode(7)). `numbers` is "major:minor" of a device node, else "".
+    `mode` is octal ("0660"). `whole_disk` and `partitions` ((number, path, numbers), by number) are for block devices.
+    `nodes` are the device nodes in a directory, for a path with a trailing slash; snapshots don't keep them.
     """
 
     real: str
@@ -102,7 +107,11 @@ class PathFact(NamedTuple):
 
 
 class LinkFact(NamedTuple):
-    """A network interface of the host. `kind` is IFLA_INFO_KIND ("veth", "bridge", "" for a NIC); `master` a name."""
+    """A network interface of the host.
+
+    `kind` is IFLA_INFO_KIND: "veth", "bridge", or "" for a physical NIC. `master` is the name of the bridge, bond or
+    other interface that the interface is a port of.
+    """
 
     name: str
     kind: str
@@ -112,11 +121,11 @@ class LinkFact(NamedTuple):
 
 
 class HostFacts(NamedTuple):
-    """What planning needs to know of the host.
+    """Facts of the host that planning needs.
 
-    `paths` has the paths that the configuration names; None: absent. `uplinks` are the links of the host's default
-    routes. `ovs_bridges` are the bridges of Open vSwitch. `machine` is filled in for snapshots only. `has_udev` tells
-    whether udevd runs; snapshots don't keep it.
+    `paths` are the paths that the configuration names; None if absent. `uplinks` are the links of the host's default
+    routes. `ovs_bridges` are the bridges of Open vSwitch. `machine` is set for snapshots only. `has_udev` is True if
+    udevd runs; snapshots don't keep it.
     """
 
     paths: Mapping[str, PathFact | None] = _NOTHING
@@ -129,12 +138,12 @@ class HostFacts(NamedTuple):
     has_udev: bool = True
 
     def identity(self) -> dict[str, str]:
-        """Which host this is, and which run of it; "" where that is not known."""
+        """The host's machine ID and boot ID; "" if not known."""
         return {"machine": self.machine, "boot_id": self.boot_id}
 
 
 class Live(NamedTuple):
-    """The whole of live state, as `observe` returns and `snapshot` keeps it."""
+    """All live state, as `observe` returns it and a snapshot keeps it."""
 
     host: HostFacts
     containers: Mapping[str, ContainerFacts]

@@ -1,7 +1,7 @@
-"""The next hops of a route as one text: none, an address, the ways of a route that has several, or that it has no way.
+"""The next hops of a route as one text: "", a gateway, several next hops, or the type of a route that is not unicast.
 
-Users write an address; several, and the types of routes that lead nowhere (`blackhole`), are what others can make of a
-route, and what an undo restores.
+Users write a gateway or nothing. Routes of others may have several next hops or another type (`blackhole`); scplan
+reads such routes, and an undo restores them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scplan.startup.named_tuple import NamedTuple
 
 _WAY = re.compile(r"(?:([0-9a-f.:]+) )?dev ([^ ]+)(?: weight (\d{1,3}))?( onlink)?, ", re.ASCII)
 UNICAST = 1
-# RTN_…, rtnetlink(7); the words are those of ip-route(8).
+# RTN_… of include/uapi/linux/rtnetlink.h, rtnetlink(7); the words are those of ip-route(8).
 TYPES = {
     2: "local",
     3: "broadcast",
@@ -31,7 +31,7 @@ _TYPE_NUMBERS = {word: number for number, word in TYPES.items()}
 
 
 class Way(NamedTuple):
-    """One of several next hops: `gateway` is "" on the link of `dev` itself; `weight` is 1 to 256."""
+    """One of several next hops. `gateway` is "" if the destination is on the link of `dev`. `weight` is 1 to 256."""
 
     gateway: str
     dev: str
@@ -40,7 +40,7 @@ class Way(NamedTuple):
 
 
 def text_of(ways: Iterable[Way]) -> str:
-    """`10.0.0.1 dev eth1, 10.1.0.1 dev eth2 weight 2 onlink`, as ip-route(8) words them."""
+    """The text of several next hops, in the words of ip-route(8): `10.0.0.1 dev eth1, 10.1.0.1 dev eth2 weight 2`."""
     return ", ".join(
         f"{way.gateway} dev {way.dev}".lstrip()
         + (f" weight {way.weight}" if way.weight != 1 else "")
@@ -50,16 +50,16 @@ def text_of(ways: Iterable[Way]) -> str:
 
 
 def type_of(text: str) -> int:
-    """The type of route that the text stands for: UNICAST, but for the word of another one."""
+    """RTN_… number of the route's type: of the word, if the text is one of TYPES, else UNICAST."""
     return _TYPE_NUMBERS.get(text, UNICAST)
 
 
 def ways_of(text: str) -> tuple[Way, ...]:
-    """The ways of a text that names several; of one address, and of none, nothing. Raises ValueError."""
+    """Next hops of a text that has several; () for a single gateway, a type, or "". Raises ValueError."""
     if " " not in text:
         return ()
     ways: list[Way] = []
-    # Not split at commas: names of links can hold them, though no spaces.
+    # Not split at commas: the kernel allows commas in the names of links, though no spaces (dev_valid_name()).
     rest = f"{text}, "
     while rest:
         found = _WAY.match(rest)
@@ -67,6 +67,7 @@ def ways_of(text: str) -> tuple[Way, ...]:
             raise ValueError(f"not a next hop: {rest!r}")
         gateway, dev, weight, onlink = found.groups("")
         IP.check(gateway)
+        # The kernel's field is one byte, and is weight - 1: rtnh_hops of struct rtnexthop, linux/rtnetlink.h.
         if not 1 <= int(weight or 1) <= 256:
             raise ValueError(f"{found[0]!r}: the weight is a number from 1 to 256")
         ways.append(Way(gateway, dev, int(weight or 1), bool(onlink)))

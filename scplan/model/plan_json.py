@@ -1,4 +1,4 @@
-"""The JSON form of a plan, as `plan --json` prints it and plan files hold it. docs/reference has its keys."""
+"""The JSON form of a plan, printed by `plan --json` and kept in plan files. docs/reference describes its keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMAT_VERSION = "1.0"
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as a JSON object; what is not part of its public form (operations, records) is left out."""
+    """The plan as a JSON object, without operations and records, which are not part of the public form."""
     return {
         "format_version": FORMAT_VERSION,
         "scplan_version": __version__,
@@ -29,7 +29,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def change_to_json(change: Change) -> dict[str, Any]:
-    """One change; `before` and `after` are null where there is nothing."""
+    """A change as a JSON object. `before` and `after` are null if there is no resource."""
     return {
         "order": change.order,
         "address": str(change.address),
@@ -53,7 +53,7 @@ def change_to_json(change: Change) -> dict[str, Any]:
 
 
 def diagnostic_to_json(diagnostic: Diagnostic) -> dict[str, Any]:
-    """A diagnostic; `source` is null when it comes from no file, else its file, line and column (from 1)."""
+    """A diagnostic as a JSON object. `source` is its file, line and column (from 1); null if it is not about a file."""
     source = diagnostic.source
     return {
         "severity": str(diagnostic.severity),

@@ -1,4 +1,4 @@
-"""A probe: a command that says, by its exit status, whether what was changed works."""
+"""A probe: a command that tests the changes of an apply. Exit status 0 means that they work."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ MAX_COMMAND = 4096
 
 
 class Probe(NamedTuple):
-    """`command` is words as a shell quotes them; no shell takes part unless it names one. `timeout_s` is its limit."""
+    """A command and its time limit. `command` is quoted as in a shell, but is run without one, unless it names one."""
 
     command: str
     timeout_s: float = DEFAULT_TIMEOUT_S
 
     @property
     def words(self) -> list[str]:
-        """The program and its arguments. Raises ValueError where the quotes don't match."""
+        """The program and its arguments. Raises ValueError if the quoting is malformed."""
         import shlex
 
         return shlex.split(self.command)
 
 
 def probe(command: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Probe:
-    """A probe that was checked. Raises ValueError."""
+    """A probe with checked values. Raises ValueError if the command or the time limit is invalid."""
     made = Probe(command, timeout_s)
     if len(command) > MAX_COMMAND or "\0" in command:
         raise ValueError(f"a command has at most {MAX_COMMAND} characters, and no NUL")
@@ -40,7 +40,7 @@ def probe(command: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Probe:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `500ms`, `30s`, `2m` or `1h`. Raises ValueError."""
+    """Seconds of a duration such as `500ms`, `30s`, `2m` or `1h`. Raises ValueError."""
     match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError(f"not a duration: {text!r}; write 500ms, 30s or 2m")

@@ -1,4 +1,4 @@
-"""Things that a runtime puts into a container by itself at each start: its network's NICs, volumes, devices, limits."""
+"""Things that a runtime adds to a container at each start: NICs of its networks, volumes, devices, limits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Provided(NamedTuple):
-    """The parts of one container's configuration in its runtime; each value names the part ("docker's network web").
+    """Parts of a container's configuration in its runtime. Each value names the part: "docker's network web".
 
-    `nics` are by name in the container, `macs` by MAC address, and `bridges` by the host's bridge that NICs of the
-    runtime join. `mounts` and `devices` are by path in the container. `settings` are cgroup settings that it sets, by
-    their v2 names, with the values.
+    Keys: of `nics` names in the container, of `macs` MAC addresses, of `bridges` the host's bridges that NICs of the
+    runtime join, of `mounts` and `devices` paths in the container. `settings` are the cgroup settings of the runtime,
+    by their cgroup v2 names, with their values.
     """
 
     nics: Mapping[str, str] = _NONE
@@ -26,7 +26,7 @@ class Provided(NamedTuple):
     settings: Mapping[str, frozenset[str]] = MappingProxyType({})
 
     def joined(self, other: Provided) -> Provided:
-        """The parts of both; `other` counts more."""
+        """The parts of both; on equal keys those of `other` win."""
         settings = {
             name: self.settings.get(name, frozenset()) | other.settings.get(name, frozenset())
             for name in {**self.settings, **other.settings}

@@ -1,4 +1,4 @@
-"""What commands report besides a plan: events of an apply, drift, owned resources, what the host supports."""
+"""Results of commands, besides plans: events of an apply, drift, owned resources, the host's support."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Step(StrEnum):
 
 
 class Event(NamedTuple):
-    """One step of an apply or of its rollback. `number` counts operations up to `total`; `seconds` is its duration."""
+    """A step of an apply or of its rollback. `number` is the operation's, of `total`; `seconds` is the duration."""
 
     step: Step
     operation: Operation
@@ -37,7 +37,7 @@ class Event(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """A probe that begins (STARTED), passed (DONE) or FAILED; `output` is the end of what it wrote."""
+    """A probe that begins (STARTED), passed (DONE) or FAILED. `output` is the end of its output."""
 
     step: Step
     probe: Probe
@@ -49,7 +49,7 @@ class Probed(NamedTuple):
 
 
 class GoingBack(NamedTuple):
-    """An apply that was interrupted: `operations`, made or begun, are undone from now on. `reason` says why."""
+    """An apply that was interrupted. `operations` is the number of operations, made or begun, that it now undoes."""
 
     reason: str
     operations: int
@@ -59,10 +59,10 @@ OnEvent = Callable[[Event | Probed | GoingBack], None]
 
 
 class Outcome(NamedTuple):
-    """How an apply ended when it did not raise: `apply_id` names its record in the history.
+    """Result of an apply that did not raise. `apply_id` names its journal in the history.
 
-    `confirm_within_s` is set when it is undone unless it is confirmed in that time. `at_next_start` is how many of the
-    changes wait for the start of their container.
+    `confirm_within_s` is set if the apply is undone unless it is confirmed in that time. `at_next_start` is the number
+    of changes that wait for the start of their container.
     """
 
     apply_id: str
@@ -73,9 +73,10 @@ class Outcome(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """A container as a configuration: `document` is valid as one; `left_out` is (section, what, why) of the rest.
+    """A container as a configuration.
 
-    `sections` are the names of all there can be, in order.
+    `document` is a valid configuration. `left_out` are the resources without an entry, each (section, resource,
+    reason). `sections` are the names of all sections of a configuration, in order.
     """
 
     facts: ContainerFacts
@@ -85,7 +86,7 @@ class Imported(NamedTuple):
 
 
 class Ended(StrEnum):
-    """What became of an apply."""
+    """Outcome of an apply, as the history shows it."""
 
     COMMITTED = "committed"
     ROLLED_BACK = "rolled_back"
@@ -97,10 +98,12 @@ class Ended(StrEnum):
 
 
 class Past(NamedTuple):
-    """One apply of the history. Times are in seconds since the epoch; `counts` has operations by action.
+    """An apply of the history.
 
-    `problem` says why the journal can't be read; all but `apply_id` is empty then. `reason` says why it was rolled
-    back, `undoes` which apply it took back. `left_s` is the time in which it can still be confirmed.
+    `begun` and `ended` are in seconds since the epoch. `counts` are the numbers of operations by action. `reason` is
+    why the apply was rolled back. `undoes` is the ID of the apply that it undid. `left_s` is the time in seconds in
+    which it can still be confirmed. `problem` is why the journal can't be read; only `apply_id` and `outcome` are set
+    then.
     """
 
     apply_id: str
@@ -121,7 +124,7 @@ class Past(NamedTuple):
 
 
 class Drifted(NamedTuple):
-    """An owned resource that is not as its record says; `live` is None when it is gone."""
+    """An owned resource that differs from its record. `live` is None if the resource is gone."""
 
     address: Address
     changed: tuple[str, ...]
@@ -130,9 +133,11 @@ class Drifted(NamedTuple):
 
 
 class DriftReport(NamedTuple):
-    """`drifted`: what is owned and differs from live. `pending`: what the files ask for and was never applied.
+    """Result of a drift check.
 
-    `waiting`: what is owned in containers that do not run, and waits for their next start.
+    `checked` is the number of owned resources. `drifted` are those that differ from their records. `waiting` are those
+    of containers that do not run; they wait for the next start. `pending` are changes that the configuration asks for
+    and that were not applied.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -144,14 +149,15 @@ class DriftReport(NamedTuple):
 
     @property
     def problems(self) -> int:
-        """How many errors there are about what could not be read, located or planned."""
+        """Number of errors: records, containers and entries that could not be read, located or planned."""
         return sum(one.severity is Severity.ERROR for one in self.diagnostics)
 
 
 class Owned(NamedTuple):
-    """A resource in the records. `live` is None when it is gone or could not be read; `problem` says why.
+    """A resource in the records.
 
-    One that is `at_next_start` is in a container that does not run.
+    `live` is None if the resource is gone or could not be read; `problem` is why it could not be read. `at_next_start`
+    is True if its container does not run.
     """
 
     address: Address
@@ -164,9 +170,10 @@ class Owned(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """Records that were carried over from a container to another one: (old, new) address of each.
+    """Records that were moved from one container to another. `addresses` are (old, new) of each resource.
 
-    `source_id` is the ID of the container that they were about. `returned` says what the host has back.
+    `source` is RUNTIME/NAME of the old container, `source_id` its ID. `returned` reports the things that were returned
+    to the host.
     """
 
     source: str
@@ -177,7 +184,7 @@ class Moved(NamedTuple):
 
 
 class Occasion(StrEnum):
-    """What a supervisor tells about."""
+    """Occasions on which `scplan watch` reports."""
 
     WATCHING = "watching"
     STARTED = "started"
@@ -193,10 +200,11 @@ class Occasion(StrEnum):
 
 
 class Notice(NamedTuple):
-    """Something that a supervisor has done or seen, in a container or (with an empty name) in all.
+    """A report of `scplan watch` about a container, or, with an empty name, about the watch itself.
 
-    `resources` counts what was plugged in, `seconds` is how long after the first hint it was done. `drifted` is all
-    that differs now, `diagnostics` are problems, `lines` say more.
+    `resources` is the number of resources that were attached or repaired (WATCHING: of containers), `seconds` the time
+    since the first event that led to it. `drifted` are all resources that differ now. `diagnostics` are problems.
+    `lines` are more details.
     """
 
     occasion: Occasion
@@ -210,7 +218,7 @@ class Notice(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What a supervisor knows of its containers, by runtime and name, and how often it did something since it began."""
+    """Counts of `scplan watch`: resources by (runtime, container name) now, and its actions since it began."""
 
     drifted: Mapping[tuple[str, str], int]
     problems: Mapping[tuple[str, str], int]
@@ -226,7 +234,7 @@ class Support(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One thing that `doctor` looked at. `needed_for` says what does not work without it."""
+    """Something that `scplan doctor` checked. `needed_for` names the features that don't work without it."""
 
     topic: str
     subject: str

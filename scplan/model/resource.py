@@ -1,4 +1,4 @@
-"""What a resource is: a frozen record whose attributes say how each is written, compared, kept and given back."""
+"""Records: frozen values whose attributes declare how each is written, compared, recorded and restored."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Stored = str | int | bool
 
 
 class Role(StrEnum):
-    """How an attribute takes part in configuration, comparison and removal."""
+    """Part of an attribute in configuration, comparison and removal."""
 
     IDENTITY = "identity"  # part of the address
-    MANAGED = "managed"  # compared with the kernel when it is set; changes in place
-    FIXED = "fixed"  # the same, but changing it means replacing the resource
-    POLICY = "policy"  # steers scplan; never compared with the kernel
-    REFERENCE = "reference"  # names what the kernel keeps under an identity of its own (RESOLVED); compared without it
-    RESOLVED = "resolved"  # found out on the host, not written by users; compared, and a difference replaces
-    PROMISED = "promised"  # set where the files say nothing; remembered as FORMER is, compared, changed in place
-    FORMER = "former"  # what was there before scplan, remembered so that it can be given back; never compared
-    ORIGIN = "origin"  # the entry of the files that it stands for, where that is another's; never compared
-    CARRIED = "carried"  # what an operation takes along, captured just before it for its undo; records don't keep it
+    MANAGED = "managed"  # compared with the kernel if it is set; changed in place
+    FIXED = "fixed"  # compared if it is set; a difference replaces the resource
+    POLICY = "policy"  # controls scplan; never compared with the kernel
+    REFERENCE = "reference"  # names an object that the kernel knows by its RESOLVED identity; compared if that is unset
+    RESOLVED = "resolved"  # looked up on the host, not written by users; compared, a difference replaces the resource
+    PROMISED = "promised"  # chosen by scplan if the configuration does not set it; recorded, compared, changed in place
+    FORMER = "former"  # value before scplan, recorded so that it can be restored; never compared
+    ORIGIN = "origin"  # the entry for which the resource exists, if that is another resource's; never compared
+    CARRIED = "carried"  # removed along with the resource, captured just before for the undo; not in records
 
 
 CONFIGURABLE = frozenset({Role.IDENTITY, Role.MANAGED, Role.FIXED, Role.POLICY, Role.REFERENCE})
@@ -35,13 +35,13 @@ REPLACING = frozenset({Role.FIXED, Role.RESOLVED, Role.REFERENCE})
 
 
 class ValueType:
-    """How a value is written in YAML, kept in records and shown to people.
+    """A type of values: how they are written in YAML, kept in records and shown to people.
 
-    `parse` takes the text of a YAML scalar and returns the normalised value, or raises ValueError with what is wrong
-    and what was expected. `check` raises ValueError for a stored text that is none of the type: what was read from the
-    kernel need not be what users may write. `schema` is the JSON Schema of the written form. A value that `speaks` is
-    understood without the name of its attribute: `rwm`. Of two that are `opaque` people only need to know that they
-    differ: they are different files.
+    `parse` returns the normalised value of a YAML scalar's text, or raises ValueError with what is wrong and what is
+    expected. `check` raises ValueError for a stored text that is not of the type; it accepts values from the kernel,
+    which users may not be allowed to write. `schema` is the JSON Schema of the written form. `speaks`: values are shown
+    without the attribute's name, because they are clear without it (`rwm`). `opaque`: a difference is shown without the
+    values, as "another file".
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ValueType:
 
 
 class Attribute:
-    """One attribute of a record: its documentation and rules. `name` is set when the record class is read."""
+    """Declaration of an attribute: its documentation and rules. `name` is set when the record class is created."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Attribute:
         self.of_others = of_others
 
     def show(self, value: object) -> str:
-        """The value for people: `10 MiB/s`, `10.0.0.5/24, fd00::5/64`."""
+        """The value as text for people: `10 MiB/s`, `10.0.0.5/24, fd00::5/64`."""
         if value is None:
             return "unset"
         if isinstance(value, tuple):
@@ -128,15 +128,17 @@ def attr(
     unless: str = "",
     of_others: bool = False,
 ) -> Any:
-    """An attribute of a record.
+    """Declare an attribute of a record.
 
-    `many` makes it a tuple whose elements are managed one by one: what others added to it stays. `on_unset` is the
-    value that it goes back to when it leaves the files after scplan had set it; without one, the value that a creation
-    would give it, and where that gives none, its live value. A `required` attribute must be written by the user. A
-    FORMER one that is `lasting` stays true when the container starts again; one that is `of_others` is about what
-    others made, and does not show that scplan made or changed it. One that `follows` others and is unset is found
-    anew, as for a creation, when one of them changes. A PROMISED one is not promised where the attribute `unless`
-    is set: that says the same.
+    - `required`: users must write it.
+    - `many`: its value is a tuple whose elements are managed one by one; elements that others add stay.
+    - `on_unset`: value to set when the attribute is removed from the configuration after scplan had set it. Without
+      `on_unset` it gets the value that a creation would give it; if a creation gives none, it keeps its live value.
+    - `follows`: attributes on which this one depends. If one of them changes and this one is unset, its value is
+      determined again, as at a creation.
+    - `lasting`: a FORMER value that stays valid when the container starts again.
+    - `of_others`: a FORMER value about something that others made; it is no sign that scplan made or changed it.
+    - `unless`: a PROMISED value is dropped if the attribute of this name is set, which has the same meaning.
     """
     return Attribute(
         doc,
@@ -156,17 +158,17 @@ def attr(
 
 
 def nested(doc: str, record: type[Attributes]) -> Any:
-    """An attribute that is a record of its own (`io:` of a device); None when it is not written."""
+    """Declare an attribute whose value is a nested record (`io:` of a device); None if it is not written."""
     return Attribute(doc, type=None, role=Role.MANAGED, record=record)
 
 
 class Layout:
-    """What a record class declares, gathered once.
+    """Attributes of a record class, in the groupings that comparison and the codec need. Made once for each class.
 
-    `required` names the attributes without a default. `plain` holds, by name, the types of those that are neither
-    records nor lists; bool is no int here. `compared` are those that are compared with the kernel, and `recorded` picks
-    the values of all but those that remember the time before scplan; `has_records` tells whether some of the values are
-    records themselves. `known_forms` is the codec's.
+    `required` are the names of required attributes. `plain` are the stored types, by name, of attributes that are
+    neither records nor lists; bool and int are different types here. `compared` are (name, attribute) of those that are
+    compared with the kernel. `recorded(values)` is a tuple of the values that are neither REMEMBERED nor CARRIED.
+    `has_records` is True if an attribute is a nested record. `known_forms` belongs to the codec.
     """
 
     __slots__ = (
@@ -187,7 +189,7 @@ class Layout:
         self.by_name = {name: one for name, one in vars(cls).items() if isinstance(one, Attribute)}
         for name, one in self.by_name.items():
             one.name = name
-            # A record's own values are all there is: one that it lacks is an error, and no description of it.
+            # Otherwise a record that lacks a value would return the Attribute from its class, instead of an error.
             delattr(cls, name)
         self.attributes = tuple(self.by_name.values())
         self.defaults = {one.name: one.default for one in self.attributes if not one.required}
@@ -198,7 +200,7 @@ class Layout:
         recorded = [one.name for one in self.attributes if one.role not in (*REMEMBERED, Role.CARRIED)]
         self.recorded: Callable[[Mapping[str, Any]], Any] = itemgetter(*recorded) if recorded else tuple
         names = {role: [one.name for one in self.attributes if one.role is role] for role in _NAMING}
-        # One that is found out tells for all of them: they are found out together.
+        # The first RESOLVED attribute stands for all of them: they are looked up together.
         self.references = [(one, names[Role.RESOLVED][0]) for one in names[Role.REFERENCE]]
         self.has_records = any(one.record is not None for one in self.attributes)
         self.known_forms: dict[object, tuple[str, ...]] = {}
@@ -206,10 +208,10 @@ class Layout:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Attributes:
-    """A frozen record made of attributes; nested ones and resources alike.
+    """Base class of frozen records: resources and nested records.
 
-    Its subclasses read as dataclasses do. They have the methods of this class: to import what would generate some for
-    each takes longer than the start of a container's hook may.
+    Subclasses are declared as dataclasses are, but share the methods of this class. The import of `dataclasses`, which
+    generates methods for each class, takes longer than a hook at a container's start may.
     """
 
     layout: ClassVar[Layout]
@@ -221,7 +223,8 @@ class Attributes:
         self._fill(self.layout.defaults, values)
 
     def _fill(self, base: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        # Past the frozen fields, all at once: one by one takes five times as long, and a plan makes many thousands.
+        # __dict__ is updated at once, past __setattr__: setting fields one by one takes five times as long, and a plan
+        # makes many thousands of records.
         mine, layout = self.__dict__, self.layout
         mine.update(base)
         mine.update(values)
@@ -231,7 +234,7 @@ class Attributes:
 
     @classmethod
     def of_form(cls, values: Mapping[str, Any], others: Mapping[str, Any]) -> Self:
-        """A record of values that are known to be all of those which it needs; `others` win over them."""
+        """A record of these values, without a check that they are complete; `others` win over `values`."""
         made = object.__new__(cls)
         mine = made.__dict__
         mine.update(cls.layout.defaults)
@@ -254,12 +257,12 @@ class Attributes:
 
     @classmethod
     def attributes(cls) -> tuple[Attribute, ...]:
-        """The attributes of the record, in the order in which they are declared."""
+        """Attributes of the record class, in the order of their declaration."""
         return cls.layout.attributes
 
     @classmethod
     def attribute(cls, path: str) -> Attribute:
-        """The attribute that a dotted path names: `io.read_bps`."""
+        """The attribute at a dotted path, such as `io.read_bps`. Raises KeyError."""
         first, _, rest = path.partition(".")
         for attribute in cls.attributes():
             if attribute.name == first:
@@ -268,7 +271,7 @@ class Attributes:
 
     @classmethod
     def paths(cls) -> Iterator[str]:
-        """The dotted paths of all attributes that are no records."""
+        """Dotted paths of all attributes that are not nested records themselves."""
         for attribute in cls.attributes():
             if attribute.record is None:
                 yield attribute.name
@@ -276,7 +279,7 @@ class Attributes:
                 yield from (f"{attribute.name}.{path}" for path in attribute.record.paths())
 
     def leaves(self) -> Iterator[tuple[str, Attribute, Any]]:
-        """(dotted path, attribute, value) of every attribute, nested ones included; unset ones as None."""
+        """(dotted path, attribute, value) of every attribute, those of set nested records included; None if unset."""
         for attribute in self.attributes():
             value = getattr(self, attribute.name)
             if attribute.record is None:
@@ -286,14 +289,14 @@ class Attributes:
                     yield f"{attribute.name}.{path}", leaf, inner
 
     def get(self, path: str) -> Any:
-        """The value at a dotted path; None where a record on the way is unset."""
+        """The value at a dotted path; None if a nested record on the path is unset."""
         value: Any = self
         for name in path.split("."):
             value = getattr(value, name) if value is not None else None
         return value
 
     def shown(self, path: str, value: object) -> str:
-        """A value of the attribute at a dotted path, for people; records override it where that takes more."""
+        """Text for people of a value of the attribute at a dotted path. Subclasses override it."""
         return self.attribute(path).show(value)
 
     def but(self, **changes: Any) -> Self:
@@ -304,23 +307,23 @@ class Attributes:
 
     @classmethod
     def default(cls, name: str) -> Any:
-        """What the attribute is when it is not written; None when it has no default."""
+        """Value of the attribute if it is not written; None if it has no default."""
         return cls.layout.defaults.get(name)
 
 
 class Resource(Attributes):
-    """One thing that is plugged into a container. Each kind has a record of its own."""
+    """A device, NIC, route, mount or cgroup setting that is attached to a container. Each kind has its own subclass."""
 
     def remark(self) -> str:
-        """A fact about the live resource that is no difference from its entry, but that its user should know."""
+        """A fact about the live resource that users should know, though its entry is fulfilled; "" if there is none."""
         return ""
 
     @property
     def is_lent(self) -> bool:
-        """True for a record of a thing of the host that a container has, or its pod after it, until it is returned."""
+        """True for a thing of the host that the container, or its pod after it, has, and that is to be returned."""
         return False
 
 
 def brought_by(record: Resource) -> str | None:
-    """The identity of the resource for whose entry it is there: for a partition, its disk; None: it has its own."""
+    """Identity of the resource whose entry made this one, as the disk of a partition; None if it has its own entry."""
     return next((getattr(record, one.name) for one in record.attributes() if one.role is Role.ORIGIN), None)

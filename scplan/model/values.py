@@ -1,4 +1,4 @@
-"""How values are written: sizes, numbers, paths, addresses. Each type parses text to one normal form."""
+"""Types of values: sizes, numbers, paths, addresses. Each parses the written text to one normal form."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scplan.startup.ip_text import ip_text
 
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
+# include/uapi/linux/limits.h; PATH_MAX counts the NUL at the end.
 PATH_MAX = 4096
 NAME_MAX = 255
 
@@ -21,13 +22,13 @@ _SIZE = re.compile(r"(\d{1,40})(?:\.(\d{1,20}))?\s*(?:([kmgt])(?:i?b)?|b)?", re.
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9]\d{0,19})", re.ASCII)
 _PREFIX_LENGTH = re.compile(r"\d{1,3}", re.ASCII)
 _MAC = re.compile(r"[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}", re.IGNORECASE | re.ASCII)
-# What makes a path more than names between single slashes.
+# Matches a path that may not be in normal form: double slashes, parts that begin with a dot, a trailing slash.
 _UNUSUAL_PATH = re.compile(r"//|/\.|/$")
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
 def parse_size(text: str) -> int:
-    """Bytes from `10m`, `10mb`, `10MiB`, `1.5g`, `4096`; every unit is 1024-based."""
+    """Bytes of `10m`, `10mb`, `10MiB`, `1.5g` or `4096`. Every unit is a power of 1024. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     if not match or (match[2] and not match[3]):
         raise ValueError(f"not a size: {text!r}; write a number with an optional k, m, g or t, such as 10m")
@@ -41,7 +42,7 @@ def parse_size(text: str) -> int:
 
 
 def show_size(value: int) -> str:
-    """`10 MiB`: the largest unit that is exact."""
+    """Text of a number of bytes in the largest unit that is exact: `10 MiB`."""
     for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if value and value % 1024**power == 0:
             return f"{value // 1024**power} {unit}"
@@ -49,7 +50,7 @@ def show_size(value: int) -> str:
 
 
 def integer(minimum: int, maximum: int) -> ValueType:
-    """Whole numbers within bounds."""
+    """Type of the integers from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
         if not _INTEGER.fullmatch(text):
@@ -71,7 +72,7 @@ def _parse_bool(text: str) -> bool:
 
 
 def choice(*words: str) -> ValueType:
-    """One of a closed set of words."""
+    """Type of a closed set of words."""
 
     def parse(text: str) -> str:
         if text not in words:
@@ -82,7 +83,7 @@ def choice(*words: str) -> ValueType:
 
 
 def check_text(text: str) -> str:
-    """Text without control characters, which could forge lines of output or end strings in the kernel."""
+    """Return `text`. Raises ValueError for control characters: they can forge output and end strings in the kernel."""
     if not text.isprintable():
         raise ValueError(f"{text!r} holds a control character")
     return text
@@ -120,6 +121,7 @@ def _parse_mac(text: str) -> str:
     if not _MAC.fullmatch(text):
         raise ValueError(f"not a MAC address: {text!r}; write six pairs of hex digits, such as 02:00:5e:10:00:01")
     mac = text.lower().replace("-", ":")
+    # The kernel refuses both as a NIC's address: is_valid_ether_addr(), include/linux/etherdevice.h.
     if int(mac[:2], 16) & 1:
         raise ValueError(f"{text} is a multicast address; the first octet of a NIC's MAC is even")
     if mac == "00:00:00:00:00:00":
@@ -129,19 +131,21 @@ def _parse_mac(text: str) -> str:
 
 def _parse_interface_name(text: str) -> str:
     check_text(text)
+    # IFNAMSIZ is 16, with the NUL. dev_valid_name() in net/core/dev.c; "%" would ask the kernel for a free number.
     if len(text.encode()) > 15:
         raise ValueError(f"{text!r} has {len(text.encode())} bytes; the name of a network interface has at most 15")
     if not text or text in (".", "..") or re.search(r"[\s/:%]", text):
         raise ValueError(f"{text!r} can't be the name of a network interface: no spaces, '/', ':' or '%'")
+    # /proc/sys/net/ipv4/conf/ and …/ipv6/conf/ have directories of these names.
     if text in ("all", "default"):
         raise ValueError(f"{text!r} stands for all interfaces in the kernel's settings; it can't be the name of one")
     return text
 
 
 def _packed(text: str) -> tuple[bytes, int]:
-    """(the address in network order, its length in bits); raises ValueError when it is not one.
+    """(address in network byte order, its length in bits). Raises ValueError if the text is not an IP address.
 
-    The C library reads the same addresses as `ipaddress` does, without leading zeros, in a tenth of the time.
+    inet_pton(3) accepts the same texts as `ipaddress`, without leading zeros, in a tenth of the time.
     """
     try:
         return (inet_pton(AF_INET6, text), 128) if ":" in text else (inet_pton(AF_INET, text), 32)
@@ -150,7 +154,7 @@ def _packed(text: str) -> tuple[bytes, int]:
 
 
 def _with_prefix(text: str) -> tuple[bytes, int]:
-    """(address, prefix length) of `10.0.0.7/24`; without a prefix length it is one host."""
+    """(address, prefix length) of `10.0.0.7/24`; without a prefix length that of one host, 32 or 128."""
     host, slash, length = text.partition("/")
     packed, bits = _packed(host)
     if not slash:
@@ -165,9 +169,9 @@ def _is_multicast(packed: bytes) -> bool:
 
 
 def _parse_interface_address(text: str) -> str:
-    """`10.0.0.7/24` as the kernel prints it; without a prefix length, one host (/32, /128).
+    """A NIC's address in normal form, `10.0.0.7/24`; without a prefix length, that of one host (/32, /128).
 
-    `10.0.0.7 peer 10.0.0.8/32`, as ip-address(8) has it, becomes `10.0.0.7/32 peer 10.0.0.8`.
+    An address with a peer, in ip-address(8) `10.0.0.7 peer 10.0.0.8/32`, becomes `10.0.0.7/32 peer 10.0.0.8`.
     """
     own, word, far = text.partition(" peer ")
     if word:
@@ -190,7 +194,7 @@ def _parse_interface_address(text: str) -> str:
 
 
 def _check_interface_address(text: str) -> None:
-    """Raises ValueError for what is none; what was read from the kernel may say that it expires."""
+    """Raise ValueError for a text that is not a NIC's address. One from the kernel may end in ` (…)`: it expires."""
     own, word, far = text.partition(" (")[0].partition(" peer ")
     _with_prefix(own)
     if word:
@@ -205,14 +209,14 @@ def _parse_ip(text: str) -> str:
 
 
 def _parse_destination(text: str) -> str:
-    """`default`, or a network as the kernel prints it: an address becomes /32 or /128."""
+    """`default`, or a network with prefix length; an address without one gets /32 or /128."""
     if text in ("", "default"):
         return "default"
     try:
         packed, length = _with_prefix(text)
     except ValueError:
         raise ValueError(f"not a destination: {text!r}; write a network, an address or 'default'") from None
-    # Networks that hold more than multicast addresses, such as 0.0.0.0/0, are fine.
+    # 224.0.0.0/4 and ff00::/8 are multicast. Shorter prefixes, such as 0.0.0.0/0, contain other addresses as well.
     if _is_multicast(packed) and length >= (4 if len(packed) == 4 else 8):
         raise ValueError(f"{text} is a multicast network")
     network = _network(packed, length)
@@ -222,7 +226,7 @@ def _parse_destination(text: str) -> str:
 
 
 def _check_ip(text: str) -> None:
-    """The kernel knows routes without an address as their next hop or source; their records have an empty text."""
+    """Raise ValueError for a text that is neither an IP address nor "", which records have for a route without one."""
     if text:
         _packed(text)
 
@@ -253,7 +257,7 @@ OPERATIONS_PER_SECOND = ValueType(
 
 
 def _show_file_identity(text: str) -> str:
-    """`inode 131 on device 8:1` of st_dev:st_ino, stat(2)."""
+    """Text of "st_dev:st_ino", stat(2): `inode 131 on device 8:1`."""
     device, _, inode = text.partition(":")
     if not (device.isdecimal() and inode.isdecimal()):
         return text
@@ -268,6 +272,7 @@ PERMISSIONS = ValueType(
     _parse_permissions, stored=str, schema={"type": "string", "pattern": "^[rwm]{1,3}$"}, speaks=True
 )
 MODE = ValueType(_parse_mode, stored=str, schema={"type": ["string", "integer"], "examples": ["0660"]})
+# Not UINT32_MAX: that is -1, which means "leave unchanged". chown(2).
 ID = integer(0, UINT32_MAX - 1)
 MAC = ValueType(_parse_mac, stored=str, schema={"type": "string", "pattern": "^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"})
 INTERFACE_NAME = ValueType(
