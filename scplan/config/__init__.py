@@ -1,4 +1,4 @@
-"""Configuration: files to desired resources, with all that is wrong in them said at once."""
+"""Configuration: reads YAML files into desired resources, and reports all errors in the files at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files ask for: containers and the resources that each should have."""
+"""The configuration as read: containers, and the desired resources of each."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ _BY_DEFAULT = Naming()
 
 
 class Wishes(NamedTuple):
-    """The resources that one container should have, and where each was written."""
+    """Desired resources of a container, and the position of each in the files."""
 
     resources: Mapping[Address, Resource]
     marks: Mapping[Address, Mark | None]
 
 
 class ContainerConfig:
-    """What one container should have.
+    """The configuration of one container.
 
-    `name` is its name or ID prefix as its runtime knows it. `pid` or `pid_file` is set for runtime process alone.
-    `modules` are kernel modules that its resources need. `naming` says whether its records follow its name.
+    `name` is the container's name or ID prefix in its runtime. `pid` or `pid_file` is set for the runtime `process`
+    alone. `modules` are kernel modules that the resources need. `naming` is the rule by which records find a container
+    that was made again.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ContainerConfig:
         self._wishes = wishes
 
     def __eq__(self, other: object) -> bool:
-        """Whether both ask for the same, wherever it was written."""
+        """True if both desire the same; positions in files are ignored."""
         mine = (self.name, self.runtime, self.pid, self.pid_file, self.modules, self.naming)
         return (
             isinstance(other, ContainerConfig)
@@ -89,11 +90,11 @@ class ContainerConfig:
 
     @property
     def source(self) -> SourceRange | None:
-        """Where the container is first written; None when the configuration comes from a plan."""
+        """Position of the container's first occurrence in the files; None if the configuration comes from a plan."""
         return source_range(self._mark)
 
     def mark_of(self, address: Address) -> Mark | None:
-        """Where a resource of the container was written."""
+        """Position of a resource in the files."""
         return self._wishes.marks.get(address)
 
     def source_of(self, address: Address) -> SourceRange | None:
@@ -101,7 +102,7 @@ class ContainerConfig:
 
 
 class Configuration:
-    """All containers in file order, probes to run when they are changed, and warnings."""
+    """All containers in file order, the probes to run after changes, and warnings."""
 
     def __init__(
         self,
@@ -117,12 +118,12 @@ class Configuration:
         self.diagnostics = diagnostics
 
     def source_of(self, address: Address) -> SourceRange | None:
-        """Where a resource was written; None when no file has it, or the configuration comes from a plan."""
+        """Position of a resource in the files; None if no file has it, or if the configuration comes from a plan."""
         container = self.containers.get(address.container)
         return container.source_of(address) if container else None
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as one document, itself valid: profiles merged, values normalised."""
+        """The configuration as one valid document, with profiles merged and values normalised."""
         containers = {name: self._container(container) for name, container in self.containers.items()}
         document: dict[str, Any] = {"version": int(VERSION), "containers": containers}
         if self.probes:
@@ -150,7 +151,7 @@ def _probe(probe: Probe) -> str | dict[str, Any]:
 
 
 def add_entry(document: dict[str, Any], kind: Kind[Any], entry: dict[str, Any]) -> None:
-    """Adds what one resource is written as to the section of its kind, in the document of a container."""
+    """Add the entry of a resource to the section of its kind, in the document of a container."""
     if kind.section_form == "mapping":
         rest = {name: value for name, value in entry.items() if name != "name"}
         is_short = kind.record(**entry) == kind.record(name=entry["name"], value=entry["value"])

@@ -1,4 +1,4 @@
-"""Entries of a section to records: short forms, attributes, nested records; what a kind's record class declares."""
+"""Reads the entries of a section into records, as the kind's record class declares: short forms, nested records."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 class Entry(NamedTuple):
-    """A resource as a file has it, and where."""
+    """A resource that was read from an entry, and the entry's position."""
 
     resource: Resource
     mark: Mark | None
 
 
 class Owner(NamedTuple):
-    """The container or profile that a section is of."""
+    """The container or profile that a section belongs to, for messages."""
 
     what: str
     name: str
@@ -42,18 +42,18 @@ class Owner(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    """What an entry gave, wherever it stands."""
+    """The result of an entry, without its position: equal entries share it."""
 
     identity: str
     resource: Resource
 
 
 class _Invalid(Exception):
-    """An attribute was reported; its record can't be made."""
+    """Raised after an error in an entry was reported: its record can't be made."""
 
 
 class AttributeReader:
-    """How the written form of one attribute becomes its value. Texts that were seen before are not parsed again."""
+    """Parser of one attribute. `seen` holds the values of texts that were parsed before."""
 
     __slots__ = ("attribute", "many", "name", "nested", "parse", "seen")
 
@@ -83,7 +83,7 @@ class RecordReader:
         self.required_set = frozenset(self.required)
 
     def read(self, node: MappingNode, label: Callable[[], str]) -> Any:
-        """The record that a mapping spells. Raises _Invalid after reporting all that is wrong with it."""
+        """The record of a mapping. Raises _Invalid after all errors in the mapping were reported."""
         values: dict[str, Any] = {}
         failed: list[str] = []
         readers = self.readers
@@ -97,7 +97,7 @@ class RecordReader:
                 text = value.text
                 if text in _NULLS and value.plain:
                     continue
-                # The short way of nearly all attributes; a nested one has seen nothing, and falls through.
+                # Fast path for nearly all attributes. `seen` of a nested one is empty, so that _scalar() reports it.
                 found = reader.seen.get(text)
                 if found is None:
                     found = self._scalar(reader, value, label)
@@ -117,7 +117,7 @@ class RecordReader:
         return self._made(values, failed, node.mark, label)
 
     def read_texts(self, texts: Mapping[str, str], mark: Mark | None, label: Callable[[], str]) -> Any:
-        """The record of a short form, whose attributes are texts."""
+        """The record of a short form, from the texts of its attributes. Raises _Invalid after errors were reported."""
         values: dict[str, Any] = {}
         failed: list[str] = []
         for name, text in texts.items():
@@ -134,7 +134,7 @@ class RecordReader:
         if not failed and self.required_set <= values.keys():
             return self.record(**values)
         missing = [name for name in self.required if name not in values and name not in failed]
-        # An unknown key may be the missing attribute, misspelt: it has been reported.
+        # An unknown key, reported already, may be the missing attribute, misspelt.
         if all(name in self.readers for name in failed):
             for name in missing:
                 self.report.error("missing attribute", f"{label()} needs {quoted(name)}", mark=mark)
@@ -147,7 +147,7 @@ class RecordReader:
         return (value,) if reader.many and value is not None else value
 
     def _parse(self, reader: AttributeReader, text: str, mark: Mark | None, label: Callable[[], str]) -> Any:
-        """The value, or None after reporting why it is not one."""
+        """The value of a text; None after the error was reported."""
         detail = f"it has {len(text)} characters; at most {MAX_TEXT} make sense"
         if len(text) <= MAX_TEXT:
             try:
@@ -161,7 +161,7 @@ class RecordReader:
         return None
 
     def _structured(self, reader: AttributeReader, node: Node, label: Callable[[], str]) -> Any:
-        """The value of a list or mapping; None after reporting that it is not one."""
+        """The value of a list or a nested mapping; None after the error was reported."""
         if reader.nested is not None:
             return self._nested(reader, reader.nested, node, label)
         if isinstance(node, Sequence) and reader.many:
@@ -228,7 +228,7 @@ def _line(mark: Mark | None) -> str:
 
 
 class SectionReader:
-    """Reads the section of one kind: `nics:` to NICs by identity."""
+    """Reads the sections of one kind, such as `nics:`, into resources by identity."""
 
     def __init__(self, kind: Kind[Any], report: Report) -> None:
         self.kind = kind
@@ -236,11 +236,11 @@ class SectionReader:
         self.records = RecordReader(kind.record, kind.name, report)
         naming = [attribute.name for attribute in self.records.attributes if attribute.role is Role.IDENTITY]
         self.naming = [*naming, *(name for name in self.records.required if name not in naming)]
-        # The same line stands at many containers: what it gave before is taken again.
+        # Many containers have the same entry: its result is used again.
         self.seen: dict[tuple[str, str | bool], _Finished] = {}
 
     def read(self, node: Node, owner: Owner) -> dict[str, Entry]:
-        """Entries by identity; what is wrong with the others is reported. `owner` is the container or profile."""
+        """Entries of a section, by identity. Invalid entries are reported and left out."""
         entries: dict[str, Entry] = {}
         if isinstance(node, Scalar) and node.is_null:
             return entries
@@ -268,7 +268,7 @@ class SectionReader:
             self._add(found, item.mark, owner, entries)
 
     def _read_item(self, item: Node) -> _Finished:
-        """One entry of a list. Raises _Invalid after reporting what is wrong with it."""
+        """The result of an entry in a list. Raises _Invalid after errors were reported."""
         if isinstance(item, Scalar):
             written = item.text, item.plain
             found = self.seen.get(written)
@@ -321,7 +321,7 @@ class SectionReader:
                 self._add(found, mark, owner, entries)
 
     def _read_long(self, key: str, mark: Mark | None, node: MappingNode) -> _Finished:
-        """An entry that is a mapping of its own, whose name is its key. Raises _Invalid after reporting why not."""
+        """The result of an entry `key: {…}` in a mapping. Raises _Invalid after errors were reported."""
         label = partial(str, f"{self.kind.section} {quoted(key)}")
         if "name" in node.entries:
             detail = f"{label()} has no attribute {quoted('name')}"
@@ -331,7 +331,7 @@ class SectionReader:
         return self._finished(self.records.read(named, label), mark)
 
     def _read_setting(self, key: str, mark: Mark | None, text: str) -> _Finished:
-        """One entry of a mapping. Raises _Invalid after reporting what is wrong with it."""
+        """The result of an entry `key: text` in a mapping. Raises _Invalid after errors were reported."""
         found = self.seen.get((key, text))
         if found is None:
             label = f"{self.kind.section} {quoted(key)}"
@@ -340,7 +340,7 @@ class SectionReader:
         return found
 
     def _finished(self, record: Any, mark: Mark | None) -> _Finished:
-        """The record as the kind wants it. Raises _Invalid after reporting what is wrong with it."""
+        """The normalised record and its identity. Raises _Invalid after reporting the error if the kind refuses it."""
         kind = self.kind
         try:
             resource = kind.normalise(record)
@@ -359,7 +359,7 @@ class SectionReader:
         self.report.error(f"duplicate {self.kind.name}", detail, hint="remove one of them", mark=mark)
 
     def _label(self, node: MappingNode) -> str:
-        """`nic "eth0"`, by what the entry says itself, since its identity may not be known yet."""
+        """Name of an entry for messages, `nic "eth0"`, as it is written: its identity may not be known yet."""
         for name in self.naming:
             value = node.entries.get(name)
             if isinstance(value, Scalar) and not value.is_null:

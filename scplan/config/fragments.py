@@ -1,4 +1,4 @@
-"""One file's containers and profiles, each read by itself; what belongs together is joined in loading.py."""
+"""Reads the containers and profiles of each file, as fragments. loading.py joins the fragments of a container."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ MAX_IMAGE = 1024
 IDENTITIES = ("id", "name")
 MAX_CONTAINERS = 100_000
 
+# PID_MAX_LIMIT of 64-bit kernels, 2**22: include/linux/threads.h, proc_sys_kernel(5).
 _PID = integer(1, 4194304)
 _MODULE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 class Written(NamedTuple):
-    """A value of the user, and where it is."""
+    """A value in a file, and its position."""
 
     value: Any
     mark: Mark | None
 
 
 class Fragment:
-    """What one place says of a container or profile. A section is read once, for all containers of a profile."""
+    """A container or profile as one place in the files has it. Sections are read on demand, and once each."""
 
     def __init__(self, owner: Owner, mark: Mark | None) -> None:
         self.owner = owner
@@ -58,11 +59,11 @@ class Fragment:
 
     @property
     def kinds(self) -> Iterable[str]:
-        """Names of the kinds of which it has a section."""
+        """Names of the kinds whose sections the fragment has."""
         return self._sections.keys()
 
     def entries(self, kind: str) -> dict[str, Entry]:
-        """The entries of a section that it has, by identity; what is wrong with others is reported."""
+        """Entries of a section of the fragment, by identity. Invalid entries are reported and left out."""
         if kind not in self._entries:
             reader, node = self._sections[kind]
             self._entries[kind] = reader.read(node, self.owner)
@@ -70,7 +71,7 @@ class Fragment:
 
 
 class FileReader:
-    """Reads the top level of files, and collects their fragments in file order."""
+    """Reads the top level of files, and collects their fragments, in file order."""
 
     def __init__(self, kinds: Kinds, report: Report) -> None:
         self.report = report
@@ -91,7 +92,7 @@ class FileReader:
         }
 
     def read(self, root: Node) -> None:
-        """Adds the document of one file."""
+        """Read the document of one file, and add its contents. Errors are reported."""
         if not isinstance(root, Mapping):
             hint = 'begin with "version: 1", then "containers:"'
             self.report.error("not a configuration", "the file is not a mapping", hint=hint, mark=root.mark)
@@ -132,7 +133,7 @@ class FileReader:
             self._contradiction("the default runtime", self.runtime, runtime)
 
     def _read_probes(self, node: Node) -> None:
-        """Commands, each as a text or with a time limit; those of several files are run one after the other."""
+        """Add the probes of a file, each a text, or a mapping with a time limit. They run in the order of the files."""
         if isinstance(node, Scalar) and node.is_null:
             return
         if not isinstance(node, Sequence) or len(self.probes) + len(node.items) > MAX_PROBES:
@@ -215,7 +216,7 @@ class FileReader:
         fragment.runtime = self._runtime(node)
 
     def _runtime(self, node: Node) -> Written | None:
-        """The runtime that is named; None when it is unset, or wrong and reported."""
+        """The named runtime; None if it is unset, or after an error was reported."""
         if not isinstance(node, Scalar):
             self.report.error("invalid value", "runtime: one name is expected", mark=node.mark)
         elif not node.is_null:
@@ -245,7 +246,7 @@ class FileReader:
                 self.report.error("invalid value", detail, hint=hint, mark=name.mark)
 
     def _texts(self, node: Node, key: str) -> list[Written]:
-        """The texts of a list; a single text is a list of one."""
+        """The texts of a list. A single text counts as a list of one."""
         if isinstance(node, Scalar):
             return [] if node.is_null else [Written(node.text, node.mark)]
         if not isinstance(node, Sequence) or len(node.items) > MAX_LISTED:
@@ -294,7 +295,7 @@ class FileReader:
         self.report.error("contradiction", detail, hint="keep one of them", mark=second.mark)
 
     def agreed(self, key: str, fragments: list[Fragment]) -> Written | None:
-        """The one value of a key that several files give for a container; reports those that differ."""
+        """Value of a key of a container over all files; None if no file sets it. Differing values are reported."""
         first: Written | None = None
         for fragment in fragments:
             written: Written | None = getattr(fragment, key)
@@ -325,7 +326,7 @@ def _label(text: str) -> str:
 
 
 def _probe(node: Node) -> Probe:
-    """Raises ValueError when the node is not a probe."""
+    """The probe of a node. Raises ValueError if the node is not a probe."""
     if isinstance(node, Scalar) and not node.is_null:
         return probe(node.text)
     entries = node.entries if isinstance(node, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Files to a configuration: reads them all, joins profiles and files, and checks what holds over all containers."""
+"""Reads all files into a configuration: joins files and profiles, and checks the rules that span containers."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 def default_paths() -> tuple[str, ...]:
-    """The configuration of the working directory: scplan.yaml, else scplan.d/.
+    """Path of the working directory's configuration: scplan.yaml, else scplan.d.
 
-    Raises ConfigurationError when there is neither, or when anybody could have put it there.
+    Raises ConfigurationError if neither exists, or if another user may have put it there.
     """
     for path in ("scplan.yaml", "scplan.d"):
         if os.path.exists(path):
@@ -43,7 +43,10 @@ def default_paths() -> tuple[str, ...]:
 
 
 def _refuse_planted(path: str) -> None:
-    """Nobody named the file: in /tmp it may be somebody's who waits for root to run scplan there."""
+    """Raise ConfigurationError for another user's file in a world-writable directory, such as /tmp.
+
+    The file was not named on the command line: its owner may be waiting for root to run scplan in that directory.
+    """
     owners = {os.lstat(path).st_uid, os.stat(path).st_uid}
     if os.stat(".").st_mode & stat.S_IWOTH and not owners <= {0, os.geteuid()}:
         raise ConfigurationError(
@@ -54,9 +57,9 @@ def _refuse_planted(path: str) -> None:
 
 
 def load(paths: Sequence[str], kinds: Kinds) -> Configuration:
-    """The configuration in files and directories, in the order given; "-" is standard input.
+    """The configuration in these files and directories, in this order; "-" is standard input.
 
-    Raises ConfigurationError with everything that is wrong, in file order.
+    Raises ConfigurationError with all errors, in file order.
     """
     report = Report()
     with collector_paused():
@@ -71,9 +74,9 @@ def load(paths: Sequence[str], kinds: Kinds) -> Configuration:
 
 
 def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
-    """The configuration that `Configuration.to_json` gave, checked as strictly as what users write.
+    """The configuration in a document of `Configuration.to_json`, checked as strictly as files of users.
 
-    Raises ConfigurationError; its diagnostics have no source.
+    Raises ConfigurationError, whose diagnostics have no position.
     """
     report = Report()
     with collector_paused():
@@ -83,8 +86,9 @@ def configuration_from_json(document: object, kinds: Kinds) -> Configuration:
 
 
 def checked(files: FileReader, kinds: Kinds, report: Report) -> Configuration:
-    """What was read, as a configuration. Raises ConfigurationError with all that is wrong."""
+    """The configuration in the files that were read. Raises ConfigurationError with all errors."""
     containers = _Joiner(files, kinds, report).containers()
+    # Sections of profiles that no container uses have not been read yet: their errors are reported, too.
     for profile in files.profiles.values():
         for kind in profile.kinds:
             profile.entries(kind)
@@ -95,7 +99,7 @@ def checked(files: FileReader, kinds: Kinds, report: Report) -> Configuration:
 
 
 def _files(paths: Sequence[str], report: Report) -> Iterable[str]:
-    """The files that the paths stand for, each once; what can't be listed is reported."""
+    """The files at the paths, those of directories included, each once. Directories that can't be read are reported."""
     seen: set[object] = set()
     for path in paths:
         for file in _listed(path, report) if path != STDIN and os.path.isdir(path) else [path]:
@@ -110,7 +114,7 @@ def _files(paths: Sequence[str], report: Report) -> Iterable[str]:
 
 
 def _identity(path: str) -> object:
-    """What two names of one file have in common; reading says later what is wrong with a path that has none."""
+    """(st_dev, st_ino) of a file, equal for all of its names; its path if stat(2) fails, which `read_file` reports."""
     try:
         status = os.stat(path) if path != STDIN else os.fstat(0)
     except (OSError, ValueError):
@@ -133,7 +137,7 @@ def _listed(directory: str, report: Report) -> list[str]:
 
 
 class _Place:
-    """A file or directory as a whole."""
+    """Position of a file or directory as a whole."""
 
     line = 0
     column = 0
@@ -143,7 +147,7 @@ class _Place:
 
 
 def _node(value: object, depth: int) -> Node:
-    """JSON as the nodes that YAML gives. Raises ConfigurationError for what is no JSON."""
+    """JSON as nodes, as if it had been read from YAML. Raises ConfigurationError if the value is not JSON."""
     if depth > MAX_JSON_DEPTH:
         raise ConfigurationError("nested too deeply", detail=f"more than {MAX_JSON_DEPTH} levels")
     if value is None:
@@ -162,7 +166,7 @@ def _node(value: object, depth: int) -> Node:
 
 
 class _Joiner:
-    """Joins what files and profiles say of each container."""
+    """Joins the fragments and profiles of each container."""
 
     def __init__(self, files: FileReader, kinds: Kinds, report: Report) -> None:
         self.files = files
@@ -192,7 +196,10 @@ class _Joiner:
         return containers
 
     def _ahead_of(self, named: list[tuple[str, list[Fragment]]]) -> Iterator[tuple[str, list[Fragment]]]:
-        """The same; the sections of the next few are read kind by kind, for which each needs other code and tables."""
+        """Yield `named`, after reading the sections of the next 20 containers kind by kind.
+
+        Each kind uses other code and tables, which then stay in the CPU's caches.
+        """
         for first in range(0, len(named), _AT_A_TIME):
             share = named[first : first + _AT_A_TIME]
             for kind in self.kinds:
@@ -237,7 +244,7 @@ class _Joiner:
         return Wishes(resources, marks)
 
     def _profiles(self, name: str, fragments: list[Fragment]) -> list[Fragment]:
-        """The profiles that a container uses, each once, in the order in which they are listed."""
+        """Profiles that a container uses, each once, in the order of its list. Unknown profiles are reported."""
         found: dict[str, Fragment] = {}
         for fragment in fragments:
             for profile in fragment.profiles:
@@ -251,7 +258,7 @@ class _Joiner:
         return list(found.values())
 
     def _entries(self, name: str, kind: str, fragments: list[Fragment], profiles: list[Fragment]) -> dict[str, Entry]:
-        """Entries of one kind by identity: a later profile wins over an earlier one, the container's own over all."""
+        """Entries of one kind, by identity. A later profile wins over an earlier one, the container's own over all."""
         if len(fragments) == 1 and not profiles:
             return fragments[0].entries(kind) if kind in fragments[0].kinds else {}
         own = [fragment.entries(kind) for fragment in fragments if kind in fragment.kinds]
@@ -268,7 +275,7 @@ class _Joiner:
         return entries
 
     def _process(self, name: str, fragments: list[Fragment]) -> tuple[str, int | None, str | None]:
-        """(runtime, pid, pid_file), which depend on each other."""
+        """(runtime, pid, pid_file) of a container. Contradictions between the three are reported."""
         runtime = self.files.agreed("runtime", fragments) or self.files.runtime
         name_of_runtime: str = runtime.value if runtime else "auto"
         pid, pid_file = self.files.agreed("pid", fragments), self.files.agreed("pid_file", fragments)
@@ -282,7 +289,7 @@ class _Joiner:
         return name_of_runtime, pid and pid.value, pid_file and pid_file.value
 
     def _naming(self, name: str, fragments: list[Fragment]) -> Naming:
-        """The entry `identity`, with the image or label that a container made again is checked for."""
+        """The naming from the keys `identity`, `image` and `label`. Contradictions are reported."""
         identity, image, label = (self.files.agreed(key, fragments) for key in ("identity", "image", "label"))
         by = identity.value if identity else ""
         for key, written in (("image", image), ("label", label)):
@@ -303,14 +310,14 @@ class _Joiner:
 
 
 class _Holder(NamedTuple):
-    """Who claims a thing, and where it was written."""
+    """A resource that claims a thing, and its position in the files."""
 
     address: Address
     mark: Mark | None
 
 
 def _check_claims(containers: Iterable[ContainerConfig], kinds: Kinds, report: Report) -> None:
-    """What only one resource of the host can have must be asked for once."""
+    """Report things that more than one resource claims, and of which the host has only one (a NIC, a MAC address)."""
     holders: dict[str, dict[str, _Holder]] = {}
     claiming = {name: kind for name, kind in kinds.items() if type(kind).claims is not Kind.claims}
     for container in containers:
@@ -330,7 +337,8 @@ def _check_claims(containers: Iterable[ContainerConfig], kinds: Kinds, report: R
 
 
 def _holder(scopes: dict[str, T], claim: Claim) -> T | None:
-    """The holder that the claim collides with. By scope, so that 10 000 claims of one thing stay cheap."""
+    """The holder that the claim collides with; None if there is none. An empty scope collides with every scope."""
+    # A look-up by scope: 10 000 claims of one thing are not compared with each other.
     if not claim.scope:
         return next(iter(scopes.values()), None)
     return scopes.get(claim.scope) or scopes.get("")

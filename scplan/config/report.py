@@ -1,4 +1,4 @@
-"""Collects what is wrong in the files, and guesses what was meant."""
+"""Collects errors and warnings about the files, with suggestions for misspelt words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_QUOTED = 80
 
 
 def quoted(text: str) -> str:
-    """A text of the user in a message: in quotes, on one line, not endless."""
+    """A user's text for a message: in quotes, escaped to one line, and cut after 80 characters."""
     if len(text) > _MAX_QUOTED:
         text = text[:_MAX_QUOTED] + "…"
     if not text.isprintable():
@@ -22,7 +22,7 @@ def quoted(text: str) -> str:
 
 
 class Report:
-    """Errors and warnings in the order in which the files say them."""
+    """Errors and warnings, in file order."""
 
     def __init__(self) -> None:
         self.warnings: list[Diagnostic] = []
@@ -31,7 +31,7 @@ class Report:
         self._file_order: dict[str, int] = {}
 
     def begins(self, file: str) -> None:
-        """The diagnostics of this file come after those of the files before it."""
+        """Register a file: its diagnostics are sorted after those of the files that were registered before."""
         self._file_order.setdefault(file, len(self._file_order))
 
     def error(self, summary: str, detail: str, *, hint: str = "", mark: Mark | None = None) -> None:
@@ -49,13 +49,13 @@ class Report:
             )
 
     def unknown(self, what: str, detail: str, word: str, known: Iterable[str], mark: Mark | None) -> None:
-        """An unknown key or word, with the known one that looks like it, or else all known ones."""
+        """Report an unknown key or word, with the known word that is most similar, or else with all known words."""
         known = list(known)
         guess = self.guess(word, known)
         self.error(f"unknown {what}", detail, hint=guess or f"known: {', '.join(known) or 'none'}", mark=mark)
 
     def guess(self, word: str, known: Iterable[str]) -> str:
-        """`did you mean "mtu"?`, or "" when nothing is close."""
+        """A hint such as `did you mean "mtu"?`; "" if no known word is similar."""
         if len(self.errors) >= MAX_ERRORS or len(word) > _MAX_GUESSED:
             return ""
         import difflib
@@ -64,7 +64,7 @@ class Report:
         return f'did you mean "{close[0]}"?' if close else ""
 
     def raise_errors(self) -> None:
-        """Raises ConfigurationError with all errors, in file order. Warnings wait until there are none."""
+        """Raise ConfigurationError with all errors, in file order, if there are any. Warnings are not part of it."""
         if not self.errors:
             return
         diagnostics = self.sorted(self.errors)

@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration, from what the records of the kinds declare; for editors and checkers."""
+"""The JSON Schema of the configuration, generated from the declarations of the kinds' records, for editors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NAME = r"^(x-|[^-./\s][^/\s]*$)"
 
 
 def configuration_schema(kinds: Kinds) -> dict[str, Any]:
-    """JSON Schema 2020-12 of one configuration file."""
+    """JSON Schema, draft 2020-12, of a configuration file."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "scplan configuration",
@@ -135,7 +135,7 @@ def _section(kind: Kind[Any]) -> dict[str, Any]:
         **({"examples": list(value.examples)} if value.examples else {}),
     }
     long = _record(kind.record)
-    # Its key is its name.
+    # The name of a setting is its key in the mapping.
     del long["properties"]["name"]
     long["properties"]["value"] = short
     long["required"] = ["value"]
@@ -147,7 +147,7 @@ def _section(kind: Kind[Any]) -> dict[str, Any]:
 
 
 def _entry(kind: Kind[Any]) -> dict[str, Any]:
-    """An entry of a list: a mapping, or its short form where the kind has one."""
+    """Schema of an entry in a list: a mapping, or the short form if the kind has one."""
     long = {**_record(kind.record), "description": (kind.record.__doc__ or "").strip().splitlines()[0]}
     if not _has_short_form(kind):
         return long
@@ -193,7 +193,7 @@ def _attribute(attribute: Attribute) -> dict[str, Any]:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema that also takes null, which stands for an unset attribute."""
+    """`schema`, which from now on accepts null, too, for an unset attribute."""
     if "enum" in schema:
         schema["enum"] = [*schema["enum"], None]
     if "type" in schema:

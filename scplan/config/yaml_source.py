@@ -1,4 +1,4 @@
-"""YAML to nodes that know where they were written; scalars stay texts, since their attribute decides their type."""
+"""Reads YAML into nodes with positions. Scalars stay texts: the attribute decides on the type, not YAML."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _CORE_TAGS = {
     "sequence": frozenset({"tag:yaml.org,2002:seq"}),
     "mapping": frozenset({"tag:yaml.org,2002:map"}),
 }
-# Not compiled before it is needed: that takes as long as reading a small file.
+# Compiled only when it is needed: compiling takes as long as reading a small file.
 _NOT_YAML = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff"
 
 
 class Mark(Protocol):
-    """Where a node begins; line and column count from 0. libyaml's marks, which cost nothing to keep."""
+    """Position of a node; line and column count from 0. libyaml's marks have this form, and are kept as they are."""
 
     @property
     def name(self) -> str: ...
@@ -48,12 +48,12 @@ class Mark(Protocol):
 
 
 def source_range(mark: Mark | None) -> SourceRange | None:
-    """The place for people, whose lines count from 1; None for what was not read from YAML."""
+    """The position for people, counted from 1; None for a node that was not read from YAML."""
     return SourceRange(mark.name, mark.line + 1, mark.column + 1) if mark else None
 
 
 class Scalar:
-    """A text. `plain` is False when it was quoted, so that "null" and null differ."""
+    """A scalar, as text. `plain` is False if it was quoted: "null" in quotes is a text, and not null."""
 
     __slots__ = ("mark", "plain", "text")
 
@@ -87,7 +87,7 @@ class Sequence:
 
 
 class Mapping:
-    """Keys to nodes, in the order in which they were written; `key_marks` says where each key is, in the same order."""
+    """Nodes by key, in file order. `key_marks` are the positions of the keys, in the same order."""
 
     __slots__ = ("entries", "key_marks", "mark")
 
@@ -104,12 +104,12 @@ class Mapping:
         return source_range(self.mark)
 
     def items(self) -> Iterator[tuple[str, Mark | None, Node]]:
-        """(key, where the key is, node) of each entry."""
+        """(key, position of the key, node) of each entry."""
         for (key, node), mark in zip(self.entries.items(), self.key_marks, strict=True):
             yield key, mark, node
 
     def key_mark(self, key: str) -> Mark | None:
-        """Where a key is that the mapping has."""
+        """Position of a key of the mapping."""
         return self.key_marks[list(self.entries).index(key)]
 
 
@@ -117,14 +117,14 @@ Node = Scalar | Sequence | Mapping
 
 
 class Document(NamedTuple):
-    """What a file holds: None when it can't be read, and then `problems` says why. Both may be there."""
+    """The content of a file, and errors. `root` is None if the file can't be read; with errors it may still be set."""
 
     root: Node | None
     problems: tuple[Diagnostic, ...]
 
 
 def read_file(path: str) -> Document:
-    """The document in a regular file, or on standard input when `path` is "-"."""
+    """The document in a regular file, or from standard input if `path` is "-" or "/dev/stdin"."""
     name = shown(path)
     try:
         data = _read_stdin() if path in (STDIN, "/dev/stdin") else _read_regular_file(path)
@@ -141,7 +141,7 @@ def read_file(path: str) -> Document:
 
 
 def shown(path: str) -> str:
-    """A path for messages: without control characters, and printable even when it is not UTF-8."""
+    """A path for messages, with control characters and bytes that are not UTF-8 escaped."""
     if path in (STDIN, "/dev/stdin"):
         return "<stdin>"
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -162,7 +162,8 @@ def _read_regular_file(path: str) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    # O_NONBLOCK: opening a FIFO must not wait for a writer, fifo(7).
+    # O_NOCTTY: a terminal must not become the controlling terminal of this process, open(2).
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
 
 
@@ -172,7 +173,7 @@ def _read_stdin() -> bytes:
 
 
 def _read_bounded(file: io.FileIO) -> bytes:
-    """The file's bytes, and at most one more than is allowed."""
+    """Content of a file, up to MAX_FILE_BYTES + 1 bytes: that one byte more shows that the file is too large."""
     chunks: list[bytes] = []
     left = MAX_FILE_BYTES + 1
     while left and (chunk := file.read(min(left, 1024 * 1024))):
@@ -182,7 +183,7 @@ def _read_bounded(file: io.FileIO) -> bytes:
 
 
 def parse(data: bytes, name: str) -> Document:
-    """The document that UTF-8 `data` spells; `name` is the file in messages."""
+    """The document in UTF-8 `data`. `name` is the file's name in messages."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return _failed("the file is UTF-16", "save it as UTF-8", SourceRange(name, 1, 1))
     import yaml
@@ -202,14 +203,18 @@ def parse(data: bytes, name: str) -> Document:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Builds large trees without the cycle collector walking them again and again; it doubles the time."""
+    """Pause Python's cycle collector while large trees are built: it would walk them again and again.
+
+    With the collector, reading takes twice the time.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
-            # What was built has no cycles: to the oldest generation with it, or the next allocation walks all of it.
+            # freeze() and unfreeze() move all objects to the oldest generation. The trees have no cycles, and would be
+            # walked in vain at the next allocations.
             gc.freeze()
             gc.unfreeze()
             gc.enable()
@@ -220,7 +225,10 @@ def _failed(detail: str, hint: str, source: SourceRange | None, *, summary: str 
 
 
 def _unreadable_text(data: bytes, name: str) -> Diagnostic:
-    """Where bytes are no UTF-8, or a character is not allowed in YAML. libyaml gives an offset of its own buffer."""
+    """Error at the first byte that is not UTF-8, or the first character that YAML does not allow.
+
+    Its position is computed here: libyaml's error has an offset in its own buffer.
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -255,7 +263,7 @@ def _syntax_hint(data: bytes, source: SourceRange) -> str:
 
 
 class _Stop(Exception):
-    """What is wrong is so wrong that the rest can't be read."""
+    """Raised for an error after which the rest of the file can't be read."""
 
     def __init__(self, summary: str, detail: str, hint: str, mark: Mark | None) -> None:
         super().__init__(summary)
@@ -263,13 +271,16 @@ class _Stop(Exception):
 
 
 class _Stream(io.BytesIO):
-    """Bytes with the name that libyaml puts into its marks."""
+    """Bytes with a `name`, which libyaml puts into its marks."""
 
     name: str
 
 
 class _Builder:
-    """Nodes from libyaml's events. Its own composer recurses without bound and resolves types that nobody asked for."""
+    """Builds nodes from libyaml's events.
+
+    PyYAML's own composer recurses without a limit, and resolves the types of scalars, which are not used here.
+    """
 
     def __init__(self, data: bytes, name: str) -> None:
         from yaml import events
@@ -287,8 +298,9 @@ class _Builder:
         self.depth = 0
 
     def document(self) -> Node | None:
-        """The only document, or None for a file without one."""
+        """The document of the file. Raises _Stop if the file has no document, or more than one."""
         events = self.events
+        # The first event is StreamStartEvent; then DocumentStartEvent, nodes, DocumentEndEvent, StreamEndEvent.
         self.next_event()
         event = self.next_event()
         if event.__class__ is events.StreamEndEvent:
@@ -348,7 +360,7 @@ class _Builder:
         end, scalar = self.events.SequenceEndEvent, self.events.ScalarEvent
         start, next_event = event.start_mark, self.next_event
         while (event := next_event()).__class__ is not end:
-            # The common case, without two calls.
+            # Plain scalars are built here, without two calls for each: nearly all items are such.
             if event.__class__ is scalar and event.tag is None and event.anchor is None:
                 self.count += 1
                 items.append(Scalar(event.value, event.implicit[0], event.start_mark))
@@ -401,7 +413,7 @@ class _Builder:
         raise _Stop("unsuitable key", "a list or mapping can't be a key", hint, event.start_mark)
 
     def merge(self, entries: dict[str, Node], marks: list[Mark | None], merged: Node) -> None:
-        """Adds what `<<:` brings and the mapping has not itself; the first of several wins."""
+        """Add the entries of a merge key `<<` that the mapping does not have itself; the first of several wins."""
         for node in merged.items if isinstance(merged, Sequence) else [merged]:
             if not isinstance(node, Mapping):
                 detail = '"<<" takes a mapping, or a list of mappings'
@@ -427,7 +439,7 @@ class _Builder:
         return node
 
     def check_tag(self, event: Any, form: str) -> None:
-        """Core tags say what the node is anyway; every other one asks for a type that does not exist here."""
+        """Report a tag, unless it is YAML's core tag of that form of node. Scalars stay texts, whatever their tag."""
         if event.tag not in _CORE_TAGS[form]:
             hint = "leave the tag out, or put a value that begins with ! in quotes"
             self.problem("unknown tag", f'the tag "{event.tag}" is not supported', hint, event.start_mark)
@@ -443,7 +455,7 @@ class _Builder:
 
 
 class _Start(NamedTuple):
-    """The first character of a file."""
+    """Position of the first character of a file."""
 
     name: str
     line: int = 0
