@@ -1,1 +1,1 @@
-"""Results in the forms that people and programs read: text, JSON, Markdown, Prometheus metrics."""
+"""Output formats of results: text for people, JSON, Markdown, Prometheus metrics."""

@@ -1,4 +1,4 @@
-"""A configuration as YAML that people go on with: an entry a line, and what is left out as comments."""
+"""An imported configuration as YAML, to be edited by people: one entry per line, omitted resources as comments."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NULLS = ("null", "~")
 
 
 def configuration_text(imported: Imported) -> str:
-    """The document with its remarks; `scplan validate` finds nothing wrong with it."""
+    """The configuration as YAML text that `scplan validate` accepts, with comments for omitted resources."""
     return "\n".join(_lines(imported)) + "\n"
 
 
 def configuration_document(imported: Imported) -> dict[str, Any]:
-    """The same as JSON, which YAML contains: what is left out is under a key that configurations ignore."""
+    """The configuration as JSON, which is YAML, too. Omitted resources are in a key that configurations ignore."""
     left_out = [{"section": section, "what": what, "why": why} for section, what, why in imported.left_out]
     return {**imported.document, "x-left-out": left_out}
 
@@ -61,7 +61,7 @@ def _flow(value: Any) -> str:
 
 
 def _scalar(text: str) -> str:
-    """Plain where no reader can take it for something else; else with double quotes, in which all can be escaped."""
+    """A text as a YAML scalar: plain if no reader can take it for another type, else in double quotes with escapes."""
     if _PLAIN.fullmatch(text) and text.lower() not in _NULLS:
         return text
     return f'"{"".join(_escaped(text))}"'

@@ -1,4 +1,4 @@
-"""Errors and warnings as styled lines: where, what, with which object, how to mend it."""
+"""Errors and warnings as styled lines: position, summary, details, hint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scplan.render.lines import Line, Style, line, visible
 
 
 def diagnostic_lines(diagnostics: Iterable[Diagnostic]) -> list[Line]:
-    """The diagnostics in the order given, a paragraph each without lines between them."""
+    """Lines of the diagnostics, in the given order, without blank lines between them."""
     return [row for diagnostic in diagnostics for row in _paragraph(diagnostic)]
 
 
@@ -26,5 +26,5 @@ def _label(diagnostic: Diagnostic) -> tuple[str, Style]:
         return "warning: ", "warning"
     if diagnostic.severity is Severity.NOTICE:
         return "notice: ", "plain"
-    # A place at the start of the line says already that this is an error of a file.
+    # A position at the start of the line shows already that this is an error in a file.
     return ("", "plain") if diagnostic.source else ("error: ", "error")

@@ -1,4 +1,4 @@
-"""What commands print for people, as styled lines: plans, events, drift, owned resources, the doctor's findings."""
+"""Results of commands as styled lines for people: plans, events, drift, owned resources, findings of `doctor`."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ _UNDOING = frozenset({Step.UNDOING, Step.UNDONE, Step.UNDO_FAILED})
 
 
 def plan_lines(plan: Plan) -> list[Line]:
-    """The plan, container by container, in the order of execution, and its summary. Warnings are not part of it."""
+    """The changes by container, in the order of execution, and the summary. Without the plan's warnings."""
     lines = [*_changes(plan), *_orders(plan)]
     return [*lines, line((plan_summary_words(plan), "title"))]
 
 
 def _orders(plan: Plan) -> list[Line]:
-    """The kernel modules that an apply of the plan records, and the probes that it runs."""
+    """Lines for the kernel modules that an apply of the plan records, and the probes that it runs."""
     texts = [module_words(name, names) for name, names in plan.new_modules.items()]
     if plan.has_changes:
         texts += [probe_words(probe) for probe in plan.probes]
@@ -85,7 +85,7 @@ def _orders(plan: Plan) -> list[Line]:
 
 
 def saved_plan_lines(plan: Plan) -> list[Line]:
-    """A saved plan with everything that an apply of it obeys."""
+    """A saved plan with everything on which its apply depends: `plan_lines`, and all kernel modules."""
     texts = [
         f"{visible(name)}: needs kernel modules {visible(', '.join(names))}" for name, names in plan.modules.items()
     ]
@@ -122,7 +122,7 @@ def _change_row(change: Change, digits: int) -> list[Line]:
 
 
 def event_line(event: Event | Probed | GoingBack) -> Line:
-    """`  2/4 ~ nic eth1  done in 0.02 s`, of a step that ended or begins; `  1/1 ? ping …  passed in 0.02 s`."""
+    """A line for a step or probe that begins or has ended: `  2/4 ~ nic eth1  done in 0.02 s`."""
     if isinstance(event, GoingBack):
         count = counted(event.operations, "operation")
         return line((f"{visible(event.reason)}: undoing {count} …", "warning"))
@@ -175,7 +175,7 @@ def _event_ending(event: Event) -> tuple[str, Style]:
 
 
 def outcome_lines(outcome: Outcome) -> list[Line]:
-    """What an apply did: `Done: 1 added, 2 changed in 0.12 s.`"""
+    """Summary of an apply: `Done: 1 added, 2 changed in 0.12 s.`"""
     done = {
         Action.CREATE: "added",
         Action.UPDATE: "changed",
@@ -191,7 +191,7 @@ def outcome_lines(outcome: Outcome) -> list[Line]:
 
 
 def awaiting_lines(outcome: Outcome) -> list[Line]:
-    """How to keep what was done; nothing for an apply that needs no confirmation."""
+    """Instructions to confirm the apply; empty for an apply that needs no confirmation."""
     if outcome.confirm_within_s is None:
         return []
     return [
@@ -201,7 +201,7 @@ def awaiting_lines(outcome: Outcome) -> list[Line]:
 
 
 def drift_lines(report: DriftReport) -> list[Line]:
-    """Two parts: owned resources that are not as recorded, and what the files ask for and is not applied."""
+    """Lines of a drift report: owned resources that differ from their records, then changes not applied yet."""
     lines = _drifted(report)
     if not report.pending.has_changes:
         return [*lines, line("Nothing pending in what could be planned." if report.problems else "Nothing pending.")]
@@ -241,7 +241,7 @@ def _drifted_row(drifted: Drifted) -> list[Line]:
 
 
 def owned_lines(owned: Sequence[Owned]) -> list[Line]:
-    """What scplan owns, as recorded, and whether it is so."""
+    """A table of owned resources: address, live state compared with the record, recorded attributes."""
     if not owned:
         return [line("scplan owns nothing here.")]
     rows = [[line(("RESOURCE", "faint")), line(("LIVE", "faint")), line(("AS RECORDED", "faint"))]]
@@ -252,7 +252,7 @@ def owned_lines(owned: Sequence[Owned]) -> list[Line]:
 
 
 def owned_state(owned: Owned) -> tuple[str, Style]:
-    """`as recorded`, `gone`, `at next start`, what is different, or why it could not be read."""
+    """Live state of an owned resource: `as recorded`, `gone`, `at next start`, the differences, or a read error."""
     if owned.problem:
         return visible(owned.problem), "warning"
     if owned.at_next_start:
@@ -268,7 +268,7 @@ def owned_state(owned: Owned) -> tuple[str, Style]:
 
 
 def moved_lines(moved: Moved) -> list[Line]:
-    """What was carried over to which container."""
+    """The addresses of moved resources, and a summary with both containers."""
     target = f"{moved.target.name} ({moved.target.runtime}, {moved.target.id})"
     source = f"{moved.source} ({moved.source_id})"
     head = f"Moved: {counted(len(moved.addresses), 'resource')} of {source} to {target}."
@@ -276,7 +276,7 @@ def moved_lines(moved: Moved) -> list[Line]:
 
 
 def record_lines(owned: Owned) -> list[Line]:
-    """All that the record of one resource holds, an attribute a line."""
+    """The record of one resource, one attribute per line."""
     container = f"{owned.address.container} ({owned.runtime}, {owned.container_id})"
     rows = [[line(("container", "faint")), line(visible(container))]]
     rows += [[line((path, "faint")), line(text)] for path, text in _shown(owned.recorded)]
@@ -290,7 +290,7 @@ def _shown(resource: Resource) -> Iterable[tuple[str, str]]:
 
 
 def history_lines(history: Sequence[Past]) -> list[Line]:
-    """The applies, newest first, a line each."""
+    """A table of applies, newest first."""
     if not history:
         return [line("No apply yet.")]
     head: list[Line] = [line((word, "faint")) for word in ("APPLY", "TIME", "USER", "OUTCOME", "OPERATIONS", "COMMAND")]
@@ -320,12 +320,12 @@ def _ended_words(past: Past) -> str:
 
 
 def address_lines(owned: Iterable[Owned]) -> list[Line]:
-    """The addresses alone, one a line, for scripts."""
+    """The addresses alone, one per line, for scripts."""
     return [line(visible(str(one.address))) for one in owned]
 
 
 def doctor_lines(findings: Sequence[Finding]) -> list[Line]:
-    """Findings by topic, in the order given; what is missing says what it is needed for."""
+    """Findings by topic, in the given order. The line of a missing feature says what needs it."""
     rows = iter(columns([_finding_row(finding) for finding in findings]))
     lines: list[Line] = []
     topic = None

@@ -1,4 +1,4 @@
-"""Styled lines: the one layout that is printed with or without colour."""
+"""Styled lines: text with styles, printed with or without colour."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ GAP = 2
 
 
 def line(*segments: Segment | str) -> Line:
-    """A line of segments; a bare text is a plain one."""
+    """A line of these segments. A string is a segment of style `plain`."""
     return [(segment, "plain") if isinstance(segment, str) else segment for segment in segments]
 
 
 def plain(lines: Iterable[Line]) -> str:
-    """The lines without their styles, each ended by a newline; no trailing spaces."""
+    """The lines as text without styles and trailing spaces, each with a newline."""
     return "".join(f"{''.join(text for text, _ in segments).rstrip()}\n" for segments in lines)
 
 
 def columns(rows: Sequence[Sequence[Line]], least: Sequence[int] = ()) -> list[Line]:
-    """Each row's cells, one below the other; `least` gives least widths of columns, gap included.
+    """Rows as lines, with the cells aligned in columns. `least` are minimum widths of columns, gap included.
 
-    The last cell of a row that has text in it does not widen its column.
+    The last cell of a row that has text does not widen its column.
     """
     widths: list[int] = list(least)
     for row in rows:
@@ -49,9 +49,9 @@ def _width(cell: Line) -> int:
 
 
 def visible(text: str) -> str:
-    """`text` with everything that could steer a terminal or forge a line escaped: `\\x1b`, `\\n`, `\\u202e`.
+    """`text` with escapes for characters that could control a terminal or forge a line: `\\x1b`, `\\n`, `\\u202e`.
 
-    Names, paths and labels come out of containers, which may choose them freely.
+    Names, paths and labels come from containers, which can choose any characters.
     """
     if text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""Results as JSON: one document, or a line for each event of an apply. docs/reference/json.md lists the keys."""
+"""Results as JSON: one document, or one line for each event of an apply. docs/reference/json.md lists the keys."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ plan_document = plan_to_json
 
 
 def to_text(document: Mapping[str, Any]) -> str:
-    """The document for reading, indented, ended by a newline."""
+    """The document as indented JSON, with a newline at the end."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def to_line(document: Mapping[str, Any]) -> str:
-    """The document in one line, ended by a newline."""
+    """The document as one line of JSON, with its newline."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -38,14 +38,14 @@ def _document(**keys: Any) -> dict[str, Any]:
 
 
 def plan_event(plan: Plan) -> dict[str, Any]:
-    """The first line of `apply --json`: what is going to be done."""
+    """First line of `apply --json`: the plan that is going to be applied."""
     return {"type": "plan", "plan": plan_to_json(plan)}
 
 
 def event_document(event: Event | Probed | GoingBack) -> dict[str, Any]:
-    """A step of an apply or of its rollback, a probe, or that the apply turns back.
+    """A step of an apply or of its rollback, a probe, or the beginning of a rollback after an interruption.
 
-    `seconds` is the duration of a step that ended, else 0.
+    `seconds` is the duration of a step that has ended, else 0.
     """
     if isinstance(event, GoingBack):
         return {"type": "going_back", "reason": event.reason, "operations": event.operations}
@@ -79,7 +79,7 @@ def _probe_document(event: Probed) -> dict[str, Any]:
 
 
 def awaiting_event(outcome: Outcome) -> dict[str, Any]:
-    """What was applied is undone unless it is confirmed within so many seconds."""
+    """Line of an apply that is undone unless it is confirmed within `confirm_within_s` seconds."""
     return {
         "type": "awaiting_confirmation",
         "apply_id": outcome.apply_id,
@@ -89,7 +89,7 @@ def awaiting_event(outcome: Outcome) -> dict[str, Any]:
 
 
 def given_up_event(apply_id: str) -> dict[str, Any]:
-    """The last line of an undo of what awaited confirmation."""
+    """Last line of an undo of an apply that awaited confirmation."""
     return {
         "type": "summary",
         "result": "given_up",
@@ -100,12 +100,12 @@ def given_up_event(apply_id: str) -> dict[str, Any]:
 
 
 def confirmed_document(apply_id: str) -> dict[str, Any]:
-    """Which apply was confirmed."""
+    """ID of the apply that was confirmed."""
     return _document(confirmed=apply_id)
 
 
 def outcome_event(outcome: Outcome, plan: Plan) -> dict[str, Any]:
-    """The last line of an apply that succeeded, with the errors about containers that its plan left out."""
+    """Last line of an apply that succeeded, with the errors about containers that its plan omits."""
     errors = _errors(plan)
     return {
         "type": "summary",
@@ -124,7 +124,7 @@ def _errors(plan: Plan) -> list[Diagnostic]:
 
 
 def unchanged_event(plan: Plan) -> dict[str, Any]:
-    """The last line of an apply that had nothing to do; an error where its plan left containers out."""
+    """Last line of an apply without changes; a failure if the plan has errors about containers that it omits."""
     if errors := _errors(plan):
         return failure_event(ExitCode.ERROR, errors)
     return {
@@ -137,7 +137,7 @@ def unchanged_event(plan: Plan) -> dict[str, Any]:
 
 
 def failure_event(exit_code: ExitCode, diagnostics: Iterable[Diagnostic]) -> dict[str, Any]:
-    """The last line of an apply that did not succeed; `result` is the exit code's name: rolled_back, locked, …"""
+    """Last line of an apply that failed. `result` is the name of the exit code: rolled_back, locked, …"""
     return {
         "type": "summary",
         "result": exit_code.name.lower(),
@@ -147,9 +147,10 @@ def failure_event(exit_code: ExitCode, diagnostics: Iterable[Diagnostic]) -> dic
 
 
 def drift_document(report: DriftReport) -> dict[str, Any]:
-    """`drifted` are owned resources that differ from live, `pending` the changes that the files ask for.
+    """A drift report.
 
-    `waiting` are those of containers that do not run.
+    `drifted` are owned resources that differ from live state, `pending` the changes that the configuration asks for.
+    `waiting` are addresses of owned resources in containers that do not run.
     """
     return _document(
         containers={name: facts_to_json(facts) for name, facts in report.containers.items()},
@@ -162,7 +163,7 @@ def drift_document(report: DriftReport) -> dict[str, Any]:
 
 
 def drifted_to_json(drifted: Drifted) -> dict[str, Any]:
-    """An owned resource that is not as recorded; `live` is null when it is gone."""
+    """An owned resource that differs from its record. `live` is null if the resource is gone."""
     return {
         **_address(drifted.address),
         "changed": list(drifted.changed),
@@ -174,17 +175,17 @@ def drifted_to_json(drifted: Drifted) -> dict[str, Any]:
 def owned_document(
     owned: Iterable[Owned], *, with_live: bool, diagnostics: Iterable[Diagnostic] = ()
 ) -> dict[str, Any]:
-    """Owned resources; `with_live` adds what the kernel has, how it differs and why it could not be read."""
+    """Owned resources. `with_live` adds the live resource, the differing attributes, and the reason of a read error."""
     return _document(resources=[_owned(one, with_live) for one in owned], diagnostics=_diagnostics(diagnostics))
 
 
 def record_document(owned: Owned, diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
-    """One owned resource, as recorded."""
+    """The record of one owned resource."""
     return _document(resource=_owned(owned, with_live=False), diagnostics=_diagnostics(diagnostics))
 
 
 def moved_document(moved: Moved) -> dict[str, Any]:
-    """Which records were carried over, from the container with the ID `from.id` to the one that `to` is."""
+    """Addresses of records that were moved, old and new, and the two containers: `from` and `to`."""
     runtime, _, name = moved.source.partition("/")
     return _document(
         **{"from": {"runtime": runtime, "name": name, "id": moved.source_id}},
@@ -195,7 +196,7 @@ def moved_document(moved: Moved) -> dict[str, Any]:
 
 
 def history_document(history: Iterable[Past], diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
-    """The applies, newest first. Times are seconds since the epoch."""
+    """Applies, newest first. Times are in seconds since the epoch."""
     return _document(applies=[_past(past) for past in history], diagnostics=_diagnostics(diagnostics))
 
 
@@ -245,7 +246,7 @@ def _address(address: Address) -> dict[str, Any]:
 def validation_document(
     containers: Mapping[str, Iterable[Address]], diagnostics: Sequence[Diagnostic], *, valid: bool
 ) -> dict[str, Any]:
-    """Whether the files are right, what they declare, and all that is wrong in them."""
+    """Result of a validation: `valid`, the declared addresses by container, and all errors and warnings."""
     return _document(
         valid=valid,
         containers={name: [str(address) for address in addresses] for name, addresses in containers.items()},
@@ -254,7 +255,7 @@ def validation_document(
 
 
 def doctor_document(findings: Iterable[Finding], diagnostics: Iterable[Diagnostic] = ()) -> dict[str, Any]:
-    """What this host supports: `support` is yes, no or unknown."""
+    """Findings about the host. `support` is yes, no or unknown."""
     return _document(
         diagnostics=_diagnostics(diagnostics),
         findings=[

@@ -1,4 +1,4 @@
-"""A plan as Markdown, for comments that CI writes: a table, and the values folded away."""
+"""A plan as Markdown, for comments that CI writes: tables of changes, and the values in folded blocks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from scplan.render.words import (
 )
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
-# A backslash does not stop the forge from reading @name as a mention.
+# GitHub takes @name for a mention even after a backslash; an empty HTML comment between "@" and the name prevents it.
 _HARMLESS = {"&": "&amp;", "<": "&lt;", "@": "@<!-- -->"}
 
 
 def plan_markdown(plan: Plan) -> str:
-    """The plan as GitHub-flavoured Markdown: summary, a table for each container, warnings, before and after."""
+    """The plan as GitHub-flavoured Markdown: summary, a table per container, warnings, values before and after."""
     parts = [f"**{plan_summary_words(plan)}**\n"]
     for container, changes in plan.by_container():
         name, rest = container_words(container, plan.containers.get(container))
@@ -56,7 +56,7 @@ def _table(changes: list[Change]) -> str:
 
 
 def _orders(plan: Plan) -> str:
-    """What else of the files an apply obeys, as a list; "" for nothing."""
+    """A list of the kernel modules that an apply records and the probes that it runs; "" if there are none."""
     texts = [module_words(name, names) for name, names in plan.new_modules.items()]
     if plan.has_changes:
         texts += [probe_words(probe) for probe in plan.probes]
@@ -71,7 +71,7 @@ def _values(change: Change) -> str:
 
 
 def _block(language: str, text: str) -> str:
-    # Longer than any run of backquotes inside, so that no value can end the block.
+    # The fence is longer than any run of backquotes in the text, so that no value can end the block.
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     return f"{fence}{language}\n{text}{fence}\n"
 
@@ -81,7 +81,7 @@ def _folded(title: str, body: str) -> str:
 
 
 def _code(text: str) -> str:
-    """`text` as a code span that holds in a table: no markup, link or mention in it means anything."""
+    """`text` as a code span for a table cell. Markup, links and mentions in a code span have no effect."""
     if not text:
         return ""
     fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
@@ -90,5 +90,5 @@ def _code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """`text` without a meaning to Markdown or HTML, and without mentions: names come out of containers."""
+    """`text` with escapes for Markdown, HTML and mentions: names come from containers and may have any characters."""
     return _SPECIAL.sub(lambda match: _HARMLESS.get(match[1], f"\\{match[1]}"), text)

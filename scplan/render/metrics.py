@@ -1,4 +1,4 @@
-"""Drift, and what is watched, as Prometheus metrics for the textfile collector of the node exporter."""
+"""Drift checks and counts of `watch` as Prometheus metrics, for the textfile collector of the node exporter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _PROBLEMS = "Records, containers and entries that could not be read, located or 
 
 
 def watch_metrics(tally: Tally, written_at_s: float) -> str:
-    """What `watch` keeps: drift and problems of each container now, and what it has done since it began."""
+    """Metrics of `watch`: drift and problems of each container now, and counts of its actions since it began.
+
+    `written_at_s` is the current time in seconds since the epoch.
+    """
     return "".join(
         [
             _head("scplan_watch_drift_resources", "Owned resources that are not as scplan left them."),
@@ -34,9 +37,10 @@ def _watched(name: str, samples: Mapping[tuple[str, str], int]) -> list[str]:
 
 
 def drift_metrics(report: DriftReport, checked_at_s: float) -> str:
-    """The text exposition format, version 0.0.4. `checked_at_s` is the time of the check in seconds since the epoch.
+    """Metrics of a drift check, in the text exposition format 0.0.4.
 
-    Every container of the report has a sample, so that an alert sees 0 and not an absent series.
+    `checked_at_s` is the time of the check in seconds since the epoch. Every container of the report has a sample, so
+    that an alert sees 0 and not an absent series.
     """
     drifted = Counter(drifted.address.container for drifted in report.drifted)
     pending = Counter(change.address.container for change in report.pending.changes)
@@ -69,7 +73,7 @@ def drift_metrics(report: DriftReport, checked_at_s: float) -> str:
 
 
 def failure_metrics(problems: int, checked_at_s: float) -> str:
-    """The metrics of a check that could not be made at all."""
+    """Metrics of a drift check that failed as a whole. `checked_at_s` is its time in seconds since the epoch."""
     return _single("scplan_check_problems", _PROBLEMS, str(problems)) + _single(
         "scplan_last_check_timestamp_seconds", "When the check was made (Unix time).", f"{checked_at_s:.3f}"
     )

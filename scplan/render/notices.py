@@ -1,4 +1,4 @@
-"""What a supervisor tells: as lines for people and logs, and as JSON lines."""
+"""Reports of `scplan watch`: as lines for people and logs, and as JSON lines."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _WORDS = {
 
 
 def priority(notice: Notice) -> int:
-    """How important it is, as syslog(3) numbers that."""
+    """Priority of the notice: a level of syslog(3), from 3 (LOG_ERR) to 6 (LOG_INFO)."""
     return _PRIORITIES.get(notice.occasion, _NOTICE)
 
 
 def notice_lines(notice: Notice) -> list[str]:
-    """One line for each thing that is told, without what could steer a terminal or forge a line."""
+    """Lines of the notice, with escapes for characters that could control a terminal or forge a line."""
     where = f"container {notice.container}: " if notice.container else ""
     return [visible(f"{where}{text}") for text in _texts(notice)]
 

@@ -1,4 +1,4 @@
-"""Styled lines on a stream, and the progress of an apply; in colour on a terminal. The only importer of rich."""
+"""Prints styled lines and the progress of an apply, in colour on a terminal. The only module that imports rich."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _COLOURS: dict[Style, str] = {
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether someone watches the stream on a terminal that can do more than print lines."""
+    """True if the stream is a terminal that can do more than print lines: TERM is not "dumb"."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def write_lines(lines: Iterable[Line], stream: TextIO) -> None:
-    """Prints the lines; in colour when the stream is a terminal and NO_COLOR is not set."""
+    """Print the lines, in colour if the stream is a terminal and NO_COLOR is not set."""
     if not is_terminal(stream) or os.environ.get("NO_COLOR"):
         stream.write(plain(lines))
         return
@@ -55,7 +55,8 @@ def _console(stream: TextIO) -> Console:
 def _live(stream: TextIO) -> Live:
     from rich.live import Live
 
-    # No thread that animates it: an apply forks and enters namespaces, which takes a process of one thread.
+    # auto_refresh starts a thread. An apply forks and enters namespaces, and setns(2) refuses user and mount namespaces
+    # to a process with several threads.
     return Live(
         console=_console(stream), auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     )
@@ -72,9 +73,9 @@ def _rich_text(segments: Line) -> Text:
 
 
 class Progress:
-    """Shows the events of an apply as they come: a line for each step that ended, and on a terminal the running one.
+    """Shows the events of an apply: a line for each step that has ended, and on a terminal the running step.
 
-    Used as a context manager; `show` is an OnEvent.
+    A context manager; `show` is an OnEvent.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -94,7 +95,7 @@ class Progress:
             self._live.stop()
 
     def show(self, event: Event | Probed | GoingBack) -> None:
-        """Prints one event."""
+        """Print an event."""
         from scplan.model.report import GoingBack
         from scplan.render.documents import RUNNING, event_line
 

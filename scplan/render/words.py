@@ -1,4 +1,4 @@
-"""Resources and changes in a few words: `mtu 1500 → 1400`, `source /dev/sdb, rwm, read_bps 10 MiB/s`."""
+"""Short texts for resources and changes: `mtu 1500 → 1400`, `source /dev/sdb, rwm, read_bps 10 MiB/s`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ALWAYS_COUNTED = frozenset({Action.CREATE, Action.UPDATE, Action.DELETE})
 
 
 def container_words(name: str, facts: ContainerFacts | None) -> tuple[str, str]:
-    """(name, `(runc, running, pid 4242)`); the second is empty for a container that no runtime knows."""
+    """(name, facts such as `(runc, running, pid 4242)`). The facts are empty for a container that no runtime knows."""
     if facts is None:
         return visible(name), ""
     words = [facts.runtime, *([f"now {facts.renamed_to}"] if facts.renamed_to else []), str(facts.status)]
@@ -46,7 +46,7 @@ def container_words(name: str, facts: ContainerFacts | None) -> tuple[str, str]:
 
 
 def resource_name(address: Address, resource: Resource | None) -> str:
-    """`device /dev/sdb123`: the kind, and the identity as users write it (paths with their slash)."""
+    """Kind and identity of a resource, paths with their leading slash: `device /dev/sdb123`."""
     return visible(f"{address.kind} {_as_written(address.identity, resource)}")
 
 
@@ -60,7 +60,7 @@ def _as_written(identity: str, resource: Resource | None) -> str:
 
 
 def change_words(change: Change) -> str:
-    """What the change is about, in a few words; empty where the name says it all."""
+    """Text of a change, such as its differences; "" if the resource's name suffices."""
     match change.action:
         case Action.CREATE if change.before is not None and change.managed is not None:
             taken_over = differences(change.managed, change.before)
@@ -78,7 +78,7 @@ def change_words(change: Change) -> str:
 
 
 def effect_words(change: Change) -> str:
-    """What the change interrupts; for a replacement that changes no value, why it is made; or that it waits."""
+    """The interruption by a change; the reason of a replacement that changes no value; or "at next start"."""
     if change.waits:
         return AT_NEXT_START
     if not change.effect and change.action is Action.REPLACE and not change.changed:
@@ -87,9 +87,9 @@ def effect_words(change: Change) -> str:
 
 
 def resource_words(resource: Resource | None, managed: Resource | None = None) -> str:
-    """The attributes worth a mention: those that scplan answers for, without the identity and what only steers it.
+    """Text of the notable attributes of a resource: without identity, policies and defaults.
 
-    `managed` limits them to what it sets.
+    With `managed` only attributes that it sets.
     """
     if resource is None:
         return ""
@@ -105,7 +105,7 @@ def resource_words(resource: Resource | None, managed: Resource | None = None) -
 
 
 def _goes_without_saying(resource: Resource, path: str, attribute: Attribute, value: Any) -> bool:
-    """A default that every such resource has, unless its value alone says what it is (`rwm`)."""
+    """True for an attribute with its default value, unless its values are shown without the name (`rwm`)."""
     is_spoken = attribute.type is not None and attribute.type.speaks
     return "." not in path and not is_spoken and resource.default(path) == value
 
@@ -121,7 +121,7 @@ def _attribute_words(resource: Resource, path: str, attribute: Attribute, value:
 
 
 def difference_words(changed: Iterable[str], before: Resource | None, after: Resource | None) -> str:
-    """`mtu 1500 → 1400, addresses +10.0.0.5/24`: both sides of the attributes at these dotted paths."""
+    """Text of the attributes at these dotted paths, before and after: `mtu 1500 → 1400, addresses +10.0.0.5/24`."""
     known = before or after
     if known is None:
         return ""
@@ -134,7 +134,10 @@ def difference_words(changed: Iterable[str], before: Resource | None, after: Res
 def _with_references(
     changed: Iterable[str], known: Resource, before: Resource | None, after: Resource | None
 ) -> list[str]:
-    """The paths, with those of changed references in front: `source /a → /b` says more than its numbers."""
+    """The paths, with those of changed references first and without resolved ones, which they replace.
+
+    `source /a → /b` is clearer than the device numbers of both.
+    """
     references = [attribute.name for attribute in known.attributes() if attribute.role is Role.REFERENCE]
     renamed = [name for name in references if before and after and before.get(name) != after.get(name)]
     left = (path for path in changed if path not in renamed)
@@ -159,7 +162,7 @@ def _elements(attribute: Attribute, before: tuple[Any, ...], after: tuple[Any, .
 
 
 def former_words(resource: Resource | None) -> str:
-    """`mtu was 1500`: what is given back when the resource goes."""
+    """Text of the former values that are restored when the resource is removed: `mtu was 1500`."""
     return ", ".join(
         f"{label} was {visible(resource.shown(path, value))}".lstrip()
         for path, attribute, value in (resource.leaves() if resource else ())
@@ -171,7 +174,7 @@ def former_words(resource: Resource | None) -> str:
 
 
 def _former(path: str) -> str | None:
-    """`mtu` of `former_mtu`, `limits` of `limits_before`; None for a note that is not the former value of something."""
+    """`mtu` of `former_mtu`, `limits` of `limits_before`; None for a FORMER attribute that is not a former value."""
     name = path.rpartition(".")[2]
     if name == "former":
         return ""
@@ -180,13 +183,13 @@ def _former(path: str) -> str | None:
 
 
 def _label(path: str) -> str:
-    """`read_bps` of `io.read_bps`; nothing for the `value` of a setting, whose name is its identity."""
+    """`read_bps` of `io.read_bps`; "" for the `value` of a cgroup setting, whose name is its identity."""
     name = path.rpartition(".")[2]
     return "" if name == "value" else name
 
 
 def summary_words(counts: Mapping[Action, int]) -> str:
-    """`Plan: 1 to add, 0 to change, 0 to remove.`, or `No changes.`; replace and adopt only where there are some."""
+    """Summary of counts: `Plan: 1 to add, 0 to change, 0 to remove.`; other actions only if there are any."""
     if not any(counts.values()):
         return "No changes."
     parts = [
@@ -198,35 +201,35 @@ def summary_words(counts: Mapping[Action, int]) -> str:
 
 
 def plan_summary_words(plan: Plan) -> str:
-    """The summary of a plan's changes; of kernel modules alone, where the records name others and nothing else."""
+    """Summary of a plan's changes; of its kernel modules, if only the modules in records change."""
     if not plan.changes and plan.new_modules:
         return f"Plan: kernel modules of {counted(len(plan.new_modules), 'container')} to record."
     if not plan.changes and any(one.severity is Severity.ERROR for one in plan.diagnostics):
-        # Errors name the containers that were left out, and those must not look unchanged.
+        # The errors are about containers that the plan omits: these must not be reported as unchanged.
         return "No changes in the containers whose state is known." if plan.containers else "Nothing could be planned."
     return summary_words(plan.summary())
 
 
 def side_effect_words(change: Change) -> list[str]:
-    """`also: 3 routes of others over eth1, put back`; `also goes: …`; `can't be brought back: …`."""
+    """Texts of the objects of others that a change removes: `also: 3 routes of others over eth1, put back`."""
     texts = [f"also: {visible(text)}, put back" for text in change.put_back]
     texts += [f"also goes: {visible(text)}" for text in change.taken_along]
     return texts + [f"can't be brought back: {visible(text)}" for text in change.lost]
 
 
 def module_words(container: str, names: Iterable[str]) -> str:
-    """`web: kernel modules dummy, wireguard, recorded`."""
+    """Text of the kernel modules of a container: `web: kernel modules dummy, wireguard, recorded`."""
     listed = visible(", ".join(names))
     return f"{visible(container)}: " + (f"kernel modules {listed}" if listed else "no kernel modules") + ", recorded"
 
 
 def probe_words(probe: Probe) -> str:
-    """`then: ping -c 1 10.0.0.1, within 30 s, else all is undone`."""
+    """Text of a probe in a plan: `then: ping -c 1 10.0.0.1, within 30 s, else all is undone`."""
     return f"then: {visible(probe.command)}, within {duration_words(probe.timeout_s)}, else all is undone"
 
 
 def duration_words(seconds: float) -> str:
-    """`60 s`, `15 min`, `2 h`"""
+    """Text of a duration: `60 s`, `15 min`, `2 h`."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length and not seconds % length:
             return f"{seconds / length:.0f} {unit}"
@@ -234,12 +237,12 @@ def duration_words(seconds: float) -> str:
 
 
 def moment_words(seconds: float) -> str:
-    """A moment in seconds since the epoch, as the clock on the wall has it: `2026-11-23 15:12:29`."""
+    """Local time of a moment in seconds since the epoch: `2026-11-23 15:12:29`."""
     import time
 
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 resource`, `2 resources`."""
+    """A number with its noun: `1 resource`, `2 resources`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
