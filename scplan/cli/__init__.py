@@ -1,1 +1,1 @@
-"""The commands. Each is one workflow call, its result rendered, and an exit code."""
+"""The commands. Each makes one call of workflow, renders the result, and returns an exit code."""

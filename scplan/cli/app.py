@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how errors become exit codes."""
+"""The command line: the commands, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ COMMANDS = Group(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code. Results go to standard output, messages to standard error."""
+    """Run one command and return its exit code. Results go to standard output, messages to standard error."""
     prepare()
     code = _invoke(arguments)
     return code if finish() else code or ExitCode.ERROR
 
 
 def _invoke(arguments: Sequence[str]) -> int:
-    """The only place where exceptions become exit codes."""
+    """Run one command and return its exit code. The only function that turns exceptions into exit codes."""
     try:
         call = _read(arguments)
         return call() if call else ExitCode.OK
@@ -86,7 +86,7 @@ def _invoke(arguments: Sequence[str]) -> int:
         complain(error.diagnostics)
         _trace(error)
         return error.exit_code
-    except BrokenPipeError:  # the reader has read enough
+    except BrokenPipeError:  # the reader of standard output is gone, such as `head`; EPIPE, write(2)
         return ExitCode.ERROR
     except KeyboardInterrupt:
         complain([Diagnostic(summary="interrupted")])
@@ -104,7 +104,7 @@ def _invoke(arguments: Sequence[str]) -> int:
 
 
 def _read(arguments: Sequence[str]) -> Call | None:
-    """What to call; None when help was all that was asked for."""
+    """The command to call, with its values; None if the command line only asks for help."""
     is_completion = _COMPLETION in os.environ
     call = None if is_completion else command_line.read(arguments, COMMANDS)
     if call is not None:
@@ -119,7 +119,7 @@ def _read(arguments: Sequence[str]) -> Call | None:
 
 
 def _names_a_group(arguments: Sequence[str]) -> bool:
-    """True for `scplan` and `scplan state`, which can only mean: what is there?"""
+    """True for `scplan`, `scplan state` and other groups without a command: their help is printed."""
     group: str | Group = COMMANDS
     for word in arguments:
         if not isinstance(group, Group) or word not in group.members:

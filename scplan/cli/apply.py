@@ -141,10 +141,11 @@ def carry_out(
     most: Disruption | None = None,
     is_saved: bool = False,
 ) -> ExitCode:
-    """Print the plan, ask unless that is approved already, execute it, and report how it ended.
+    """Print the plan, ask for approval unless it is given, execute the plan, and report the outcome.
 
-    `most` is what it may interrupt. Raises Refused when it interrupts more. Where a container ends half-way, what is
-    approved beforehand is planned and executed again; a saved plan is not, since that would be another plan.
+    `most` is the strongest interruption that the plan may cause; raises Refused if it causes a stronger one. If a
+    container ends during the apply, a plan that was approved beforehand is made and executed again. A saved plan is
+    not: a new plan would not be the approved one.
     """
     again = approved and not is_saved
     if as_json:
@@ -164,7 +165,7 @@ def _until_not_overtaken(once: Callable[[], ExitCode], *, again: bool) -> ExitCo
         except (PlanError, ContainerGone, ContainerNotFound):
             if overtaken is None:
                 raise
-            raise overtaken from None  # the container does not start again
+            raise overtaken from None  # planning fails because the container has ended and was not started again
         message("a container ended meanwhile: planned again")
     raise RecoveryNeeded("an apply was neither made nor refused; this is a bug in scplan")
 
@@ -207,7 +208,7 @@ def _execute(run: Run, show: OnEvent) -> Outcome:
     except ScplanError:
         raise
     except Exception as error:
-        # The changes have begun, so "error, nothing was changed" would be a lie.
+        # Changes may have been made already: the exit code must not be the one for "nothing was changed".
         raise RecoveryNeeded(
             f"the apply ended half-way: {type(error).__name__}: {error}",
             hint="'scplan recover' finishes or undoes it",

@@ -1,7 +1,7 @@
-"""Command lines that are plainly right, read without Typer: to import that takes longer than most commands do.
+"""Parses valid command lines without Typer, whose import takes longer than most commands.
 
-Whatever is not, or asks for help, is Typer's: it says what is wrong. Both read the same declarations, and where this
-understands a command line at all, it understands it as Typer does (tests/unit/test_command_line.py).
+Other command lines, and those that ask for help, are left to Typer, which reports the errors. Both parsers use the same
+declarations. If this one accepts a command line, its result is that of Typer (tests/unit/test_command_line.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _STATE_DIR = "--state-dir"
 
 
 def read(words: Sequence[str], root: Group) -> Call | None:
-    """The command that the words call; None when that is not plain."""
+    """The call that the words of a command line make; None if they are left to Typer."""
     settings = Settings()
     left = list(words)
     found: str | Group = root
@@ -30,7 +30,7 @@ def read(words: Sequence[str], root: Group) -> Call | None:
 
 
 def _without_state_dir(words: list[str], settings: Settings) -> list[str]:
-    """What follows the options that may stand before a command."""
+    """The words after any leading --state-dir options, whose value is stored in `settings`."""
     while words:
         flag, equals, value = words[0].partition("=")
         if flag != _STATE_DIR or not (equals or _is_value(words[1:2])):

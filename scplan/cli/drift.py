@@ -64,5 +64,5 @@ def drift(
 def _write(path: str, text: str) -> None:
     from scplan.store import durable
 
-    # Readable by the exporter, which runs as another user; counts are no secret.
+    # Readable for the node exporter, which runs as another user; counts are not secret.
     durable.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)

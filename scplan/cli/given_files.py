@@ -1,4 +1,4 @@
-"""Files as plain arguments of `apply`: configurations, or one saved plan, distinguished by their content."""
+"""Positional arguments of `apply`: configurations or one saved plan, distinguished by their content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _NAMED = (".yaml", ".yml")
 
 
 def saved_plan(paths: Sequence[str]) -> str | None:
-    """The saved plan that the paths name; None when they are configurations. Raises UsageError for a mixture."""
+    """Path of the saved plan among the paths; None if all are configurations.
+
+    Raises UsageError for a saved plan with other files.
+    """
     plans = [path for path in paths if not _is_configuration(path)]
     if not plans:
         return None
@@ -24,13 +27,16 @@ def saved_plan(paths: Sequence[str]) -> str | None:
 
 
 def _is_configuration(path: str) -> bool:
-    """By content; by its name where the content is neither. What can't be read is for its reader to complain about."""
+    """True if the file is a configuration by its content, or by its name if the content is neither.
+
+    A file that can't be read is judged by its name; the error is reported when it is read later.
+    """
     if path == "-":
         return True
     if os.path.isdir(path):
         return any(name.endswith(_NAMED) for name in os.listdir(path))
     try:
-        # Not blocking: a FIFO is refused by the reader of either form.
+        # O_NONBLOCK: opening a FIFO otherwise waits for a writer, fifo(7). The reader of either form refuses FIFOs.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             head = os.read(fd, _HEAD_BYTES)

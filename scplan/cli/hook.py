@@ -1,4 +1,4 @@
-"""`scplan hook`: how runtimes come to call it. The calls themselves do not come here: scplan/hooks/entry.py."""
+"""`scplan hook`: installs the hook in a runtime's configuration. Calls by runtimes go to scplan/hooks/entry.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`scplan import`: a container as a configuration."""
+"""`scplan import`: prints a container as a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands take, and the request that they make up."""
+"""Options that several commands share, and the request that is made of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LONGEST_CONFIRM_S = 7 * 24 * 3600.0
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `500ms`, `30s`, `2m` or `1h`."""
+    """Seconds of a duration such as `500ms`, `30s`, `2m` or `1h`. Raises ValueError."""
     from scplan.model import probe
 
     return probe.parse_duration(text)
 
 
 def parse_confirm_within(text: str) -> float:
-    """Seconds of a duration in which a person can confirm something."""
+    """Seconds of a duration from 1 s to 7 days, in which a person can confirm an apply. Raises ValueError."""
     seconds = parse_duration(text)
     if not 1 <= seconds <= _LONGEST_CONFIRM_S:
         raise ValueError(f"{text} is not between 1s and {_LONGEST_CONFIRM_S / 3600:g}h")
@@ -35,7 +35,7 @@ def parse_confirm_within(text: str) -> float:
 
 
 def parse_probe(text: str) -> Probe:
-    """A probe as the command line has it: a command, with the time limit that is the default."""
+    """The probe of a command, with the default time limit. Raises ValueError."""
     from scplan.model import probe
 
     try:
@@ -45,7 +45,7 @@ def parse_probe(text: str) -> Probe:
 
 
 def parse_disruption(text: str) -> Disruption:
-    """The most that a plan may interrupt."""
+    """The strongest interruption that a plan may cause, "none" or "brief". Raises ValueError."""
     from scplan.model.change import Disruption
 
     if text not in _LIMITS:
@@ -125,7 +125,10 @@ def request(
     probes: Sequence[Probe] | None = None,
     confirm_within_s: float | None = None,
 ) -> Request:
-    """The request that the options of a command make up, in the state directory that was chosen."""
+    """The request of a command's options, with the state directory of --state-dir, SCPLAN_STATE_DIR or the default.
+
+    Raises UsageError if a path is empty.
+    """
     from scplan.workflow.scene import Request
 
     if not all(files or ()):
@@ -152,7 +155,7 @@ def _state_dir(settings: Settings) -> str:
 
 
 def at_most_one(**options: bool) -> None:
-    """Raises UsageError when more than one of the options is set; `_` in their names stands for `-`."""
+    """Raise UsageError if more than one of these options is set. `_` in their names stands for `-`."""
     given = [f"--{name.replace('_', '-')}" for name, is_set in options.items() if is_set]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", hint="choose one of them")

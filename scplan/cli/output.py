@@ -1,4 +1,4 @@
-"""Where the commands write: results, messages, questions, files. A reader that went away never fails a command."""
+"""Output of the commands: results, messages, questions. A command does not fail because a reader has gone."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ if TYPE_CHECKING:
 
 
 def prepare() -> None:
-    """Makes both streams usable, whatever the caller handed over."""
+    """Make standard output and error usable, even if the caller has closed them or the locale can't encode names."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by the caller
+        if stream is None:  # Python sets it to None if the caller has closed the fd
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
             setattr(sys, name, stream)
-        # Names that the locale can't spell are printed escaped instead of failing the command.
+        # Characters that the locale's encoding lacks are escaped; otherwise printing them would raise.
         stream.reconfigure(errors="backslashreplace")
 
 
 def results(lines: Iterable[Line]) -> None:
-    """Prints lines on standard output."""
+    """Print lines on standard output."""
     write_lines(lines, sys.stdout)
-    # At once: messages on standard error that follow must come after it, and a failure can still be told.
+    # Flushed now, so that later messages on standard error come after the results, and a write error is reported.
     sys.stdout.flush()
 
 
 def raw(text: str) -> None:
-    """Writes a document for a machine on standard output."""
+    """Write a document on standard output as it is."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def message(text: str) -> None:
-    """Prints one line on standard error."""
+    """Print one line on standard error."""
     messages([line(text)])
 
 
 def messages(lines: Iterable[Line]) -> None:
-    """Prints lines on standard error."""
+    """Print lines on standard error."""
     write_lines(lines, sys.stderr)
 
 
 def complain(diagnostics: Iterable[Diagnostic]) -> None:
-    """Prints errors and warnings on standard error, each once."""
+    """Print errors and warnings on standard error, each once."""
     try:
         write_lines(diagnostic_lines(dict.fromkeys(diagnostics)), sys.stderr)
     except BrokenPipeError:
@@ -59,12 +59,12 @@ def complain(diagnostics: Iterable[Diagnostic]) -> None:
 
 
 def code_of(diagnostics: Iterable[Diagnostic]) -> ExitCode:
-    """The exit code of a command that reported what it could: ERROR when something could not be read."""
+    """Exit code of a command that has reported these diagnostics: ERROR if one of them is an error, else OK."""
     return ExitCode.ERROR if any(one.severity is Severity.ERROR for one in diagnostics) else ExitCode.OK
 
 
 def finish() -> bool:
-    """Sends out what is still buffered; False when that failed."""
+    """Flush both streams; False if that fails."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -75,7 +75,7 @@ def finish() -> bool:
 
 
 def silence() -> None:
-    """Turns both streams to /dev/null: their reader is gone, and what is buffered would fail again at exit."""
+    """Redirect both streams to /dev/null: their reader has gone, and Python would fail to flush them at exit."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(null, stream.fileno())
@@ -83,7 +83,7 @@ def silence() -> None:
 
 
 def unfailing(show: OnEvent) -> OnEvent:
-    """`show`, except that it goes quiet when its reader is gone: an apply is not rolled back for a closed pipe."""
+    """`show`, which stops printing when its reader has gone: an apply is not rolled back because of a closed pipe."""
 
     def shown(event: Event | Probed | GoingBack) -> None:
         try:
@@ -95,7 +95,7 @@ def unfailing(show: OnEvent) -> OnEvent:
 
 
 def approve(question: str) -> None:
-    """Asks on the terminal; raises Declined for anything but y or yes, and where there is nobody to ask."""
+    """Ask for approval on the terminal. Raises Declined for an answer other than y or yes, or without a terminal."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise Declined(
             "nothing was changed: this needs approval, and standard input is not a terminal",

@@ -1,4 +1,4 @@
-"""What a command takes, as its signature declares it: read by `command_line`, and by Typer for all that people ask."""
+"""Parameters of commands, as declared by their signatures: for `command_line`, and through `typer_app` for Typer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Form = Literal["flag", "one", "many"]
 
 
 class Option(NamedTuple):
-    """An option, in the Annotated type of a command's parameter. Without `flags` it is called as the parameter is.
+    """An option, in the Annotated type of a command's parameter. Without `flags` its flag is the parameter's name.
 
-    `parser` makes the value of the text, or raises ValueError; `least` is the smallest int.
+    `parser` returns the value of a text, or raises ValueError. `least` is the minimum of an int.
     """
 
     flags: tuple[str, ...] = ()
@@ -26,21 +26,21 @@ class Option(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """A word that is known by its place, in the Annotated type of a command's parameter."""
+    """A positional argument, in the Annotated type of a command's parameter."""
 
     metavar: str
     help: str
 
 
 class Settings:
-    """What the options that all commands share were set to."""
+    """Values of the options that all commands share."""
 
     def __init__(self) -> None:
         self.state_dir: str | None = None
 
 
 class Parameter(NamedTuple):
-    """One parameter of a command. `type` is that of a value; what has no default is `required`."""
+    """A parameter of a command. `type` is the type of one value. `required` is True if it has no default."""
 
     name: str
     declared: Option | Argument
@@ -51,13 +51,13 @@ class Parameter(NamedTuple):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """How it is written; () for an argument."""
+        """The option's flags on the command line; () for a positional argument."""
         if isinstance(self.declared, Argument):
             return ()
         return self.declared.flags or (f"--{self.name.replace('_', '-')}",)
 
     def value(self, text: str) -> object:
-        """What a text stands for; raises ValueError when it is none of its values."""
+        """The value of a text on the command line. Raises ValueError if the text is not valid."""
         if isinstance(self.declared, Option):
             if self.declared.parser is not None:
                 return self.declared.parser(text)
@@ -78,13 +78,14 @@ def takes_settings(command: Command) -> bool:
 
 
 def parameters(command: Command) -> list[Parameter]:
-    """The command's parameters, in their order. By its code object: to import `inspect` takes longer than to plan."""
+    """Parameters of a command, in order. Read from its code object: importing `inspect` takes longer than planning."""
     names = command.__code__.co_varnames[: command.__code__.co_argcount]
     defaults = command.__defaults__ or ()
     by_name = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
     scope = vars(sys.modules[command.__module__])
     return [
-        _parameter(name, eval(command.__annotations__[name], scope), by_name)  # of scplan's own source
+        # Annotations are texts, by `from __future__ import annotations`; only scplan's own source is evaluated.
+        _parameter(name, eval(command.__annotations__[name], scope), by_name)
         for name in names
         if name != "settings"
     ]
@@ -92,7 +93,7 @@ def parameters(command: Command) -> list[Parameter]:
 
 def _parameter(name: str, annotated: Any, defaults: Mapping[str, object]) -> Parameter:
     (declared,) = annotated.__metadata__
-    # `list[str] | None`: what is not given is None.
+    # In a union with None, such as `list[str] | None`, None stands for a parameter that is not given.
     origin = annotated.__origin__
     wanted = getattr(origin, "__args__", (origin,))[0] if type(None) in getattr(origin, "__args__", ()) else origin
     form: Form = "flag" if wanted is bool else "one"
@@ -102,21 +103,21 @@ def _parameter(name: str, annotated: Any, defaults: Mapping[str, object]) -> Par
 
 
 class Group(NamedTuple):
-    """A command that others stand behind. `entry` is MODULE:FUNCTION, as that of each command in `members`."""
+    """A group of commands, such as `scplan state`. `entry`, and each command in `members`, is MODULE:FUNCTION."""
 
     entry: str
     members: Mapping[str, str | Group]
 
 
 def load(entry: str) -> Command:
-    """The function of a MODULE:FUNCTION; only that command's module is imported."""
+    """The function that MODULE:FUNCTION names. Imports only the module of that command."""
     module, _, function = entry.partition(":")
     found: Command = getattr(import_module(module), function)
     return found
 
 
 class Call(NamedTuple):
-    """A command with all that it is to be called with."""
+    """A command and the values of its parameters."""
 
     command: Command
     settings: Settings

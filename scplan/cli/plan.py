@@ -98,7 +98,7 @@ def _refused(made: Plan, max_disruption: Disruption | None) -> Refused | None:
 
 
 def print_plan(plan: Plan, *, as_json: bool = False, markdown: bool = False) -> None:
-    """Prints the plan in the form that was asked for."""
+    """Print the plan as text, or as JSON or Markdown."""
     if as_json:
         from scplan.render.machine import plan_document, to_text
 

@@ -32,6 +32,6 @@ def snapshot(
     if out is None:
         raw(captured)
     else:
-        # It tells addresses and paths of the host.
+        # For the owner alone (mode 0600): it contains addresses and paths of the host.
         durable.write_document(out, captured.encode())
     return ExitCode.OK

@@ -1,4 +1,4 @@
-"""`scplan state`: the records of what scplan owns."""
+"""`scplan state`: the records of owned resources, and the history."""
 
 from __future__ import annotations
 

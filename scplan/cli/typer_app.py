@@ -1,4 +1,4 @@
-"""The same commands for Typer: help, completion, and what is wrong with a command line."""
+"""The commands for Typer, which does help, shell completion, and errors in command lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer.main
 from scplan.cli.parameters import Argument, Call, Command, Group, Option, Parameter, Settings, load, parameters
 from scplan.errors import UsageError
 
-# Newer releases of Typer carry their own Click, so the package is never imported by name.
+# Newer releases of Typer include their own Click, so `click` is never imported by name.
 TyperCommand = typer.core.TyperCommand | typer.core.TyperGroup
 
 PROGRAM = "scplan"
@@ -26,18 +26,18 @@ _HELP_OPTIONS: dict[Any, Any] = {"help_option_names": ["-h", "--help"]}
 
 
 def complete(words: Sequence[str], root: Group) -> None:
-    """Answers the shell that asked for completions by its environment; does not return if it did."""
+    """Print completions for the shell, which passes its request in the environment. Exits the process if it has."""
     build(root).main(args=list(words), prog_name=PROGRAM)
 
 
 def read(words: Sequence[str], root: Group) -> Call | None:
-    """The command that the words call; None when they only asked for help, which is printed then.
+    """The call that the words of a command line make; None after printing help or the version, if they ask for it.
 
-    Raises UsageError for words that make no sense.
+    Raises UsageError for an invalid command line.
     """
     try:
         with build(root).make_context(PROGRAM, list(words), obj=Settings()) as context:
-            # Each command gives back its call, and does nothing yet.
+            # Each Typer command only returns its Call (see _calling).
             return cast("Call | None", context.command.invoke(context))
     except typer.Exit:  # by --help, --version
         return None
@@ -53,7 +53,7 @@ def _usage_error(error: Any, words: Sequence[str]) -> UsageError:
     path = error.ctx.command_path if error.ctx else PROGRAM
     flags = {flag for param in error.ctx.command.params for flag in param.opts} if error.ctx else set()
     for word in words:
-        # Of one dash, a word is read as letters that are options: -auto-approve as -a -u …
+        # After a single dash each letter is an option: -auto-approve is read as -a -u …
         if word.startswith("-") and len(word) > 2 and f"-{word.partition('=')[0]}" in flags:
             return UsageError(f"{path}: no such option: {word}", hint=f"did you mean -{word}?")
     possible = sorted(getattr(error, "possibilities", None) or ())
@@ -65,7 +65,7 @@ def _usage_error(error: Any, words: Sequence[str]) -> UsageError:
 
 
 def _remember_state_dir(context: typer.Context, value: str | None) -> str | None:
-    # The option may stand before and after the command; the later one, which is the more particular, wins.
+    # The option may be given before and after the command; the later one wins.
     if value is not None:
         context.ensure_object(Settings).state_dir = value
     return value
@@ -96,11 +96,11 @@ def _shared(
         ),
     ] = False,
 ) -> None:
-    """What the root takes, and each command after it."""
+    """Declares the options of the root command, which every command accepts, too."""
 
 
 class _PlainHelp:
-    """Help without Rich's markup."""
+    """Mixin: help without Rich's markup."""
 
     def get_help(self, ctx: Any) -> str:
         # Typer escapes brackets for Rich even when the help is plain.
@@ -109,11 +109,11 @@ class _PlainHelp:
 
 
 class _OneCommand(_PlainHelp, typer.core.TyperCommand):
-    """A command."""
+    """A command with plain help."""
 
 
 class _Commands(_PlainHelp, typer.core.TyperGroup):
-    """A group that imports a command when it is asked for."""
+    """A group that imports a command's module when the command is looked up."""
 
     members: Mapping[str, str | Group] = {}  # set for each group
 
@@ -137,19 +137,19 @@ class _Commands(_PlainHelp, typer.core.TyperGroup):
 
 
 def build(root: Group) -> TyperCommand:
-    """All commands."""
+    """Typer's command for the root group, with all commands."""
     return _built(PROGRAM, root, _shared, completion=True)
 
 
 def _built(
     name: str, entry: str | Group, signature: Callable[..., None] | None = None, *, completion: bool = False
 ) -> TyperCommand:
-    """A command or group: its help and examples are taken from the docstring of its function."""
+    """Typer's command for a command or group. Help and examples are from the docstring of its function."""
     function = load(entry.entry if isinstance(entry, Group) else entry)
     text, _, examples = (function.__doc__ or "").partition(_EXAMPLES)
-    # A line of \b alone keeps the lines below it as they are.
+    # Click does not rewrap a paragraph that begins with a line of \b alone.
     epilog = f"\b\n{_EXAMPLES}{_outdented(examples)}"
-    # Plain help: Rich's would cost its import, and colours tell nothing here.
+    # Plain help: the import of Rich takes time, and colours add nothing here.
     app = typer.Typer(
         name=name,
         add_completion=completion,
@@ -172,7 +172,7 @@ def _built(
 
 
 def _calling(command: Command) -> Callable[..., Call]:
-    """A function that Typer can read the parameters of, and which makes a Call of their values."""
+    """A function for Typer with the command's parameters in its signature; it returns a Call with their values."""
 
     def call(context: typer.Context, **values: object) -> Call:
         return Call(command, context.obj, values)

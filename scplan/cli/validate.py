@@ -1,4 +1,4 @@
-"""`scplan validate` and `scplan schema`: the configuration files alone, without the host."""
+"""`scplan validate` and `scplan schema`: configuration files alone, without a look at the host."""
 
 from __future__ import annotations
 

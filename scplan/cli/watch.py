@@ -20,7 +20,7 @@ _LOCK_TIMEOUT_S = 1.0
 
 
 def parse_check(text: str) -> float:
-    """Seconds between two looks at a container."""
+    """Seconds between two checks of a container, from 1 s to 24 h. Raises ValueError."""
     seconds = parse_duration(text)
     if not _SHORTEST_CHECK_S <= seconds <= _LONGEST_CHECK_S:
         raise ValueError(f"{text} is not between 1s and 24h")
@@ -102,7 +102,7 @@ def _to_stderr() -> Callable[[Notice], None]:
 
 
 def _unfailing(tell: Callable[[Notice], None]) -> Callable[[Notice], None]:
-    """`tell`, which goes quiet when its reader is gone: supervision goes on."""
+    """`tell`, which stops printing when its reader has gone, so that supervision continues."""
 
     def told(notice: Notice) -> None:
         try:
@@ -114,7 +114,7 @@ def _unfailing(tell: Callable[[Notice], None]) -> Callable[[Notice], None]:
 
 
 def _counter(path: str | None, tell: Callable[[Notice], None]) -> Callable[[Tally], None]:
-    """Writes the metrics. Where that fails it is told once, until it works again: supervision goes on."""
+    """A function that writes the metrics to `path`. A failure is reported once, until writing works again."""
     failed: list[str] = []
 
     def count(tally: Tally) -> None:
@@ -127,7 +127,7 @@ def _counter(path: str | None, tell: Callable[[Notice], None]) -> Callable[[Tall
 
         text = watch_metrics(tally, time.time())
         try:
-            # Readable by the exporter, which runs as another user; counts are no secret.
+            # Readable for the node exporter, which runs as another user; counts are not secret.
             durable.write_document(path, text.encode(errors="surrogateescape"), mode=0o644)
             failed.clear()
         except ScplanError as error:
