@@ -357,6 +357,17 @@ def test_a_network_of_others_without_its_route_reaches_no_gateway(
     apply(scplan, asked)
 
 
+def test_a_route_comes_back_over_a_nic_that_was_renamed(scplan: Scplan, web: Container) -> None:
+    """The container's root renames a link at any time; its index stays."""
+    config = routing(web, FOUR[2], SIX[2])
+    apply(scplan, config)
+    before = routes(web)
+    probe = f"nsenter -t {web.pid} -n sh -c 'ip link set eth1 name gone; false'"
+    scplan("apply", "--auto-approve", "--probe", probe, config=of(web, nics=NICS)).ok(3)
+    web.ip("link", "set", "gone", "name", "eth1")
+    assert routes(web) == before
+
+
 @pytest.mark.parametrize("nics", [[], [{**NICS[1], "addresses": []}]], ids=["without the NIC", "without its addresses"])
 @pytest.mark.parametrize(
     "others",

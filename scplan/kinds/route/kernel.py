@@ -261,9 +261,10 @@ class _Places:
         for index, name in names.items():
             if self._name_of(index) != name:
                 link = self.rtnl.link(name)
-                if link is None:
+                if link is None and not self._name_of(index):
                     return None
-                indexes[index] = link.index
+                # A link that was renamed keeps its index.
+                indexes[index] = index if link is None else link.index
             else:
                 indexes[index] = index
         return raw.over(indexes)
