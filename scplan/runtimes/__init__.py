@@ -1,6 +1,6 @@
-"""The registry of container runtimes: outermost first, since an engine's containers are known to what it is built on.
+"""The registry of container runtimes, outermost first: an engine's containers are also known to its OCI runtime.
 
-Each is imported when it is asked for first: most configurations name the one that they need.
+A runtime's module is imported at its first use, since most configurations name the runtime that they need.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import cast
 from scplan.errors import RecordDamaged
 from scplan.runtimes.runtime import Runtime, Runtimes
 
-# The module below this package, and its class.
+# By runtime: the class, in the module of that name in this package.
 _CLASSES = {
     "docker": "Docker",
     "podman": "Podman",
@@ -43,7 +43,7 @@ class _Registry(Mapping[str, Runtime]):
         return len(_CLASSES)
 
     def made(self) -> list[Runtime]:
-        """The runtimes that were asked for so far."""
+        """Runtimes that were used so far."""
         return list(self._made.values())
 
     def __contains__(self, name: object) -> bool:
@@ -55,5 +55,5 @@ RUNTIMES: Runtimes = _REGISTRY
 
 
 def unreadable_states() -> list[RecordDamaged]:
-    """Why state files of runtimes were left out: they are damaged, and not those of a container that was looked for."""
+    """Errors about damaged state files that were skipped: none is the file of a container that was looked for."""
     return [error for runtime in _REGISTRY.made() for error in runtime.unreadable.values()]

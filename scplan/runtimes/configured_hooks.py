@@ -1,4 +1,4 @@
-"""The calls of scplan's hook that are configured for a container. OCI runtime specification, lxc.container.conf(5)."""
+"""Calls of scplan's hook in a container's configuration. OCI runtime specification, lxc.container.conf(5)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from scplan.runtimes.state_files import read_state
 
+# Both run before the container's own process; createRuntime replaces prestart, which is deprecated.
 _OCI_STAGES = ("prestart", "createRuntime")
 _LXC_STAGE = "lxc.hook.start-host"
 _STATE_DIR = "--state-dir"
@@ -14,30 +15,30 @@ DEFAULT_STATE_DIR = "/var/lib/scplan"
 
 
 def state_dirs_in_bundle(bundle: str) -> list[str]:
-    """State directories with which hooks of the bundle's config.json call scplan before the container's own process."""
+    """State directories for which hooks in a bundle's config.json call scplan before the container's own process."""
     hooks = (read_state(f"{bundle}/config.json") or {}).get("hooks")
     return state_dirs_in(hooks) if isinstance(hooks, dict) else []
 
 
 def is_in_bundle(bundle: str) -> bool:
-    """True if a hook of the bundle's config.json runs scplan before the container's own process."""
+    """True if a hook in the bundle's config.json calls scplan before the container's own process."""
     return bool(state_dirs_in_bundle(bundle))
 
 
 def state_dirs_in(hooks: Mapping[str, object]) -> list[str]:
-    """The same of the hooks of an OCI configuration."""
+    """State directories for which `hooks` of an OCI configuration call scplan before the container's own process."""
     entries = [entry for stage in _OCI_STAGES for entry in _list(hooks.get(stage))]
     return [state_dir_of(entry) for entry in entries if isinstance(entry, dict) and runs_scplan(entry)]
 
 
 def runs_scplan(hook: Mapping[str, object]) -> bool:
-    """Whether an OCI hook's path and arguments are those of `scplan hook`, however Python is called for it."""
+    """True if path and arguments of an OCI hook run `scplan hook`, with any Python command line."""
     words = _words(hook)
     return "hook" in words and any("scplan" in word for word in words)
 
 
 def state_dir_of(hook: Mapping[str, object]) -> str:
-    """The state directory that an OCI hook of scplan is called with: by its arguments, else its environment."""
+    """State directory of scplan's OCI hook: from its arguments, else from its environment."""
     return _chosen(_words(hook), [word for word in _list(hook.get("env")) if isinstance(word, str)])
 
 
@@ -55,12 +56,12 @@ def _chosen(words: Sequence[str], environment: Sequence[str]) -> str:
 
 
 def is_in_lxc_configuration(text: str) -> bool:
-    """True if a configuration of LXC runs `scplan hook` on the host when the container starts."""
+    """True if an LXC configuration runs `scplan hook` on the host when the container starts."""
     return bool(state_dirs_in_lxc_configuration(text))
 
 
 def state_dirs_in_lxc_configuration(text: str) -> list[str]:
-    """State directories with which a configuration of LXC calls `scplan hook` on the host at a start."""
+    """State directories for which an LXC configuration runs `scplan hook` on the host when the container starts."""
     found = []
     for line in text.splitlines():
         key, _, value = line.partition("=")
@@ -70,7 +71,7 @@ def state_dirs_in_lxc_configuration(text: str) -> list[str]:
             try:
                 words = shlex.split(value)
             except ValueError:
-                words = value.split()  # a shell would refuse it as well
+                words = value.split()  # an open quote, which a shell would refuse as well
             found.append(_chosen(words, words))
     return found
 

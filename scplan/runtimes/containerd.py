@@ -1,4 +1,4 @@
-"""containerd: its directory of tasks, one for each namespace and container, and the state that runc or crun keep."""
+"""containerd: its task directories, one per namespace and container, and the state files of runc or crun."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from scplan.runtimes.runc import Runc
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_name_or_id
 from scplan.runtimes.state_files import facts_of, list_directories, pid_in_file
 
-# Its own, and the one inside k3s and rke2.
+# State directories: of containerd itself, and of the containerd in k3s and rke2.
 _STATES = ("/run/containerd", "/run/k3s/containerd")
 _TASKS = "io.containerd.runtime.v2.task"
-# The shim's own place, whatever containerd's is.
+# The shim keeps the OCI runtime's state here, wherever containerd's state directory is.
 _OCI_STATES = "/run/containerd/runc"
 _OCI_RUNTIMES = (Runc(), Crun())
 
 
 class Containerd(Runtime):
-    """Containers by ID; CONTAINERD_ADDRESS and CONTAINERD_NAMESPACE choose as they do for ctr(8)."""
+    """Containers are known by ID. CONTAINERD_ADDRESS and CONTAINERD_NAMESPACE select as for ctr(8)."""
 
     name = "containerd"
     runs_for_engines = True
@@ -48,7 +48,7 @@ class Containerd(Runtime):
         spaces = [place] if place else self._spaces_of(container_id)
         states = [f"{_OCI_STATES}/{os.path.basename(space)}" for space in spaces]
         files = [file for state in states for file in _files_in(state, container_id)]
-        # One that is not there is made in a namespace that nobody knows yet.
+        # An absent container may be created in any namespace, so its files are not known yet.
         return Signs(files=(*files, *(f"{space}/{container_id}/init.pid" for space in spaces)), is_polled=not spaces)
 
     def bundle(self, facts: ContainerFacts) -> str | None:
@@ -57,12 +57,12 @@ class Containerd(Runtime):
         return f"{space}/{facts.id}" if space and os.path.isdir(f"{space}/{facts.id}") else None
 
     def _spaces_of(self, container_id: str) -> list[str]:
-        """Directories of namespaces that have a container of that ID."""
+        """Directories of the namespaces that have a container with this ID."""
         return [space for space in _namespaces(self.places()) if os.path.isdir(f"{space}/{container_id}")]
 
 
 def _namespaces(places: list[str]) -> list[str]:
-    """Directories of the tasks of a namespace."""
+    """Task directories of the namespaces: of CONTAINERD_NAMESPACE if it is set, else of all."""
     chosen = os.environ.get("CONTAINERD_NAMESPACE")
     return [
         f"{place}/{name}"

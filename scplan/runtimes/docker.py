@@ -1,4 +1,4 @@
-"""Docker: its daemon's API socket. Docker Engine API, /containers/NAME/json."""
+"""Docker: the API socket of its daemon. Docker Engine API, /containers/NAME/json."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from scplan.runtimes.state_files import (
 _STATE_DIR_OPTION = "--scplan-state-dir="
 WRAPPERS = ("scplan-runc", "scplan-crun")
 """OCI runtimes that add scplan's hook to each container; docker has no hooks of its own."""
-# Filters are JSON in a query: {"type":["container"],"event":["start"]}.
+# The filters are URL-encoded JSON: {"type":["container"],"event":["start"]}.
 _STARTS = "/events?filters=%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%5D%7D"
 _OWN_FILE = re.compile(r"(/.+/containers)/[0-9a-f]{64}/(?:hosts|hostname|resolv\.conf)")
 _CONTAINERD = ("/run/containerd", "/run/docker/containerd/daemon")
@@ -51,14 +51,14 @@ class Docker(Runtime):
         try:
             return _host_of_context()
         except RecordDamaged as error:
-            # Of docker(1)'s settings for one user: without them it asks the daemon of the host.
+            # Only docker(1)'s settings for this user are damaged: without them it uses the host's daemon.
             self.unreadable["context"] = error
             return None
 
     def places(self) -> list[str]:
         host = os.environ.get("DOCKER_HOST") or self._host_of_context()
         if host:
-            # Containers behind tcp:// or ssh:// are not of this host.
+            # Containers of a daemon behind tcp:// or ssh:// are not on this host.
             return [host.removeprefix("unix://")] if host.startswith("unix://") else []
         own = user_directory()
         return [*([f"{own}/docker.sock"] if own else []), "/run/docker.sock"]
@@ -67,13 +67,13 @@ class Docker(Runtime):
         return self._find_at(self.places(), reference)
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        """By ID, which a container keeps when it is renamed; else by name: one that was made again has another ID."""
+        """The container by ID, which survives a rename; else by name, since a re-created container has another ID."""
         sockets = [place] if place else self.places()
         found = self._find_at(sockets, container_id) if is_generated(container_id) else []
         return found or self._find_at(sockets, name)
 
     def _sockets(self, place: str) -> list[str]:
-        """The sockets where a container is known: the recorded one, else all that the environment names."""
+        """Existing sockets for a container: the recorded socket, else all that the environment names."""
         return existing([place] if place else self.places())
 
     def _find_at(self, sockets: list[str], reference: str) -> list[ContainerFacts]:
@@ -103,11 +103,11 @@ class Docker(Runtime):
         return None
 
     def refuse_foreign(self, facts: ContainerFacts) -> None:
-        """By the cgroup, which has the ID in its name, or containerd's shim, which is the parent and has it, too."""
+        """Accepts a process in a cgroup named for the ID, or with a parent (containerd's shim) called with the ID."""
         refuse_foreign(facts, facts.place, cgroup=f".*{re.escape(facts.id)}.*", monitor=facts.id)
 
     def provided(self, facts: ContainerFacts) -> Provided:
-        """By its bundle, and by the daemon: that has the networks, and what `docker update` changed."""
+        """Parts from the bundle, and from the daemon, which has the networks and the changes by `docker update`."""
         bundled = super().provided(facts)
         for socket in existing([facts.place] if facts.place else self.places()):
             with self._daemons.reaching(socket):
@@ -117,22 +117,23 @@ class Docker(Runtime):
         return bundled
 
     def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
-        """Of a running container by its bundle, into which scplan's wrapper put the hook; the daemon is not asked.
+        """State directories of the hook: of a running container from its bundle, to which scplan's wrapper added it.
 
-        It does not answer about a container that is being started, and waits for the hook, which may wait for a lock
-        of the caller's.
+        The daemon is not queried: it does not answer about a starting container, and waits for the hook, which may
+        wait for a lock of the caller.
         """
         if facts.status is Status.STOPPED:
             return self._state_dirs_of_runtime(facts)
+        # The parent is containerd's shim, whose working directory is the bundle: proc_pid_cwd(5).
         bundle = working_directory(parent_of(facts.pid)) or self.bundle(facts)
         return state_dirs_in_bundle(bundle) if bundle and os.path.exists(f"{bundle}/config.json") else None
 
     def has_hook(self, facts: ContainerFacts) -> bool:
-        """True if the container's OCI runtime is one of the daemon's that run scplan's wrapper."""
+        """True if the container's OCI runtime is configured in the daemon as scplan's wrapper."""
         return bool(self._state_dirs_of_runtime(facts))
 
     def _state_dirs_of_runtime(self, facts: ContainerFacts) -> list[str]:
-        """By the arguments of the container's OCI runtime, where that is scplan's wrapper."""
+        """State directory in the arguments of the container's OCI runtime, if that is scplan's wrapper; else empty."""
         for socket in self._sockets(facts.place):
             with self._daemons.reaching(socket):
                 container = get_one(socket, f"/containers/{facts.id}/json")
@@ -159,7 +160,7 @@ def _find(reference: str, socket: str) -> list[ContainerFacts]:
         return []
     if status < 400:
         return [_facts(answer, socket)]
-    # The daemon refuses the beginning of several IDs, with another status in each version.
+    # The daemon refuses an ambiguous ID prefix; the status depends on its version.
     return _all_of(socket, reference, said(answer))
 
 
@@ -183,7 +184,7 @@ def _names(socket: str) -> list[ContainerName]:
 
 
 def _own_name(names: list[Any]) -> str:
-    """`/web`; links of other containers to it are `/other/web`."""
+    """The container's name, listed as `/web`; the entries of other containers' links to it are `/other/web`."""
     own = [name[1:] for name in names if isinstance(name, str) and name.count("/") == 1]
     return own[0] if own else ""
 
@@ -206,7 +207,7 @@ def _facts(answer: Any, socket: str) -> ContainerFacts:
 
 
 def _made_of(about: dict[str, Any], host_config: object) -> dict[str, Any]:
-    """Image, labels, and True if it is removed as it ends, of docker's JSON about a container."""
+    """Image, labels and `is_temporary` (removed at its end), from docker's JSON about a container."""
     config = about.get("Config")
     config = config if isinstance(config, dict) else {}
     image = config.get("Image")
@@ -218,11 +219,11 @@ def _made_of(about: dict[str, Any], host_config: object) -> dict[str, Any]:
 
 
 def _data_of(bundle: str) -> str:
-    """The directory of the daemon's files about its containers, by what it mounts into each; "" if not known."""
+    """Directory of the daemon's files about its containers, from its mounts in the bundle; "" if unknown."""
     mounts = (read_state(f"{bundle}/config.json") or {}).get("mounts")
     for mount in mounts if isinstance(mounts, list) else ():
         source = mount.get("source") if isinstance(mount, dict) else None
-        # The files of another container, where that lends its network.
+        # If the container shares the network of another container, the files are of that container.
         found = _OWN_FILE.fullmatch(source) if isinstance(source, str) else None
         if found is not None:
             return found[1]
@@ -230,14 +231,16 @@ def _data_of(bundle: str) -> str:
 
 
 def _provided(container: Any, where: str) -> Provided:
-    """The things that the daemon's description of a container lists: networks, volumes, devices and limits."""
+    """Networks, volumes, devices and limits in the daemon's description of a container."""
     networks = field(container, "NetworkSettings", dict, where).get("Networks") or {}
     endpoints = {name: one for name, one in networks.items() if name not in ("none", "host") and isinstance(one, dict)}
     named = {name: f"the NIC of docker's network {name}" for name in endpoints}
     host = field(container, "HostConfig", dict, where)
     mounts = [one.get("Destination") for one in container.get("Mounts") or () if isinstance(one, dict)]
     devices = [one.get("PathInContainer") for one in host.get("Devices") or () if isinstance(one, dict)]
+    # Docker's MemorySwap limits memory plus swap; memory.swap.max of cgroup v2 limits swap alone.
     memory, both = host.get("Memory") or 0, host.get("MemorySwap") or 0
+    # cpu.max has a quota in µs per period, by default of 100000 µs: 1 CPU is 10^9 NanoCpus. cgroup-v2.rst, "CPU".
     quota = host.get("CpuQuota") or (host.get("NanoCpus") or 0) // 10_000
     limits = limit_values(
         {
@@ -253,7 +256,7 @@ def _provided(container: Any, where: str) -> Provided:
     if both >= memory > 0:
         limits |= swap_limit(both - memory)
     return Provided(
-        # libnetwork names them in the order in which it plugs them in.
+        # libnetwork names NICs in the order in which it attaches them.
         nics={f"eth{index}": origin for index, origin in enumerate(named.values())},
         macs={str(one.get("MacAddress")): named[name] for name, one in endpoints.items() if one.get("MacAddress")},
         mounts={
@@ -267,7 +270,7 @@ def _provided(container: Any, where: str) -> Provided:
 
 
 def _host_of_context() -> str | None:
-    """The endpoint of the context that docker(1) would use; None for its default."""
+    """Endpoint of the context that docker(1) would use; None for the default context."""
     directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
     context = os.environ.get("DOCKER_CONTEXT") or (read_state(f"{directory}/config.json") or {}).get("currentContext")
     if not isinstance(context, str) or context in ("", "default"):
@@ -279,7 +282,7 @@ def _host_of_context() -> str | None:
         try:
             meta = read_state(path) or {}
         except RecordDamaged as error:
-            damage = error  # it may be that of another context
+            damage = error  # the damaged file may be of another context
             continue
         if meta.get("Name") == context:
             endpoints = field(meta, "Endpoints", dict, path)

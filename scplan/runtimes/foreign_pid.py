@@ -1,6 +1,6 @@
-"""PIDs that an engine names, checked against the container: they may be of another PID namespace than scplan's.
+"""Checks that a PID from an engine is the container's: it may be of another PID namespace than scplan's.
 
-A daemon in a PID namespace of its own, whose socket is shared with the host, names processes by their numbers there.
+A daemon in its own PID namespace, whose socket is shared with the host, reports the PIDs of that namespace.
 Sources: pid_namespaces(7), proc_pid_cgroup(5), proc_pid_cmdline(5).
 """
 
@@ -17,10 +17,10 @@ from scplan.runtimes.state_files import read_file
 
 
 def refuse_foreign(facts: ContainerFacts, socket: str, *, cgroup: str, monitor: str) -> None:
-    """Raises EngineUnreachable where the process is not the container's, or the engine is in another PID namespace.
+    """Raises EngineUnreachable if the process is not the container's, or the engine is in another PID namespace.
 
-    The container's process is in a cgroup that `cgroup`, a regular expression, names; or its parent, which set it up,
-    has `monitor` among its arguments.
+    The container's process is in a cgroup whose name matches the regular expression `cgroup`, or its parent, which
+    set up the container, has `monitor` among its arguments.
     """
     if facts.status is Status.STOPPED:
         if _counts_elsewhere(socket):
@@ -55,11 +55,12 @@ def _has_parent(pid: int, argument: str) -> bool:
 
 
 def _counts_elsewhere(socket: str) -> bool:
-    """True if who listens at the socket is in another PID namespace than scplan."""
+    """True if the process that listens at the socket is in another PID namespace than scplan."""
     pid = process_behind(socket)
     if pid is None:
         return False
     try:
+        # PID 0: the process is not visible in scplan's PID namespace. pid_namespaces(7)
         return pid == 0 or os.stat(f"/proc/{pid}/ns/pid").st_ino != os.stat("/proc/self/ns/pid").st_ino
     except FileNotFoundError:
-        return False  # whoever made the socket has ended, and left it to another one
+        return False  # the process that called listen(2) has ended; another process has inherited the socket

@@ -1,4 +1,4 @@
-"""Incus and LXD: /1.0/instances/NAME on the socket of their daemon. Incus and LXD REST API."""
+"""Incus and LXD: /1.0/instances/NAME on the daemon's socket. Incus and LXD REST API."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from scplan.startup.named_tuple import NamedTuple
 _RUNNING = ("Running", "Frozen", "Ready")
 _DEFAULT = "default"
 _NODES = ("unix-char", "unix-block", "unix-hotplug", "usb", "gpu", "tpm")
-# In every container, from the host's nodes: internal/server/instance/drivers/driver_lxc.go.
+# Bind-mounted into every container from the host's nodes: internal/server/instance/drivers/driver_lxc.go.
 _OWN_NODES = ("/dev/fuse", "/dev/net/tun")
-# By the keys of an instance's configuration, the settings that they set.
+# By key of an instance's configuration: the cgroup settings that the key sets.
 _LIMITS = {
     "limits.memory": ("memory.max", "memory.swap.max", "memory.low", "memory.high"),
     "limits.memory.swap": ("memory.swap.max",),
@@ -34,7 +34,7 @@ _LIMITS = {
     "limits.cpu.nodes": ("cpuset.mems",),
     "limits.processes": ("pids.max",),
 }
-# Incus, and LXD: the daemon calls an instance running as soon as its monitor is, and then finds no PID to look at.
+# Errors of Incus and of LXD: the daemon reports an instance as running once its monitor runs, even before its PID.
 _NO_PROCESS = ("Invalid PID", "PID of LXC instance could not be initialized")
 _PROJECT_IS = "?project="
 _OF_ONE_DAEMON = ("/var/lib/incus", "/run/incus")
@@ -42,7 +42,7 @@ _DIRECTORIES = (*_OF_ONE_DAEMON, "/var/lib/lxd", "/var/snap/lxd/common/lxd")
 
 
 class Incus(Runtime):
-    """Instances are known by name. INCUS_DIR, LXD_DIR and INCUS_PROJECT choose as they do for the command line."""
+    """Instances are known by name. INCUS_DIR, LXD_DIR and INCUS_PROJECT select as for the engines' command lines."""
 
     name = "incus"
     asks_for_hooks = True
@@ -72,14 +72,14 @@ class Incus(Runtime):
         )
 
     def refuse_foreign(self, facts: ContainerFacts) -> None:
-        """By the cgroup, or the monitor, which is the parent."""
+        """Accepts a process in the instance's cgroup, or with the instance's monitor as its parent."""
         project = project_of(facts.place)
         own = project.own_name(facts.name)
         directory = f"{os.path.dirname(project.socket)}/containers"
         refuse_foreign(facts, project.socket, cgroup=payload_cgroup(own), monitor=monitor_title(directory, own))
 
     def provided(self, facts: ContainerFacts) -> Provided:
-        """By the devices and limits of the instance and its profiles; the rest is in the configuration made for LXC."""
+        """Devices and limits of the instance and its profiles; the rest is in the configuration for LXC."""
         instance, where = self._instance(facts)
         if instance is None:
             return NOTHING_PROVIDED
@@ -87,13 +87,13 @@ class Incus(Runtime):
         return _provided(devices, field(instance, "expanded_config", dict, where))
 
     def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
-        """By `raw.lxc` of the instance, or of a profile of it."""
+        """State directories of the hook in `raw.lxc` of the instance or of one of its profiles."""
         instance, where = self._instance(facts)
         raw = None if instance is None else field(instance, "expanded_config", dict, where).get("raw.lxc")
         return state_dirs_in_lxc_configuration(raw) if isinstance(raw, str) else []
 
     def _instance(self, facts: ContainerFacts) -> tuple[Any, str]:
-        """(the instance as its daemon describes it, where that is from); None and "" when there is no such instance."""
+        """(the daemon's description of the instance, its source for messages); (None, "") if there is no instance."""
         chosen = [Project(socket, _chosen_project()) for socket in existing(self.places())]
         for project in [project_of(facts.place)] if facts.place else chosen:
             with self._daemons.reaching(project.socket):
@@ -121,14 +121,14 @@ def _provided(expanded: dict[str, Any], config: dict[str, Any]) -> Provided:
         for setting in _LIMITS.get(key, ()) if value else ():
             settings[setting] = frozenset((ANY_VALUE,))
     settings |= {name: settings[name] | values for name, values in _memory_limits(config).items()}
-    # Incus binds each unix device from a node of its own.
+    # Incus creates a node of its own for each unix device, and bind-mounts it: a device is a mount, too.
     return Provided(nics=nics, mounts={**mounts, **devices}, devices={**mounts, **devices}, settings=settings)
 
 
 def _memory_limits(config: dict[str, Any]) -> dict[str, frozenset[str]]:
-    """The limits of memory and swap as far as they are in bytes; a part of the host's memory ("50%") is not.
+    """Limits of memory and swap in bytes, without a limit that is a share of the host's memory ("50%").
 
-    internal/server/instance/drivers/driver_lxc.go: without a size of its own, swap is limited to none.
+    Without a size for swap, swap is limited to none: internal/server/instance/drivers/driver_lxc.go.
     """
     limit_bytes = _bytes(config.get("limits.memory"))
     if limit_bytes is None or config.get("limits.memory.enforce") == "soft":
@@ -146,25 +146,25 @@ def _bytes(text: object) -> int | None:
 
 
 class Project(NamedTuple):
-    """A project of the daemon at a socket: instances of one name can be in each."""
+    """A project of the daemon at a socket. Each project can have an instance of the same name."""
 
     socket: str
     name: str
 
     @property
     def place(self) -> str:
-        """As facts and records have it."""
+        """The project's place in facts and records."""
         return f"{self.socket}{_PROJECT_IS}{self.name}"
 
     def own_name(self, instance: str) -> str:
-        """The name that LXC knows an instance by."""
+        """Name of the instance's LXC container."""
         return instance if self.name == _DEFAULT else f"{self.name}_{instance}"
 
     def target(self, path: str) -> str:
         return f"/1.0/{path}?project={self.name}"
 
     def metadata(self, path: str) -> Any:
-        """The metadata of an answer; None when there is no such thing."""
+        """The `metadata` of a response; None if the daemon has no such object."""
         target = self.target(path)
         answer = get_one(self.socket, target)
         if answer is None:
@@ -175,13 +175,13 @@ class Project(NamedTuple):
 
 
 def project_of(place: str) -> Project:
-    """The project of a place."""
+    """The project that a place names."""
     socket, _, name = place.partition(_PROJECT_IS)
     return Project(socket, name or _DEFAULT)
 
 
 def is_same_project(one: str, other: str) -> bool:
-    """True if two places are the same project; a socket that is not known is taken for that of the other."""
+    """True if both places are the same project; an unknown socket matches any socket."""
     first, second = project_of(one), project_of(other)
     return first.name == second.name and (
         is_same_place(first.socket, second.socket)
@@ -197,7 +197,7 @@ def _names(project: Project) -> list[ContainerName]:
     rows = project.metadata("instances")
     if not isinstance(rows, list) or not all(isinstance(row, str) for row in rows):
         raise damaged(f"{project.socket}: {project.target('instances')}", "it is not a list of paths")
-    # "/1.0/instances/web", with "?project=other" in other projects than the default one.
+    # "/1.0/instances/web", with "?project=other" outside of the default project.
     names = [row.rpartition("/")[2].partition("?")[0] for row in rows]
     return [ContainerName(name, name, project.place) for name in names]
 
@@ -215,7 +215,7 @@ def _exact(project: Project, name: str) -> list[ContainerFacts]:
 
 
 def _facts(project: Project, name: str) -> ContainerFacts | None:
-    """None when there is no such instance, and for virtual machines: their process is no container."""
+    """Facts of an instance; None if it does not exist, or is a virtual machine, whose process is no container."""
     instance = project.metadata(f"instances/{name}")
     if instance is None:
         return None
@@ -232,7 +232,7 @@ def _facts(project: Project, name: str) -> ContainerFacts | None:
 
 
 def _refuse_other_member(project: Project, name: str, location: object) -> None:
-    """Raises EngineUnreachable for an instance that another member of the cluster has: its PID is of another host."""
+    """Raises EngineUnreachable for an instance on another cluster member: its PID is of another host."""
     if location in (None, "", "none"):
         return
     answer = get_one(project.socket, "/1.0")
@@ -247,9 +247,9 @@ def _refuse_other_member(project: Project, name: str, location: object) -> None:
 
 
 def _pid(project: Project, name: str) -> int:
-    """The first process; 0 of an instance that is starting or ending, and has none.
+    """PID of the first process; 0 for an instance without a process, which is starting or ending.
 
-    The monitor names it at once; the daemon looks at disks and interfaces first, for 40 ms.
+    LXC's monitor returns it at once; the daemon first reads the state of disks and interfaces, which takes 40 ms.
     """
     pid = init_pid(f"{os.path.dirname(project.socket)}/containers/{project.own_name(name)}")
     if pid:

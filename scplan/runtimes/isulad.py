@@ -1,7 +1,7 @@
-"""iSulad: GRAPH/engines/RUNTIME/ID/ with config.v2.json and container_state.json, which its daemon keeps.
+"""iSulad: GRAPH/engines/RUNTIME/ID/ with config.v2.json and container_state.json, written by its daemon.
 
-Since iSulad 2.0.8 the state is in container_state.json, and `State` of config.v2.json is empty; before, it was there.
-False values and zeros are left out.
+Since iSulad 2.0.8 the state is in container_state.json; older versions have it in `State` of config.v2.json, which is
+empty now. Both files leave out false values and zeros.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PROGRAM = "isulad"
 _FILE = "config.v2.json"
 _STATE_FILE = "container_state.json"
 _STATE_KEYS = frozenset(("Running", "Pid", "StartedAt", "FinishedAt", "ExitCode", "Starting", "Paused", "Restarting"))
-# Written by lcr, whose LXC runs hooks from it instead of config.json; runc reads them in config.json.
+# Hooks of lcr's containers: lcr writes this file, and LXC reads it instead of config.json. runc reads config.json.
 _LCR_HOOKS = "ocihooks.json"
 
 
@@ -51,7 +51,7 @@ class Isulad(Runtime):
         return [*self.places(), self._graph()]
 
     def _graph(self) -> str:
-        """Its daemon's root: `isulad -g`, else "graph" in daemon.json."""
+        """Root directory of the daemon: `isulad -g`, else "graph" in daemon.json, else the default."""
         try:
             configuration = read_state(_CONFIGURATION) or {}
         except RecordDamaged as error:
@@ -62,7 +62,7 @@ class Isulad(Runtime):
         pid_file = configuration.get("pidfile")
         chosen = _graph_of_daemon(pid_file if isinstance(pid_file, str) and pid_file else _PID_FILE)
         if chosen:
-            # The daemon's own word: whatever is in its configuration does not count beside it.
+            # The daemon's command line takes precedence, so a damaged configuration file does not matter.
             self.unreadable.pop(_CONFIGURATION, None)
             return chosen
         graph = configuration.get("graph")
@@ -72,13 +72,13 @@ class Isulad(Runtime):
         names = by_name_or_id(reference, self.all())
         if not any(reference in one[:2] for one in names):
             for path, error in self.unreadable.items():
-                # Its name is not known: it may be the one. Its ID is that of its directory.
+                # A damaged file hides the name, so the container may match. Its ID is the name of its directory.
                 if not names or path.split("/")[-2].startswith(reference):
                     raise error
         return [facts for one in names if (facts := _facts(one)) is not None]
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        """By ID, else by name: one that was made again has another ID, and may be run by another runtime."""
+        """The container by ID, else by name: a re-created container has another ID, and may use another runtime."""
         if not container_id:
             return self.find(name, None, None)
         directories = _directories(os.path.dirname(place)) if place else self._all_directories()
@@ -106,7 +106,7 @@ class Isulad(Runtime):
         return [one for one in read if one is not None]
 
     def _name(self, place: str, container_id: str) -> ContainerName | None:
-        """None for one that is being made or removed, or whose file is damaged."""
+        """Name of a container; None while it is being created or removed, or if its file is damaged."""
         try:
             return _name(place, container_id)
         except RecordDamaged as error:
@@ -132,7 +132,7 @@ class Isulad(Runtime):
         return next((path for path in paths if os.path.isfile(f"{path}/config.json")), None)
 
     def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
-        """By the hooks of the container's runtime: lcr has them in a file of its own, others in config.json."""
+        """State directories of the hook: lcr reads hooks from a file of its own, other runtimes from config.json."""
         bundle = self.bundle(facts)
         if bundle is None:
             return []
@@ -141,14 +141,14 @@ class Isulad(Runtime):
 
 
 def _graph_of_daemon(pid_file: str) -> str:
-    """The graph that the running daemon was started with; "" without one, and where it has the configured one.
+    """Root directory from the running daemon's command line; "" if no daemon runs, or it has no such option.
 
     Source: proc_pid_cmdline(5); isulad -g, --graph.
     """
     text = (read_file(pid_file) or b"").strip()
     words = os.fsdecode(read_file(f"/proc/{int(text)}/cmdline") or b"").split("\0") if _is_pid(text) else [""]
     if os.path.basename(words[0]) != _PROGRAM:
-        return ""  # it has ended, and its PID may be another process's
+        return ""  # the daemon has ended, and another process may have its PID
     rest = iter(words[1:])
     graph = ""
     for word in rest:
@@ -166,7 +166,7 @@ def _is_pid(text: bytes) -> bool:
 
 
 def _directories(engines: str) -> list[str]:
-    """Directories of the containers of each runtime."""
+    """Directories with containers, one per runtime."""
     return [f"{engines}/{runtime}" for runtime in list_directories(engines)]
 
 
@@ -174,7 +174,8 @@ def _name(place: str, container_id: str) -> ContainerName | None:
     try:
         status = os.stat(f"{place}/{container_id}/{_FILE}")
     except OSError:
-        return None  # being made or removed, and so not there
+        return None  # the container is being created or removed
+    # The file's version is part of the cache's key: a file that was replaced is parsed again.
     return _parsed(place, container_id, (status.st_ino, status.st_mtime_ns))
 
 
@@ -189,7 +190,10 @@ def _parsed(place: str, container_id: str, _version: tuple[int, ...]) -> Contain
 
 
 def _facts(one: ContainerName) -> ContainerFacts | None:
-    """None for one that was removed meanwhile. One that restarts is running without a process: stopped."""
+    """Facts of a container; None if it was removed meanwhile.
+
+    A restarting container has `Running` without a process, and counts as stopped.
+    """
     path = f"{one.place}/{one.id}/{_STATE_FILE}"
     state = read_state(path)
     if state and not state.keys() & _STATE_KEYS:
@@ -213,7 +217,7 @@ def _number(state: dict[str, Any], key: str, path: str) -> int:
 
 
 def _made_of(place: str, container_id: str) -> dict[str, Any]:
-    """Image, labels, and True if it is removed as it ends, of iSulad's files about a container."""
+    """Image, labels and `is_temporary` (removed at its end), from iSulad's files about a container."""
     common = (read_state(f"{place}/{container_id}/{_FILE}") or {}).get("CommonConfig")
     common = common if isinstance(common, dict) else {}
     image, config = common.get("Image"), common.get("Config")

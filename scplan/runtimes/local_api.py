@@ -1,4 +1,4 @@
-"""JSON over the socket of an engine's daemon: what docker, incus and lxd answer."""
+"""JSON over the socket of an engine's daemon: responses of docker, incus and lxd."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ _PROBE_S = 1.0
 
 
 def get(socket: str, target: str) -> tuple[int, Any]:
-    """Status and JSON of an answer; no error is raised for statuses from 400 on.
+    """Status and JSON of a response; statuses from 400 on raise no error.
 
-    Raises KernelError when nobody answers in time, RecordDamaged for what is no JSON.
+    Raises KernelError if nobody answers in time, RecordDamaged if the response is not JSON.
     """
     status, body = http_get(socket, target)
     return status, parse(body, f"{socket}: {target}")
 
 
 def get_one(socket: str, target: str) -> Any:
-    """The JSON of an answer; None when the daemon knows no such thing. Raises ScplanError when it refuses."""
+    """JSON of a response; None for status 404.
+
+    Raises ScplanError for other statuses from 400 on: EngineUnreachable from 500 on.
+    """
     status, answer = get(socket, target)
     if status == NOT_FOUND:
         return None
@@ -39,25 +42,25 @@ def get_one(socket: str, target: str) -> Any:
 
 
 def said(answer: Any) -> str:
-    """What a daemon says about an error."""
+    """The error message in a daemon's response; "" if it has none."""
     message = (answer.get("message") or answer.get("error")) if isinstance(answer, dict) else None
     return message if isinstance(message, str) else ""
 
 
 def is_plain(reference: str) -> bool:
-    """Whether it can be the name or ID of a container in a URL as it is; engines have no other names."""
+    """True if `reference` needs no escaping in a URL; engines allow no other names and IDs."""
     return reference.isascii() and all(letter.isalnum() or letter in "_.-" for letter in reference)
 
 
 def existing(paths: list[str]) -> list[str]:
-    """Those paths that are there, each socket once even when it has several names."""
+    """Existing paths, sorted; a socket with several names is listed once."""
     return sorted({os.path.realpath(path): path for path in paths if os.path.exists(path)}.values())
 
 
 class Daemons:
-    """The daemons of an engine, by their sockets; one that hangs is asked once.
+    """Daemons of an engine, by socket. A daemon that hangs is queried once.
 
-    `probe` is a target that a working daemon answers at once, whatever it does to a container just now.
+    `probe` is an HTTP target that a working daemon answers at once, even while it works on a container.
     """
 
     def __init__(self, engine: str, probe: str) -> None:
@@ -66,27 +69,27 @@ class Daemons:
 
     @contextmanager
     def reaching(self, socket: str) -> Iterator[None]:
-        """Raises EngineUnreachable, which names the engine, where nobody answers at its socket."""
+        """Raises EngineUnreachable, which names the engine, if its daemon does not answer within the block."""
         if socket in self._hanging:
             raise EngineUnreachable.at(self._engine, socket, self._hanging[socket], errno.ETIMEDOUT)
         try:
             yield
         except KernelError as error:
-            # Docker does not answer about a container that is being started, but about all others.
+            # Docker does not answer about a starting container, but still about all others: check by the probe.
             if error.errno == errno.ETIMEDOUT and not self._answers(socket):
                 self._hanging[socket] = error.said
             raise EngineUnreachable.at(self._engine, socket, error.said, error.errno) from None
 
     def check(self, sockets: Sequence[str]) -> None:
-        """Raises EngineUnreachable where none of the sockets is there, or nobody answers at one of them."""
+        """Raises EngineUnreachable if none of the sockets exists, or a daemon does not answer."""
         for socket in existing(list(sockets)) or sockets[:1]:
             with self.reaching(socket):
                 http_get(socket, self._probe)
 
     def from_each(self, sockets: Sequence[str], ask: Callable[[str], list[T]]) -> list[T]:
-        """What is found at all sockets of an engine.
+        """Results of `ask` for all existing sockets, in one list.
 
-        Raises EngineUnreachable where nothing is found, and one of them did not answer, or none is there.
+        Raises EngineUnreachable if no socket exists, or if there is no result and a daemon did not answer.
         """
         there = existing(list(sockets))
         if sockets and not there:

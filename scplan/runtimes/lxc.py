@@ -1,4 +1,4 @@
-"""LXC: the directories of its lxcpath, and the command socket of each running container's monitor. lxc(7)."""
+"""LXC: directories below the lxcpath, and the command socket of each running container's monitor. lxc(7)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MONITOR = "[lxc monitor] "
 
 
 class Lxc(Runtime):
-    """Containers by name. The ID is LXCPATH/NAME, so that a record finds a container below another path again."""
+    """Containers are known by name. The ID is LXCPATH/NAME, so a record finds a container below another lxcpath."""
 
     name = "lxc"
 
@@ -51,26 +51,26 @@ class Lxc(Runtime):
         return [*(ContainerName(name, f"{path}/{name}", path) for name in names), *_running_elsewhere(path)]
 
     def refuse_foreign(self, facts: ContainerFacts) -> None:
-        """By the cgroup, or the monitor, which is the parent."""
+        """Accepts a process in the container's cgroup, or with the container's monitor as its parent."""
         path, name = os.path.split(facts.id)
         refuse_foreign(
             facts, f"\0{socket_name(facts.id)}", cgroup=payload_cgroup(name), monitor=monitor_title(path, name)
         )
 
     def provided(self, facts: ContainerFacts) -> Provided:
-        """By the container's configuration and what that includes."""
-        from scplan.runtimes.lxc_config import of_lxc  # most commands do without
+        """Parts in the container's configuration and in the files that it includes."""
+        from scplan.runtimes.lxc_config import of_lxc  # here, since most commands do not need it
 
         return of_lxc(f"{facts.id}/config")
 
     def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
-        """By the container's configuration; files that it includes are not read."""
+        """State directories of the hook in the container's configuration; included files are not read."""
         text = read_file(f"{facts.id}/config")
         return [] if text is None else state_dirs_in_lxc_configuration(text.decode(errors="replace"))
 
 
 def default_path() -> str:
-    """lxc.lxcpath of this user's lxc.conf(5), else where LXC looks without it."""
+    """lxc.lxcpath of this user's lxc.conf(5), else LXC's default directory."""
     own = os.geteuid() != 0
     home = os.path.expanduser("~")
     text = read_file(f"{home}/.config/lxc/lxc.conf" if own else "/etc/lxc/lxc.conf") or b""
@@ -82,16 +82,17 @@ def default_path() -> str:
 
 
 def _running_elsewhere(path: str) -> list[ContainerName]:
-    """Running containers below other paths (`lxc-start -P`), by the sockets of their monitors."""
+    """Running containers below other lxcpaths (`lxc-start -P`), by the sockets of their monitors."""
+    # The kernel shows the leading NUL of an abstract socket's name as @: unix_seq_show() in net/unix/af_unix.c.
     addresses = {os.fsdecode(line).partition(" @")[2] for line in (read_file(_SOCKETS) or b"").splitlines()}
     directories = {directory for one in addresses if (directory := _directory_in(one)).startswith("/")}
     if any(one.startswith(_HASHED) for one in addresses):
-        # A long path is hashed. Its monitor has it in its title, which anyone can have: the hash says if it is true.
+        # LXC hashes a long path. The monitor's title has the path; the hash confirms that the title is true.
         directories |= {one for one in _titles_of_monitors() if socket_name(one) in addresses}
     found = []
     for directory in directories:
         place, _, name = directory.rpartition("/")
-        # The paths of incus and lxd have the daemon's socket beside them.
+        # The lxcpath of incus or lxd has the daemon's socket beside it.
         of_engine = os.path.exists(f"{os.path.dirname(place)}/unix.socket")
         if name and place not in ("", path) and not of_engine:
             found.append(ContainerName(name, directory, place))
@@ -99,13 +100,13 @@ def _running_elsewhere(path: str) -> list[ContainerName]:
 
 
 def _directory_in(address: str) -> str:
-    """LXCPATH/NAME of a monitor's socket; "" of any other one."""
+    """LXCPATH/NAME from the address of a monitor's socket; "" for any other socket."""
     directory, _, last = address.rpartition("/")
     return directory if last == "command" else ""
 
 
 def _titles_of_monitors() -> Iterator[str]:
-    """LXCPATH/NAME of all processes that call themselves a monitor: "[lxc monitor] LXCPATH NAME"."""
+    """LXCPATH/NAME from the titles of processes that claim to be a monitor: "[lxc monitor] LXCPATH NAME"."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             title = os.fsdecode(read_file(f"/proc/{entry}/cmdline") or b"").rstrip("\0")

@@ -1,4 +1,4 @@
-"""Things that a configuration of LXC puts into its container. lxc.container.conf(5), fstab(5)."""
+"""NICs, mounts, devices and limits in the configuration of an LXC container. lxc.container.conf(5), fstab(5)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _V1_LIMITS = {
 
 
 def of_lxc(path: str) -> Provided:
-    """The NICs, mounts, devices and limits of a configuration and of all that it includes."""
+    """NICs, mounts, devices and limits in a configuration and in all files that it includes."""
     mounts: dict[str, str] = {}
     devices: dict[str, str] = {}
     types: dict[str, str] = {}
@@ -43,7 +43,7 @@ def of_lxc(path: str) -> Provided:
                     _add_entry(line, mounts, devices)
             case ["cgroup", *file]:
                 name = ".".join(file)
-                # Other units and files: whatever their equivalent says was set by LXC.
+                # cgroup v1 has other files and units: LXC may have set any value of the v2 file.
                 settings |= {_V1_LIMITS[name]: frozenset((ANY_VALUE,))} if name in _V1_LIMITS else {}
                 settings |= limit_values({name: value})
                 written[name] = value
@@ -57,30 +57,32 @@ def of_lxc(path: str) -> Provided:
 
 
 def _memory_limits(written: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """The limits of memory, and of swap alone, by files of cgroup v1 as LXC writes them."""
+    """Limits of memory, and of swap alone, from the cgroup v1 files in LXC's configuration."""
+    # memory.memsw limits memory plus swap: Documentation/admin-guide/cgroup-v1/memory.rst.
     limit, both = (_bytes(written.get(f"memory.{file}_in_bytes", "")) for file in ("limit", "memsw.limit"))
     found = limit_values({"memory.max": limit})
     return found | swap_limit(both - limit) if limit is not None and both is not None and both >= limit else found
 
 
 def _bytes(text: str) -> int | None:
-    """Bytes as the kernel reads them: 512M. lib/cmdline.c, memparse()."""
+    """Bytes of a number such as 512M, as the kernel parses it; None for other texts. lib/cmdline.c, memparse()."""
     match = re.fullmatch(r"(\d+)([kKmMgGtT]?)", text, re.ASCII)
     return int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ") if match else None
 
 
 def _add_entry(line: str, mounts: dict[str, str], devices: dict[str, str]) -> None:
-    """Adds the target of one line: a bind mount of a device node is a device to scplan."""
+    """Adds the target of an fstab line as a mount and a device: a bind-mounted device node is a device to scplan."""
     words = line.split()
     if len(words) < 2 or words[0].startswith("#"):
         return
+    # fstab(5): \040 is a space in a path.
     target = in_container(words[1].replace("\\040", " "))
     mounts[target] = "a mount of LXC's configuration"
     devices[target] = "a device of LXC's configuration"
 
 
 def _lines(path: str, depth: int) -> Iterator[tuple[str, str]]:
-    """(key, value) of each line, those of included files in their place; directories are read as LXC does."""
+    """(key, value) of each line. An included file stands for its lines, an included directory for its .conf files."""
     for line in _text(path).splitlines():
         key, _, value = line.partition("=")
         key, value = key.strip(), value.strip()

@@ -1,4 +1,4 @@
-"""systemd-nspawn: its supervisors in /proc, and the images of /var/lib/machines. systemd-nspawn(1), proc(5)."""
+"""systemd-nspawn: its supervisors in /proc, and the images in /var/lib/machines. systemd-nspawn(1), proc(5)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, list_suffixed, read_file, takes_root
 from scplan.startup.named_tuple import NamedTuple
 
-# A directory for each running container; there also without systemd-machined (--register=no).
+# One directory per running container, also without systemd-machined (--register=no).
 _RUNNING = "/run/systemd/nspawn/propagate"
 _IMAGES = ("/var/lib/machines", "/etc/machines", "/usr/lib/machines")
 _SUPERVISOR = "systemd-nspawn"
 _EPHEMERAL = "x"
 _FALSE = ("no", "n", "false", "f", "off", "0")
 _SUFFIX_DIGITS, _HEXADECIMAL = 16, frozenset("0123456789abcdef")
-# Options whose value may be the next word: these of one letter, and all long ones but these.
+# Options whose value may be the next word: these letters, and all long options except _FLAGS.
 _WITH_VALUE = "DuLMSZipE"
 _FLAGS = (
     *("help", "version", "no-pager", "quiet", "ephemeral", "read-only", "volatile", "boot", "as-pid2", "pipe"),
@@ -28,7 +28,7 @@ _FLAGS = (
 
 
 class Nspawn(Runtime):
-    """Machines by name. One that runs is known by its supervisor, one that is stopped by its image."""
+    """Machines are known by name: a running machine by its supervisor, a stopped machine by its image."""
 
     name = "nspawn"
 
@@ -41,11 +41,11 @@ class Nspawn(Runtime):
         return [_facts(name) for name in by_reference(reference, _names())]
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
-        return Signs(files=(f"{_RUNNING}/{name}",), is_polled=True)  # the directory may have stayed
+        return Signs(files=(f"{_RUNNING}/{name}",), is_polled=True)  # the directory may be left from an earlier run
 
     def provided(self, facts: ContainerFacts) -> Provided:
-        """By its settings file, and by the options of the supervisor of one that runs."""
-        from scplan.runtimes.nspawn_options import of_nspawn  # most commands do without
+        """Parts in the settings file, and in the options of a running machine's supervisor."""
+        from scplan.runtimes.nspawn_options import of_nspawn  # here, since most commands do not need it
 
         parent = _parent_of(facts.pid)
         words = os.fsdecode(read_file(f"/proc/{parent}/cmdline") or b"").split("\0") if parent else []
@@ -69,7 +69,7 @@ def _facts(name: str) -> ContainerFacts:
 
 
 def _leader(name: str) -> int:
-    """The first process of a running machine; 0 when it does not run."""
+    """PID of the machine's first process; 0 if the machine does not run."""
     if not os.path.isdir(f"{_RUNNING}/{name}"):
         return 0
     base, _, suffix = name.rpartition("-")
@@ -83,14 +83,14 @@ def _leader(name: str) -> int:
             return _child_of(entry)
         if may_be_ephemeral and started == Started(base, True) and _is_of_host(entry):
             ephemeral.append(_child_of(entry))
-    # All that are started from one directory have the same arguments; only the kernel knows which is which.
+    # Ephemeral machines of the same directory have the same arguments: only their mounts distinguish them.
     return next((pid for pid in ephemeral if pid and _has_directory_of(pid, name)), 0)
 
 
 def _has_directory_of(pid: int, name: str) -> bool:
-    """True if the process has the directory of that machine mounted (on /run/host/incoming); proc_pid_mountinfo(5).
+    """True if the process has the directory of that machine mounted (on /run/host/incoming). proc_pid_mountinfo(5)
 
-    A machine can make a mount of any name, but not of the host's file system.
+    A machine can create a mount with any name, but not of the host's file system.
     """
     directory = f"{_RUNNING}/{name}"
     device = os.stat(directory).st_dev
@@ -100,8 +100,9 @@ def _has_directory_of(pid: int, name: str) -> bool:
     except KernelError as error:
         if error.errno != errno.EINVAL:
             raise
-        return False  # it is ending, and has left its namespaces: mounts_open_common() in the kernel
+        return False  # the process is exiting, and has left its namespaces: mounts_open_common(), fs/proc_namespace.c
     for line in os.fsdecode(mounts or b"").splitlines():
+        # Fields 3 and 4: MAJOR:MINOR of the file system, and the directory in it that is mounted.
         fields = line.split(" ")
         if fields[2] == numbers and directory.endswith(fields[3]) and fields[3].endswith(f"/{name}"):
             return True
@@ -109,7 +110,7 @@ def _has_directory_of(pid: int, name: str) -> bool:
 
 
 def _started_by(pid: str) -> Started:
-    """The machine that a process supervises, by its arguments; no name for any other process."""
+    """The machine that a process supervises, from its arguments; an empty name for any other process."""
     if read_file(f"/proc/{pid}/comm") != f"{_SUPERVISOR}\n".encode():
         return Started("", False)
     words = os.fsdecode(read_file(f"/proc/{pid}/cmdline") or b"").split("\0")
@@ -117,9 +118,9 @@ def _started_by(pid: str) -> Started:
 
 
 def _is_of_host(pid: str) -> bool:
-    """True if the process is what it says: the host's, and root's."""
+    """True if the process belongs to root, and to scplan's own PID and user namespaces."""
     try:
-        # Anything in a container can have this name and these arguments.
+        # A process in a container can have the same name and arguments, but not the host's namespaces.
         same = all(os.stat(f"/proc/{pid}/ns/{kind}") == os.stat(f"/proc/self/ns/{kind}") for kind in ("pid", "user"))
         return same and os.stat(f"/proc/{pid}").st_uid == 0
     except FileNotFoundError:
@@ -129,14 +130,16 @@ def _is_of_host(pid: str) -> bool:
 
 
 def _parent_of(pid: int) -> int:
-    """The parent of a process; 0 where there is none. Source: proc_pid_stat(5)."""
+    """PID of the parent of a process; 0 if there is none. Source: proc_pid_stat(5)."""
+    # The second field is the name in brackets, which may contain brackets and spaces itself.
     fields = (read_file(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
     return int(fields[1]) if pid and len(fields) > 1 else 0
 
 
 def _child_of(pid: str) -> int:
-    """The child that has a PID namespace of its own: the machine's first process."""
+    """PID of the child in another PID namespace, which is the machine's first process; 0 if there is none."""
     own = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    # Children of the main thread, by a file of CONFIG_PROC_CHILDREN.
     for child in (read_file(f"/proc/{pid}/task/{pid}/children") or b"").split():
         try:
             if os.stat(f"/proc/{int(child)}/ns/pid").st_ino != own:
@@ -147,16 +150,16 @@ def _child_of(pid: str) -> int:
 
 
 class Started(NamedTuple):
-    """A machine by the arguments of its supervisor; to the name of a suffixed one nspawn adds 16 random digits."""
+    """A machine as the arguments of its supervisor name it; nspawn appends 16 random digits to a suffixed name."""
 
     name: str
     is_suffixed: bool
 
 
 def started_machine(arguments: list[str]) -> Started:
-    """The machine that these arguments of systemd-nspawn start; without a name when they do not tell it.
+    """The machine that these arguments of systemd-nspawn start; an empty name if they have none.
 
-    Its name is `--machine`, else the last part of the directory or of the image: with a suffix if it is ephemeral.
+    The name is `--machine`, else the last part of the directory or image, with a suffix if the machine is ephemeral.
     """
     told: dict[str, str] = {}
     words = iter(arguments)

@@ -1,4 +1,4 @@
-"""Things that systemd-nspawn puts into a machine. systemd-nspawn(1), systemd.nspawn(5)."""
+"""NICs, mounts, devices and limits that systemd-nspawn gives a machine. systemd-nspawn(1), systemd.nspawn(5)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from scplan.runtimes.state_files import read_file
 
 _FILES = ("/etc/systemd/nspawn", "/run/systemd/nspawn", "/var/lib/machines")
 _MOUNTS = ("bind", "bind-ro", "tmpfs", "overlay", "overlay-ro", "inaccessible")
-# --timezone, --resolv-conf, --link-journal; src/nspawn/nspawn.c: copy_devnodes().
+# Mounts: --timezone, --resolv-conf, --link-journal. Devices: copy_devnodes() in src/nspawn/nspawn.c.
 _OWN_MOUNTS = ("/etc/localtime", "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/run/host/os-release")
 _OWN_DEVICES = ("/dev/net/tun", "/dev/fuse")
-# By option: the name of the NIC where the value does not say it.
+# Options that create the NIC host0.
 _VETHS = ("network-veth", "network-bridge", "network-zone")
+# By option: the prefix of the NIC's name, if the value does not name the NIC.
 _LINKS = {"network-interface": "", "network-macvlan": "mv-", "network-ipvlan": "iv-"}
 _SECTIONS = {
     **{key: key.lower() for key in ("Bind", "Inaccessible", "Overlay")},
@@ -43,7 +44,7 @@ _PROPERTIES = {
 
 
 def of_nspawn(name: str, arguments: list[str]) -> Provided:
-    """The NICs, mounts, devices and limits of a machine; `arguments` are its supervisor's, none where it is stopped."""
+    """NICs, mounts, devices and limits of a machine; `arguments` are its supervisor's, empty for a stopped machine."""
     nics: dict[str, str] = {}
     mounts = dict.fromkeys(_OWN_MOUNTS, "a mount of systemd-nspawn's own")
     devices = dict.fromkeys(_OWN_DEVICES, "a device of systemd-nspawn's own")
@@ -67,7 +68,8 @@ def of_nspawn(name: str, arguments: list[str]) -> Provided:
 
 
 def _target(option: str, value: str) -> str:
-    """The path in the machine: the second part of SOURCE:TARGET:OPTIONS, or the first where there is no other."""
+    """Path in the machine: TARGET of SOURCE:TARGET:OPTIONS, else the only path; of overlays the last path."""
+    # systemd-nspawn(1): \: is a colon in a path.
     parts = value.replace("\\:", "\0").split(":")
     if option.startswith("overlay"):
         target = parts[-1]
@@ -101,7 +103,7 @@ def _in_files(name: str) -> Iterable[tuple[str, str]]:
         text = read_file(f"{place}/{name}.nspawn")
         if text is not None:
             lines = [line.partition("=") for line in text.decode(errors="replace").splitlines()]
-            # Interfaces can be several in a line.
+            # A line can list several interfaces, separated by spaces.
             return [
                 (_SECTIONS[key.strip()], part)
                 for key, _, value in lines

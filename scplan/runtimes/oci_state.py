@@ -1,4 +1,4 @@
-"""Runtimes that keep a directory with a JSON state file for each container: runc(8) and crun(1)."""
+"""Runtimes that keep a directory with a JSON state file per container: runc(8) and crun(1)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from scplan.runtimes.state_files import facts_of, field, list_directories, read_
 
 
 class StateDirectoryRuntime(Runtime):
-    """`ROOT/ID/FILE` holds the PID of a container and, in clock ticks after boot, when it started."""
+    """`ROOT/ID/FILE` has the PID of a container, and its start time in clock ticks after boot."""
 
     file: str
     pid_key: str
     start_key: str
 
     def places(self) -> list[str]:
-        """The root that SCPLAN_RUNC_ROOT or SCPLAN_CRUN_ROOT names, as `--root` does; else the default one."""
+        """The root that SCPLAN_RUNC_ROOT or SCPLAN_CRUN_ROOT names, like `--root`; else the default root."""
         chosen = os.environ.get(f"SCPLAN_{self.name.upper()}_ROOT")
         return [os.path.abspath(chosen) if chosen else self.default_root()]
 
     def default_root(self) -> str:
-        """Where it keeps its containers without `--root`, as for podman."""
+        """Root directory without `--root`, which podman uses, too."""
         return f"{user_directory() or '/run'}/{self.name}"
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
@@ -47,7 +47,7 @@ class StateDirectoryRuntime(Runtime):
         return Signs(files=(f"{place or self.places()[0]}/{container_id}/{self.file}",))
 
     def read(self, root: str, container_id: str) -> ContainerFacts | None:
-        """A container whose state is below another root than the usual one; None when it is not there."""
+        """The container whose state is below `root`, which need not be the usual one; None if it does not exist."""
         path = f"{root}/{container_id}/{self.file}"
         state = read_state(path)
         if state is None:
@@ -63,8 +63,8 @@ class StateDirectoryRuntime(Runtime):
 
     @abstractmethod
     def cgroup_in(self, state: dict[str, Any]) -> str:
-        """The container's cgroup, as ContainerFacts has it, that a state file names; "" where it names none."""
+        """The cgroup that a state file names, as in ContainerFacts; "" if it names none."""
 
     @abstractmethod
     def bundle_in(self, state: dict[str, Any]) -> str | None:
-        """The bundle that a state file names."""
+        """The bundle that a state file names; None if it names none."""

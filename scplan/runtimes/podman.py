@@ -1,4 +1,4 @@
-"""Podman: the containers of its storage, and what runc or crun keep of those that run. containers-storage.conf(5)."""
+"""Podman: the containers in its storage, and the state files of runc or crun. containers-storage.conf(5)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ from scplan.runtimes.state_files import (
 )
 from scplan.startup import strict_json
 
-# Containers of `podman run --rm` may be in a list of their own.
-
+# Containers of `podman run --rm` may be in the second list.
 _LISTS = ("containers.json", "volatile-containers.json")
 _OCI_RUNTIMES = (Runc(), Crun())
 _MAX_COMMAND = 1 << 16
@@ -55,23 +54,23 @@ class Podman(Runtime):
         names = by_name_or_id(reference, self.all())
         if not any(reference in one[:2] for one in names):
             for error in self.unreadable.values():
-                raise error  # it may be in the damaged list
+                raise error  # the container may be in the damaged list
         return [_facts(one) for one in names]
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        """By ID, which a container keeps when it is renamed; else by name: one that was made again has another ID."""
+        """The container by ID, which survives a rename; else by name, since a re-created container has another ID."""
         known = self._all_in(place or _storage())
         named = [one for one in known if one.id == container_id] or [one for one in known if one.name == name]
         if not named:
             for error in self.unreadable.values():
-                raise error  # not gone: it may be in the damaged list
+                raise error  # not gone: the container may be in the damaged list
         return [_facts(one) for one in named]
 
     def all(self) -> list[ContainerName]:
         return self._all_in(_storage())
 
     def _all_in(self, storage: str) -> list[ContainerName]:
-        """The containers of a storage, without those of damaged lists; `place` of each is the directory of its own."""
+        """Containers of a storage, except in damaged lists; the `place` of each is the directory of its list."""
         self.unreadable.clear()
         drivers = [name for name in list_directories(storage) if name.endswith("-containers")]
         return [one for driver in drivers for file in _LISTS for one in self._listed(f"{storage}/{driver}/{file}")]
@@ -84,7 +83,7 @@ class Podman(Runtime):
             return ()
 
     def in_bundle(self, bundle: str, container_id: str) -> ContainerFacts | None:
-        # PLACE/ID/userdata, whatever the hook's environment names.
+        # The bundle is PLACE/ID/userdata; the hook's environment may name another storage.
         place, own, last = ("", "", *os.path.normpath(bundle).rsplit("/", 2))[-3:]
         is_its_own = (own, last) == (container_id, "userdata")
         known = [one for file in _LISTS for one in self._listed(f"{place}/{file}")] if is_its_own else self.all()
@@ -92,7 +91,7 @@ class Podman(Runtime):
         return None if found is None else stopped(found, Podman.name, os.path.dirname(found.place))
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
-        """By the files of what runs it: its own socket is there only where its service is, which costs memory."""
+        """Files of the OCI runtimes and of conmon: podman's socket needs its service, which costs memory."""
         states = [file for one in _OCI_RUNTIMES for file in one.signs(name, container_id, one.default_root()).files]
         storage = f"{_run_directory()}/overlay-containers"
         return Signs(files=(*states, f"{storage}/{container_id}/userdata/pidfile"))
@@ -109,7 +108,7 @@ class Podman(Runtime):
         return labels_in(facts.place or _storage(), facts.id)
 
     def provided(self, facts: ContainerFacts) -> Provided:
-        """By its bundle, its CNI results, and the bridges of its networks: netavark keeps no file of a container."""
+        """Parts in the bundle and CNI results, and the bridges of all networks: netavark has no file per container."""
         own = acts_for_user()
         graph = facts.place or _storage()
         networks = f"{os.path.dirname(graph) if own else '/etc/containers'}/networks"
@@ -122,9 +121,9 @@ class Podman(Runtime):
         return Provided(bridges=bridges).joined(super().provided(facts))
 
     def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
-        """By the hooks in podman's directories, which it puts into every bundle, else by the container's bundle.
+        """State directories of the hook in podman's directories of hooks, else in the container's bundle.
 
-        A bundle is written anew at each start, so that hooks which were removed since count no more.
+        Podman writes a bundle with the hooks in its directories at each start: removed hooks no longer count.
         """
         files = {name: f"{directory}/{name}" for directory in hook_directories() for name in _hook_files(directory)}
         hooks = [(read_state(path) or {}).get("hook") for path in files.values()]
@@ -133,18 +132,18 @@ class Podman(Runtime):
 
 
 def hook_directories() -> list[str]:
-    """The directories in which podman looks for hooks, the most important last.
+    """Directories in which podman looks for hooks; the last takes precedence.
 
-    containers.conf(5), hooks_dir: the last file that has it counts.
+    containers.conf(5), hooks_dir: the last file with this key counts.
     """
     found = (toml_list(path, "engine", "hooks_dir") for path in reversed(_configurations()))
     return next((directories for directories in found if directories), list(_HOOK_DIRECTORIES))
 
 
 def _configurations() -> list[str]:
-    """The files of containers.conf(5) that podman reads, the most important last.
+    """Files of containers.conf(5) that podman reads; the last takes precedence.
 
-    CONTAINERS_CONF stands for all of them; CONTAINERS_CONF_OVERRIDE (since 4.6) comes last in any case.
+    CONTAINERS_CONF replaces all of them; CONTAINERS_CONF_OVERRIDE (since podman 4.6) is last in any case.
     """
     override = os.environ.get("CONTAINERS_CONF_OVERRIDE")
     last = [override] if override else []
@@ -167,7 +166,7 @@ def _hook_files(directory: str) -> list[str]:
 
 
 def _storage() -> str:
-    """Where this user's podman keeps its containers."""
+    """Directory in which this user's podman keeps its containers."""
     default = "/var/lib/containers/storage"
     if acts_for_user():
         default = (os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")) + "/containers/storage"
@@ -185,7 +184,7 @@ def _storage_configuration() -> str:
 
 
 def _storage_of_owner(configuration: str) -> str | None:
-    """Where the user who owns a storage.conf keeps containers: root names a user's storage by it. None for root's."""
+    """Storage of the user who owns a storage.conf, by which root selects it; None for root's own storage.conf."""
     try:
         uid = os.stat(configuration).st_uid
     except FileNotFoundError:
@@ -207,12 +206,13 @@ def _names(path: str) -> tuple[ContainerName, ...]:
         return ()
     except OSError as error:
         raise KernelError.from_os(f"stat({path})", error) from None
+    # The file's version is part of the cache's key: a list that was replaced is parsed again.
     return _parsed(path, (status.st_ino, status.st_mtime_ns, status.st_size))
 
 
 @lru_cache(maxsize=4)
 def _parsed(path: str, _version: tuple[int, ...]) -> tuple[ContainerName, ...]:
-    """The containers of a list, which is replaced as a whole when it changes; it has a kilobyte for each of them."""
+    """Containers of a list file, which has about a kilobyte per container; podman replaces the file at each change."""
     text = read_file(path)
     rows = [] if text is None else parse(text, path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -230,7 +230,7 @@ def _parsed(path: str, _version: tuple[int, ...]) -> tuple[ContainerName, ...]:
 
 
 def _image_of(row: dict[str, Any]) -> str:
-    """The name of the image in libpod's own note, a JSON text; "" for a container without one."""
+    """Name of the image in libpod's metadata, a JSON text; "" if it has none."""
     note = row.get("metadata")
     try:
         document = strict_json.loads(note.encode()) if isinstance(note, str) else None
@@ -250,14 +250,14 @@ def _facts(one: ContainerName) -> ContainerFacts:
         if found is not None:
             found = found._replace(name=one.name, runtime=Podman.name, place=storage)
             return found._replace(image=one.image, is_temporary=one.is_temporary)
-    # Another OCI runtime: what is left is the PID file that conmon wrote.
+    # Another OCI runtime, whose state files scplan does not know: use the PID file of conmon(8).
     pid = pid_in_file(f"{_run_directory()}/{os.path.basename(one.place)}/{one.id}/userdata/pidfile", one.id)
     facts = facts_of(one.name, Podman.name, pid, 0, id=one.id)
     return facts._replace(place=storage, image=one.image, is_temporary=one.is_temporary)
 
 
 def _run_directory() -> str:
-    """Where podman keeps what lasts until the next boot. containers-storage.conf(5), runroot."""
+    """Directory of podman's files that last until the next boot. containers-storage.conf(5), runroot."""
     chosen = toml_value(_storage_configuration(), "storage", "runroot")
     if chosen:
         return chosen
@@ -269,7 +269,7 @@ def _run_directory() -> str:
 
 
 def _other_owner(storage: str) -> int | None:
-    """The user whose rootless podman has a storage, if that is neither root nor the caller."""
+    """UID of the user whose rootless podman has the storage, if that is neither root nor the caller; else None."""
     if acts_for_user():
         return None
     try:
@@ -280,14 +280,15 @@ def _other_owner(storage: str) -> int | None:
 
 
 def _facts_of_user(one: ContainerName, storage: str, uid: int) -> ContainerFacts:
-    """The container by what the user's files hold: they can name any process, which must be in a namespace of theirs.
+    """Facts from files of a user. They can name any process, so the process must be in a user namespace of that user.
 
-    The runtime directory is the one of the user's session, else that which the container's monitor names.
+    The runtime directory is that of the user's session, else the directory that the container's conmon(8) names.
     """
     directories = [f"/run/user/{uid}", *_run_directories(one.id, uid)]
     for directory in dict.fromkeys(directories):
         for runtime in _OCI_RUNTIMES:
             found = runtime.read(f"{directory}/{runtime.name}", one.id)
+            # The user can write any PID into the file, but not change the owner of a user namespace. ioctl_ns(2)
             if found is not None and (not found.pid or user_namespace_owner(found.pid) == uid):
                 return found._replace(name=one.name, runtime=Podman.name, place=storage)
     return facts_of(one.name, Podman.name, 0, 0, id=one.id)._replace(place=storage)
@@ -296,7 +297,7 @@ def _facts_of_user(one: ContainerName, storage: str, uid: int) -> ContainerFacts
 def _run_directories(container_id: str, uid: int) -> Iterator[str]:
     """$XDG_RUNTIME_DIR of the container's conmon(8), whose `-p` is DIRECTORY/containers/…-containers/ID/userdata/….
 
-    Looked for only where the session's directory, which is the usual one, does not have the container.
+    Searched only if the session's directory, which is the usual place, does not have the container.
     """
     if any(os.path.isdir(f"/run/user/{uid}/{runtime.name}/{container_id}") for runtime in _OCI_RUNTIMES):
         return
@@ -307,7 +308,7 @@ def _run_directories(container_id: str, uid: int) -> Iterator[str]:
             with open(f"/proc/{name}/cmdline", "rb") as file:
                 words = os.fsdecode(file.read(_MAX_COMMAND)).split("\0")
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
+            continue  # the process has ended
         if os.path.basename(words[0]) == "conmon" and container_id in words and "-p" in words[:-1]:
             path = words[words.index("-p") + 1]
             directory, found, _ = path.partition("/containers/")

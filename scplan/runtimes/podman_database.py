@@ -1,7 +1,7 @@
-"""Labels of podman's containers: of its own files only the database has them, BoltDB, and SQLite since podman 4.8.
+"""Labels of podman's containers, which only podman's database has: BoltDB, or SQLite since podman 4.8.
 
-Read without a lock: podman takes an exclusive one for each operation, and would wait for ours. A page of a BoltDB file
-that belongs to a transaction is not written again before the second one after it.
+Read without a lock: podman takes an exclusive lock for each operation, and would wait for scplan's. BoltDB does not
+overwrite a page of a transaction before the second transaction after it.
 Sources: podman's libpod/boltdb_state.go and sqlite_state.go; page.go, bucket.go and db.go of go.etcd.io/bbolt.
 """
 
@@ -30,7 +30,7 @@ _MAX_DEPTH = 32
 
 
 def labels_in(storage: str, container_id: str) -> tuple[str, ...] | None:
-    """Labels of a container of a storage, as KEY=VALUE; None where no database there has the container."""
+    """Labels of a container, as KEY=VALUE; None if no database in the storage has the container."""
     bolt = f"{storage}/{_BOLT}"
     text = _in_bolt(bolt, container_id)
     if text is not None:
@@ -60,6 +60,7 @@ def _in_sqlite(path: str, container_id: str) -> bytes | None:
     from urllib.parse import quote
 
     try:
+        # mode=ro: the file is neither created nor changed. sqlite.org/uri.html
         with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as database:
             row = database.execute("SELECT JSON FROM ContainerConfig WHERE ID = ?", (container_id,)).fetchone()
     except sqlite3.Error as error:
@@ -93,33 +94,33 @@ def _in_bolt(path: str, container_id: str) -> bytes | None:
 
 
 class _Bolt:
-    """A BoltDB file as its last transaction has left it."""
+    """A BoltDB file as of its last transaction."""
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd, self._path = fd, path
         self._page_size, self._root, self._transaction = self._last()
 
     def is_current(self) -> bool:
-        """True if no page of the transaction can have been written again."""
+        """True if no page of the transaction can have been overwritten."""
         return self._last()[2] <= self._transaction + 1
 
     def value(self, container_id: bytes) -> bytes | None:
-        """The configuration of a container: key `config` in bucket `ctr`/ID."""
+        """Configuration of a container: key `config` in bucket `ctr`/ID; None if it is absent."""
         page = self._read(self._root)
         for name in (*_PATH, container_id):
             found = self._find(page, name)
             if found is None or not found[0] & _IS_BUCKET:
                 return None
             root, _ = _BUCKET.unpack_from(found[1])
-            # A small bucket has its only page within it.
+            # Root 0: a small bucket is inline, with its only page behind the bucket's header.
             page = self._read(root) if root else found[1][_BUCKET.size :]
         config = self._find(page, _CONFIG)
         return None if config is None else config[1]
 
     def _last(self) -> tuple[int, int, int]:
-        """(page size, root, transaction) of the last transaction that is written whole."""
+        """(page size, root, transaction) of the last complete transaction."""
         written: list[tuple[int, int, int]] = []
-        # The first two pages take turns. They are as long as those of memory.
+        # Transactions use the first two pages in turn. BoltDB's pages have the size of memory pages.
         for offset in (0, os.sysconf("SC_PAGE_SIZE")):
             text = os.pread(self._fd, _META.size, offset + _PAGE.size)
             if len(text) == _META.size:
@@ -131,7 +132,7 @@ class _Bolt:
         return max(written, key=lambda one: one[2])
 
     def _read(self, number: int) -> bytes:
-        """A page with those that it goes on for."""
+        """A page with its overflow pages."""
         head = os.pread(self._fd, _PAGE.size, number * self._page_size)
         if len(head) < _PAGE.size:
             raise damaged(self._path, f"it ends before page {number}")
@@ -141,7 +142,7 @@ class _Bolt:
         return os.pread(self._fd, size, number * self._page_size)
 
     def _find(self, page: bytes, key: bytes) -> tuple[int, bytes] | None:
-        """(flags, value) of a key in the tree below a page."""
+        """(flags, value) of a key in the tree below a page; None if the tree does not have the key."""
         for _ in range(_MAX_DEPTH):
             _, flags, count, _ = _PAGE.unpack_from(page)
             if flags & _IS_LEAF:
@@ -162,7 +163,7 @@ def _in_leaf(page: bytes, count: int, key: bytes) -> tuple[int, bytes] | None:
 
 
 def _child_in(page: bytes, count: int, key: bytes) -> int:
-    """The page below with the key: the last one that begins with it or an earlier key, else the first."""
+    """Number of the child page for the key: the last page whose first key is not greater, else the first page."""
     child = 0
     for at in range(_PAGE.size, _PAGE.size + count * _BRANCH_ELEMENT.size, _BRANCH_ELEMENT.size):
         position, size, number = _BRANCH_ELEMENT.unpack_from(page, at)
@@ -173,7 +174,7 @@ def _child_in(page: bytes, count: int, key: bytes) -> int:
 
 
 def _fnv(text: bytes) -> int:
-    """FNV-1a, 64 bits."""
+    """FNV-1a hash of 64 bits."""
     value = _FNV_BASIS
     for byte in text:
         value = (value ^ byte) * _FNV_PRIME & _64_BITS

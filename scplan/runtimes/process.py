@@ -1,4 +1,4 @@
-"""A plain process with namespaces of its own, named by `pid` or `pid_file` in the configuration."""
+"""A plain process with its own namespaces, named by `pid` or `pid_file` in the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scplan.runtimes.runtime import ContainerName, Runtime, Signs
 from scplan.runtimes.state_files import facts_of
 
 _MAX_PID_FILE_BYTES = 64
-# Of the wall clock, in which files have their times, against the ticks in which processes have theirs.
+# Tolerance between the time of a file (wall clock) and the start time of a process (clock ticks after boot).
 _CLOCK_SLACK_S = 2.0
 
 
@@ -23,7 +23,7 @@ class Process(Runtime):
         return ["/proc"]
 
     def all(self) -> list[ContainerName]:
-        return []  # any process could be one
+        return []  # any process could be a container
 
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
         number = pid if pid is not None else _read_pid(reference, pid_file)
@@ -32,7 +32,7 @@ class Process(Runtime):
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
         key, _, value = container_id.partition(":")
-        # A process that is named by its number does not start again.
+        # A process named by its PID does not start again, so its start has no signs.
         return Signs(files=(value,)) if key == "pid_file" else Signs()
 
     def doubts(self, facts: ContainerFacts, container_id: str) -> str:
@@ -43,6 +43,7 @@ class Process(Runtime):
             written = os.stat(path).st_mtime
         except OSError:
             return f"{path} is gone"
+        # proc_pid_stat(5): the start time is in clock ticks after boot; CLOCK_BOOTTIME counts from the same moment.
         began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + facts.start_time / os.sysconf("SC_CLK_TCK")
         if written < began - _CLOCK_SLACK_S:
             return f"{path} was written before its process began: the pid was taken again"
@@ -59,7 +60,7 @@ def _read_pid(reference: str, pid_file: str | None) -> int:
     if pid_file is None:
         raise ContainerNotFound(f"container {reference}: the runtime process needs `pid` or `pid_file`")
     try:
-        # Not blocking: a FIFO of that name would hang the reader.
+        # O_NONBLOCK: opening a FIFO would wait for a writer. fifo(7)
         fd = os.open(pid_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise ContainerNotFound(

@@ -1,4 +1,4 @@
-"""What a container's OCI configuration, or its CNI plugins, put into it. OCI runtime, CNI specifications."""
+"""NICs, mounts, devices and limits from a container's OCI configuration or CNI plugins. OCI and CNI specifications."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_LIMIT = ("", "0", "-1", "max", "None")
 
 
 def of_bundle(bundle: str, runtime: str) -> Provided:
-    """The mounts, devices and limits of a bundle's config.json, and the NIC of a network namespace made for it."""
+    """Mounts, devices and limits in a bundle's config.json, and the NIC of a network namespace created for it."""
     config = read_state(f"{bundle}/config.json")
     if config is None:
         return NOTHING_PROVIDED
@@ -23,13 +23,13 @@ def of_bundle(bundle: str, runtime: str) -> Provided:
     mounts = {in_container(one): f"a mount of {runtime}'s" for one in _texts(config.get("mounts"), "destination")}
     devices = {in_container(one): f"a device of {runtime}'s" for one in _texts(linux.get("devices"), "path")}
     spaces = [str(one.get("path", "")) for one in _objects(linux.get("namespaces")) if one.get("type") == "network"]
-    # A namespace with a name was made, and its NICs plugged in, by the engine before it called the OCI runtime.
+    # The engine created a named network namespace, and attached its NICs, before it called the OCI runtime.
     nics = {"eth0": f"the NIC of {runtime}'s network"} if any("/netns/" in path for path in spaces) else {}
     return Provided(nics=nics, mounts=mounts, devices=devices, settings=_settings(_object(linux.get("resources"))))
 
 
 def of_cni(container_id: str, runtime: str) -> Provided:
-    """The NICs that CNI plugins gave a container, by the results that libcni keeps."""
+    """NICs that CNI plugins attached to a container, from the results that libcni keeps."""
     nics = {}
     for name in list_suffixed(_CNI_RESULTS, "") if container_id else ():
         if f"-{container_id}-" in name:
@@ -41,17 +41,17 @@ def of_cni(container_id: str, runtime: str) -> Provided:
 
 
 def in_container(path: str) -> str:
-    """A path of a runtime's configuration, absolute or below the container's root, as one in the container."""
+    """Absolute path in the container, for a path that is absolute or relative to the container's root."""
     return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def limit_values(values: Mapping[str, object]) -> dict[str, frozenset[str]]:
-    """Settings with their values as the kernel keeps them, without those that set no limit."""
+    """Settings with values as the kernel keeps them, without values that set no limit."""
     return {name: frozenset((_kept(name, value),)) for name, value in values.items() if str(value) not in _NO_LIMIT}
 
 
 def _kept(name: str, value: object) -> str:
-    """A value as text; the kernel rounds limits of memory down to whole pages."""
+    """A value as text; the kernel rounds memory limits down to whole pages: page_counter_memparse()."""
     text = str(value)
     if not name.startswith("memory.") or not text.isdecimal():
         return text
@@ -60,7 +60,7 @@ def _kept(name: str, value: object) -> str:
 
 
 def cpu_max(quota: object, period: object) -> str | None:
-    """A quota and its period in µs as cpu.max has them; None for no limit."""
+    """Text of cpu.max for a quota and its period in µs; None without a limit."""
     if not isinstance(quota, int) or quota <= 0:
         return None
     return f"{quota} {period if isinstance(period, int) and period > 0 else 100000}"
@@ -68,6 +68,7 @@ def cpu_max(quota: object, period: object) -> str | None:
 
 def _settings(resources: dict[str, Any]) -> dict[str, frozenset[str]]:
     memory, cpu = _object(resources.get("memory")), _object(resources.get("cpu"))
+    # OCI's `swap` limits memory plus swap; memory.swap.max of cgroup v2 limits swap alone.
     limit, both = memory.get("limit"), memory.get("swap")
     settings = limit_values(
         {
@@ -77,7 +78,7 @@ def _settings(resources: dict[str, Any]) -> dict[str, frozenset[str]]:
             "cpuset.cpus": cpu.get("cpus"),
             "cpuset.mems": cpu.get("mems"),
             "cpu.idle": cpu.get("idle"),
-            # Shares become weights by rounding.
+            # Runtimes round when they convert shares to a weight, so any weight may be theirs.
             "cpu.weight": ANY_VALUE if cpu.get("shares") else None,
             "cpu.max": cpu_max(cpu.get("quota"), cpu.get("period")),
         }
@@ -89,7 +90,7 @@ def _settings(resources: dict[str, Any]) -> dict[str, frozenset[str]]:
 
 
 def swap_limit(limit_bytes: int) -> dict[str, frozenset[str]]:
-    """A limit of swap alone, which can be 0."""
+    """The setting that limits swap alone; the limit can be 0."""
     return {"memory.swap.max": frozenset((_kept("memory.swap.max", limit_bytes),))}
 
 

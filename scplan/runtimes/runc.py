@@ -18,13 +18,13 @@ class Runc(StateDirectoryRuntime):
     start_key = "init_process_start"
 
     def cgroup_in(self, state: dict[str, Any]) -> str:
-        """Of directories such as /sys/fs/cgroup/pids/web, by controller, what is the same in all of them."""
+        """The common end of the cgroup directories, one per controller, such as /sys/fs/cgroup/pids/web."""
         paths = state.get("cgroup_paths")
         known = [path for path in paths.values() if isinstance(path, str)] if isinstance(paths, dict) else []
         config = state.get("config")
         is_rootless = isinstance(config, dict) and config.get("rootless_cgroups") is True
         if is_rootless and not any(map(os.path.isdir, known)):
-            return ""  # runc names them, and goes on where it may not make them: libcontainer/cgroups/fs, Apply()
+            return ""  # rootless runc records cgroups that it could not create: libcontainer/cgroups/fs, Apply()
         return common_end(known) if len(known) > 1 else ""
 
     def bundle_in(self, state: dict[str, Any]) -> str | None:

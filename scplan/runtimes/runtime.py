@@ -1,6 +1,6 @@
-"""The contract of a container runtime: a name or ID prefix becomes the facts of one container.
+"""The contract of a container runtime: it finds a container by name or ID prefix, and returns its facts.
 
-A runtime is one module with a subclass of `Runtime`; it reads state files or API sockets, never runs a command.
+Each runtime is one module with a subclass of `Runtime`. It reads state files or API sockets, and never runs a command.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from scplan.runtimes.configured_hooks import state_dirs_in_bundle
 from scplan.startup.named_tuple import NamedTuple
 
 AUTO = "auto"
-# Nobody listens at a socket that is still there, or it is not for this user: for `auto`, the runtime is not there.
+# `auto` treats a runtime as absent if its socket has no listener (ECONNREFUSED) or is closed to this user.
 _NOT_THERE = (errno.ECONNREFUSED, errno.ENOENT, errno.EACCES, errno.EPERM)
 _GENERATED_ID_LENGTH = 64
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 class ContainerName(NamedTuple):
-    """How a runtime knows a container. `place` is the directory or socket that it was found in, for its runtime.
+    """A container as its runtime lists it. `place` is the directory or socket where the runtime found it.
 
-    `image` and `is_temporary` are as in ContainerFacts, where the runtime has them with the name.
+    `image` and `is_temporary` are as in ContainerFacts, and set if the runtime lists them with the name.
     """
 
     name: str
@@ -40,17 +40,17 @@ class ContainerName(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """A daemon's socket and what to ask there for an answer that never ends: a line of it for each event."""
+    """A daemon's socket, and an HTTP target whose response never ends: it has one line per event."""
 
     socket: str
     target: str
 
 
 class Signs(NamedTuple):
-    """Where it shows that a container starts. What shows is only a hint: the runtime has to be asked.
+    """Signs of a container's start. A sign is only a hint: the runtime has to be queried.
 
-    `files` are written then. `streams` name the container's ID in a line. `is_polled`: nothing of that is sure, so that
-    the runtime has to be asked again and again.
+    `files` are written at the start. `streams` send a line with the container's ID. `is_polled`: neither is certain,
+    so the runtime has to be polled.
     """
 
     files: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Signs(NamedTuple):
 
 
 class Runtime(ABC):
-    """One runtime. `find` takes what a user wrote and returns every container that it can mean."""
+    """One runtime. `find` takes a reference written by a user, and returns every container that it can mean."""
 
     name: ClassVar[str]
     needs_pid: ClassVar[bool] = False
@@ -79,33 +79,33 @@ class Runtime(ABC):
 
     @cached_property
     def unreadable(self) -> dict[str, RecordDamaged]:
-        """By path, damaged state files that were left out of `find` and `all`."""
+        """Errors of damaged state files that `find` and `all` skipped, by path."""
         return {}
 
     @abstractmethod
     def places(self) -> list[str]:
-        """Where its containers are looked for: directories of state, sockets; they need not be there."""
+        """State directories or sockets where the runtime's containers are looked for; they may be absent."""
 
     def evidence(self) -> list[str]:
-        """Paths of which one is on the host where the runtime is, even if it has had no container yet."""
+        """Paths, at least one of which exists on a host with this runtime, even before its first container."""
         return self.places()
 
     @abstractmethod
     def find(self, reference: str, pid: int | None, pid_file: str | None) -> list[ContainerFacts]:
-        """Containers that `reference` names: the exact one, else those whose generated ID begins so; else none."""
+        """Containers that `reference` names: the exact match, else all whose generated ID begins with it, else none."""
 
     def find_recorded(self, name: str, container_id: str, place: str = "") -> list[ContainerFacts]:
-        """The container that a record is about, by the name, ID and place that `find` had given it.
+        """The container of a record, by the name, ID and place that `find` returned for it.
 
-        It is looked for in that place alone, whatever the environment names by now; place "": where `find` looks.
+        Searches that place only, whatever the environment names now; place "": the places of `find`.
         """
         return self.find(name, None, None)
 
     def refuse_foreign(self, facts: ContainerFacts) -> None:
-        """Raises EngineUnreachable where the process that the engine names is not the container's.
+        """Raises EngineUnreachable if the process that the engine names is not the container's.
 
-        By the cgroup that the engine names, too. State files may outlive a boot, after which a process of the host
-        can have the PID in them and, being started at boot as well, its start time.
+        Checks the cgroup, since PID and start time are not enough: state files may survive a reboot, and then a process
+        of the host can have both, as it was started at boot, too.
         """
         is_outside = bool(facts.cgroup) and is_in_cgroup(facts.pid, facts.cgroup) is False
         if is_outside and start_of(facts.pid) == facts.start_time:
@@ -116,38 +116,39 @@ class Runtime(ABC):
                 " hand can be named as `runtime: process`",
             )
 
-    def check_reachable(self, place: str) -> None:  # noqa: B027 - most keep files, which are there or not
-        """Raises EngineUnreachable where the daemon that has the containers of a place does not answer."""
+    def check_reachable(self, place: str) -> None:  # noqa: B027 - most runtimes keep files, not a daemon
+        """Raises EngineUnreachable if the daemon of a place's containers does not answer."""
 
     def signs(self, name: str, container_id: str, place: str = "") -> Signs:
-        """Where it shows that the container that a record is about starts."""
+        """Signs of a start of the recorded container."""
         return Signs(is_polled=True)
 
     def doubts(self, facts: ContainerFacts, container_id: str) -> str:
-        """Why the process may be another one than the container's, which only the user can tell then; "" if sure."""
+        """Reason why the process may not be the container's, so that the user must decide; "" if it certainly is."""
         return ""
 
     @abstractmethod
     def all(self) -> list[ContainerName]:
-        """Every container that it has, running or not, in no particular order."""
+        """All containers of the runtime, running or not, in no particular order."""
 
     def in_bundle(self, bundle: str, container_id: str) -> ContainerFacts | None:
-        """The container of a bundle by its engine's files, as one that does not run; None where they don't name it.
+        """The container of a bundle as its engine's files name it, with status stopped; None if they do not name it.
 
-        For hooks: asks no daemon, which may wait for the hook. Only for engines that give generated IDs to names.
+        For hooks: queries no daemon, which may be waiting for the hook. Only for engines whose containers have a name
+        and a generated ID.
         """
         return None
 
     def labels(self, facts: ContainerFacts) -> tuple[str, ...] | None:
-        """The container's labels, as KEY=VALUE; None where they can't be read."""
+        """Labels of the container, as KEY=VALUE; None if they cannot be read."""
         return facts.labels
 
     def bundle(self, facts: ContainerFacts) -> str | None:
-        """The directory with the container's OCI config.json; None where there is none."""
+        """Directory of the container's OCI config.json; None if the container has none."""
         return None
 
     def provided(self, facts: ContainerFacts) -> Provided:
-        """The things that the runtime puts into the container at each start. Raises ScplanError."""
+        """Devices, NICs, mounts and limits that the runtime itself adds at each start. Raises ScplanError."""
         from scplan.runtimes.provided import of_bundle, of_cni
 
         bundle = facts.bundle or self.bundle(facts)
@@ -155,9 +156,9 @@ class Runtime(ABC):
         return of_bundle(bundle, self.name).joined(cni) if bundle else cni
 
     def hook_state_dirs(self, facts: ContainerFacts) -> list[str] | None:
-        """State directories with which scplan's hook is called when the container starts; none without the hook.
+        """State directories for which scplan's hook is called at the container's start; empty without the hook.
 
-        None where that can't be found out.
+        None if they cannot be determined.
         """
         bundle = self.bundle(facts)
         return [] if bundle is None else state_dirs_in_bundle(bundle)
@@ -171,7 +172,7 @@ Runtimes = Mapping[str, Runtime]
 
 
 class AmbiguousContainer(ContainerNotFound):
-    """A reference can mean several containers, which `found` has."""
+    """A reference matches several containers, which are in `found`."""
 
     found: tuple[ContainerFacts, ...] = ()
 
@@ -189,10 +190,10 @@ class AmbiguousContainer(ContainerNotFound):
 def locate(
     reference: str, runtime: str, runtimes: Runtimes, *, pid: int | None = None, pid_file: str | None = None
 ) -> ContainerFacts:
-    """The one container that is meant. `runtime` is a name of the registry, or auto: ask all of them.
+    """The only container that `reference` matches. `runtime` is a registered name, or `auto` to query all runtimes.
 
-    An exact name or ID comes before the beginning of a generated ID. Raises NoSuchContainer when there is none,
-    AmbiguousContainer when there is more than one.
+    An exact name or ID takes precedence over the prefix of a generated ID. Raises NoSuchContainer if no container
+    matches, AmbiguousContainer if several do.
     """
     if runtime != AUTO and runtime not in runtimes:
         raise ContainerNotFound(
@@ -215,7 +216,7 @@ def locate(
             if runtime != AUTO or error.errno not in _NOT_THERE:
                 raise
             if isinstance(error, EngineUnreachable) and error.errno != errno.ENOENT:
-                unreachable.append(error)  # it is installed, and may have the container
+                unreachable.append(error)  # the engine is installed, and may have the container
             elif isinstance(error, KernelError):
                 silent.append(f"{known.name} could not be asked: {error}")
     found = _meant(reference, answers)
@@ -236,9 +237,9 @@ def locate(
 
 
 def _is_sure(facts: ContainerFacts, reference: str, runtimes: Runtimes, broken: Mapping[str, RecordDamaged]) -> bool:
-    """True if what is damaged is no container that the reference can mean as well.
+    """True if no damaged state file can belong to another container that the reference matches.
 
-    Engines run their containers by runtimes that come later in the order, and give them generated IDs.
+    An engine precedes its OCI runtime in the registry, and gives its containers generated IDs.
     """
     if reference not in (facts.name, facts.id):
         return False
@@ -251,7 +252,10 @@ def _is_sure(facts: ContainerFacts, reference: str, runtimes: Runtimes, broken: 
 
 
 def _meant(reference: str, answers: Iterable[ContainerFacts]) -> list[ContainerFacts]:
-    """Each container once, as the outermost of its runtimes knows it: those come first in the registry."""
+    """Matching containers without duplicates, only exact matches if there are any.
+
+    Of duplicates the first counts: it is from the outermost runtime, which comes first in the registry.
+    """
     found: list[ContainerFacts] = []
     for facts in answers:
         if not any(_is_same(facts, other) for other in found):
@@ -261,7 +265,7 @@ def _meant(reference: str, answers: Iterable[ContainerFacts]) -> list[ContainerF
 
 
 def _is_same(one: ContainerFacts, other: ContainerFacts) -> bool:
-    """Whether two runtimes speak of one container: engines run theirs by runc or crun, under the same generated ID."""
+    """True if both facts are of one container: engines run containers by runc or crun, under the same generated ID."""
     if one.pid and other.pid:
         return one.pid == other.pid
     return one.id == other.id and is_generated(one.id)
@@ -283,23 +287,25 @@ def _not_found(reference: str, asked: list[Runtime], silent: list[str]) -> NoSuc
 
 
 def is_generated(container_id: str) -> bool:
-    """True for an ID that an engine made up, which no other container has, anywhere: 64 hexadecimal digits."""
+    """True for an ID that an engine generated, which is unique on all hosts: 64 hexadecimal digits."""
     return len(container_id) == _GENERATED_ID_LENGTH and _HEXADECIMAL.issuperset(container_id)
 
 
 def begins_id(reference: str, container_id: str) -> bool:
-    """True if `reference` is a generated ID, or the beginning of one. An ID that people chose has no other short form:
-    `web` is not `web-canary`."""
+    """True if `container_id` is a generated ID that begins with `reference`.
+
+    An ID that people chose has no short form: `web` does not match `web-canary`.
+    """
     return is_generated(container_id) and container_id.startswith(reference)
 
 
 def is_same_place(one: str, other: str) -> bool:
-    """True if two places are the same, by whatever path, or one of them is not known."""
+    """True if both paths lead to the same place, or if one of them is unknown ("")."""
     return one == other or not one or not other or os.path.realpath(one) == os.path.realpath(other)
 
 
 def by_name_or_id(reference: str, names: Iterable[ContainerName]) -> list[ContainerName]:
-    """The container with that ID; else those of that name; else all whose generated ID begins so, sorted by name."""
+    """Containers with that ID; else with that name; else all whose generated ID begins with it. Sorted by name."""
     names = list(names)
     for matches in (
         [one for one in names if one.id == reference],
@@ -312,6 +318,6 @@ def by_name_or_id(reference: str, names: Iterable[ContainerName]) -> list[Contai
 
 
 def by_reference(reference: str, names: Iterable[str]) -> list[str]:
-    """The same where the name is the ID: the name itself when it is there, else every generated one that begins so."""
+    """Matching names, for runtimes whose ID is the name: the exact name, else generated names that begin with it."""
     names = list(names)
     return [reference] if reference in names else sorted(name for name in names if begins_id(reference, name))

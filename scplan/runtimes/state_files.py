@@ -1,4 +1,4 @@
-"""What runtimes leave on disk and in /proc: foreign data, bounded in size and checked for its types."""
+"""Reads state of runtimes from disk and /proc: foreign data, with bounded size and checked types."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 
 def read_state(path: str) -> dict[str, Any] | None:
-    """A JSON object in a file of a runtime; None when there is no file. Raises RecordDamaged for anything else."""
+    """JSON object in a runtime's file; None if the file is absent. Raises RecordDamaged for any other content."""
     text = read_file(path)
     return None if text is None else parse_object(text, path)
 
 
 def read_file(path: str) -> bytes | None:
-    """The content of a file of a runtime; None when it is not there."""
+    """Content of a runtime's file; None if it is absent. Raises RecordDamaged if it is too long, KernelError."""
     try:
-        # Not blocking: what a user of the host put there may be a FIFO.
+        # O_NONBLOCK: a user of the host may have put a FIFO there, whose open(2) waits for a writer. fifo(7)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             content = _read_bounded(fd)
@@ -44,14 +44,14 @@ def read_file(path: str) -> bytes | None:
 
 
 def takes_root(error: OSError) -> str:
-    """The way out for who may not know what a runtime knows; "" for other errors."""
+    """Hint for a user who may not read a runtime's files; "" for other errors."""
     if error.errno not in (errno.EACCES, errno.EPERM):
         return ""
     return "its runtime keeps that for root: run scplan as root, or plan against a snapshot (`plan --live`)"
 
 
 def _read_bounded(fd: int) -> bytes:
-    # Chunks: a read of the limit would allocate as much.
+    # In chunks: a read(2) of the limit would allocate a buffer of that size.
     parts, received = [os.read(fd, _CHUNK_BYTES)], 0
     while parts[-1] and received <= MAX_STATE_BYTES:
         received += len(parts[-1])
@@ -60,7 +60,7 @@ def _read_bounded(fd: int) -> bytes:
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """A JSON object. Raises RecordDamaged, naming where it is from, for anything else."""
+    """The JSON object in `text`. Raises RecordDamaged, which names the source `where`, for any other text."""
     document = parse(text, where)
     if not isinstance(document, dict):
         raise damaged(where, "it is not a JSON object")
@@ -68,7 +68,7 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def parse(text: bytes, where: str) -> Any:
-    """Any JSON value; the errors are those of parse_object."""
+    """The JSON value in `text`. Raises RecordDamaged, which names the source `where`, if it is not JSON."""
     try:
         return strict_json.loads(text)
     except ValueError:
@@ -76,7 +76,7 @@ def parse(text: bytes, where: str) -> Any:
 
 
 def field(document: dict[str, Any], key: str, kind: type[T], where: str) -> T:
-    """A value that must be there and of just that type. Raises RecordDamaged when it is not."""
+    """The value of a required key, of exactly that type. Raises RecordDamaged for any other."""
     value = document.get(key)
     if type(value) is not kind:
         raise damaged(where, f"{key} is not {_TYPES.get(kind, kind.__name__)}")
@@ -84,7 +84,7 @@ def field(document: dict[str, Any], key: str, kind: type[T], where: str) -> T:
 
 
 def plain(text: str, where: str) -> str:
-    """A name or ID that can be a part of a path. Raises RecordDamaged for one that no runtime gives."""
+    """A name or ID that can be part of a path. Raises RecordDamaged for a text that no runtime uses as a name."""
     if not text or text[0] in "-." or "/" in text or not text.isprintable() or " " in text:
         raise damaged(where, f"{text!r} is no name of a container")
     return text
@@ -100,13 +100,14 @@ def damaged(where: str, problem: str) -> RecordDamaged:
 def facts_of(
     name: str, runtime: str, pid: int, recorded_start: int, *, id: str | None = None, paused: bool | None = None
 ) -> ContainerFacts:
-    """Facts of a container whose runtime recorded `pid`: stopped when that process is gone or is another one.
+    """Facts of a container whose runtime recorded `pid`; stopped if that process has ended, or the PID was reused.
 
-    `paused` None: the runtime does not say, the kernel's freezer does.
+    `paused`: None if the runtime does not report it, so that the kernel's freezer is read.
 
-    `recorded_start` is in clock ticks after boot; 0 where the runtime, asked just now, vouches for the process.
+    `recorded_start` is in clock ticks after boot; 0 if the runtime was queried just now and vouches for the process.
     """
     started = start_of(pid)
+    # The kernel reuses PIDs: only PID and start time together identify a process.
     running = bool(started) and recorded_start in (0, started)
     status = Status.STOPPED
     if running:
@@ -123,20 +124,20 @@ def facts_of(
 
 
 def stopped(one: ContainerName, runtime: str, place: str) -> ContainerFacts:
-    """Facts of a container as one that does not run."""
+    """Facts of a container, with status stopped."""
     facts = ContainerFacts(one.name, runtime, one.id, Status.STOPPED, place=place)
     return facts._replace(image=one.image, is_temporary=one.is_temporary)
 
 
 def labels_of(value: object) -> tuple[str, ...]:
-    """Labels of an engine's JSON, an object of texts, as KEY=VALUE."""
+    """Labels as KEY=VALUE, from an engine's JSON object of texts."""
     if not isinstance(value, dict):
         return ()
     return tuple(f"{key}={text}" for key, text in value.items() if isinstance(text, str))
 
 
 def pid_in_file(path: str, container_id: str) -> int:
-    """The process in a PID file, if its cgroup is named for the container: only then it is not a PID taken again."""
+    """PID in a PID file; 0 if the process's cgroup does not have the container's ID, since the PID may be reused."""
     text = read_file(path)
     if not text or not text.strip().isdigit():
         return 0
@@ -145,18 +146,18 @@ def pid_in_file(path: str, container_id: str) -> int:
 
 
 def has_cgroup_of(pid: int, container_id: str) -> bool:
-    """True if the process is there, in a cgroup that is named for the container."""
+    """True if the process exists, in a cgroup whose path has the container's ID."""
     cgroups = read_file(f"/proc/{pid}/cgroup") if start_of(pid) else None
     return cgroups is not None and container_id in os.fsdecode(cgroups)
 
 
 def list_directories(path: str) -> list[str]:
-    """Names of the directories in `path`; none when it is absent or can't be read."""
+    """Names of the directories in `path`; empty if `path` is absent or cannot be read."""
     return [entry.name for entry in _entries(path) if entry.is_dir(follow_symlinks=False)]
 
 
 def list_suffixed(path: str, suffix: str) -> list[str]:
-    """Names in `path` that end so, suffix and all; none when it is absent or can't be read."""
+    """Names in `path` that end with `suffix`, which is not removed; empty if `path` is absent or cannot be read."""
     return [entry.name for entry in _entries(path) if entry.name.endswith(suffix)]
 
 
@@ -169,18 +170,18 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
 
 
 def user_directory() -> str | None:
-    """Where runtimes of this user keep their state: $XDG_RUNTIME_DIR; None for root."""
+    """$XDG_RUNTIME_DIR, in which runtimes of this user keep their state; None for root."""
     return (os.environ.get("XDG_RUNTIME_DIR") or None) if acts_for_user() else None
 
 
 def toml_value(path: str, *keys: str) -> str | None:
-    """A text in a TOML file: `toml_value(path, "storage", "graphroot")`; None when either is not there."""
+    """A text in a TOML file: `toml_value(path, "storage", "graphroot")`; None if the file or the key is absent."""
     value = _in_toml(path, keys)
     return value if isinstance(value, str) and value else None
 
 
 def toml_list(path: str, *keys: str) -> list[str]:
-    """The texts of a list in a TOML file; none when either is not there."""
+    """The texts of a list in a TOML file; empty if the file or the key is absent."""
     value = _in_toml(path, keys)
     return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
