@@ -1,4 +1,4 @@
-"""What runtimes call when a container starts and stops. Starts fast: entry.py imports the rest when there is work."""
+"""The hook that runtimes call when a container starts and stops. To start fast, entry.py imports the rest on demand."""
 
 from __future__ import annotations
 

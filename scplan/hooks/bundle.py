@@ -16,12 +16,13 @@ from scplan.store.durable import write_document
 
 
 def add_hooks(bundle: str, state_dir: str, runtime: str | None) -> str | None:
-    """Puts scplan's hook after all others; once, however often it is called. Returns what went wrong, else None."""
+    """Adds scplan's hook after all other hooks, once for any number of calls. Returns an error message, else None."""
     path = os.path.join(os.path.abspath(bundle), "config.json")
     try:
         text, mode = read_file(path), stat.S_IMODE(os.stat(path).st_mode)
         changed = with_hooks(strict_json.loads(text or b""), oci_hooks(state_dir, runtime))
         if changed is not None:
+            # JSON's \ud800 is a lone surrogate in Python, which UTF-8 encodes only with "surrogatepass".
             write_document(path, json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass"), mode=mode)
     except (ValueError, TypeError) as error:
         return f"{path} is not the configuration of a container: {error}"
@@ -33,9 +34,9 @@ def add_hooks(bundle: str, state_dir: str, runtime: str | None) -> str | None:
 
 
 def with_hooks(config: Any, ours: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """The configuration with these hooks in the place of those that scplan had put in; None when it has them already.
+    """The configuration with `ours` in place of scplan's former hooks; None if it has these hooks already.
 
-    Raises TypeError for what is no configuration.
+    Raises TypeError if `config` is not the configuration of a container.
     """
     if not isinstance(config, dict):
         raise TypeError("it is not a JSON object")

@@ -1,4 +1,4 @@
-"""`scplan hook STAGE`: the way in for runtimes, told apart from all other commands before these are imported."""
+"""`scplan hook STAGE`: the entry point for runtimes, recognised before the other commands are imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TIMEOUT_S = 30.0
 
 
 class _Called:
-    """What the runtime's configuration says of the call."""
+    """A call of scplan, as the runtime's configuration writes it."""
 
     def __init__(self) -> None:
         self.state_dir: str | None = None
@@ -24,7 +24,7 @@ class _Called:
 
 
 def called_by_runtime(arguments: list[str]) -> _Called | None:
-    """How a runtime calls scplan with these arguments; None when it is a command for people."""
+    """The call, if these arguments are of a runtime; None if they are of a command for people."""
     called = _Called()
     waiting = list(arguments)
     while waiting:
@@ -39,11 +39,12 @@ def called_by_runtime(arguments: list[str]) -> _Called | None:
         elif called.is_hook and called.stage is None and word in (*STAGES, OF_UDEV):
             called.stage = word
             if word in OF_LXC:
-                waiting.clear()  # what older versions of LXC's hooks add is in the environment as well
+                waiting.clear()  # arguments of LXC's older hook version are in the environment, too
         elif called.stage == OF_UDEV and called.container is None:
             called.container = word
         else:
             return None
+    # Without a stage, a terminal on standard input means a person: a runtime writes the container's state to it.
     return (
         called
         if called.is_hook and not (called.stage is None and sys.stdin is not None and sys.stdin.isatty())
@@ -52,7 +53,7 @@ def called_by_runtime(arguments: list[str]) -> _Called | None:
 
 
 def run(called: _Called) -> int:
-    """Does what the stage asks for; returns the exit code. Whatever goes wrong is said in one line, and logged."""
+    """Does the work of the stage; returns the exit code. Each error is one line for the runtime, and logged."""
     from scplan.errors import ScplanError
 
     try:
@@ -69,7 +70,7 @@ def run(called: _Called) -> int:
 
             traceback.print_exc()
     tell(lines, failed=True)
-    # The container's own process runs already: some runtimes would kill it.
+    # At poststart the container's own process runs already: some runtimes kill it if the hook fails.
     return 0 if called.stage == "poststart" else code
 
 
@@ -91,6 +92,7 @@ def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
     from scplan.hooks.state import parse_state, read_state, told_by_lxc
 
     if called.stage in OF_LXC:
+        # LXC passes the container in environment variables, OCI runtimes pass JSON on standard input.
         told = told_by_lxc(os.environ, called.stage, called.runtime)
     else:
         told = parse_state(read_state(0), called.stage)
@@ -114,7 +116,7 @@ def _seconds(text: str) -> float:
 
 
 def tell(lines: list[str], *, failed: bool) -> None:
-    """Says it to the runtime, which shows what a hook that failed wrote, and to the system's log."""
+    """Writes lines to standard error, which the runtime shows if the hook fails, and to the system's log."""
     if not lines:
         return
     import syslog
@@ -126,4 +128,4 @@ def tell(lines: list[str], *, failed: bool) -> None:
         sys.stderr.write("".join(f"scplan: {line}\n" for line in lines))
         sys.stderr.flush()
     except (OSError, AttributeError):
-        return  # closed by the runtime; the log has it
+        return  # the runtime has closed standard error; the log has the lines

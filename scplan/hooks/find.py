@@ -1,4 +1,4 @@
-"""Which record a container has, by its ID alone; most have none, and then nothing else is imported."""
+"""Finds records of a container by its ID alone. Most containers have no record; then no other module is imported."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NAMING = ("docker", "podman", "isulad")
 
 
 class Found(NamedTuple):
-    """A record's container: its runtime and its name there."""
+    """The container of a record: its runtime, and its name there."""
 
     runtime: str
     name: str
 
 
 def find_records(state_dir: str, container_id: str, runtime: str | None) -> list[Found]:
-    """The records of containers with this ID; `runtime` limits them to one. Raises OSError."""
+    """Records of containers with this ID, only of `runtime` if it is given. Raises OSError."""
     top = os.path.join(state_dir, "containers")
     runtimes = [runtime] if runtime is not None else _listed(top)
     return [
@@ -37,10 +37,11 @@ def find_records(state_dir: str, container_id: str, runtime: str | None) -> list
 
 
 def find_by_name(state_dir: str, told: Told, runtime: str | None, problems: list[str]) -> list[Found]:
-    """Records of the name that an engine gave to a container that starts, and that has another ID than the recorded.
+    """Records with the name of a starting container, whose ID differs from the recorded ID.
 
-    Only where there are records of an engine that gives generated IDs to names is anything else looked at. Never an
-    error, since most records are for other containers: why a name is not known is added to `problems`.
+    The engine's files are only read if the engine has records, and its containers have a name and a generated ID.
+    Raises no ScplanError, since most records are of other containers: a name that cannot be found out is added to
+    `problems`, with the reason.
     """
     top = os.path.join(state_dir, "containers")
     found = []
@@ -61,12 +62,15 @@ def find_by_name(state_dir: str, told: Told, runtime: str | None, problems: list
 
 
 def has_pins() -> bool:
-    """True if the network namespace of any container is kept for the sake of a NIC of the host."""
+    """True if scplan keeps the network namespace of any container alive, because it has a NIC of the host."""
     return bool(_listed(PINS))
 
 
 def _is_about(path: str, container_id: str) -> bool:
-    """By the beginning of the file alone. One that can't be read is taken for the container of its name: it is said."""
+    """True if the record has the container's ID, by the beginning of the file alone.
+
+    A damaged record counts for the container that its file is named for, so that the damage is reported.
+    """
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(_HEAD_BYTES).decode(errors="replace")

@@ -1,6 +1,6 @@
-"""The container of a record, distinguished from others of the same ID: by its place, bundle and process.
+"""Distinguishes the container of a record from containers with the same ID, by its place, bundle and process.
 
-Runtimes keep containers apart by more than the ID: runc(8) and crun(1) by `--root`, containerd by its namespace, Incus
+Runtimes distinguish containers by more than the ID: runc(8) and crun(1) by `--root`, containerd by its namespace, Incus
 by the project, LXC by the lxcpath.
 """
 
@@ -27,9 +27,9 @@ _PROGRAMS = ("runc", "crun")
 
 
 def why_another(told: Told, record: Record, boot_id: str) -> str:
-    """Why the container that starts is not the one that the record is about; "" if it is that one.
+    """Reason why the starting container is not the record's container; "" if it is.
 
-    Raises ScplanError where that can't be told.
+    Raises ScplanError if that cannot be determined.
     """
     place = _place_of(told, record.runtime)
     if place is not None and record.runtime in _BY_ROOT:
@@ -51,7 +51,7 @@ def why_another(told: Told, record: Record, boot_id: str) -> str:
 
 
 def is_elsewhere(told: Told, record: Record) -> bool:
-    """True if the runtime keeps the container that it calls about in another place than the record's."""
+    """True if the place of the container in this call differs from the record's place."""
     place = _place_of(told, record.runtime)
     return bool(place and _why_elsewhere(place, record))
 
@@ -68,7 +68,7 @@ def _why_elsewhere(place: str, record: Record) -> str:
 
 
 def _place_of(told: Told, runtime: str) -> str | None:
-    """The place in which the runtime keeps the container that it calls about, as in ContainerFacts; None if unknown."""
+    """Place of the container in this call, as in ContainerFacts; None if it is unknown."""
     if runtime in _BY_ROOT:
         root = _root_of_caller()
         return root if root else _default_root(runtime) if root is not None else None
@@ -78,7 +78,7 @@ def _place_of(told: Told, runtime: str) -> str | None:
 
 
 def _default_root(runtime: str) -> str:
-    """The root of runc or crun without --root, whatever this hook's environment names; "" for other runtimes."""
+    """Root directory of runc or crun without --root, whatever this hook's environment names; else ""."""
     known = RUNTIMES[runtime]
     return known.default_root() if isinstance(known, StateDirectoryRuntime) else ""
 
@@ -88,9 +88,9 @@ def _is_same(one: str, other: str) -> bool:
 
 
 def _root_of_caller() -> str | None:
-    """The --root of the runtime that calls this hook, "" for its default; None where its parent is no OCI runtime.
+    """The --root of the runtime that calls this hook, "" for its default; None if the parent is no OCI runtime.
 
-    Source: proc_pid_cmdline(5); runc(8) and crun(1): global options stand before the command.
+    Source: proc_pid_cmdline(5); runc(8) and crun(1): global options precede the command.
     """
     try:
         with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
@@ -110,9 +110,9 @@ def _root_of_caller() -> str | None:
 
 
 def ends_soon(record: Record) -> bool:
-    """True if the recorded process ends within a moment: crun only sends a signal before it reports a stop.
+    """True if the recorded process ends within _ENDING_S seconds.
 
-    Source: pidfd_open(2).
+    crun only sends a signal to the process before it reports the stop. Source: pidfd_open(2).
     """
     try:
         pidfd = os.pidfd_open(record.pid)
@@ -121,7 +121,7 @@ def ends_soon(record: Record) -> bool:
     try:
         if start_of(record.pid) != record.start_time:
             return True
-        # Readable as soon as the process ends, be it a zombie.
+        # A pidfd becomes readable when its process ends, even if the process stays a zombie.
         waiting = select.poll()
         waiting.register(pidfd, select.POLLIN)
         return bool(waiting.poll(_ENDING_S * 1000))

@@ -1,4 +1,4 @@
-"""Puts the hook in place for a runtime, and takes out exactly that again; what others wrote stays as it is."""
+"""Installs the hook in a runtime's configuration, and removes exactly the hook again; other content stays unchanged."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MAX_BYTES = 8 << 20
 
 
 def install(runtime: str, state_dir: str, *, path: str | None = None, container: str | None = None) -> Edit:
-    """The edit that puts the hook in place; none when it is there already.
+    """The edit that installs the hook; without changes if the hook is installed already.
 
-    `path` is another file than the usual one; `container` is for lxc, which has a file for each. Raises ScplanError
-    for runtimes whose containers can't be told from one file, and where something else has taken the hook's name.
+    `path` replaces the usual file; `container` is for lxc, which has a file per container. Raises ScplanError for
+    runtimes that no single file configures, and if something else uses the hook's name.
     """
     path, before = _file(runtime, path, container)
     match runtime:
@@ -43,7 +43,7 @@ def install(runtime: str, state_dir: str, *, path: str | None = None, container:
 
 
 def uninstall(runtime: str, *, path: str | None = None, container: str | None = None) -> Edit:
-    """The edit that takes the hook out; none when it is not there."""
+    """The edit that removes the hook; without changes if the hook is not installed."""
     path, before = _file(runtime, path, container)
     if before is None:
         return Edit(path, None, None)
@@ -57,7 +57,7 @@ def uninstall(runtime: str, *, path: str | None = None, container: str | None = 
 
 
 def carry_out(edit: Edit) -> None:
-    """Puts the file's new version in place, whole or not at all; its mode stays. Raises KernelError."""
+    """Replaces the file by its new version atomically and with the same mode, or removes it. Raises KernelError."""
     if not edit.changes:
         return
     if edit.after is None:
@@ -75,7 +75,7 @@ def carry_out(edit: Edit) -> None:
 
 
 def _file(runtime: str, path: str | None, container: str | None) -> tuple[str, str | None]:
-    """Which file it is about, and what that holds."""
+    """(path of the runtime's file, its content); the content is None if the file is absent."""
     if runtime not in INSTALLABLE:
         raise ScplanError(
             f"scplan can't put a hook in place for {runtime}",
@@ -86,7 +86,7 @@ def _file(runtime: str, path: str | None, container: str | None) -> tuple[str, s
         raise ScplanError(f"{runtime} has one configuration for all containers", hint="leave --container out")
     if path is None:
         path = _usual_file(runtime, container)
-    # The file that a symlink names is changed, and the link stays.
+    # Edit the target of a symlink: a rename(2) over the path would replace the link itself.
     path = os.path.realpath(path)
     if container is not None and not os.path.exists(path):
         raise ScplanError(f"lxc has no container {container!r}: there is no {path}")
@@ -157,7 +157,7 @@ def _docker(path: str, before: str | None, state_dir: str) -> str:
 
 
 def _without_docker(path: str, before: str) -> str | None:
-    """The file is not left behind when it holds nothing else."""
+    """The file's text without scplan's runtime; None if nothing else is in it, so that the file is removed."""
     entry = _docker_entry(path, before)
     if entry is None or not _is_wrapper(entry):
         return before
@@ -198,7 +198,7 @@ def _then_docker(what: str) -> str:
 
 
 def _lxc(before: str, wanted: list[str]) -> str:
-    """The configuration with these lines in the place of scplan's; as it was when it has just these."""
+    """The configuration with `wanted` in place of scplan's lines; unchanged if both are equal."""
     lines = before.splitlines(keepends=True)
     if [line.strip() for line in lines if _is_hook_line(line)] == wanted:
         return before
@@ -213,7 +213,7 @@ def _is_hook_line(line: str) -> bool:
         return False
     try:
         words = shlex.split(value)
-    except ValueError:  # of others, and no command of a shell
+    except ValueError:  # not scplan's, and no valid shell command
         return False
     return runs_scplan({"args": words})
 

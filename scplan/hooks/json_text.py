@@ -1,4 +1,4 @@
-"""Adds a member to an object in a JSON text, or takes one out, and leaves every other character as it is. RFC 8259."""
+"""Adds a member to an object in a JSON text, or removes a member, and keeps all other characters. RFC 8259."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DEFAULT_INDENT = "  "
 
 
 class _Member(NamedTuple):
-    """`"key": value` at [key_at, end); its value begins at value_at."""
+    """A member `"key": value` at [key_at, end) of a text; its value begins at value_at."""
 
     key: str
     key_at: int
@@ -23,10 +23,11 @@ class _Member(NamedTuple):
 
 
 def with_member(text: str, path: tuple[str, ...], value: object) -> str:
-    """The text with `value` at the end of `path`, whose objects are made where they are absent.
+    """The text with `value` at the end of `path`; objects on the path are created if they are absent.
 
-    `text` must be a JSON object. Raises TypeError where the path leads through something that is no object.
+    `text` must be a JSON object. Raises TypeError if a value on the path is not an object.
     """
+    # Indent the new member like the first indented line of the text.
     indent = match.group(1) if (match := _INDENT.search(text)) else _DEFAULT_INDENT
     return _put(text, _skip(text, 0), path, value, indent, 1)
 
@@ -44,7 +45,7 @@ def _put(text: str, at: int, path: tuple[str, ...], value: object, indent: str, 
     added = f"{margin}{json.dumps(path[0])}: {_written(value, indent, margin)}"
     if members:
         return f"{text[: members[-1].end]},{added}{text[members[-1].end :]}"
-    # What stood between the braces stays behind the new member, so that it is there again when that goes.
+    # White space between the braces is kept behind the new member, so that without_member() restores the text.
     between = text[at + 1 : _skip(text, at + 1)]
     return f"{text[: at + 1]}{added}{between or margin[: len(margin) - len(indent)]}{text[_skip(text, at + 1) :]}"
 
@@ -54,7 +55,7 @@ def _written(value: object, indent: str, margin: str) -> str:
 
 
 def without_member(text: str, path: tuple[str, ...]) -> str:
-    """The text without the member at `path`, nor the comma that went with it; the same when there is none."""
+    """The text without the member at `path` and its comma; unchanged if there is no such member."""
     at = _skip(text, 0)
     for key in path[:-1]:
         found = next((one for one in _members(text, at) if one.key == key), None)
@@ -73,7 +74,7 @@ def without_member(text: str, path: tuple[str, ...]) -> str:
 
 
 def _members(text: str, at: int) -> list[_Member]:
-    """The members of the object that begins at `at`; raises TypeError when something else does."""
+    """Members of the object that begins at `at`. Raises TypeError if no object begins there."""
     if text[at : at + 1] != "{":
         raise TypeError("it is not an object")
     members = []

@@ -1,4 +1,4 @@
-"""What a container's start and stop mean for what scplan owns in it: plugged in again, and given back to the host."""
+"""Reattaches a container's recorded resources when it starts, and returns resources to the host when it stops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scplan.workflow.scene import Request
 
 
 def run(told: Told, found: list[Found], state_dir: str, timeout_s: float) -> list[str]:
-    """Does what the stage asks for; returns what should be told. Raises ScplanError, which aborts a start."""
+    """Does the work of the stage; returns lines to report. Raises ScplanError, which aborts a start."""
     request = Request(state_dir=state_dir, lock_timeout_s=timeout_s, command=("hook", told.stage))
     state = State(state_dir, KINDS)
     with Host() as host:
@@ -58,7 +58,7 @@ def _start(told: Told, found: list[Found], state: State, host: Host, request: Re
 
 
 def _plug_in(told: Told, record: Record, started: int, state: State, host: Host, request: Request) -> list[str]:
-    # Its own process has not begun: it is where its runtime has put it.
+    # The container's program does not run yet, so the process is still in the cgroup that its runtime chose.
     life = told.pid, started, told.root, told.bundle, cgroup_of(told.pid)
     facts = ContainerFacts(record.name, record.runtime, told.id, Status.RUNNING, *life, place=record.place)
     facts = facts._replace(pid_namespace=pid_namespace_of(told.pid))
@@ -73,12 +73,12 @@ def _plug_in(told: Told, record: Record, started: int, state: State, host: Host,
 
 
 def _made(told: Told, record: Record) -> ContainerFacts | None:
-    """The container that starts, as its engine's files name it."""
+    """The starting container as its engine's files name it; None if they do not."""
     return RUNTIMES[record.runtime].in_bundle(told.bundle, told.id)
 
 
 def _why_not_followed(told: Told, record: Record, host: Host) -> str:
-    """Why a record is not about the container that was made again under its name; "" if it is."""
+    """Reason why a record does not apply to the re-created container of its name; "" if it applies."""
     made = _made(told, record)
     if made is None:
         return "its engine's files do not name it"
@@ -92,12 +92,15 @@ def _why_not_followed(told: Told, record: Record, host: Host) -> str:
 
 
 def _stop(told: Told, found: Found, state: State, host: Host, request: Request) -> list[str]:
-    """Gives back what is the host's. Asks no runtime: the one that called may answer to nobody until this has ended."""
+    """Returns resources to the host; returns lines to report.
+
+    Queries no runtime: the runtime that called the hook may not answer until the hook has ended.
+    """
     record = state.read(found.runtime, found.name)
     if record is None or not record.start_time or is_elsewhere(told, record):
         return []
     if is_plugged_in(record, host.boot_id) and not ends_soon(record):
         return [f"container {found.name} runs: nothing of it is given back"]
     if not plugging.end(record, state, host, request):
-        return []  # somebody else was quicker
+        return []  # another process has returned them already
     return [f"container {found.name}: the host has its things back"]

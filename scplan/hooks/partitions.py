@@ -1,7 +1,6 @@
-"""`scplan hook udev`: what udev calls when a partition comes or goes of a disk that a container has.
+"""`scplan hook udev`: udev calls it when a partition of a container's disk appears or disappears.
 
-It goes by what the disk has now and not by the event, so that it does not matter how many events it has to answer, nor
-in which order they come.
+It reads the disk's current partitions, not the event, so number and order of the events do not matter.
 """
 
 from __future__ import annotations
@@ -29,17 +28,19 @@ from scplan.workflow.planning import plan_alone
 from scplan.workflow.recorded import gone, is_plugged_in
 from scplan.workflow.scene import Records, Request, Scene, read_records
 
+# Time of the hook as a child of udev, before another process continues.
 _PATIENCE_S = 1.0
 _LONG = "10m"
 _POLL_S = 0.5
 
 
 def run(runtime: str, name: str, state_dir: str, timeout_s: float | None) -> list[str]:
-    """Plugs in the partitions that the container's disks have now, and takes away those that are gone.
+    """Attaches the partitions that the container's disks have now, and detaches partitions that are gone.
 
-    Returns what should be told. udev kills what it started and that takes long: without `timeout_s`, another process
-    goes on when others are at work, or an apply awaits its confirmation.
+    Returns lines to report. udev kills a program that runs for long: without `timeout_s`, another process continues
+    if a lock is held, or an apply awaits confirmation or recovery.
     """
+    # A service of systemd replaces a child of udevd, which has few system calls and is killed after some time.
     if timeout_s is None and udev.is_parent() and _hand_over_to_systemd(runtime, name, state_dir):
         return []
     deadline = time.monotonic() + (_PATIENCE_S if timeout_s is None else timeout_s)
@@ -91,7 +92,7 @@ def _follow_locked(record: Record, facts: ContainerFacts, state: State, host: Ho
 
 
 def _brought_now(record: Record, host: Host) -> dict[Address, Resource]:
-    """The partitions that belong into the container now, resolved; none of a disk that is another one by now."""
+    """Partitions that belong in the container now, resolved; none of a disk that was replaced by another disk."""
     found: dict[Address, Resource] = {}
     for address, owned in record.resources.items():
         kind = KINDS[address.kind]

@@ -1,4 +1,4 @@
-"""What each runtime is handed so that it calls scplan's hook when containers start and stop."""
+"""Configuration with which each runtime calls scplan's hook when containers start and stop."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _OCI_STAGES = ("createRuntime", "poststop")
 
 
 class Spec(NamedTuple):
-    """`text` is for the runtime, to be put where `where` says."""
+    """`text` is configuration for the runtime; `where` describes the place for it."""
 
     text: str
     where: str
 
 
 def spec(runtime: str, state_dir: str) -> Spec:
-    """What to hand to a runtime. Raises ScplanError for one that has no hooks."""
+    """Configuration of the hook for a runtime. Raises ScplanError if the runtime has no hooks."""
     match runtime:
         case "runc" | "crun":
             hooks = {"hooks": oci_hooks(state_dir, runtime)}
@@ -68,28 +68,28 @@ _WHERE_DOCKER = (
 
 
 def oci_hooks(state_dir: str, runtime: str | None) -> dict[str, list[dict[str, Any]]]:
-    """The `hooks` of an OCI config.json; `runtime` is the one that knows the container by its name, if it is known."""
+    """The `hooks` of an OCI config.json; `runtime` is the runtime that knows the container by its name, if known."""
     return {stage: [oci_hook(state_dir, stage, runtime)] for stage in _STAGES.get(runtime or "", _OCI_STAGES)}
 
 
 def oci_hook(state_dir: str, stage: str | None, runtime: str | None) -> dict[str, Any]:
-    """One hook; with no stage it is told by the container's status."""
+    """One hook; without `stage`, scplan derives the stage from the container's status."""
     chosen = ["--runtime", runtime] if runtime else []
     command = hook_command(state_dir, [*chosen, *([stage] if stage else [])])
     return {"path": command[0], "args": command, "timeout": TIMEOUT_S}
 
 
 def podman_hook(state_dir: str) -> str:
-    """A file of podman's hooks.d, oci-hooks(5): one hook for all of its stages."""
+    """A file for podman's hooks.d, oci-hooks(5), with one hook for all stages."""
     hook = oci_hook(state_dir, None, "podman")
     return _json({"version": "1.0.0", "hook": hook, "when": {"always": True}, "stages": list(_OCI_STAGES)})
 
 
 def docker_runtime(state_dir: str) -> dict[str, Any]:
-    """The entry among the runtimes of docker's daemon.json."""
+    """The entry for `runtimes` in docker's daemon.json."""
     entry: dict[str, Any] = {"path": wrapper_path()}
     state_dir = os.path.abspath(state_dir)
-    # Docker makes a script of its own for a runtime with arguments; none where there need not be one.
+    # Docker writes a wrapper script for a runtime with arguments: none are given for the default directory.
     return entry if state_dir == DEFAULT_STATE_DIR else entry | {"runtimeArgs": [f"{STATE_DIR_OPTION}{state_dir}"]}
 
 
@@ -108,7 +108,7 @@ def _containerd(state_dir: str) -> str:
 
 
 def lxc_lines(state_dir: str, runtime: str) -> list[str]:
-    """Lines of lxc.container.conf(5). LXC runs them by a shell, and has what they print in its log alone."""
+    """Lines for lxc.container.conf(5). LXC runs them in a shell, and writes their output to its log only."""
     return [
         f"lxc.hook.{stage} = {shlex.join(hook_command(state_dir, ['--runtime', runtime, stage]))} 2>&1"
         for stage in _STAGES[runtime]
@@ -116,7 +116,7 @@ def lxc_lines(state_dir: str, runtime: str) -> list[str]:
 
 
 def wrapper_path() -> str:
-    """The absolute path of the wrapper that belongs to this scplan."""
+    """Absolute path of the wrapper that belongs to this scplan. Raises ScplanError if there is none."""
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), WRAPPER)
     found = beside if os.access(beside, os.X_OK) else shutil.which(WRAPPER)
     if found is None:

@@ -1,4 +1,4 @@
-"""What a runtime tells its hooks of a container.
+"""Parses the description of a container that a runtime passes to its hooks.
 
 OCI runtime specification, "State" and "POSIX-platform Hooks"; lxc.container.conf(5), "Container hooks".
 """
@@ -15,6 +15,7 @@ from scplan.startup.named_tuple import NamedTuple
 
 MAX_STATE_BYTES = 1 << 20
 _MAX_ID = 1024
+# PID_MAX_LIMIT, include/linux/threads.h; PATH_MAX, include/uapi/linux/limits.h.
 _MAX_PID = 1 << 22
 _MAX_PATH = 4096
 STAGES = {
@@ -35,11 +36,11 @@ _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running"
 
 
 class Told(NamedTuple):
-    """A container as its runtime described it. `pid` is 0 once it has ended.
+    """A container as its runtime described it. `pid` is 0 once the container has ended.
 
-    `about` is all that was told of one that is started and has not entered its root yet, else None. `bundle` is the
-    directory of its configuration; "" where the runtime has none, or does not say. `place` is where LXC or Incus keeps
-    it, as in ContainerFacts; of Incus' place the socket is left out where it is not known.
+    `about` is the whole description if the container is starting and has not entered its root yet, else None. `bundle`
+    is the directory of its configuration; "" if the runtime has none, or does not name it. `place` is as in
+    ContainerFacts, and set for LXC and Incus only; for Incus it omits the socket if that is unknown.
     """
 
     id: str
@@ -51,19 +52,19 @@ class Told(NamedTuple):
 
     @property
     def root(self) -> str:
-        """The root directory that it will have, as its mount namespace knows it; "" when it is in it.
+        """The container's future root directory, as a path in its mount namespace; "" if it is already in its root.
 
-        Raises BadState. Looked up only for containers with records: most have none.
+        Computed on access, since only containers with records need it, and most have none. Raises BadState.
         """
         return "" if self.about is None else _root(self.about)
 
 
 class BadState(ScplanError):
-    """What came on standard input is not the state of a container."""
+    """The runtime passed no valid state of a container."""
 
 
 def read_state(fd: int) -> bytes:
-    """The runtime's text; raises BadState when there is none, or it is longer than any state can be."""
+    """The runtime's text, read from `fd`. Raises BadState if it is empty, or longer than any state can be."""
     chunks: list[bytes] = []
     size = 0
     while chunk := _read(fd):
@@ -84,7 +85,7 @@ def _read(fd: int) -> bytes:
 
 
 def parse_state(text: bytes, stage: str | None) -> Told:
-    """The container that a state is about. `stage` is the runtime's word for when it calls; None: by the status."""
+    """The container of a state. `stage` is the runtime's name for the call; None: from the status. Raises BadState."""
     state = _object(text, "it")
     container_id, pid, status = state.get("id"), state.get("pid", 0), state.get("status")
     if not isinstance(container_id, str) or not 0 < len(container_id) <= _MAX_ID or "/" in container_id:
@@ -108,9 +109,9 @@ def _bundle(state: dict[str, Any]) -> str:
 
 
 def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None) -> Told:
-    """The container that LXC's hook is about, which is in its own root already; `runtime` is incus for Incus and LXD.
+    """The container of a call by LXC, which is in its own root already; `runtime` is incus for Incus and LXD.
 
-    Only names are looked at: to ask LXC about the container now would wait for ever, since it waits for the hook.
+    Does not query LXC: the query would never return, since LXC waits for the hook.
     """
     name, pid = environment.get("LXC_NAME", ""), environment.get("LXC_PID", "")
     if not 0 < len(name) <= _MAX_ID or "/" in name:
@@ -128,10 +129,10 @@ def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None)
 
 
 def _of_incus(name: str, root: str) -> tuple[str, str]:
-    """(name of the instance, its place): LXC_NAME is PROJECT_NAME outside of the project default.
+    """(name of the instance, its place). LXC_NAME is PROJECT_NAME outside of the default project.
 
-    Names of instances are names of hosts, without an underscore; those of projects may have them. The daemon's socket
-    is above its storage pools, one of which has the instance's root; it is left out of the place where it is not there.
+    Names of instances are host names, without underscores; names of projects may have underscores. The daemon's socket
+    is beside its directory of storage pools, which has the instance's root; without a socket there, the place omits it.
     """
     project, _, instance = name.rpartition("_")
     directory, is_in_pool, _ = root.removeprefix("dir:").partition("/storage-pools/")
@@ -142,7 +143,7 @@ def _of_incus(name: str, root: str) -> tuple[str, str]:
 
 
 def _lxc_id(name: str, configuration: str) -> str:
-    """LXCPATH/NAME. A configuration that is not in the container's directory was named by hand (`lxc-start -f`)."""
+    """LXCPATH/NAME. A configuration outside of the container's directory was named by hand (`lxc-start -f`)."""
     directory, _, file = configuration.rpartition("/")
     if file == "config" and directory.rpartition("/")[2] == name:
         return directory
@@ -152,15 +153,16 @@ def _lxc_id(name: str, configuration: str) -> str:
 
 
 def _path_of_monitor(pid: int, name: str) -> str:
-    """The lxcpath of the monitor of a container, by its title or by the arguments of lxc-start; "" if it has none.
+    """The lxcpath of a container's monitor, from its title or from the arguments of lxc-start; "" if they have none.
 
-    "[lxc monitor] LXCPATH NAME" where it is in the background; lxc-start(1), --lxcpath.
+    In the background, the title is "[lxc monitor] LXCPATH NAME". lxc-start(1), --lxcpath.
     """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = os.fsdecode(file.read(1 << 16)).split("\0")
     except OSError:
         return ""
+    # A monitor in the background replaces its arguments by a title, in one word. proc_pid_cmdline(5)
     title = words[0].strip()
     if title.startswith(_MONITOR):
         path, _, named = title.removeprefix(_MONITOR).rpartition(" ")
@@ -174,10 +176,14 @@ def _path_of_monitor(pid: int, name: str) -> str:
 
 
 def _root(state: dict[str, Any]) -> str:
-    """Without it everything would be made on the host: the process is still in the host's root."""
+    """The root directory in a state. Raises BadState if it has none, or the host's.
+
+    Without the path everything would be attached to the host: the process is still in the host's root, since runtimes
+    call createRuntime and prestart hooks before pivot_root(2).
+    """
     root = state.get("root")
     if isinstance(root, str) and not os.path.isabs(root):
-        # crun repeats what is in the bundle's configuration.
+        # crun copies the path from the bundle's configuration, where it may be relative to the bundle.
         root = os.path.join(_absolute(state.get("bundle"), "bundle"), root)
     if root is None:
         from scplan.runtimes.state_files import read_file

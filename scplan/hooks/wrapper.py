@@ -1,8 +1,8 @@
-"""scplan-runc: stands in for runc (or crun) and adds scplan's hook to each container that is created.
+"""scplan-runc: runs in place of runc (or crun), and adds scplan's hook to each new container.
 
-Docker and containerd have no hooks of their own, but call an OCI runtime of one's choice. All commands but `create` and
-`run` become the real runtime at once. What goes wrong while a bundle is changed ends the start: the container would
-run without what it should have, and nothing would ever plug that in.
+Docker and containerd have no hooks of their own, but their OCI runtime can be chosen. All commands except `create` and
+`run` execute the real runtime at once. An error while a bundle is changed aborts the start: otherwise the container
+would run without its resources, and nothing would attach them later.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _PLACES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin"
 
 
 def run() -> NoReturn:
-    """The console script: becomes the real runtime, with the arguments and the environment that it was given."""
+    """The console script: replaces itself by the real runtime, with the same arguments and environment. execve(2)"""
     arguments = sys.argv[1:]
     state_dir = os.environ.get("SCPLAN_STATE_DIR") or DEFAULT_STATE_DIR
-    # It stands first: docker puts its runtimeArgs before all that it says itself.
+    # The option comes first: docker puts runtimeArgs before its own arguments.
     while arguments and arguments[0].startswith(STATE_DIR_OPTION):
         state_dir = arguments.pop(0).removeprefix(STATE_DIR_OPTION)
     at = _command_at(arguments)
@@ -44,13 +44,14 @@ def run() -> NoReturn:
     if path is None:
         _give_up(f"scplan: there is no {_wanted()}; SCPLAN_RUNTIME can name another OCI runtime", arguments)
     try:
+        # The PID stays the same: the engine waits for it. execve(2)
         os.execv(path, [path, *arguments])
     except OSError as error:
         _give_up(f"scplan: execve({path}): {error.strerror}", arguments)
 
 
 def _command_at(arguments: list[str]) -> int | None:
-    """Where the command stands. What stands before it are options, and their values, which are no commands."""
+    """Index of the command, after global options and their values; None without a command."""
     for index, word in enumerate(arguments):
         if word in _COMMANDS and not (index and arguments[index - 1] in _WITH_VALUE):
             return index
@@ -71,7 +72,7 @@ def _option(arguments: list[str], *names: str) -> str | None:
 
 
 def _engine(arguments: list[str]) -> str | None:
-    """Which engine calls, by where it has its runtimes keep their states: /run/docker/runtime-runc/moby."""
+    """The calling engine, from the --root of its runtime, such as /run/docker/runtime-runc/moby; None if unknown."""
     root = _option(arguments, "--root") or ""
     if os.path.basename(root) == "moby":
         return "docker"
@@ -83,10 +84,11 @@ def _wanted() -> str:
 
 
 def _real_runtime() -> str | None:
-    """The runtime that SCPLAN_RUNTIME or this program's own name means: scplan-crun is for crun."""
+    """Path of the runtime that SCPLAN_RUNTIME or this program's name selects: crun for scplan-crun; None if absent."""
     wanted = _wanted()
     if "/" in wanted:
         return wanted
+    # Skip this program: PATH may have it under the runtime's name, and it would execute itself for ever.
     own = os.path.realpath(sys.argv[0])
     for place in [*filter(None, os.environ.get("PATH", "").split(":")), *_PLACES]:
         path = f"{place}/{wanted}"
@@ -96,7 +98,7 @@ def _real_runtime() -> str | None:
 
 
 def _give_up(message: str, arguments: list[str]) -> NoReturn:
-    """Ends with the message where engines look for it: the last line of the log that they named, and standard error."""
+    """Exits with the message where engines look for it: in the last line of their --log file, and standard error."""
     log = _option(arguments, "--log")
     if log is not None:
         import json
