@@ -1,4 +1,4 @@
-"""Supervision of what scplan owns: plugged in again when containers start, drift reported as it happens.
+"""Supervision of resources that scplan owns: reattaches them when containers start, reports drift as it happens.
 
-`supervision.py` first: the loop. Events are only hints; what they lead to is in `attend.py`.
+Read `supervision.py`, the loop, first. Events are only hints to check a container; `attend.py` has the check.
 """

@@ -1,7 +1,7 @@
-"""Attending to a container: what its life asks for is done, and what differs is told.
+"""Attends to a container: acts on its start or end, and reports differences from its records.
 
-The same whatever the hint was, and also without one: given back when it has ended, plugged in when it has started,
-compared (and mended) while it runs. Runs in a child of the supervisor, so that nothing keeps that waiting.
+The work is the same for any hint, or none: resources are returned to the host when the container has ended, reattached
+when it has started, and compared (and repaired) while it runs. It runs in a child, so that the supervisor never waits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-# What an apply needs is imported here, once: each child would import it anew.
+# Modules of an apply, imported once here: otherwise each child would import them again.
 from scplan.applying import apply, execute, recovery, rollback  # noqa: F401
 from scplan.errors import (
     AwaitingConfirmation,
@@ -41,18 +41,18 @@ Key = tuple[str, str]
 
 
 class Deed(NamedTuple):
-    """What was done in a container: how many resources were plugged in or changed, and what else is to be told."""
+    """Work done in a container: the number of resources attached or changed, and further lines to report."""
 
     changed: int = 0
     lines: tuple[str, ...] = ()
 
 
 class Seen(NamedTuple):
-    """What attending to a container came to.
+    """Result of attending to a container.
 
-    `facts` is None when scplan owns nothing in it. `problems` are why something could not be done or seen; `drifted` is
-    what differs after all that was done. `busy` (an apply was at work, or awaits confirmation) and `failed` say that it
-    has to be attended to again; in which state it is was not found out then.
+    `facts` is None if scplan owns nothing in the container. `problems` are reasons why something could not be done or
+    read; `drifted` are the differences that remain after the work. `busy` (an apply was at work, or awaits
+    confirmation) and `failed` mean that the container must be attended to again, and that its state is unknown.
     """
 
     key: Key
@@ -71,10 +71,10 @@ class Seen(NamedTuple):
 
 
 class Order(NamedTuple):
-    """How to attend: `heal` mends what drifted. `patient` looks at what drifts while others apply, too.
+    """Options of attending. `heal` repairs drift. `patient` reports drift even while an apply is at work.
 
-    With `asks_engines` it is a problem of a running container, too, that its engine can't be reached; else it is one
-    when the container has ended, since a new start can be found out by the engine alone.
+    With `asks_engines`, an unreachable engine is a problem of a running container, too; otherwise only of an ended
+    container, since only the engine can report the container's next start.
     """
 
     request: Request
@@ -84,14 +84,17 @@ class Order(NamedTuple):
 
 
 def attend(keys: Sequence[Key], order: Order) -> list[Seen]:
-    """Attends to each of these containers."""
+    """Attends to each of these containers; returns the results in the same order."""
     state = State(order.request.state_dir, KINDS)
     with Host() as host:
         return [_attend_safely(key, order, state, host) for key in keys]
 
 
 def _attend_safely(key: Key, order: Order, state: State, host: Host) -> Seen:
-    """One container's trouble must not keep the others waiting; `key` is all that is known of it then."""
+    """Attends to a container, with any error in the result: the other containers must not wait because of it.
+
+    If the record cannot be read, the result has only the key and the error.
+    """
     seen = Seen(key)
     try:
         record = state.read(*key)
@@ -111,7 +114,7 @@ def _attend_safely(key: Key, order: Order, state: State, host: Host) -> Seen:
 
 
 def _known(key: Key, record: Record) -> Seen:
-    """What the record alone tells."""
+    """The part of a result that needs the record alone."""
     runtime = RUNTIMES.get(record.runtime)
     kinds = {address.kind for address in record.resources}
     return Seen(
@@ -129,7 +132,7 @@ def _known(key: Key, record: Record) -> Seen:
 
 
 def _signs(runtime: Runtime, record: Record) -> Signs:
-    """Where it shows that the record's container starts; one that is made again has an ID that nobody knows yet."""
+    """Signs of a start of the record's container; also polled if a re-created container may have a new ID."""
     signs = runtime.signs(record.name, record.id, record.place)
     return signs._replace(is_polled=True) if record.follows_name else signs
 
@@ -140,7 +143,7 @@ def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) 
         silent = ask(record, find_again).silent if order.asks_engines else None
         return seen if silent is None else seen._replace(problems=(*seen.problems, *silent.diagnostics))
     if record.start_time or record.has_lent:
-        # It has ended, whatever its runtime says, or whether that answers.
+        # The container has ended, whatever its runtime reports, and even if the runtime does not answer.
         host.forget()
         seen = seen._replace(gave_back=plugging.end(record, state, host, order.request))
     try:
@@ -160,7 +163,10 @@ def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) 
 
 
 def _found_again(record: Record) -> ContainerFacts:
-    """The container as its runtime knows it; one that was removed may be made again. Raises ScplanError."""
+    """The container as its runtime knows it; stopped if it was removed, since it may be re-created.
+
+    Raises ScplanError.
+    """
     try:
         return locate_recorded(record)
     except ContainerReplaced:
@@ -170,7 +176,7 @@ def _found_again(record: Record) -> ContainerFacts:
 
 
 def _compare(seen: Seen, record: Record, facts: ContainerFacts, order: Order, state: State, host: Host) -> Seen:
-    """Tells what of a running container is not as recorded; mends it where that is wanted."""
+    """Compares a running container with its record; repairs drift if `order` asks for it."""
     before = state.last_begun_or_ended()
     scene = Scene({record.name: facts}, {}, partial(read_records, state))
     drifted, problems = drifted_in(scene, host)

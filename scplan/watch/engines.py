@@ -1,7 +1,7 @@
-"""Engines of the watched containers, asked from time to time whether they answer. READ supervision.py first.
+"""Checks at intervals that the engines of the watched containers answer. READ supervision.py first.
 
-Containers run on without their engine, so that nothing else shows that one is down until a container has to be found
-again. Asked by a child: a daemon that hangs takes seconds to give up.
+Containers keep running without their engine, so nothing else shows that an engine is down until a container has to be
+located again. A child does the check, since a query of a daemon that hangs takes seconds to time out.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Silent = dict[Place, tuple[Diagnostic, ...]]
 
 
 class Engines(Closing):
-    """Asks every `every_s` seconds, and again soon after a silence, which counts when it lasts.
+    """Checks engines every `every_s` seconds, and soon again after a silence, which is reported if it lasts.
 
-    `held` are fds that are not for the child.
+    `held` returns the fds that the child closes.
     """
 
     def __init__(self, poller: Poller, rest: Rest, roll: Roll, every_s: float, held: Callable[[], list[int]]) -> None:
@@ -41,7 +41,7 @@ class Engines(Closing):
             self._child.abandon()
 
     def ask(self) -> None:
-        """Asks the engines of all watched containers; what comes of it is reported later."""
+        """Starts a check of the engines of all watched containers; the result is reported later."""
         watched = self._roll.containers.values()
         places = {(one.key[0], one.facts.place) for one in watched if one.facts is not None}
         held = self._held()
@@ -63,7 +63,7 @@ class Engines(Closing):
         try:
             silent = child.result()
         except (ScplanError, OSError):
-            silent = self._suspected  # nothing new is known
+            silent = self._suspected  # the check failed: the last result stays
         lasting = {place: said for place, said in silent.items() if place in self._suspected}
         self._suspected = silent
         self._roll.take_engines(lasting)
@@ -72,7 +72,7 @@ class Engines(Closing):
 
 
 def silent_among(places: Collection[Place]) -> Silent:
-    """Engines that do not answer, and why."""
+    """Engines that do not answer, with the reasons."""
     found: Silent = {}
     for runtime, place in sorted(places):
         if runtime in RUNTIMES:

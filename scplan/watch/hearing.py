@@ -1,4 +1,4 @@
-"""Listening to running containers, and to the host's links that belong to them."""
+"""Listens for events of running containers, and of the host's links that belong to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _LOST_EVERY_S = 60.0
 
 
 class Hearing(Closing):
-    """Lives of containers by their fds. The hints are called with those that something happened to."""
+    """Events of the lives of containers, through fds. Calls a hint with the keys of the containers concerned.
+
+    `hint_of_life` is for ends, `hint_inside` for changes of the container's network or mounts, or of its host links.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Hearing(Closing):
             self.stop(one)
 
     def start(self, one: Watched) -> bool:
-        """Listens to the life that the container has now; whether that is new."""
+        """Listens for events of the container's current life; True if that is new."""
         assert one.facts is not None
         wanted = (one.facts.pid, one.facts.start_time, one.hears, one.host_links)
         if one.life is not None and one.heard_of == wanted:
@@ -59,7 +62,7 @@ class Hearing(Closing):
             self._listen(one, one.life)
         except ContainerGone:
             self.stop(one)
-            return True  # ended since it was looked at
+            return True  # the container has ended since its check
         except (KernelError, OSError) as error:
             self.stop(one)
             one.is_unheard = True
@@ -68,7 +71,7 @@ class Hearing(Closing):
         return True
 
     def stop(self, one: Watched) -> None:
-        """Lets go of its namespaces."""
+        """Stops listening, and closes the fds that keep the container's namespaces alive. namespaces(7)"""
         self._living.pop(one.key, None)
         for name in one.heard_of[3] if one.heard_of else ():
             keys = self._links.get(name, set())
@@ -83,7 +86,7 @@ class Hearing(Closing):
             one.life = None
 
     def arm(self, one: Watched) -> None:
-        """Hears of it again; at once when something happened since its turn began."""
+        """Enables the container's next event; an event since its turn began counts at once."""
         for fd in one.life.fds if one.life else ():
             self._poller.arm(fd)
 
@@ -93,6 +96,7 @@ class Hearing(Closing):
         if life.network is not None:
             self._poller.add(life.network.fileno(), lambda: self._hint_inside([one.key]))
         if life.mounts_fd is not None:
+            # mountinfo is always readable; a change of the mounts is a priority event. proc_pid_mounts(5)
             self._poller.add(life.mounts_fd, lambda: self._hint_inside([one.key]), select.EPOLLPRI)
         for name in one.host_links:
             self._links.setdefault(name, set()).add(one.key)
@@ -105,7 +109,7 @@ class Hearing(Closing):
         names, lost = changed_links(self._host_links)
         now = time.monotonic()
         if lost and now - self._lost_s > _LOST_EVERY_S:
-            # Not more often: a container that flaps its end of a pair makes the host's end tell about it.
+            # Rate-limited: a container that flaps its end of a veth pair causes events of the host's end, too.
             self._lost_s = now
             names = set(self._links)
         self._hint_inside(key for name in names for key in self._links.get(name, ()))

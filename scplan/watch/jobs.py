@@ -1,4 +1,4 @@
-"""Containers being attended to, each batch by a child of its own: one that hangs keeps nobody else waiting."""
+"""Attends to batches of containers, each in a child of its own: a child that hangs delays no other batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Job(NamedTuple):
 
 
 class Jobs:
-    """What is being attended to just now."""
+    """Batches in progress, at most `most`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -42,15 +42,15 @@ class Jobs:
 
     @property
     def deadline_s(self) -> float | None:
-        """When the time of the first of them is up."""
+        """Earliest deadline of a batch, by time.monotonic(); None without batches."""
         return min((job.child.deadline_s for job in self._running.values()), default=None)
 
     def start(self, keys: Sequence[Key], order: Order, held: Collection[int]) -> int:
-        """Attends to containers; returns an fd that is readable at the end. `held` are fds that are not for it."""
+        """Starts a batch; returns an fd that becomes readable at its end. `held` are fds that the child closes."""
 
         def work() -> list[Seen]:
             ask_to_stop_ends()
-            # They keep namespaces of containers, which may end while the child is at work or stuck.
+            # Open fds keep namespaces alive, even after their container ends while the child hangs. namespaces(7)
             for fd in held:
                 os.close(fd)
             return attend(keys, order)
@@ -61,7 +61,7 @@ class Jobs:
         return child.fd
 
     def finish(self, fd: int) -> list[Seen]:
-        """What came of it; a problem of each of its containers when the child died, or its time was up."""
+        """Results of a batch; a problem of each of its containers if the child died or timed out."""
         job = self._running.pop(fd)
         self.busy.difference_update(job.keys)
         try:
@@ -71,11 +71,14 @@ class Jobs:
             return [Seen(key, problems=said, failed=True) for key in job.keys]
 
     def overdue(self, now: float) -> list[int]:
-        """fds of those whose time is up; `finish` ends them."""
+        """fds of batches whose time is up; `finish` ends them."""
         return [fd for fd, job in self._running.items() if job.child.deadline_s <= now]
 
     def end(self) -> bool:
-        """Lets them come to an end, then asks them to stop, which undoes what is half done; whether all have ended."""
+        """Waits _STOP_AFTER_S for batches to end, then sends SIGTERM, so that they undo half-done work.
+
+        True if all batches have ended within _LEAVE_AFTER_S.
+        """
         begun = time.monotonic()
         asked = False
         while self._running and time.monotonic() - begun < _LEAVE_AFTER_S:
@@ -94,4 +97,4 @@ class Jobs:
             try:
                 self._running.pop(fd).child.result()
             except (KernelError, ScplanError, OSError):
-                continue  # stopped half way: what it left is recovered by the next one
+                continue  # stopped half-way: the next supervisor recovers the container

@@ -1,4 +1,4 @@
-"""When to look: at once after quiet, ever less often while hints keep coming. Pure."""
+"""Times of checks: at once after a quiet time, less and less often while hints keep coming. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Gaps(NamedTuple):
-    """Seconds between two looks that hints of one sort brought: after quiet, and at most.
+    """Seconds between two checks caused by hints of one sort: after a quiet time, and at most.
 
-    `settle_s` lets hints come together that belong together.
+    `settle_s` delays a check, so that one check covers hints that belong together.
     """
 
     shortest_s: float
@@ -23,7 +23,7 @@ class Gaps(NamedTuple):
 
 
 class _Turn:
-    """One thing's turn: when it is due, when it was taken, and how long it must rest after that, by sort of hint."""
+    """Turn of a key: the time when it is due, the time when it was last taken, the gap after that by sort of hint."""
 
     __slots__ = ("due_s", "gaps_s", "sorts", "taken_s")
 
@@ -35,7 +35,7 @@ class _Turn:
 
 
 class Schedule(Generic[K]):
-    """Whose turn it is when. Times are those of any clock that never goes back."""
+    """Turns of keys, with their times, which are of any clock that never goes back."""
 
     def __init__(self) -> None:
         self._turns: dict[K, _Turn] = {}
@@ -43,33 +43,33 @@ class Schedule(Generic[K]):
         self._count = 0
 
     def hint(self, key: K, now: float, gaps: Gaps) -> None:
-        """Something may have happened: its turn comes soon, or once it has rested as such hints have it rest."""
+        """Schedules a turn soon, but not before the gap for this sort of hint has passed."""
         turn = self._turns.setdefault(key, _Turn())
         turn.sorts.add(gaps)
         self._set(key, turn, max(now + gaps.settle_s, turn.taken_s + turn.gaps_s.get(gaps, gaps.shortest_s)))
 
     def at(self, key: K, when: float) -> None:
-        """Its turn comes then, unless it comes before."""
+        """Schedules a turn for `when`, unless an earlier turn is scheduled."""
         self._set(key, self._turns.setdefault(key, _Turn()), when)
 
     def postpone(self, key: K, when: float) -> None:
-        """Its turn comes then and not before; hints that come later count again."""
+        """Schedules a turn for `when` and cancels an earlier turn; later hints count again."""
         turn = self._turns.setdefault(key, _Turn())
         turn.due_s = None
         self._set(key, turn, when)
 
     def take(self, now: float, limit: int) -> list[K]:
-        """Whose turn it is, at most `limit`, longest due first."""
+        """Keys whose turn is due, at most `limit`, longest due first."""
         taken: list[K] = []
         while self._queue and self._queue[0][0] <= now and len(taken) < limit:
             due, _, key = heapq.heappop(self._queue)
             turn = self._turns.get(key)
             if turn is None or turn.due_s != due:
-                continue  # forgotten, or put to another time
+                continue  # forgotten or rescheduled
             turn.due_s = None
             for gaps in turn.sorts:
                 gap = turn.gaps_s.get(gaps, gaps.shortest_s)
-                # Quiet for a while: the next hint is answered at once again.
+                # After a quiet time the gap is shortest again, so that the next hint counts at once.
                 rested = now - turn.taken_s > 4 * gap
                 turn.gaps_s[gaps] = gaps.shortest_s if rested else min(2 * gap, gaps.longest_s)
             turn.sorts.clear()
@@ -81,7 +81,7 @@ class Schedule(Generic[K]):
         self._turns.pop(key, None)
 
     def next_s(self) -> float | None:
-        """When the next turn is; None when there is none."""
+        """Time of the next turn; None if no turn is scheduled."""
         while self._queue:
             due, _, key = self._queue[0]
             turn = self._turns.get(key)
@@ -91,7 +91,7 @@ class Schedule(Generic[K]):
         return None
 
     def __len__(self) -> int:
-        """How many entries it keeps, those of turns that were put to another time among them."""
+        """Number of entries in the queue, including stale entries of rescheduled turns."""
         return len(self._queue)
 
     def _set(self, key: K, turn: _Turn, due: float) -> None:
@@ -101,7 +101,7 @@ class Schedule(Generic[K]):
         self._count += 1
         heapq.heappush(self._queue, (due, self._count, key))
         if len(self._queue) > 4 * len(self._turns) + 64:
-            # A flood must not make old entries pile up.
+            # Drop stale entries: a flood of hints must not make the queue grow without limit.
             due_ones = [(one.due_s, key) for key, one in self._turns.items()]
             self._queue = [
                 (at, self._count + number, key) for number, (at, key) in enumerate(due_ones) if at is not None

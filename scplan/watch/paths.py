@@ -1,4 +1,4 @@
-"""Files that are waited for: told when they may have appeared, changed or gone, wherever their directories are yet."""
+"""Waits for files that may appear, change or vanish, even if their directories do not exist yet. inotify(7)"""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from scplan.linux.closing import Closing
 from scplan.linux.inotify import ENTRIES, Inotify, Mask
 
 K = TypeVar("K", bound=Hashable)
+# Changes of a directory's entries, and the removal or rename of the directory itself.
 _WATCHED = ENTRIES | Mask.DELETE_SELF | Mask.MOVE_SELF
 
 
 class Paths(Closing, Generic[K]):
-    """Paths, each with those who wait for it. Where a directory is missing, its parent is watched for it."""
+    """Paths, each with the keys that wait for it. For a missing directory, its nearest existing parent is watched."""
 
     def __init__(self) -> None:
         self._inotify = Inotify()
@@ -27,7 +28,7 @@ class Paths(Closing, Generic[K]):
         self._inotify.close()
 
     def add(self, path: str, key: K) -> None:
-        """Raises OSError when no more directories can be watched; what was added then counts nevertheless."""
+        """Waits for a path. Raises OSError if no more directories can be watched; the path counts nevertheless."""
         path = os.path.normpath(path)
         self._waiting.setdefault(path, set()).add(key)
         if path not in self._places:
@@ -42,12 +43,14 @@ class Paths(Closing, Generic[K]):
             self._displace(path)
 
     def heard(self) -> set[K]:
-        """Those whose paths something happened to. Raises OSError when one can't be watched any more."""
+        """Keys whose paths have events. Raises OSError if a path cannot be watched any more."""
         touched: set[str] = set()
         for watch, mask, name in self._inotify.read():
             if mask & Mask.Q_OVERFLOW:
+                # The kernel has dropped events: any path may have changed.
                 touched.update(self._waiting)
             elif watch in self._by_place:
+                # IN_IGNORED: the kernel has removed the watch, because the directory was deleted or unmounted.
                 about_itself = bool(mask & (Mask.IGNORED | Mask.DELETE_SELF | Mask.MOVE_SELF))
                 by_name = self._by_place[watch]
                 touched.update(set().union(*by_name.values()) if about_itself else by_name.get(name, ()))
@@ -61,15 +64,16 @@ class Paths(Closing, Generic[K]):
         return found
 
     def _place(self, path: str) -> None:
-        """Watches the deepest directory on the way to `path` that is there."""
+        """Watches the deepest existing directory on the way to `path`."""
         while True:
             directory, name = _deepest(path)
             try:
                 watch = self._inotify.add(directory, _WATCHED)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # gone since: look again
+                continue  # the directory was removed meanwhile: retry
             self._by_place.setdefault(watch, {}).setdefault(name, set()).add(path)
             self._places[path] = (watch, name)
+            # A directory that was created before the watch began causes no event: continue with that directory.
             if _deepest(path) == (directory, name):
                 return
             self._displace(path)
@@ -88,7 +92,7 @@ class Paths(Closing, Generic[K]):
 
 
 def _deepest(path: str) -> tuple[str, str]:
-    """(the deepest directory on the way that is there, what comes after it)"""
+    """(deepest existing directory on the way to `path`, the part of the path after it)"""
     directory, name = os.path.split(path)
     while not os.path.isdir(directory):
         directory, name = os.path.split(directory)

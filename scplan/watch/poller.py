@@ -1,4 +1,4 @@
-"""fds that are waited for; each is mute after it was heard, until it is armed again. epoll(7)."""
+"""Waits for fds. An fd is disabled after each event, until it is armed again. epoll(7)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_AT_ONCE = 256
 
 
 class Poller(Closing):
-    """Calls what was registered for each fd that is ready: once, so that a flood of events costs as much as one."""
+    """Calls the callback of each fd that is ready, once, so that a flood of events costs no more than one event."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -22,27 +22,28 @@ class Poller(Closing):
 
     @property
     def fds(self) -> list[int]:
-        """All that are waited for, and its own."""
+        """All registered fds, and the fd of the epoll instance itself."""
         return [self._epoll.fileno(), *self._heard]
 
     def add(self, fd: int, heard: Callable[[], None], events: int = select.EPOLLIN) -> None:
-        """`heard` is called once when the fd is ready. Raises OSError when there are too many."""
+        """Registers an fd; `heard` is called once when it is ready. Raises OSError if too many fds are registered."""
+        # EPOLLONESHOT: after one event the kernel disables the fd, until it is modified. epoll_ctl(2)
         self._epoll.register(fd, events | select.EPOLLONESHOT)
         self._heard[fd] = (events, heard)
 
     def arm(self, fd: int) -> None:
-        """Has the fd heard again; at once when something came in meanwhile."""
+        """Enables an fd again; an event since it was disabled counts at once."""
         if fd in self._heard:
             self._epoll.modify(fd, self._heard[fd][0] | select.EPOLLONESHOT)
 
     def remove(self, fd: int) -> None:
-        """Before it is closed: a child that has a copy would keep its events coming."""
+        """Unregisters an fd. Call it before close(2): a copy of the fd in a child would keep the events coming."""
         if self._heard.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Waits until something is heard, for so long at most, and calls what it was registered with."""
+        """Waits for events, at most `timeout_s` seconds (None: for ever), and calls the callbacks of their fds."""
         for fd, _ in self._epoll.poll(None if timeout_s is None else max(0.0, timeout_s), _MOST_AT_ONCE):
-            # One that was heard before may have removed it.
+            # The callback of an earlier event may have removed the fd.
             if fd in self._heard:
                 self._heard[fd][1]()

@@ -1,4 +1,4 @@
-"""Records that are written, appear or go while they are watched."""
+"""Watches records, which may be created, written or removed. inotify(7)"""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from scplan.store.durable import make_directory
 from scplan.store.state import State
 from scplan.watch.attend import Key
 
-# Records are put in place by rename, and go by one.
+# A record appears, is replaced and disappears by rename(2).
 _CHANGES = Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.CREATE
 
 
 class Recordings(Closing):
-    """The directories of the records; `fd` is readable when something in them changed."""
+    """Watches the directories of records; `fd` is readable after a change in one of them."""
 
     def __init__(self, state: State) -> None:
-        """Makes the directory when it is not there, so that it can be watched."""
+        """Creates the directory of records if it is absent, so that it can be watched."""
         self._top = os.path.join(state.directory, "containers")
         make_directory(self._top)
         self._inotify = Inotify()
@@ -30,7 +30,7 @@ class Recordings(Closing):
         self._inotify.close()
 
     def watch_all(self) -> None:
-        """Watches the directories that are there now. Raises OSError when no more can be watched."""
+        """Watches all existing directories of records. Raises OSError if no more directories can be watched."""
         self._runtimes[self._inotify.add(self._top, _CHANGES)] = ""
         for runtime in os.listdir(self._top):
             path = os.path.join(self._top, runtime)
@@ -38,7 +38,7 @@ class Recordings(Closing):
                 self._runtimes[self._inotify.add(path, _CHANGES)] = runtime
 
     def heard(self) -> set[Key]:
-        """The containers whose records were written or have gone; new directories are watched from now on."""
+        """Keys of records that were written or removed; new directories are watched from now on."""
         found: set[Key] = set()
         for watch, _, name in self._inotify.read():
             runtime = self._runtimes.get(watch, "")

@@ -1,4 +1,4 @@
-"""What is done later: sources that are armed again after a rest, chores whose time comes."""
+"""Work that is done later: sources of events are armed again after a pause, chores run at their time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OF_A_SOURCE = Gaps(shortest_s=0.02, longest_s=0.5)
 
 
 class Rest:
-    """What is done later: fds are armed again after a rest, named chores when their time has come."""
+    """Work that is done later: arms fds again after a pause, and runs named chores at their time."""
 
     def __init__(self, poller: Poller, clock: Callable[[], float]) -> None:
         self._poller, self._clock = poller, clock
@@ -20,7 +20,7 @@ class Rest:
         self._work: dict[str, Callable[[], None]] = {}
 
     def arm(self, fd: int) -> None:
-        """Soon after quiet, later and later while it goes on being heard."""
+        """Arms an fd again: soon after a quiet time, later and later while events keep coming."""
         self._fds.hint(fd, self._clock(), _OF_A_SOURCE)
 
     def after(self, seconds: float, name: str, work: Callable[[], None]) -> None:
@@ -32,7 +32,7 @@ class Rest:
         return min(times, default=None)
 
     def do(self) -> None:
-        """Everything whose time has come."""
+        """Does all work that is due."""
         now = self._clock()
         for fd in self._fds.take(now, len(self._poller.fds)):
             self._poller.arm(fd)

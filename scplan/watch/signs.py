@@ -1,4 +1,4 @@
-"""Where it shows that stopped containers start: files of their runtimes, and daemons that tell."""
+"""Waits for signs that stopped containers start: files of their runtimes, and event streams of daemons."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _CONNECT_AGAIN_S = 2.0
 
 
 class SignPosts(Closing):
-    """Listens where the containers that do not run would show. `hint` is called for each that may have started.
+    """Waits for signs of stopped containers. `hint` is called with the keys of containers that may have started.
 
-    `rest` schedules what has to be done later, by name, and does it; `complain` tells about what can't be listened to.
+    `rest` schedules later work by name, and does it; `complain` reports a source that cannot be listened to.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SignPosts(Closing):
             told.close()
 
     def await_start(self, one: Watched) -> bool:
-        """Listens for a container's start; whether that is new, so that it has to be looked at once more."""
+        """Waits for a container's start; True if that is new, so that the container must be checked once more."""
         if one.key in self._waiting:
             return False
         self._waiting[one.key] = one
@@ -56,14 +56,14 @@ class SignPosts(Closing):
         return True
 
     def await_nothing(self, one: Watched) -> None:
-        """It runs, or is not watched any more."""
+        """Stops waiting for a start: the container runs, or is no longer watched."""
         if self._waiting.pop(one.key, None) is None:
             return
         for file in one.signs.files:
             self._paths.remove(file, one.key)
 
     def connect_again(self) -> None:
-        """Has all daemons asked anew."""
+        """Connects to all daemons again."""
         for stream in self._streams:
             self._connect(stream)
 
@@ -103,7 +103,7 @@ class SignPosts(Closing):
             self._rest.after(_CONNECT_AGAIN_S, f"connect {stream.socket}", lambda: self._connect_if_needed(stream))
             return
         self._poller.add(told.fd, lambda: self._heard_stream(stream))
-        # Whatever happened while nobody listened.
+        # Events before the connection were missed: check all containers of this stream.
         self._hint(key for key, one in self._waiting.items() if stream in one.signs.streams)
 
     def _connect_if_needed(self, stream: Stream) -> None:

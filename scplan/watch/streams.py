@@ -1,4 +1,4 @@
-"""Daemons that tell when containers start: connections that are made again whenever they break."""
+"""Event streams of daemons that report starts of containers; a broken connection is opened again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_LINE = 1 << 16
 
 
 class Told(Closing):
-    """What one daemon tells. `fd` is None while nobody listens at its socket."""
+    """Event stream of one daemon. `fd` is None while there is no connection."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -32,18 +32,18 @@ class Told(Closing):
         return None if self._connection is None else self._connection.fileno()
 
     def connect(self) -> bool:
-        """Whether somebody listens now. Raises KernelError when that is neither root nor this user."""
+        """Connects; True if a daemon listens. Raises KernelError if it is run by neither root nor this user."""
         self.close()
         try:
             self._connection = open_stream(self.stream.socket, self.stream.target)
         except KernelError:
             raise
         except OSError:
-            return False  # not there, or too busy: asked again later
+            return False  # absent or too busy: retried later
         return True
 
     def lines(self) -> list[bytes] | None:
-        """What was told since the last time; None when the connection has ended, or tells no lines."""
+        """Lines since the last call; None if the connection has ended, or does not send lines."""
         assert self._connection is not None
         try:
             data = self._connection.recv(_CHUNK_BYTES)

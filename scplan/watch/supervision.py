@@ -1,7 +1,7 @@
-"""The supervisor's loop: hints come in, containers are attended to, what came of it is told. READ FIRST in watch/.
+"""The supervisor's loop: receives hints, attends to containers, reports the results. READ FIRST in watch/.
 
-It waits for many fds at once, never for anything else, and holds no lock of an apply while it does. All that can take
-time, or hang, is done by children (`jobs.py`). What it remembers is only what it has told: the records are its memory.
+The loop waits for many fds at once, for nothing else, and holds no lock of an apply meanwhile. Children (`jobs.py`) do
+all work that can take time, or hang. The loop remembers only its reports: the records are its memory.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ from scplan.watch.watched import Roll, Watched
 from scplan.workflow.plugging import end_starts
 from scplan.workflow.scene import Request
 
+# setns(2) into a mount namespace: SYS_ADMIN and SYS_CHROOT; /proc/PID/ns of other users: SYS_PTRACE; links and routes:
+# NET_ADMIN; mknod(2): MKNOD; files of other users: DAC_OVERRIDE. capabilities(7)
 _NEEDED = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_DAC_OVERRIDE", "CAP_MKNOD", "CAP_SYS_CHROOT")
-# A life begins or ends: soon also when that happens again and again. What happens in between can wait longer, since
-# whoever is root in a container can make it happen all the time.
+# Starts and ends of containers are checked soon, even if they repeat. Changes inside a container can wait longer, since
+# root in the container can cause them all the time.
 _OF_LIFE = Gaps(shortest_s=0.1, longest_s=1.5, settle_s=0.01)
 _INSIDE = Gaps(shortest_s=0.25, longest_s=15.0, settle_s=0.05)
 _AGAIN_S = 0.05
@@ -47,9 +49,10 @@ _POLL_S, _POLLS_PER_S = 2.0, 50
 _ENGINES_S, _FIRST_S = 10.0, 1.0
 _BUSY_S, _BUSY_TIMES = 0.5, 10
 _FIRST_PAUSE_S = 0.2
-# Looks that nothing but time brings are made together, so many times between two looks at the same container.
+# Periodic checks are made together, in this many rounds between two checks of the same container.
 _ROUNDS = 20
 _LOCK_S = 2.0
+# Open files of the supervisor, and of each container: a pidfd, a netlink socket and /proc/PID/mountinfo.
 _FDS, _FDS_EACH = 200, 3
 
 Tell = Callable[[Notice], None]
@@ -57,19 +60,19 @@ Count = Callable[[Tally], None]
 
 
 class Settings(NamedTuple):
-    """How to supervise. Every container is looked at every `check_s` seconds; `heal` mends what drifted."""
+    """Options of supervision. Every container is checked every `check_s` seconds; `heal` repairs drift."""
 
     heal: bool = False
     check_s: float = 60.0
 
 
 def writes_to_journal(fd: int) -> bool:
-    """True if a stream goes to systemd's journal, where a line may begin with its priority."""
+    """True if `fd` is a stream to systemd's journal, where a line may begin with its priority. sd-daemon(3)"""
     return service.writes_to_journal(fd)
 
 
 def once(request: Request, settings: Settings, tell: Tell, count: Count) -> bool:
-    """Attends to every container one time; whether all went well."""
+    """Attends to every container once; True if no container stayed busy or has a problem."""
     state, roll = State(request.state_dir, KINDS), Roll(tell, is_patient=False)
     deadline = time.monotonic() + request.lock_timeout_s
     waiting: Sequence[Key] = state.names()
@@ -87,10 +90,10 @@ def once(request: Request, settings: Settings, tell: Tell, count: Count) -> bool
 
 
 def supervise(request: Request, settings: Settings, tell: Tell, count: Count) -> None:
-    """Goes on until SIGTERM or SIGINT. Raises Locked when another supervisor has the same records."""
+    """Runs until SIGTERM or SIGINT. Raises Locked if another supervisor has the same records."""
     import gc
 
-    gc.enable()  # a long life; commands, which are short, go without
+    gc.enable()  # commands run without garbage collection, since they are short; a supervisor needs it
     state = State(request.state_dir, KINDS)
     with ExitStack() as stack:
         lock_fd = stack.enter_context(state.supervised(_LOCK_S))
@@ -98,7 +101,7 @@ def supervise(request: Request, settings: Settings, tell: Tell, count: Count) ->
 
 
 class Supervisor:
-    """The loop and what it needs. Everything that is opened is closed with `stack`."""
+    """The loop and its parts. Closing `stack` closes everything that it opens."""
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class Supervisor:
         self._roll, self._count = roll, count
         self._woken = Woken(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         self._turns: Schedule[Key] = Schedule()
-        # Those in trouble have a lane of their own: what hangs in one of them must not keep the others waiting.
+        # Containers with problems have jobs of their own: if they hang, they must not delay healthy containers.
         self._jobs, self._troubled = Jobs(2), Jobs(1)
         self._parked: list[Key] = []
         self._is_ending = False
@@ -162,7 +165,7 @@ class Supervisor:
         service.notify("READY=1", f"STATUS=Watching {len(self._roll.containers)} containers")
 
     def _recovered(self) -> list[str]:
-        """What a supervisor that was killed left half done."""
+        """Recovers the half-done work of a killed supervisor; returns a line about each."""
         with Host() as host:
             try:
                 return end_starts(self._state, host, self._request)
@@ -194,6 +197,7 @@ class Supervisor:
         if taken & {signal.SIGTERM, signal.SIGINT}:
             self._is_ending = True
         elif taken:
+            # SIGHUP asks for a reload, by ExecReload= of systemd.service(5).
             service.reloading()
             self._complained.clear()
             self._read_all()
@@ -232,11 +236,11 @@ class Supervisor:
         self._turns.forget(key)
 
     def _hint_of_life(self, keys: Iterable[Key]) -> None:
-        """These may have started or ended."""
+        """Schedules checks of containers that may have started or ended."""
         self._hint(keys, _OF_LIFE)
 
     def _hint_inside(self, keys: Iterable[Key]) -> None:
-        """Something may have changed in these."""
+        """Schedules checks of containers in which something may have changed."""
         self._hint(keys, _INSIDE)
 
     def _hint(self, keys: Iterable[Key], gaps: Gaps) -> None:
@@ -273,14 +277,15 @@ class Supervisor:
         for one in watched:
             one.looked_for_s, one.hinted_s = one.hinted_s, None
             if one.life is not None:
-                one.life.forget()  # from here on something new is something that the look may have missed
+                one.life.forget()  # the check may miss an event from now on, so that it must count
         patient = all(one.busy_times >= _BUSY_TIMES for one in watched)
         order = Order(self._request, self._settings.heal, patient)
         fd = jobs.start(keys, order, self._held())
         self._poller.add(fd, lambda: self._finish(fd, jobs))
 
     def _held(self) -> list[int]:
-        """fds that are not for children."""
+        """fds that children close."""
+        # The lock would last as long as a child has a copy of its fd: flock(2). The poller has the first fd of _woken.
         return [*self._poller.fds, *self._woken.fds[1:], self._lock_fd]
 
     def _finish(self, fd: int, jobs: Jobs) -> None:
@@ -298,7 +303,7 @@ class Supervisor:
                 self._finish(fd, jobs)
 
     def _take(self, seen: Seen) -> None:
-        """Tells what is new of a container, and arranges to hear of what comes next."""
+        """Reports the news of a container, listens for its next event, and schedules its next check."""
         now, one = time.monotonic(), self._roll.containers[seen.key]
         before = (one.drifted, one.problems, one.owned)
         self._roll.take(seen, now - one.looked_for_s if one.looked_for_s is not None else 0.0)
@@ -321,7 +326,7 @@ class Supervisor:
             self._rest.after(0.1, "count", self._count_again)
 
     def _listen(self, one: Watched, now: float) -> None:
-        """To the life that it has, or to where its next one would show; else it is asked for."""
+        """Listens for events of a running container, or for signs of a stopped container's start; schedules a check."""
         assert one.facts is not None
         one.is_unheard = False
         if one.facts.status is Status.STOPPED:
@@ -331,7 +336,7 @@ class Supervisor:
             self._signs.await_nothing(one)
             is_new = self._hearing.start(one)
         if is_new:
-            # What happened between the look and the listening.
+            # Events between the check and now were missed: check again soon.
             self._turns.at(one.key, now + _AGAIN_S)
         wait_s = self._settings.check_s
         if one.problems:
@@ -339,7 +344,7 @@ class Supervisor:
         elif one.is_unheard or (one.facts.status is Status.STOPPED and one.signs.is_polled):
             wait_s = min(wait_s, max(_POLL_S, len(self._roll.containers) / _POLLS_PER_S))
         else:
-            # Spread at first, and kept apart from then on: those of a round are looked at by one child.
+            # The first checks are spread over the rounds, and stay there: one child checks all containers of a round.
             grain_s = wait_s / _ROUNDS
             wait_s = math.ceil((now + wait_s * random.uniform(0.9, 1.0)) / grain_s) * grain_s - now
         self._turns.at(one.key, now + wait_s)
@@ -347,7 +352,7 @@ class Supervisor:
     # telling
 
     def _complain(self, error: KernelError | OSError) -> None:
-        """Something can't be listened to: it is looked at from time to time."""
+        """Reports that events of something cannot be received, so that it is only checked at intervals."""
         if isinstance(error, ScplanError):
             words, hint = error.diagnostics[0].summary, error.diagnostics[0].hint
         else:
@@ -362,7 +367,7 @@ class Supervisor:
         self._roll.tell(Notice(Occasion.DEGRADED, diagnostics=(diagnostic,)))
 
     def _patience_s(self) -> float | None:
-        """How long nothing is to be done unless something is heard; None: for ever."""
+        """Seconds until the next work that needs no event; None if there is none."""
         due_s = None if self._jobs.is_full else self._turns.next_s()
         times = (due_s, self._rest.next_s(), self._jobs.deadline_s, self._troubled.deadline_s)
         known = [one for one in times if one is not None]

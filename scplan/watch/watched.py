@@ -1,4 +1,4 @@
-"""What a supervisor remembers of each container: what it has told about it, and how it hears of it."""
+"""A supervisor's memory of each container: its reports about the container, and its sources of events."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from scplan.watch.attend import Deed, Key, Seen
 
 
 class Watched:
-    """One container. Bounded: what is told is remembered by its hash, what differs by its number.
+    """One container. Bounded in size: reports are remembered as a hash, drift as a number.
 
-    `heard_of` says which life `life` listens to, and to what of it. `hinted_s` is when the first hint came that is not
-    looked into yet, `looked_for_s` that of the look just now; `is_unheard` that not everything can be listened to.
+    `heard_of` identifies the life that `life` listens to, and its sources of events. `hinted_s` is the time of the
+    first hint that no check has covered yet, `looked_for_s` that of the first hint for the current check. `is_unheard`
+    is true if some events cannot be received.
     """
 
     def __init__(self, key: Key) -> None:
@@ -43,7 +44,7 @@ class Watched:
         self._problems_told = 0
 
     def learn(self, seen: Seen) -> None:
-        """What it is, as far as that was found out."""
+        """Takes over the facts in a result, as far as they are known."""
         if seen.owned:
             self.signs, self.hears, self.host_links = seen.signs, seen.hears, seen.host_links
             self.owned = seen.owned
@@ -53,7 +54,7 @@ class Watched:
             self.facts = seen.facts
 
     def notices(self, seen: Seen, seconds: float) -> list[Notice]:
-        """What is new since the last time."""
+        """Notices for a result that differs from the last reports."""
         found: list[Notice] = []
         if seen.gave_back:
             found.append(self._notice(Occasion.STOPPED))
@@ -85,7 +86,7 @@ class Watched:
         if told == self._problems_told:
             return []
         if problems and not self.had_problems:
-            return []  # it may be just starting or ending; the next look, which comes soon, tells
+            return []  # the container may be starting or ending: the next check, which comes soon, decides
         self._problems_told = told
         if not problems:
             return [self._notice(Occasion.SOLVED)]
@@ -97,10 +98,10 @@ class Watched:
 
 
 class Roll:
-    """All containers that are watched, and the counts that are kept of them."""
+    """All watched containers, and their counts."""
 
     def __init__(self, tell: Callable[[Notice], None], *, is_patient: bool) -> None:
-        """`is_patient`: a problem is told when it is still there at the next look."""
+        """`is_patient`: a problem is reported only if the next check finds it again."""
         self._is_patient = is_patient
         self.containers: dict[Key, Watched] = {}
         self.tell = tell
@@ -109,7 +110,7 @@ class Roll:
         self._heals = 0
 
     def take(self, seen: Seen, seconds: float) -> Watched:
-        """Tells what is new."""
+        """Reports the news in a result; returns the container."""
         one = self.containers.setdefault(seen.key, Watched(seen.key))
         one.had_problems = one.problems > 0 or not self._is_patient
         one.learn(seen)
@@ -120,7 +121,7 @@ class Roll:
         return one
 
     def take_engines(self, silent: Mapping[tuple[str, str], tuple[Diagnostic, ...]]) -> None:
-        """Tells which engines can't be reached, by runtime and place, and which can be again: once."""
+        """Reports engines, by runtime and place, that became unreachable, and that are reachable again: once each."""
         for engine in silent.keys() - self._engines.keys():
             self.tell(Notice(Occasion.PROBLEM, runtime=engine[0], diagnostics=silent[engine]))
         for engine in self._engines.keys() - silent.keys():
@@ -129,7 +130,7 @@ class Roll:
 
     def tally(self) -> Tally:
         containers = self.containers.values()
-        # Of an engine as such, without a container's name.
+        # Problems of an engine itself have an empty container name.
         of_engines = Counter((runtime, "") for runtime, _ in self._engines)
         return Tally(
             drifted={one.key: one.drifted for one in containers},
