@@ -1,1 +1,1 @@
-"""Small replacements of standard modules, here only since importing those takes longer than a hook may."""
+"""Small replacements of standard modules whose import takes longer than a hook may take."""

@@ -1,4 +1,4 @@
-"""SHA-256 without OpenSSL, which `hashlib` loads for it: that takes longer than most of what scplan does."""
+"""SHA-256 without `hashlib`, which loads OpenSSL: that takes longer than most of what scplan does."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ else:
 
 
 def sha256_hex(content: bytes) -> str:
-    """64 hexadecimal digits."""
+    """SHA-256 of `content` in 64 hexadecimal digits."""
     return sha256(content).hexdigest()

@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 has it, whoever wrote it.
+"""JSON exactly as RFC 8259 defines it, whoever wrote the text.
 
-The standard library's reader also takes NaN and Infinity, and makes an infinity of a number that is too large: values
-that no integer can be made of, and that nothing is equal to or less than.
+The standard library also accepts NaN and Infinity, and reads a number that is too large as infinity. int() fails for
+these values, and NaN is neither equal to nor less than anything.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refused)
 
 
 def loads(text: str | bytes) -> Any:
-    """The value of a JSON text, in UTF-8. Raises ValueError, also for one that is nested too deeply."""
+    """Value of a JSON text in UTF-8. Raises ValueError, also for a text that is nested too deeply."""
     if isinstance(text, bytes):
-        # A lone surrogate can be the name of a file.
+        # Python holds a file name that is not UTF-8 as lone surrogates (PEP 383).
         text = text.decode("utf-8", "surrogatepass")
     try:
         return DECODER.decode(text)
