@@ -1,1 +1,1 @@
-"""The kernel: the only home of system calls, netlink, /proc and /sys."""
+"""Kernel interfaces: system calls, netlink, /proc and /sys are used in this package only."""

@@ -1,4 +1,4 @@
-"""Objects that hold fds, and close them at the end of a `with` block."""
+"""Objects that hold fds and close them at the end of a `with` block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Closing:
-    """`with` calls `close`."""
+    """Calls `close` at the end of a `with` block."""
 
     def __enter__(self) -> Self:
         return self
@@ -18,5 +18,5 @@ class Closing:
         self.close()
 
     def close(self) -> None:
-        """Closes everything that was opened."""
+        """Close everything that was opened."""
         raise NotImplementedError

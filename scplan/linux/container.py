@@ -1,7 +1,7 @@
-"""An opened container: its process pinned by a directory fd of /proc, with its namespaces, root and cgroups behind it.
+"""A running container, opened: a directory fd of /proc/PID pins its process, with its namespaces, root and cgroups.
 
-A fd of /proc/PID keeps naming the same process: when that ends, every use fails with ESRCH, even if the PID is taken
-again.
+A fd of /proc/PID keeps naming the same process: when the process has ended, every use fails with ESRCH, even if the PID
+is used again.
 Sources: proc(5), pid_namespaces(7), cgroups(7), user_namespaces(7).
 """
 
@@ -55,11 +55,11 @@ class Container(Closing):
         runtime: str = "",
         cgroup: str = "",
     ) -> None:
-        """Pins process `pid`. `runtime` is the name of what it is a container of; `cgroup` as in ContainerFacts.
+        """Pin process `pid`. `runtime` is the name of the container's runtime; `cgroup` as in ContainerFacts.
 
-        `root` is where its root directory will be, as a path in its mount namespace, while it is being started: the
-        process has not entered it yet. Raises ContainerGone when it is not there, or started at another time than
-        expected (0 accepts any).
+        `root` is set while the container is being started, and its process has not entered its root directory yet: the
+        path of that directory in the container's mount namespace. Raises ContainerGone if the process does not exist,
+        or started at another time than expected (0 accepts any).
         """
         self.name = name
         self.runtime = runtime
@@ -92,7 +92,7 @@ class Container(Closing):
         )
 
     def close(self) -> None:
-        """Closes everything that was opened."""
+        """Close everything that was opened."""
         if self._rtnl is not None:
             self._rtnl.close()
             self._rtnl = None
@@ -102,14 +102,14 @@ class Container(Closing):
     # the process
 
     def open_proc(self, path: str, flags: int = os.O_RDONLY) -> int:
-        """A new fd of a file below /proc/PID; raises ContainerGone when the process ended."""
+        """New fd of a file below /proc/PID. Raises ContainerGone if the process has ended."""
         try:
             return os.open(path, flags | os.O_CLOEXEC, dir_fd=self._fds["proc"])
         except OSError as error:
             raise self._unreadable("open", path, error) from None
 
     def read_proc(self, path: str, *, has_paths: bool = True) -> bytes:
-        """The whole of a file below /proc/PID; `has_paths` as in read_all."""
+        """Whole content of a file below /proc/PID; `has_paths` as in read_all."""
         fd = self.open_proc(path)
         try:
             return read_all(fd, has_paths=has_paths)
@@ -127,7 +127,7 @@ class Container(Closing):
         return KernelError.from_os(f"{call}(/proc/{self.pid}/{path})", error, hint=hint)
 
     def check_alive(self) -> None:
-        """Raises ContainerGone when the process has ended; a zombie counts as ended."""
+        """Raise ContainerGone if the process has ended; a zombie counts as ended."""
         if not self._started():
             raise self._gone()
 
@@ -140,7 +140,7 @@ class Container(Closing):
         return self._fds[key]
 
     def _shares(self, kind: str) -> bool:
-        """Whether the process is in scplan's own namespace of a kind; asked once."""
+        """True if the process is in scplan's own namespace of this kind. Cached."""
         if kind not in self._shared:
             try:
                 there = namespace_id(f"ns/{kind}", dir_fd=self._fds["proc"])
@@ -161,11 +161,12 @@ class Container(Closing):
 
     @property
     def rtnl(self) -> Rtnl:
-        """An rtnetlink socket inside the container's network namespace."""
+        """rtnetlink socket inside the container's network namespace."""
         if self._rtnl is None:
             from scplan.linux.network.netlink import Rtnl, open_socket
 
             try:
+                # setns(2) back into scplan's own network namespace takes CAP_SYS_ADMIN in its owner, a user namespace.
                 if self.host.owns_network:
                     self._rtnl = Rtnl(socket_in(self.netns_fd, self.host.netns_fd, open_socket))
                 else:
@@ -186,7 +187,7 @@ class Container(Closing):
         if not self._root:
             return process_root
         if "own root" not in self._fds:
-            # The runtime made this path, and nothing of the container runs yet: only the host could bend it.
+            # The runtime made this path, and no process of the container runs yet: only the host could redirect it.
             try:
                 fd = openat2(process_root, self._root, os.O_PATH | os.O_DIRECTORY, resolve=IN_ROOT)
             except OSError as error:
@@ -196,9 +197,9 @@ class Container(Closing):
         return self._fds["own root"]
 
     def _refuse_unmounted_root(self) -> None:
-        """Raises ScplanError for a directory that the container merely sees: its runtime mounts its root for it alone.
+        """Raise ScplanError for a directory that is not the container's own: its runtime mounts its root for it alone.
 
-        What is made in any other one would be made on the host.
+        Files made in any other directory would be made on the host.
         """
         point = escape(self._root)
         there = parse_mountinfo(self.read_proc("mountinfo"), frozenset([point]))
@@ -215,11 +216,11 @@ class Container(Closing):
         return self._shares("mnt")
 
     def status(self, path: str) -> FileStatus | None:
-        """What is at a path of the container, a symlink itself; None when there is nothing. Never waits for long."""
+        """Status of a path of the container (of a symlink itself); None if absent. Never waits for long."""
         return self.host.lookup.status(self.root_fd, path, container=self.name)
 
     def mounts(self, only: frozenset[bytes] | None = None, *, below: bool = False) -> list[Mount]:
-        """Mounts below the container's root, which is "/" in their mount points; the rest as in parse_mountinfo."""
+        """Mounts below the container's root, "/" in their mount points; parameters as in parse_mountinfo."""
         if not self._root:
             return parse_mountinfo(self.read_proc("mountinfo"), only, below=below)
         prefix = escape(self._root)
@@ -230,22 +231,22 @@ class Container(Closing):
 
     @property
     def mount_owner_fd(self) -> int | None:
-        """A fd of the user namespace that owns the container's mounts; None when that is scplan's own."""
+        """fd of the user namespace that owns the container's mounts; None if it is scplan's own."""
         if "mnt owner" not in self._fds:
             namespace_fd = self._held("mnt", "ns/mnt")
             self._fds["mnt owner"] = owner_of_namespace(namespace_fd, name=f"mounts of container {self.name}")
         owner = self._fds["mnt owner"]
         return owner if os.fstat(owner).st_ino != self.host.namespace_id("user") else None
 
-    # steps: what is done in it, which a file system that it serves can make hang
+    # steps: work inside the container, which may hang on a file system that the container serves
 
     def bounded(self, work: Callable[..., T], *fds: int, what: str) -> T:
-        """What `work(container, *fds)` returns: called in the stepper, for a limited time, with this one opened there.
+        """Result of `work(container, *fds)`: called in the stepper, with this container opened there and a time limit.
 
-        `work` is a function of a module, or a functools.partial of one: it is pickled. `what` names it in errors.
-        Raises ScplanError and OSError as `work` does, and KernelError ETIMEDOUT when it hangs.
+        `work` is a function of a module, or a functools.partial of one, because it is pickled. `what` names the work in
+        errors. Raises ScplanError and OSError as `work` does, and KernelError ETIMEDOUT if `work` hangs.
         """
-        # Opened by now: the process could take another root before the stepper looks.
+        # Open the root now: the process could take another root before the stepper opens it. chroot(2), pivot_root(2)
         _ = self.root_fd
         step = partial(_take_step, self._pinned(), work)
         return self.host.stepper.take(step, [*self._fds.values(), *fds], what=what)
@@ -264,7 +265,7 @@ class Container(Closing):
 
     @classmethod
     def _of(cls, pinned: _Pinned, fds: Sequence[int], host: Host) -> Container:
-        """The same container in the stepper, by copies of its fds: nothing of it is looked up again."""
+        """The same container in the stepper, made from copies of its fds: nothing is looked up again."""
         made = cls.__new__(cls)
         made.name, made.pid, made.start_time, made.runtime, made._root, keys, made._shared, made._id_maps = pinned
         made.host = host
@@ -275,13 +276,16 @@ class Container(Closing):
         return made
 
     def apart(self, work: Callable[..., T], *fds: int, what: str) -> T:
-        """The same in a child of its own, for work that enters a user namespace: there is no way back from one."""
-        # It must not be under way any more when what it does is undone: a request to stop waits for it.
+        """Result of `work(container, *fds)` in a child of its own, for work that enters a user namespace.
+
+        A process can't return from a user namespace: inside, it has no capabilities in the parent. user_namespaces(7)
+        """
+        # A request to stop waits for the child, which must have ended before its work is undone.
         with stop_requests_wait():
             return Child(partial(work, self, *fds), what=what).result()
 
     def refuse_host_mounts(self) -> None:
-        """Raises ScplanError when the container has no mount namespace or no root of its own."""
+        """Raise ScplanError if the container has no mount namespace or no root of its own."""
         if self.shares_host_mounts:
             raise ScplanError(
                 f"container {self.name} shares the host's mount namespace",
@@ -295,19 +299,20 @@ class Container(Closing):
             )
 
     def check_enterable(self) -> None:
-        """To be called before a step that enters. Raises ScplanError, and ContainerGone when the process ended."""
+        """Check that a step can enter the container. Raises ScplanError, and ContainerGone if the process has ended."""
         self.refuse_host_mounts()
         self._held("mnt", "ns/mnt")
         self.check_alive()
 
     def enter(self) -> int:
-        """Takes this process into the container's mount namespace, its root as its own; returns the fd of that.
+        """Move this process into the container's mount namespace and root; return the fd of the root.
 
-        For steps: it acts with the privileges of scplan, and nothing of the container is executed.
+        For steps: the process keeps scplan's privileges, and executes nothing of the container.
         """
         namespace_fd, root_fd = self._held("mnt", "ns/mnt"), self.root_fd
         setns(namespace_fd, CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
         forbid_imports()
+        # setns() takes the root of the namespace (mntns_install() of fs/namespace.c), which need not be the process's.
         os.fchdir(root_fd)
         os.chroot(".")
         os.umask(0)
@@ -315,7 +320,7 @@ class Container(Closing):
 
     @contextmanager
     def mounts_entered(self) -> Iterator[None]:
-        """This process is in the container's mount namespace until the block ends, which must do nothing by path."""
+        """Keep this process in the container's mount namespace during the block, which must use no paths."""
         home_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         home_root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         setns(self._held("mnt", "ns/mnt"), CLONE_NEWNS, name=f"the mount namespace of container {self.name}")
@@ -329,10 +334,10 @@ class Container(Closing):
             os.close(home_root_fd)
 
     def as_its_root(self, work: Callable[[Container], T], *, what: str) -> T:
-        """What `work(container)` returns: called as in `bounded`, with the ids of the container's root.
+        """Result of `work(container)`: called as in `bounded`, with the ids of the container's root.
 
-        What is made on a file system of a user namespace must have an owner that is mapped there (EOVERFLOW else).
-        Raises ScplanError when the container shares the host's mount namespace.
+        A new file on a file system of a user namespace must have an owner that is mapped there, else the kernel refuses
+        it (EOVERFLOW). Raises ScplanError if the container shares the host's mount namespace.
         """
         self.refuse_host_mounts()
         if self.has_user_namespace:
@@ -350,7 +355,7 @@ class Container(Closing):
         return self._held("user", "ns/user")
 
     def host_id(self, kind: str, inside: int) -> int:
-        """The host's id for one of the container; `kind` is "uid" or "gid". Raises ScplanError for one without."""
+        """Host's id for an id of the container; `kind` is "uid" or "gid". Raises ScplanError if it is not mapped."""
         for first, outside, count in self._id_map(kind):
             if first <= inside < first + count:
                 return outside + inside - first
@@ -360,7 +365,7 @@ class Container(Closing):
         )
 
     def inside_id(self, kind: str, outside: int) -> int:
-        """The container's id for one of the host; the overflow id (65534) for one without, as the kernel shows it."""
+        """Container's id for an id of the host; if not mapped, the overflow id (65534), as the kernel shows it."""
         if not self.has_user_namespace:
             return outside
         for first, start, count in self._id_map(kind):
@@ -369,7 +374,10 @@ class Container(Closing):
         return OVERFLOW_ID
 
     def maps(self, found: FileStatus | os.stat_result) -> bool:
-        """Whether the container's root may change a file's owner and mode: both ids of it are the container's."""
+        """True if the container's root may change the file's owner and mode: its uid and gid are both mapped.
+
+        See capable_wrt_inode_uidgid() of kernel/capability.c.
+        """
         owner = {"uid": found.st_uid, "gid": found.st_gid}
         return all(
             any(start <= outside < start + count for _, start, count in self._id_map(kind))
@@ -392,7 +400,8 @@ class Container(Closing):
 
     def _id_map(self, kind: str) -> list[tuple[int, int, int]]:
         if not self.has_user_namespace:
-            # The file would show the ids of the namespace above, in which they may be others.
+            # Read in its own user namespace, uid_map shows the ids of the parent, which may be others.
+            # user_namespaces(7)
             return [(0, 0, 1 << 32)]
         if kind not in self._id_maps:
             rows = [line.split() for line in self.read_proc(f"{kind}_map").splitlines()]
@@ -402,9 +411,10 @@ class Container(Closing):
     # cgroups
 
     def cgroup_path(self, controller: str) -> str:
-        """Path of the container's own cgroup, the one that its runtime made, in the hierarchy of a v1 controller.
+        """Path of the cgroup that the runtime made for the container, in the hierarchy of a v1 controller.
 
-        Its first process may be in one below: init.scope, with systemd inside. "" names the v2 hierarchy.
+        The container's first process may be in a cgroup below: init.scope, with systemd inside. "" names the v2
+        hierarchy.
         """
         if self._cgroups is None:
             of_process = _parse_cgroups(self.read_proc("cgroup"))
@@ -420,7 +430,8 @@ class Container(Closing):
                 hint="`scplan doctor` lists the controllers of this host",
             ) from None
         if ".." in path and ".." in path.split("/"):
-            # Seen from the root of scplan's cgroup namespace: joined to a mount point it would name something else.
+            # The path is relative to the root of scplan's cgroup namespace (cgroup_namespaces(7)): joined to a mount
+            # point, it would name another cgroup.
             raise ScplanError(
                 f"container {self.name}: its cgroup {path} is outside of scplan's cgroup namespace",
                 hint="run scplan in the host's cgroup namespace",
@@ -428,10 +439,11 @@ class Container(Closing):
         return path
 
     def _own_part(self, controller: str, path: str, inside: str) -> str:
-        """The beginning of the process's cgroup that is the container's own.
+        """Leading part of the process's cgroup path that is the container's own cgroup.
 
-        By the runtime's state: the first part that ends as it says, and does not hold scplan itself. Else by the root
-        of the cgroup namespace, of which `inside` is seen. A container can make cgroups of any name, but only below.
+        If the runtime's state names a cgroup: the first part that ends with that name, and does not hold scplan itself.
+        Else: the root of the process's cgroup namespace, below which its path is `inside`. A container can make cgroups
+        of any name, but only below its own.
         """
         if not self._cgroup:
             return path if ".." in inside.split("/") else path.removesuffix(inside.rstrip("/")) or "/"
@@ -444,9 +456,9 @@ class Container(Closing):
         return path
 
     def _cgroups_inside(self) -> dict[str, str]:
-        """The process's cgroups as seen from its own cgroup namespace; empty where that is scplan's.
+        """Cgroups of the process by controller, as its own cgroup namespace shows them.
 
-        Source: cgroup_namespaces(7).
+        Empty if that is scplan's namespace, or may not be entered. Source: cgroup_namespaces(7).
         """
         try:
             if self._shares("cgroup"):
@@ -455,7 +467,7 @@ class Container(Closing):
         except KernelError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
                 raise
-            return {}  # to look takes root; cgroups can be read by anybody
+            return {}  # only root may open ns/cgroup; anybody may read /proc/PID/cgroup
         setns(namespace_fd, CLONE_NEWCGROUP, name=f"the cgroup namespace of container {self.name}")
         try:
             return _parse_cgroups(self.read_proc("cgroup"))
@@ -464,9 +476,9 @@ class Container(Closing):
 
 
 def _parse_cgroups(text: bytes) -> dict[str, str]:
-    """Paths by controller, of a /proc/PID/cgroup."""
+    """Cgroup paths by controller, from the text of /proc/PID/cgroup."""
     found = {}
-    # A cgroup can be called all kinds of things, but no newline is in its name: cgroup_mkdir() refuses it.
+    # A cgroup's name may hold colons and more, but no newline: cgroup_mkdir() of kernel/cgroup/cgroup.c refuses it.
     for line in os.fsdecode(text).rstrip("\n").split("\n"):
         _, names, path = line.split(":", 2)
         for name in names.split(","):
@@ -475,7 +487,7 @@ def _parse_cgroups(text: bytes) -> dict[str, str]:
 
 
 class _Pinned(NamedTuple):
-    """What the stepper is told of a container. `keys` name the fds that come along, in their order."""
+    """State of a container that is sent to the stepper. `keys` name the accompanying fds, in their order."""
 
     name: str
     pid: int
@@ -488,7 +500,7 @@ class _Pinned(NamedTuple):
 
 
 def _take_step(pinned: _Pinned, work: Callable[..., T], fds: Sequence[int]) -> T:
-    """In the stepper. The host is a new one for each step: what was known of its mounts may have changed since."""
+    """Call `work` in the stepper. Each step gets a new Host: mounts that an earlier one has read may have changed."""
     from scplan.linux.host import Host
 
     count = len(pinned.keys)
@@ -503,7 +515,8 @@ def _unmasked(container: Container, work: Callable[[Container], T]) -> T:
 
 def _as_its_root(container: Container, work: Callable[[Container], T]) -> T:
     os.umask(0)
-    # Before it enters: many user namespaces deny it to all, even with no groups to drop. user_namespaces(7), setgroups.
+    # Before entering: many user namespaces deny setgroups() to all processes, even with no groups to drop.
+    # user_namespaces(7), "setgroups".
     if os.getgroups():
         os.setgroups([])
     setns(container.userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {container.name}")

@@ -30,7 +30,7 @@ _FILE_TYPES = {stat.S_IFBLK: "block", stat.S_IFCHR: "char", stat.S_IFDIR: "direc
 
 
 class HostPath(NamedTuple):
-    """A path of the host, symlinks followed; the attributes are those of model.live.PathFact."""
+    """A path of the host, symlinks followed; the fields are those of model.live.PathFact."""
 
     real: str
     file_type: str
@@ -53,19 +53,19 @@ def device_numbers(rdev: int) -> str:
 
 
 def file_identity(found: os.stat_result | FileStatus) -> str:
-    """ "st_dev:st_ino", which names a file however it is reached."""
+    """ "st_dev:st_ino", which identifies a file, whatever path leads to it."""
     return f"{found.st_dev}:{found.st_ino}"
 
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """Differs after each boot of the host. Source: random(4)."""
+    """ID of the host's current boot. Source: random(4)."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
 def _nodes_below(directory: str, depth: int) -> Iterator[str]:
-    """Paths of the device nodes in a directory and those below it; none where it can't be read."""
+    """Paths of the device nodes in a directory and up to `depth` levels below it; empty if it can't be read."""
     try:
         with os.scandir(directory) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -80,10 +80,10 @@ def _nodes_below(directory: str, depth: int) -> Iterator[str]:
 
 
 class Host(Closing):
-    """scplan's own side of every operation. "The host" is where scplan runs: its own namespaces."""
+    """The host, scplan's own side of every operation: the namespaces in which scplan runs."""
 
     def __init__(self, dump: SharedDump | None = None) -> None:
-        """`dump` has the links for this process and others, until `forget`."""
+        """`dump` provides the links, for this process and others, until `forget`."""
         self._dump = dump
         self._namespace_ids: dict[str, int] = {}
         self.stepper = Stepper()
@@ -92,7 +92,7 @@ class Host(Closing):
         """Whether this kernel has a file, by controller and name, as far as that was asked for."""
 
     def close(self) -> None:
-        """Closes everything that was opened."""
+        """Close everything that was opened."""
         self.stepper.close()
         if "rtnl" in self.__dict__:
             self.rtnl.close()
@@ -114,7 +114,7 @@ class Host(Closing):
 
     @property
     def boot_id(self) -> str:
-        """Differs after each boot; nothing that was plugged in lives across one."""
+        """ID of the current boot; no resource survives a reboot."""
         return boot_id()
 
     @cached_property
@@ -125,9 +125,9 @@ class Host(Closing):
 
     @cached_property
     def machine(self) -> str:
-        """Differs from host to host; "" where there is no machine ID.
+        """Identifier of the host; "" if it has no machine ID.
 
-        Not the ID itself, which machine-id(5) wants kept confidential: plans and snapshots are handed around.
+        A hash: machine-id(5) wants the ID itself kept confidential, and plans and snapshots are handed around.
         """
         try:
             with open("/etc/machine-id", "rb") as file:
@@ -139,7 +139,7 @@ class Host(Closing):
         return sha256_hex(b"scplan host " + machine_id)[:32] if machine_id else ""
 
     def identity(self) -> dict[str, str]:
-        """Which host this is, and which run of it."""
+        """Identifiers of this host and of its current boot."""
         return {"machine": self.machine, "boot_id": self.boot_id}
 
     @property
@@ -159,12 +159,12 @@ class Host(Closing):
 
     @property
     def is_in_initial_user_namespace(self) -> bool:
-        """True if scplan runs in the host's first user namespace: mknod(2) of devices works in no other."""
+        """True if scplan is in the host's initial user namespace: mknod(2) of devices fails in all others."""
         return self.namespace_id("user") == INITIAL_USER_NAMESPACE
 
     @cached_property
     def rtnl(self) -> Rtnl:
-        """An rtnetlink socket in scplan's own network namespace."""
+        """rtnetlink socket in scplan's own network namespace."""
         from scplan.linux.network.netlink import Rtnl, open_socket
 
         return Rtnl(open_socket())
@@ -176,20 +176,20 @@ class Host(Closing):
         return LinkTable(self.rtnl, self._dump)
 
     def links(self) -> Mapping[int, Link]:
-        """Links of the host by index, each read on demand and once until `forget`."""
+        """Links of the host by index. Each is read on demand, once until `forget`."""
         return self._links
 
     @property
     def links_by_name(self) -> Mapping[str, Link]:
-        """The same by name."""
+        """Links of the host by name, read as in `links`."""
         return self._links.by_name
 
     def link_called(self, name: str) -> Link:
-        """The link of a name, or of an alternative name (ip-link(8), "property"); raises KeyError."""
+        """Link by its name or an alternative name (ip-link(8), "property"). Raises KeyError."""
         return self._links.known(name)
 
     def forget(self) -> None:
-        """Makes the next reader see the host's links and bridges as they are then."""
+        """Forget the links, bridges, mounts and cgroup files that were read: the next reader reads them again."""
         self._dump = None
         for known in ("_links", "uplinks", "known_mounts"):
             self.__dict__.pop(known, None)
@@ -200,7 +200,7 @@ class Host(Closing):
 
     @cached_property
     def uplinks(self) -> frozenset[str]:
-        """Names of the links over which the host's default routes go; read once until `forget`."""
+        """Names of the links that the host's default routes go over. Read once until `forget`."""
         links = self.links()
         routes = self.rtnl.routes(type=_RTN_UNICAST)
         indexes = {index for route in routes if route.dst == "default" for index in route.oifs}
@@ -208,7 +208,7 @@ class Host(Closing):
 
     @cached_property
     def ovs(self) -> Ovsdb | None:
-        """Open vSwitch's database; None when there is no socket of it."""
+        """Open vSwitch's database; None if it has no socket."""
         path = ovsdb_socket()
         if not os.path.exists(path):
             return None
@@ -224,25 +224,26 @@ class Host(Closing):
 
     @cached_property
     def lookup(self) -> Lookup:
-        """For paths of containers."""
+        """Look-ups of container paths."""
         return Lookup()
 
     def disks(self) -> list[str]:
-        """Nodes of the host's disks and partitions."""
+        """Device nodes of the host's disks and partitions."""
+        # sysfs writes "/" in a device's name as "!": kobject_set_name_vargs() of lib/kobject.c.
         return [f"/dev/{name.replace('!', '/')}" for name in os.listdir("/sys/class/block")]
 
     def mountinfo(self) -> bytes:
-        """The host's mounts as they are now, for parse_mountinfo."""
+        """Content of the host's mountinfo now, for parse_mountinfo."""
         with open("/proc/self/mountinfo", "rb") as file:
             return file.read()
 
     def mounts(self) -> list[Mount]:
-        """The host's mounts as they are now, in kernel order."""
+        """Mounts of the host now, in kernel order."""
         return parse_mountinfo(self.mountinfo())
 
     @cached_property
     def known_mounts(self) -> list[Mount]:
-        """The host's mounts in kernel order, read once until `forget`."""
+        """Mounts of the host in kernel order. Read once until `forget`."""
         return self.mounts()
 
     @cached_property
@@ -250,7 +251,7 @@ class Host(Closing):
         return {mount.point: mount for mount in parse_mountinfo(self.mountinfo())}
 
     def look_up(self, path: str) -> HostPath | None:
-        """What is at a path of the host, symlinks followed; None when nothing is."""
+        """The file at a path of the host, symlinks followed; None if absent."""
         try:
             found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -273,7 +274,7 @@ class Host(Closing):
 
     @cached_property
     def peer_groups(self) -> frozenset[int]:
-        """Peer groups of the host's shared mounts: what is mounted in a member shows up here."""
+        """Peer groups of the host's shared mounts: a mount made in a member of these groups appears on the host."""
         return frozenset(mount.shared for mount in self._mounts.values()) - {0}
 
     @cached_property
@@ -281,7 +282,7 @@ class Host(Closing):
         return any(mount.receives for mount in self._mounts.values())
 
     def receives(self, path: str) -> bool:
-        """Whether mounts made elsewhere can show up below a path: its mount is shared, or a slave itself."""
+        """True if mounts made elsewhere can appear below a path: its mount is shared, or a slave."""
         if not self._propagates:
             return False
         path = os.path.realpath(path)
@@ -293,7 +294,7 @@ class Host(Closing):
 
     @cached_property
     def has_udev(self) -> bool:
-        """Whether udevd runs, which tells of devices that come and go."""
+        """True if udevd runs, which reports devices that come and go."""
         return udev.is_running()
 
     # cgroups
@@ -311,7 +312,7 @@ class Host(Closing):
         return points
 
     def cgroup_mount(self, controller: str) -> str:
-        """Where a v1 controller is mounted; raises ScplanError when it is not."""
+        """Mount point of a v1 controller. Raises ScplanError if it is not mounted."""
         try:
             return self.cgroup_mounts[controller]
         except KeyError:
@@ -322,7 +323,7 @@ class Host(Closing):
 
     @cached_property
     def own_cgroups(self) -> dict[str, str]:
-        """scplan's own path in each hierarchy, by v1 controller."""
+        """scplan's own cgroup path in each hierarchy, by v1 controller."""
         paths = {}
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             for line in file:

@@ -1,4 +1,4 @@
-"""Which entries of directories appear, go or are written, as it happens. inotify(7)."""
+"""Events of directories, as they happen: entries that appear, go or are written. inotify(7)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENTRIES = Mask.CLOSE_WRITE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.CREATE | Mas
 
 
 class Happened(NamedTuple):
-    """One event. `name` is "" when it is about the directory itself; `watch` is -1 when events were lost."""
+    """One event. `name` is "" if it is about the directory itself; `watch` is -1 if events were lost."""
 
     watch: int
     mask: Mask
@@ -47,7 +47,7 @@ class Happened(NamedTuple):
 
 
 class Inotify(Closing):
-    """An inotify instance; `fd` is readable when something happened."""
+    """An inotify instance; `fd` is readable while events are waiting."""
 
     def __init__(self) -> None:
         self.fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -60,9 +60,9 @@ class Inotify(Closing):
         os.close(self.fd)
 
     def add(self, directory: str, mask: Mask) -> int:
-        """The number of a watch of a directory; the same one when it has one already.
+        """Watch a directory; return the watch's number, which is the same for a directory that is watched already.
 
-        Raises OSError, since callers tell ENOENT, ENOTDIR and ENOSPC (fs.inotify.max_user_watches) apart.
+        Raises OSError, because callers distinguish ENOENT, ENOTDIR and ENOSPC (fs.inotify.max_user_watches).
         """
         number: int = _libc.inotify_add_watch(self.fd, os.fsencode(directory), int(mask | Mask.ONLYDIR))
         if number < 0:
@@ -71,12 +71,13 @@ class Inotify(Closing):
         return number
 
     def remove(self, watch: int) -> None:
-        """Ends a watch; does nothing when the kernel did, because its directory has gone."""
+        """End a watch. Does nothing if the kernel has ended it, because its directory has gone."""
+        # EINVAL: no such watch. The kernel removes the watch of a deleted directory (IN_IGNORED).
         if _libc.inotify_rm_watch(self.fd, watch) < 0 and ctypes.get_errno() != errno.EINVAL:
             raise KernelError(f"inotify_rm_watch({watch})", ctypes.get_errno())
 
     def read(self) -> list[Happened]:
-        """What happened since the last time, at most 64 KiB of it; the fd stays readable while there is more."""
+        """Events since the last call, at most 64 KiB of them; the fd stays readable while there are more."""
         try:
             data = os.read(self.fd, _BUFFER_BYTES)
         except BlockingIOError:
@@ -88,6 +89,7 @@ class Inotify(Closing):
         while start < len(data):
             watch, mask, _, length = _EVENT.unpack_from(data, start)
             start += _EVENT.size
+            # The kernel pads the name with NUL bytes.
             name = data[start : start + length].rstrip(b"\0")
             found.append(Happened(watch, Mask(mask), os.fsdecode(name)))
             start += length

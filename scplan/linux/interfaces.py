@@ -1,4 +1,4 @@
-"""Which kernel interfaces are there: each is called in a way that it must refuse; ENOSYS says that it is missing."""
+"""Kernel interfaces that exist: each is called so that it must fail; with ENOSYS it is missing."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CAPABILITIES = {
 
 
 def has_system_call(number: int) -> bool:
-    """Whether the kernel knows the call; a security filter that hides it counts as no."""
+    """True if the kernel has the call; a security filter that hides it counts as missing."""
     return system_call(number, -1, None, 0, None, 0) >= 0 or ctypes.get_errno() != errno.ENOSYS
 
 
 def effective_capabilities() -> int:
-    """CapEff of this process, as a bit set. Source: capabilities(7)."""
+    """CapEff of this process as a bit set. Source: /proc/self/status, capabilities(7)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):

@@ -1,4 +1,4 @@
-"""Asking a daemon of this host over its socket: one request, one answer, bounded in time and size. unix(7)."""
+"""Requests to a daemon of this host over its socket: one request, one answer, bounded in time and size. unix(7)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 def ask(address: str, request: bytes, *, answer_bytes: int | None = None, timeout_s: float | None = None) -> bytes:
-    """What is answered to a request: all until the other side closes, or just the first `answer_bytes`.
+    """Answer to a request: everything until the daemon closes the connection, or just the first `answer_bytes`.
 
-    `address` is the path of a socket, or the name of an abstract one after a NUL. Raises KernelError when nobody
-    answers there, within `timeout_s` (else TIMEOUT_S) too; and when it is neither root nor this user who does, since
-    anyone can take an abstract name, or leave a socket in a directory of their own. Says along with the request who
-    asks: a daemon that wants to know, and has not told the kernel yet when the request comes, would find nobody.
+    `address` is the path of a socket, or a NUL byte with the name of an abstract socket. Raises KernelError if no
+    process answers within `timeout_s` (else TIMEOUT_S), or if the listener is neither root nor this user: anybody can
+    take an abstract name, or leave a socket in a directory of their own.
+
+    The request carries this process's credentials. Without them, a daemon that sets SO_PASSCRED only after the request
+    has arrived would receive none.
     """
     name = address.replace("\0", "@")
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
@@ -46,9 +48,9 @@ def ask(address: str, request: bytes, *, answer_bytes: int | None = None, timeou
 
 
 def process_behind(address: str) -> int | None:
-    """PID of who listens at a socket, 0 for one that is not in this PID namespace; None where nobody does.
+    """PID of the process that listens at a socket: 0 if not in this PID namespace; None if no process listens.
 
-    Source: unix(7), SO_PEERCRED: it is the process that called listen(2).
+    Source: unix(7), SO_PEERCRED: the process that called listen(2).
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
@@ -63,7 +65,7 @@ def process_behind(address: str) -> int | None:
 
 
 def http_get(address: str, target: str, *, timeout_s: float | None = None) -> tuple[int, bytes]:
-    """Status and body of what a web server at a socket answers; the errors are those of `ask`. RFC 9112."""
+    """Status and body of an HTTP server's answer at a socket; errors as in `ask`. RFC 9112."""
     answer = ask(address, _get(target), timeout_s=timeout_s)
     head, found, body = answer.partition(b"\r\n\r\n")
     words = head[:_MAX_HEAD_BYTES].split(None, 2)
@@ -73,9 +75,9 @@ def http_get(address: str, target: str, *, timeout_s: float | None = None) -> tu
 
 
 def open_stream(address: str, target: str) -> socket.socket:
-    """A connection over which a web server at a socket goes on answering one request; it does not block.
+    """Connection over which an HTTP server at a socket keeps answering one request; it does not block.
 
-    Raises OSError when nobody listens there, KernelError when it is neither root nor this user who does.
+    Raises OSError if no process listens, KernelError if the listener is neither root nor this user.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
@@ -89,7 +91,7 @@ def open_stream(address: str, target: str) -> socket.socket:
 
 
 def _get(target: str) -> bytes:
-    # HTTP/1.0: what is answered has no chunks, and ends with the connection.
+    # HTTP/1.0: the answer has no chunks, and ends with the connection.
     return f"GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n".encode()
 
 

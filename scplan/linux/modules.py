@@ -1,4 +1,4 @@
-"""Kernel modules that containers need: which are loaded, and loading them by the host's modprobe(8).
+"""Kernel modules that containers need: finding missing ones, and loading them with the host's modprobe(8).
 
 Source: /sys/module, modules.builtin of kmod; /proc/sys/kernel/modprobe names the program that the kernel itself calls.
 """
@@ -17,19 +17,19 @@ _SAID_BYTES = 2000
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Those of the modules that are neither loaded nor built into the kernel; of an alias nobody but modprobe knows."""
+    """Modules that are neither loaded nor built in. Aliases count as missing: only modprobe can resolve them."""
     absent = [name for name in dict.fromkeys(names) if not os.path.isdir(f"/sys/module/{_as_listed(name)}")]
     builtin = _builtin() if absent else frozenset[str]()
     return [name for name in absent if _as_listed(name) not in builtin]
 
 
 def _as_listed(name: str) -> str:
-    """The kernel writes _ where users may write -."""
+    """Name as the kernel writes it: with _ where users may write -."""
     return name.replace("-", "_")
 
 
 def _builtin() -> frozenset[str]:
-    """Modules that are part of the kernel; those without parameters are not in /sys/module."""
+    """Modules that are built into the kernel; those without parameters are not in /sys/module."""
     path = f"/lib/modules/{os.uname().release}/modules.builtin"
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -41,7 +41,7 @@ def _builtin() -> frozenset[str]:
 
 
 def load(names: Iterable[str]) -> list[str]:
-    """Loads the modules that are missing, and returns these. Raises ScplanError for the first that can't be loaded."""
+    """Load the missing modules; return their names. Raises ScplanError for the first that can't be loaded."""
     absent = missing(names)
     for name in absent:
         _load(name)
@@ -66,7 +66,7 @@ def _load(name: str) -> None:
 
 
 def _program() -> str:
-    """Where the host's modprobe is. Raises ScplanError when it has none."""
+    """Path of the host's modprobe. Raises ScplanError if the host has none."""
     for path in (_of_kernel(), *_PROGRAMS):
         if path and os.access(path, os.X_OK):
             return path
@@ -77,7 +77,7 @@ def _program() -> str:
 
 
 def _of_kernel() -> str:
-    """The program that the kernel calls for modules; "" where it calls none. Source: proc_sys_kernel(5)."""
+    """Path of the program that the kernel runs to load modules; "" if it runs none. Source: proc_sys_kernel(5)."""
     try:
         with open("/proc/sys/kernel/modprobe", encoding="utf-8", errors="replace") as file:
             return file.read().strip()

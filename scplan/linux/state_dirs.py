@@ -1,4 +1,4 @@
-"""State directories in use on this host since it was booted, so that one scplan knows of another. /run, hier(7)."""
+"""State directories that were used on this host since boot, so that one scplan finds another's. /run, hier(7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DIRECTORY = "/run/scplan/state-dirs"
 
 
 def note_state_dir(directory: str) -> None:
-    """Adds a state directory to those in use. Root's alone: what others keep is not believed, nor is it needed."""
+    """Register root's state directory as in use. Those of other users are neither trusted nor needed."""
     if acts_for_user():
         return
     path = os.path.realpath(directory)
@@ -29,7 +29,7 @@ def note_state_dir(directory: str) -> None:
 
 
 def state_dirs() -> list[str]:
-    """The state directories in use that are still there; empty for who may not look."""
+    """Registered state directories that still exist; empty for users who may not read the register."""
     try:
         notes = sorted(os.listdir(_DIRECTORY))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -39,7 +39,7 @@ def state_dirs() -> list[str]:
         try:
             path = os.readlink(f"{_DIRECTORY}/{note}")
         except OSError:
-            continue  # another process has taken it away since
+            continue  # another process has removed the entry since
         if os.path.isdir(path):
             found.append(path)
         elif not acts_for_user():

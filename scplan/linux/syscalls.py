@@ -1,6 +1,6 @@
 """System calls that Python does not offer, under their own names and argument order.
 
-Every refusal is a KernelError that names the call, its object, the decoded flags and the errno. Numbers from 424 on are
+A call that fails raises KernelError with the call, its object, the decoded flags and the errno. Numbers from 424 on are
 the same on all architectures (syscalls(2)).
 """
 
@@ -41,7 +41,7 @@ _FD_CLOEXEC = 1
 _MAX_FD = 2**32 - 1
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
-_NS_GET_USERNS = 0xB701
+_NS_GET_USERNS = 0xB701  # _IO(0xb7, 0x1) of linux/nsfs.h
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _STATX_BASIC_STATS = 0x7FF
@@ -62,7 +62,7 @@ _syscall.restype = ctypes.c_long
 
 
 class Resolve(enum.IntFlag):
-    """How openat2(2) resolves a path."""
+    """RESOLVE_* of openat2(2)."""
 
     NO_XDEV = 0x01
     NO_MAGICLINKS = 0x02
@@ -88,16 +88,18 @@ class MountAttr(enum.IntFlag):
 
 
 _PROPAGATION = {MS_PRIVATE: "MS_PRIVATE", MS_SLAVE: "MS_SLAVE", MS_SHARED: "MS_SHARED"}
+# struct open_how: flags, mode, resolve. openat2(2)
 _OPEN_HOW = struct.Struct("QQQ")
-# stx_attributes; uid, gid, mode, ino, size; rdev, dev, mnt_id.
+# Of struct statx: stx_attributes; uid, gid, mode, ino, size; rdev, dev, mnt_id. statx(2)
 _STATX = struct.Struct("@8xQ4xIIHxxQQ80xIIIIQ")
 _STATX_BYTES = 256
 _StatxBuffer = ctypes.c_char * _STATX_BYTES
+# struct mount_attr: attr_set, attr_clr, propagation, userns_fd. mount_setattr(2)
 _MOUNT_ATTR = struct.Struct("QQQQ")
 
 
 def system_call(number: int, *arguments: object) -> int:
-    """The bare call, for probing; errno is in ctypes.get_errno()."""
+    """Result of the bare call, for probes; errno is in ctypes.get_errno()."""
     result: int = _syscall(number, *arguments)
     return result
 
@@ -107,9 +109,9 @@ def _raise(operation: str, *, detail: str = "", hint: str = "") -> NoReturn:
 
 
 def openat2(dir_fd: int, path: str, flags: int, *, resolve: int, mode: int = 0) -> int:
-    """Opens `path` below `dir_fd`; O_CLOEXEC is added. openat2(2), Linux 5.6.
+    """Open `path` below `dir_fd`; O_CLOEXEC is added. openat2(2), Linux 5.6.
 
-    Raises OSError as os.open does, since callers tell ENOENT, ELOOP and EAGAIN apart.
+    Raises OSError as os.open does, because callers distinguish ENOENT, ELOOP and EAGAIN.
     """
     how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     fd: int = _syscall(_NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how))
@@ -120,7 +122,7 @@ def openat2(dir_fd: int, path: str, flags: int, *, resolve: int, mode: int = 0) 
 
 
 def open_tree(path: str, *, recursive: bool) -> int:
-    """A detached clone of the mount tree at `path`. open_tree(2), Linux 5.2."""
+    """Detached clone of the mount tree at `path`. open_tree(2), Linux 5.2."""
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
     fd: int = _syscall(_NR_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
     if fd < 0:
@@ -129,7 +131,8 @@ def open_tree(path: str, *, recursive: bool) -> int:
 
 
 def open_tree_fd(dir_fd: int, *, recursive: bool, name: str) -> int:
-    """A detached clone of the mount tree at an opened path; `name` says in errors what it is."""
+    """Detached clone of the mount tree at an opened path; `name` names the tree in errors."""
+    # AT_EMPTY_PATH with an empty path: the fd itself.
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     fd: int = _syscall(_NR_OPEN_TREE, dir_fd, b"", flags)
     if fd < 0:
@@ -138,14 +141,15 @@ def open_tree_fd(dir_fd: int, *, recursive: bool, name: str) -> int:
 
 
 def move_mount(from_fd: int, to_fd: int, *, name: str) -> None:
-    """Attaches a detached tree at an opened path of this mount namespace. move_mount(2), Linux 5.2."""
+    """Attach a detached tree at an opened path of this mount namespace. move_mount(2), Linux 5.2."""
+    # Both paths are empty: the tree and the target are the fds themselves.
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     if _syscall(_NR_MOVE_MOUNT, from_fd, b"", to_fd, b"", flags) < 0:
         _raise(f"move_mount(to {name})")
 
 
 def new_mount(filesystem: str, source: str, attributes: MountAttr) -> int:
-    """A new file system, mounted nowhere; `source` is its name in mountinfo. fsopen(2), fsmount(2), Linux 5.2."""
+    """New file system, mounted nowhere; `source` is its name in mountinfo. fsopen(2), fsmount(2), Linux 5.2."""
     what = f"{filesystem} {source}"
     context: int = _syscall(_NR_FSOPEN, os.fsencode(filesystem), _FD_CLOEXEC)
     if context < 0:
@@ -166,7 +170,7 @@ def new_mount(filesystem: str, source: str, attributes: MountAttr) -> int:
 def mount_setattr(
     fd: int, *, set_flags: int = 0, clear_flags: int = 0, propagation: int = 0, recursive: bool, name: str
 ) -> None:
-    """Changes the attributes of an opened mount. mount_setattr(2), Linux 5.12."""
+    """Change the attributes of an opened mount. mount_setattr(2), Linux 5.12."""
     attr = _MOUNT_ATTR.pack(set_flags, clear_flags, propagation, 0)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     if _syscall(_NR_MOUNT_SETATTR, fd, b"", flags, attr, len(attr)) < 0:
@@ -176,39 +180,40 @@ def mount_setattr(
         ]
         words.append(_PROPAGATION.get(propagation, ""))
         hint = ""
+        # EPERM: flags that a more privileged mount namespace has set are locked. mount_namespaces(7), "Restrictions"
         if ctypes.get_errno() == 1:
             hint = "the mount may be locked by the user namespace that it was made for"
         _raise(f"mount_setattr({', '.join([name, *(word for word in words if word)])})", hint=hint)
 
 
 def setns(fd: int, kind: int, *, name: str) -> None:
-    """Moves this thread into the namespace of `fd` (a namespace fd or a pidfd). setns(2)."""
+    """Move this thread into the namespace of `fd` (a namespace fd or a pidfd). setns(2)."""
     if _libc.setns(fd, kind) < 0:
         _raise(f"setns({name})")
 
 
 def unshare(flags: int, *, name: str) -> None:
-    """unshare(2)."""
+    """Move this process into new namespaces: `flags` are CLONE_NEW*. unshare(2)."""
     if _libc.unshare(flags) < 0:
         _raise(f"unshare({name})")
 
 
 def close_range(first: int, last: int = _MAX_FD) -> None:
-    """Closes all fds from `first` to `last`, both included. close_range(2), Linux 5.9."""
+    """Close all fds from `first` to `last`, both included. close_range(2), Linux 5.9."""
     if _syscall(_NR_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0) < 0:
         _raise(f"close_range({first}, {last})")
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the kernel end this process when its parent ends, however that ends. PR_SET_PDEATHSIG of prctl(2)."""
+    """Make the kernel kill this process when its parent ends, by whatever cause. PR_SET_PDEATHSIG of prctl(2)."""
     if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL), 0, 0, 0) < 0:
         _raise("prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
-        os._exit(1)  # it had ended before
+        os._exit(1)  # the parent had ended before the call
 
 
 def owner_of_namespace(fd: int, *, name: str) -> int:
-    """A fd of the user namespace that owns a namespace. NS_GET_USERNS of ioctl_ns(2), Linux 4.9."""
+    """fd of the user namespace that owns a namespace. NS_GET_USERNS of ioctl_ns(2), Linux 4.9."""
     try:
         return fcntl.ioctl(fd, _NS_GET_USERNS)
     except OSError as error:
@@ -216,7 +221,7 @@ def owner_of_namespace(fd: int, *, name: str) -> int:
 
 
 def is_owned_below(fd: int) -> bool:
-    """True if this process's user namespace, or one below it, owns a namespace: else NS_GET_USERNS is refused."""
+    """True if this process's user namespace, or one below it, owns a namespace: else NS_GET_USERNS gives EPERM."""
     try:
         os.close(owner_of_namespace(fd, name="a namespace"))
     except KernelError as error:
@@ -227,9 +232,9 @@ def is_owned_below(fd: int) -> bool:
 
 
 def umount2(path: str, flags: int) -> None:
-    """Unmounts the top mount at `path`, relative to the current directory. umount2(2).
+    """Unmount the top mount at `path`, relative to the current directory. umount2(2).
 
-    Raises OSError, since callers tell EBUSY and EINVAL (not a mount point) apart.
+    Raises OSError, because callers distinguish EBUSY and EINVAL (not a mount point).
     """
     if _libc.umount2(os.fsencode(path), flags) < 0:
         code = ctypes.get_errno()
@@ -237,13 +242,13 @@ def umount2(path: str, flags: int) -> None:
 
 
 def make_rprivate(path: str) -> None:
-    """Cuts propagation of everything below `path`. mount(2) with MS_REC|MS_PRIVATE."""
+    """Make all mounts at and below `path` private, so that nothing propagates. mount(2) with MS_REC|MS_PRIVATE."""
     if _libc.mount(None, os.fsencode(path), None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None) < 0:
         _raise(f"mount({path}, MS_REC|MS_PRIVATE)")
 
 
 class FileStatus(NamedTuple):
-    """What statx(2) says of an opened file: the fields of os.stat_result, and the mount that it was reached by."""
+    """Result of statx(2) for an opened file: fields of os.stat_result, and the mount through which it was opened."""
 
     st_mode: int
     st_uid: int
@@ -257,11 +262,12 @@ class FileStatus(NamedTuple):
 
 
 def statx(fd: int) -> FileStatus:
-    """The status of an opened file, as the kernel has it: no file system is asked, so that none can make us wait.
+    """Status of an opened file from the kernel's cache: no file system is asked, so that none can make scplan wait.
 
-    Works in every mount namespace, unlike /proc/self/fdinfo, which may be the container's /proc. statx(2), Linux 5.8.
+    Works in every mount namespace, unlike /proc/self/fdinfo: /proc may be the container's. statx(2), Linux 5.8.
     """
     buffer = _StatxBuffer()
+    # AT_STATX_DONT_SYNC: attributes as cached, without a request to a remote or FUSE server.
     if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer) < 0:
         _raise("statx(AT_EMPTY_PATH|AT_STATX_DONT_SYNC)")
     attributes, uid, gid, mode, ino, size, rmajor, rminor, major, minor, mount_id = _STATX.unpack_from(buffer)
@@ -271,9 +277,9 @@ def statx(fd: int) -> FileStatus:
 
 
 def renameat2(dir_fd: int, old: str, new: str) -> None:
-    """Renames within an opened directory and never replaces. renameat2(2) with RENAME_NOREPLACE.
+    """Rename within an opened directory, without ever replacing a file. renameat2(2) with RENAME_NOREPLACE.
 
-    Raises OSError, since callers tell ENOENT, EEXIST and EBUSY apart.
+    Raises OSError, because callers distinguish ENOENT, EEXIST and EBUSY.
     """
     if _libc.renameat2(dir_fd, os.fsencode(old), dir_fd, os.fsencode(new), RENAME_NOREPLACE) < 0:
         code = ctypes.get_errno()
