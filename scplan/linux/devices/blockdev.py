@@ -13,12 +13,12 @@ def _sysfs(numbers: str) -> str:
 
 
 def is_whole_disk(numbers: str) -> bool:
-    """Whether "major:minor" is a disk; False for a partition, and for a number that no device has."""
+    """True if "major:minor" is a whole disk; False for a partition, and for a number without a device."""
     return os.path.exists(_sysfs(numbers)) and not os.path.exists(f"{_sysfs(numbers)}/partition")
 
 
 def partitions(numbers: str) -> tuple[tuple[int, str, str], ...]:
-    """(number, device path, "major:minor") of the disk's partitions, by number."""
+    """(number, device path, "major:minor") of each partition of the disk, by number."""
     found = []
     try:
         entries = os.listdir(_sysfs(numbers))
@@ -27,13 +27,14 @@ def partitions(numbers: str) -> tuple[tuple[int, str, str], ...]:
     for entry in entries:
         number = _read(f"{_sysfs(numbers)}/{entry}/partition")
         if number.isdigit():
+            # sysfs writes "/" in a device's name as "!".
             path = f"/dev/{entry.replace('!', '/')}"
             found.append((int(number), path, _read(f"{_sysfs(numbers)}/{entry}/dev")))
     return tuple(sorted(found))
 
 
 def disk_name(numbers: str) -> str:
-    """The kernel's name of a block device: sdb for 8:16, as in sysfs paths. Raises KernelError when there is none."""
+    """Kernel's name of a block device: sdb for 8:16, as in sysfs paths. Raises KernelError if it does not exist."""
     try:
         return os.path.basename(os.readlink(_sysfs(numbers)))
     except OSError as error:
@@ -41,7 +42,7 @@ def disk_name(numbers: str) -> str:
 
 
 def device_path(file_type: str, numbers: str) -> str:
-    """The host's usual node for a device: /dev/sdb for block 8:16; "" when the kernel knows no such device."""
+    """Usual node of a device on the host: /dev/sdb for block 8:16; "" if the kernel has no such device."""
     for line in _read(f"/sys/dev/{file_type}/{numbers}/uevent").splitlines():
         if line.startswith("DEVNAME="):
             return f"/dev/{line[8:]}"
@@ -53,7 +54,7 @@ def _read(path: str) -> str:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError as error:
-        # ENODEV and EIO: the device went away between listing and reading.
+        # ENODEV and EIO: the device was removed between listing and reading.
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.EIO):
             return ""
         raise KernelError.from_os(f"read({path})", error) from None

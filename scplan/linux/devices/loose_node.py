@@ -1,7 +1,7 @@
-"""Device nodes for containers with a user namespace, where none can be made: mknod(2), fsopen(2), user_namespaces(7).
+"""Device nodes for containers with a user namespace, in which mknod(2) refuses them. fsopen(2), user_namespaces(7).
 
-The node lives alone on a tmpfs that the host's user namespace owns: on one of the container's it could not be opened.
-Nothing of it can be seen on the host, and it goes with the last mount of it.
+The node lives alone on a tmpfs of the host's user namespace: on a tmpfs of the container's, opening it would fail
+(SB_I_NODEV, alloc_super() of fs/super.c). The host does not see this tmpfs, which goes with its last mount.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _SOURCE = "scplan"
 
 
 def make_loose_node(name: str, mode: int, device: int, uid: int, gid: int) -> int:
-    """A detached mount of a new device node. `mode` has the type, `device` is as of os.makedev, ids are the host's.
+    """Detached mount of a new device node. `mode` has the type, `device` is as of os.makedev, ids are the host's.
 
-    For a step: it leaves this process in a mount namespace of its own, since until Linux 6.15 only a tree that is
-    attached somewhere can be cloned.
+    For a step: leaves this process in a mount namespace of its own, because until Linux 6.15 a tree can be cloned only
+    while it is attached.
     """
     unshare(CLONE_NEWNS, name="the mount namespace")
     make_rprivate("/")
@@ -40,7 +40,7 @@ def make_loose_node(name: str, mode: int, device: int, uid: int, gid: int) -> in
         try:
             os.mknod(name, mode, device, dir_fd=tmpfs)
             os.chown(name, uid, gid, dir_fd=tmpfs, follow_symlinks=False)
-            # The umask has had its way with mknod.
+            # mknod() applies the umask, chmod() does not.
             os.chmod(name, mode & 0o7777, dir_fd=tmpfs)
         except OSError as error:
             hint = "device nodes take CAP_MKNOD in the host's user namespace"
@@ -50,5 +50,5 @@ def make_loose_node(name: str, mode: int, device: int, uid: int, gid: int) -> in
 
 
 def is_loose_node(mount: Mount) -> bool:
-    """Whether a mount is one of these. A container can mount a tmpfs of that name, but have no device node on it."""
+    """True if a mount is a loose node. A container can mount a tmpfs of that name, but have no device node on it."""
     return (mount.filesystem, mount.source) == ("tmpfs", _SOURCE)

@@ -1,6 +1,6 @@
-"""A file's mode, owner, times, ACL and extended attributes, read and set through its fd. Source: xattr(7), acl(5).
+"""Mode, owner, times, ACL and extended attributes of a file, read and set through its fd. Source: xattr(7), acl(5).
 
-Every call can make the file system answer: it is for steps, which have a time limit.
+Every call may wait for the file system: for steps only, which have a time limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _XATTR = "xattr:"
 
 
 class NodeStatus(NamedTuple):
-    """Ids are the host's, times in ns since the epoch; `attributes` are (name, value), sorted."""
+    """Status of a file. Ids are the host's, times in ns since the epoch; `attributes` are (name, value), sorted."""
 
     mode: int
     uid: int
@@ -27,7 +27,7 @@ class NodeStatus(NamedTuple):
     attributes: tuple[tuple[str, bytes], ...] = ()
 
     def encoded(self) -> str:
-        """One line of text, for journals and records."""
+        """The status as one line of text, for journals and records."""
         words = [
             f"mode={self.mode:04o}",
             f"uid={self.uid}",
@@ -40,7 +40,7 @@ class NodeStatus(NamedTuple):
 
     @classmethod
     def decoded(cls, text: str) -> NodeStatus:
-        """The status that such a line holds. Raises ValueError and KeyError for another text."""
+        """Status from a line of `encoded`. Raises ValueError and KeyError for other texts."""
         words = dict(word.split("=", 1) for word in text.split(" "))
         attributes = tuple(
             (bytes.fromhex(name.removeprefix(_XATTR)).decode(), bytes.fromhex(value))
@@ -58,7 +58,7 @@ class NodeStatus(NamedTuple):
 
 
 def read_status(fd: int) -> NodeStatus:
-    """The status of an opened file; an O_PATH fd is enough."""
+    """Status of an opened file; an O_PATH fd is enough."""
     found = os.stat(fd)
     return NodeStatus(
         stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_atime_ns, found.st_mtime_ns, _attributes(fd)
@@ -66,16 +66,17 @@ def read_status(fd: int) -> NodeStatus:
 
 
 def set_status(fd: int, wanted: NodeStatus, *, times: bool, name: str) -> None:
-    """Makes the status as wanted, its `times` where that is asked for; writes only what differs.
+    """Set the status of a file, and with `times` its times; only differences are written.
 
-    Raises KernelError with `name` of the file.
+    Raises KernelError that names the file `name`.
     """
+    # fchmod(2) and fsetxattr(2) refuse an O_PATH fd; its link in /proc/self/fd works. open(2), O_PATH
     path = f"/proc/self/fd/{fd}"
     now = read_status(fd)
     try:
         if (now.uid, now.gid) != (wanted.uid, wanted.gid):
             os.chown(path, wanted.uid, wanted.gid)
-        # After chown, which clears set-user-ID bits; before the ACL, whose mask chmod changes.
+        # After chown(), which clears set-user-ID bits; before the ACL, whose mask chmod() changes. acl(5)
         if stat.S_IMODE(os.stat(fd).st_mode) != wanted.mode:
             os.chmod(path, wanted.mode)
         if (there := dict(_attributes(fd))) != dict(wanted.attributes):

@@ -1,4 +1,4 @@
-"""Rules by which udev tells scplan of the partitions of a disk that come and go. udev(7), systemd-udevd.service(8)."""
+"""udev rules that run scplan when partitions of a disk appear or go. udev(7), systemd-udevd.service(8)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNWRITABLE = re.compile(r"['\"\\]")
 
 
 def is_running() -> bool:
-    """Whether somebody listens where udevd does: itself, or systemd on its behalf."""
+    """True if a process listens on udevd's socket: udevd itself, or systemd on its behalf."""
     if not os.path.exists(_CONTROL):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as asking:
@@ -34,13 +34,13 @@ def is_running() -> bool:
 
 
 def is_parent() -> bool:
-    """Whether systemd's udevd started this process: it then lacks system calls, and is killed when udevd has time."""
+    """True if systemd's udevd started this process, which then lacks system calls, and is killed once udevd is idle."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
         return "/systemd-udevd.service" in file.read()
 
 
 def rule_path(*subject: str) -> str:
-    """The file of the rule about a subject, the same for the same words."""
+    """Path of the file for the rule about a subject: the same words give the same path."""
     from scplan.startup.digest import sha256_hex
 
     digest = sha256_hex("\0".join(subject).encode(errors="surrogateescape"))
@@ -48,10 +48,10 @@ def rule_path(*subject: str) -> str:
 
 
 def rule_text(disk: str, command: Sequence[str]) -> str:
-    """The rule that runs a command when a partition of a disk, by its name in the kernel, comes or goes.
+    """Rule that runs a command when a partition of a disk appears or goes; `disk` is the disk's name in the kernel.
 
-    It goes by the path in sysfs, the one thing that is still known when both have been unplugged. Raises ScplanError
-    for a command that a rule can't hold.
+    The rule matches the path in sysfs, the only property still known after disk and partition were unplugged. Raises
+    ScplanError for a command that a rule can't hold.
     """
     if not _DISK.fullmatch(disk):
         raise ScplanError(f"{disk!r} can't be the name of a disk in a udev rule")
@@ -61,7 +61,7 @@ def rule_text(disk: str, command: Sequence[str]) -> str:
 
 
 def _word(word: str) -> str:
-    """A word as udev reads it: quoted singly where that is needed, with its substitutions escaped."""
+    """A word in udev's syntax: in single quotes where necessary, with udev's substitutions escaped."""
     if _PLAIN.fullmatch(word):
         return word
     if _UNWRITABLE.search(word) or not word.isprintable():
@@ -74,10 +74,10 @@ def _word(word: str) -> str:
 
 
 def write_rule(path: str, text: str) -> None:
-    """Puts the rule in place, whole or not at all; does nothing when it is there."""
+    """Write a rule, whole or not at all; does nothing if it is in place."""
     if read_rule(path) == text:
         return
-    temporary = f"{path}.tmp"  # of another suffix, so that udev does not read it
+    temporary = f"{path}.tmp"  # not *.rules, so that udev does not read it
     try:
         os.makedirs(_RULES, mode=0o755, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -90,7 +90,7 @@ def write_rule(path: str, text: str) -> None:
 
 
 def read_rule(path: str) -> str | None:
-    """The rule; None when there is none."""
+    """Text of a rule; None if there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -101,7 +101,7 @@ def read_rule(path: str) -> str | None:
 
 
 def remove_rule(path: str) -> None:
-    """Takes the rule away; does nothing when it is gone."""
+    """Remove a rule; does nothing if it is gone."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -112,9 +112,9 @@ def remove_rule(path: str) -> None:
 
 
 def _reload() -> None:
-    """Has udevd read its rules now. Without that it looks itself, but no more often than every three seconds.
+    """Make udevd read its rules now. By itself it checks them no more often than every three seconds.
 
-    So an udevadm that is missing or refused costs time, and nothing else.
+    A missing or refused udevadm costs this time, and nothing else.
     """
     program = next((path for path in _ADMIN if os.access(path, os.X_OK)), None)
     if program is not None:

@@ -1,4 +1,4 @@
-"""Authority over namespaces: what changes in them take. capabilities(7), user_namespaces(7), ioctl_ns(2)."""
+"""Authority over namespaces: the rights to change them. capabilities(7), user_namespaces(7), ioctl_ns(2)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _THINGS = {"mnt": "mounts", "net": "network"}
 
 
 def lacking(container: Container, kind: Literal["mnt", "net"], *, of_host: bool) -> str:
-    """Why this process may not change a container's namespace of a kind; "" if it may.
+    """Reason why this process may not change a container's namespace of a kind; "" if it may.
 
-    With `of_host` the changes are made in scplan's own namespace, too: a veth pair has an end in each.
+    With `of_host`, scplan's own namespace is changed, too: a veth pair has an end in each.
     """
     missing = missing_capabilities(_CAPABILITIES[kind])
     if missing:

@@ -1,4 +1,4 @@
-"""One life of a container, listened to: its end, its mounts, its network. pidfd_open(2), proc_pid_mountinfo(5)."""
+"""Events in a container's life: its end, its mounts, its network. pidfd_open(2), proc_pid_mountinfo(5)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from scplan.linux.processes.process import start_of
 
 
 class Life(Closing):
-    """The fds that a life of a container is listened to by; held as long as it is.
+    """fds that watch one life of a container, from its start to its end.
 
-    `ended_fd` becomes readable when its first process has ended. `network` and `mounts_fd` (which is to be polled for
-    EPOLLPRI) are None where nothing is to be heard of them. While they are open they keep the namespaces of the
-    container, so that they have to be closed as soon as it has ended.
+    `ended_fd` becomes readable when the container's first process has ended. `network` and `mounts_fd` (poll it for
+    EPOLLPRI) are None if they are not watched. Open fds keep the container's namespaces: they have to be closed as soon
+    as the container has ended.
     """
 
     def __init__(self, pid: int, started: int, own_netns_fd: int, *, network: bool, mounts: bool) -> None:
-        """Raises ContainerGone when that process has ended, KernelError when there are no fds left."""
+        """Open the fds. Raises ContainerGone if the process has ended, KernelError if no fds are left."""
         self.network: socket.socket | None = None
         self.mounts_fd: int | None = None
         try:
@@ -45,7 +45,7 @@ class Life(Closing):
 
     @property
     def fds(self) -> list[int]:
-        """All of them."""
+        """All open fds."""
         maybe = (self.ended_fd, self.mounts_fd, self.network.fileno() if self.network else None)
         return [fd for fd in maybe if fd is not None]
 
@@ -56,7 +56,7 @@ class Life(Closing):
         return bool(waiting.poll(0))
 
     def forget(self) -> None:
-        """Lets go of what was heard of the network so far. Mounts are forgotten by having been polled."""
+        """Discard the network's events so far. Events of mounts are discarded by polling."""
         if self.network is not None:
             drain(self.network)
 
@@ -65,6 +65,7 @@ class Life(Closing):
             if start_of(pid) != started:
                 raise _gone(pid)
             if mounts:
+                # poll(2) reports a change of the mounts as POLLPRI and POLLERR. proc_pid_mounts(5)
                 self.mounts_fd = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
             if network:
                 netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -76,7 +77,7 @@ class Life(Closing):
             raise _gone(pid) from None
         except OSError as error:
             raise KernelError.from_os(f"open(/proc/{pid})", error) from None
-        # Whoever has the PID now had it when these were opened, unless it has ended meanwhile.
+        # The pidfd's process still runs: the PID was its own while the files of /proc/PID were opened.
         if self.has_ended:
             raise _gone(pid)
 

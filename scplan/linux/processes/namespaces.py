@@ -1,4 +1,4 @@
-"""Running code inside a container's namespaces: sockets opened there, and children that enter its mount namespace."""
+"""Code that runs inside a container's namespaces: sockets opened there, children that enter its mount namespace."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _PIPE_BYTES = 1 << 16
 
 
 def namespace_id(link: str, *, dir_fd: int | None = None) -> int:
-    """Inode of the namespace that a link in /proc/PID/ns stands for. Raises OSError. namespaces(7).
+    """Inode of the namespace behind a link in /proc/PID/ns. Raises OSError. namespaces(7).
 
-    By its text, `mnt:[4026531841]`: to follow it, as stat(2) does, takes twice as long.
+    Taken from the link's text, `mnt:[4026531841]`: stat(2), which follows the link, takes twice as long.
     """
     return int(os.readlink(link, dir_fd=dir_fd).rpartition("[")[2].removesuffix("]"))
 
 
 def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket.socket]) -> socket.socket:
-    """A socket that belongs to another network namespace; this thread is back in its own afterwards."""
+    """Socket of another network namespace; this thread is back in its own afterwards."""
+    # A socket stays in the network namespace in which it was created.
     setns(netns_fd, CLONE_NEWNET, name="the container's network namespace")
     try:
         return open_socket()
@@ -41,7 +42,7 @@ def socket_in(netns_fd: int, own_netns_fd: int, open_socket: Callable[[], socket
 
 
 def socket_apart(netns_fd: int, open_socket: Callable[[], socket.socket]) -> socket.socket:
-    """The same by a child: for a process in a user namespace without authority over its own network, to get back."""
+    """Socket as of `socket_in`, opened by a child: without authority over its own network, a process can't return."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def open_there() -> None:
@@ -56,7 +57,7 @@ def socket_apart(netns_fd: int, open_socket: Callable[[], socket.socket]) -> soc
 
 
 class Child(Generic[T]):
-    """Work in a forked child, which may enter namespaces; `result` waits for what it returns (picklable)."""
+    """Work in a forked child, which may enter namespaces; `result` waits for its result, which is pickled."""
 
     def __init__(
         self,
@@ -65,8 +66,8 @@ class Child(Generic[T]):
         what: str,
         timeout_s: float = CHILD_TIMEOUT_S,
     ) -> None:
-        """Starts it. `what` names the work in errors; the time counts from now."""
-        import pickle  # noqa: F401  # for the child, which can't import what it answers with from inside a container
+        """Start the child. `what` names the work in errors; the time limit counts from now."""
+        import pickle  # noqa: F401  # the child can't import pickle inside a container
 
         self._what = what
         self._timeout_s = timeout_s
@@ -85,26 +86,26 @@ class Child(Generic[T]):
 
     @property
     def fd(self) -> int:
-        """Readable when `result` has not to be waited for any more."""
+        """fd that becomes readable when `result` does not have to wait any more."""
         return self._reader
 
     @property
     def deadline_s(self) -> float:
-        """When its time is up, by time.monotonic()."""
+        """Time at which the child's limit is reached, by time.monotonic()."""
         return self._deadline
 
     def result(self) -> T:
-        """What the child returned; to be called once, and always, unless it is abandoned."""
+        """Result of the child. Must be called once, unless the child is abandoned."""
         try:
             return self.answer()
         finally:
             self._end(self._deadline)
 
     def answer(self) -> T:
-        """The same, while the child may still have to end: it is to be abandoned then.
+        """Result of the child, which may still be about to end: call `abandon` afterwards.
 
-        An error of the child is raised here, as ScplanError or OSError. For a child that hangs (on a file system that
-        the container serves, say) or dies, that is a KernelError.
+        Raises the child's error as ScplanError or OSError, and KernelError for a child that dies or hangs (on a file
+        system that the container serves, say).
         """
         import pickle
 
@@ -118,7 +119,7 @@ class Child(Generic[T]):
         return result
 
     def abandon(self) -> None:
-        """Ends the child, instead of waiting for what nobody needs any more."""
+        """End the child, whose result is not needed any more."""
         self._end(time.monotonic())
 
     def _end(self, deadline: float) -> None:
@@ -127,7 +128,7 @@ class Child(Generic[T]):
 
 
 def results(children: Sequence[Child[T]]) -> list[T]:
-    """What all children return, in order. When some fail the first error is raised, after all have ended."""
+    """Results of all children, in order. If some fail, the first error is raised after all have ended."""
     found: list[T] = []
     errors: list[ScplanError | OSError] = []
     for child in children:
@@ -141,7 +142,7 @@ def results(children: Sequence[Child[T]]) -> list[T]:
 
 
 def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
-    """The child's whole life: it never returns, and never runs the parent's cleanup."""
+    """Run the child's whole life: never returns, and never runs the parent's cleanup."""
     import pickle
 
     try:
@@ -157,7 +158,7 @@ def _run_child(work: Callable[[], object], reader: int, writer: int) -> None:
 
 
 def no_answer(what: str, timeout_s: float, deadline: float) -> KernelError:
-    """The error for work without an answer: the time was up, or else the process that did it died before."""
+    """Error for work without an answer: its time is up, or its process died before."""
     if time.monotonic() >= deadline - _CLOCK_SLACK_S:
         return KernelError(what, errno.ETIMEDOUT, detail=f"the step inside the container took over {timeout_s:g} s")
     return KernelError(
@@ -169,7 +170,7 @@ def no_answer(what: str, timeout_s: float, deadline: float) -> KernelError:
 
 
 def answer_of(work: Callable[[], object]) -> tuple[bool, object]:
-    """(whether the work was done, what it returned or else its error)."""
+    """(True, result of the work) or (False, its error)."""
     try:
         return True, work()
     except (ScplanError, OSError) as error:
@@ -180,7 +181,7 @@ def answer_of(work: Callable[[], object]) -> tuple[bool, object]:
 
 
 def _places(error: BaseException) -> Iterator[str]:
-    """Where it happened. Not by `traceback`: that reads source lines, which inside are files of the container."""
+    """Places of a traceback. Not by `traceback`: it reads source lines, which inside are files of the container."""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -189,7 +190,7 @@ def _places(error: BaseException) -> Iterator[str]:
 
 
 def close_stdio() -> None:
-    """Lets go of the caller's terminal or pipes: a child that hangs must not keep their readers waiting."""
+    """Replace the caller's terminal or pipes: a child that hangs must not keep their readers waiting."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -198,9 +199,9 @@ def close_stdio() -> None:
 
 
 def forbid_imports() -> None:
-    """From here on a module that is not loaded yet is an ImportError.
+    """Make the import of any further module an ImportError.
 
-    For processes that have a container's root as theirs: Python would look for modules there, and run what it finds.
+    For processes in a container's root: Python would look for modules there, and execute them.
     """
     sys.path.clear()
     sys.path_hooks.clear()
@@ -209,7 +210,7 @@ def forbid_imports() -> None:
 
 
 def read_answer(fd: int, deadline: float) -> bytes | None:
-    """What the child answers; None when it ended before that was whole, or the time was up."""
+    """Answer of a child; None if the child ended before its answer was complete, or the time is up."""
     length = _read_exactly(fd, _LENGTH_BYTES, deadline)
     return None if length is None else _read_exactly(fd, int.from_bytes(length, "little"), deadline)
 
@@ -226,16 +227,17 @@ def _read_exactly(fd: int, count: int, deadline: float) -> bytes | None:
 
 
 def is_ready(fd: int, timeout_s: float) -> bool:
-    """Whether there is something to read within the time. poll(2): select(2) takes no fd above 1023."""
+    """True if `fd` can be read within the time. poll(2): select(2) takes no fd above 1023."""
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
     return bool(waiting.poll(max(0.0, timeout_s) * 1000))
 
 
 def end_child(pid: int, deadline: float) -> None:
-    """Reaps a child; kills it first when it has not ended by `deadline`. One stuck in the kernel is left to init."""
+    """Reap a child; kill it first if it runs at `deadline`. A child that is stuck in the kernel is left to init."""
     pidfd = os.pidfd_open(pid)
     try:
+        # A pidfd is readable once its process has ended. pidfd_open(2)
         if not is_ready(pidfd, deadline - time.monotonic()):
             os.kill(pid, signal.SIGKILL)
             if not is_ready(pidfd, _KILL_WAIT_S):

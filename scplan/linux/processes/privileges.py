@@ -1,4 +1,4 @@
-"""What this process may do and have open: its capabilities and limits. capabilities(7), getrlimit(2)."""
+"""Capabilities and limits of this process. capabilities(7), getrlimit(2)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NUMBERS: Mapping[str, int] = {
 
 
 def missing_capabilities(names: Iterable[str]) -> list[str]:
-    """Those of the capabilities that this process does not have in effect."""
+    """Names of capabilities that this process does not have in effect."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
     return [name for name in names if not effective >> _NUMBERS[name] & 1]
 
 
 def raise_open_files(wanted: int) -> int:
-    """Allows so many open files, as far as the system lets; returns how many are allowed then."""
+    """Raise the limit of open files to `wanted`, as far as the system allows; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if wanted <= soft:
         return soft

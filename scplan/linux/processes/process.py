@@ -1,4 +1,4 @@
-"""A process: its start, its cgroup, its owner. Sources: proc_pid_stat(5), ioctl_ns(2)."""
+"""Properties of a process: start, cgroup, namespaces, owner. Sources: proc_pid_stat(5), ioctl_ns(2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 _NS_GET_OWNER_UID = 0xB704
-# One line, which the kernel gives whole.
+# /proc/PID/stat is one line, which the kernel returns whole.
 _STAT_BYTES = 4096
 _CGROUPS, _FREEZER = "/sys/fs/cgroup", "freezer"
 _OVER = (b"Z", b"X")
@@ -26,11 +26,11 @@ PINS = "/run/scplan/netns"
 
 
 def start_of(pid: int) -> int:
-    """Start time of a process in clock ticks after boot; 0 when there is none, or only its exit status is left."""
+    """Start time of a process in clock ticks after boot; 0 if it does not exist, or only its exit status is left."""
     if pid <= 0:
         return 0
     try:
-        # Not by open(): a plan asks it of every container, and a buffered file makes ten system calls of three.
+        # Not open(): a plan reads this of every container, and a buffered file makes ten system calls instead of three.
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return start_time(os.read(fd, _STAT_BYTES))
@@ -41,7 +41,7 @@ def start_of(pid: int) -> int:
 
 
 def parent_of(pid: int) -> int:
-    """PID of a process's parent; 0 when there is no such process, or its parent is in another PID namespace."""
+    """PID of a process's parent; 0 if the process does not exist, or its parent is in another PID namespace."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read(_STAT_BYTES).rpartition(b")")[2].split()[_PARENT])
@@ -50,7 +50,7 @@ def parent_of(pid: int) -> int:
 
 
 def working_directory(pid: int) -> str:
-    """The working directory of a process; "" where that can't be read. A shim of containerd's is in the bundle."""
+    """Working directory of a process; "" if it can't be read. A containerd shim's is its container's bundle."""
     try:
         return os.readlink(f"/proc/{pid}/cwd")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -58,20 +58,20 @@ def working_directory(pid: int) -> str:
 
 
 def cgroup_of(pid: int) -> str:
-    """The end that the process's cgroups have in all v1 hierarchies: `docker/4f6c`; "" when they have none."""
+    """Last parts of a process's cgroup path, common to all v1 hierarchies: `docker/4f6c`; "" if none are."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             lines = [line.rstrip("\n").split(":", 2) for line in file]
     except (FileNotFoundError, ProcessLookupError):
-        return ""  # it has ended, as whoever acts on it finds out
+        return ""  # the process has ended, which the caller notices when it acts
     return common_end([path for number, _, path in lines if number != "0"])
 
 
 def is_in_cgroup(pid: int, end: str) -> bool | None:
-    """True if the process is in a cgroup whose path ends so, or below one; None where its cgroups are not known.
+    """True if the process is in a cgroup whose path ends with `end`, or below one; None if its cgroups are unknown.
 
-    A process that exits has left its cgroup v1 hierarchies before it is seen to have ended, and so has each process in
-    a cgroup that is the root of scplan's cgroup namespace: both show "/". proc_cgroup_show() in the kernel.
+    Unknown cgroups show "/" everywhere: those of an exiting process, which leaves its v1 hierarchies before it is seen
+    to have ended, and those at the root of scplan's cgroup namespace. See proc_cgroup_show() of the kernel.
     """
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -90,16 +90,16 @@ def is_in_cgroup(pid: int, end: str) -> bool | None:
 
 
 def ends_in_cgroup(parts: Sequence[str], end: Sequence[str]) -> bool:
-    """True if the path of a cgroup ends so. A generated ID is a part of a name, too: docker-4f6c….scope."""
+    """True if the path of a cgroup ends with `end`. A generated ID may be part of a name: docker-4f6c….scope."""
     if len(end) == 1 and len(end[0]) == _GENERATED_ID_LENGTH:
         return end[0] in parts[-1]
     return list(parts[-len(end) :]) == list(end)
 
 
 def pid_namespace_of(pid: int) -> int:
-    """Inode of the process's PID namespace, by which it stays known; 0 where it has ended or may not be looked at.
+    """Inode of the process's PID namespace, which identifies it; 0 if the process has ended or may not be examined.
 
-    0, too, where scplan is not in the first PID namespace of the host: its PIDs are other ones there.
+    Also 0 if scplan is not in the host's initial PID namespace, where the process has another PID.
     """
     try:
         return os.stat(f"/proc/{pid}/ns/pid").st_ino if pid and sees_all_processes() else 0
@@ -108,24 +108,24 @@ def pid_namespace_of(pid: int) -> int:
 
 
 def sees_all_processes() -> bool:
-    """True if scplan is in the first PID namespace of the host. pid_namespaces(7)"""
+    """True if scplan is in the host's initial PID namespace. pid_namespaces(7)"""
     return os.stat("/proc/self/ns/pid").st_ino == INITIAL_PID_NAMESPACE
 
 
 def acts_for_user() -> bool:
-    """True for all users but root, and for the root of such a user's namespaces (`podman unshare`): not the host's."""
+    """True unless this is the host's root: for other users, and for root in their namespaces (`podman unshare`)."""
     return os.geteuid() != 0 or "_CONTAINERS_ROOTLESS_UID" in os.environ
 
 
 def run_directory() -> str:
-    """The directory of what scplan keeps until the next boot: /run/scplan, for users one of theirs."""
+    """Directory for files kept until the next boot: /run/scplan, for users a directory of their own."""
     if not acts_for_user():
         return "/run/scplan"
     return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.local/state"), "scplan-run")
 
 
 def user_namespace_owner(pid: int) -> int | None:
-    """The user who made the process's user namespace; None for the first one of the host, and for a process gone."""
+    """User who made the process's user namespace; None for the host's initial one, and for a process that is gone."""
     try:
         fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -133,6 +133,7 @@ def user_namespace_owner(pid: int) -> int | None:
     try:
         if os.fstat(fd).st_ino == INITIAL_USER_NAMESPACE:
             return None
+        # The ioctl writes a uid_t through a pointer. ioctl_ns(2)
         uid = array.array("I", [0])
         fcntl.ioctl(fd, _NS_GET_OWNER_UID, uid)
         return uid[0]
@@ -141,7 +142,7 @@ def user_namespace_owner(pid: int) -> int | None:
 
 
 def is_frozen(pid: int) -> bool:
-    """True if the freezer has stopped the process, by its own cgroup or by one above that.
+    """True if the freezer has stopped the process, through its own cgroup or a cgroup above.
 
     Source: freezer-subsystem (cgroup v1): FROZEN, or FREEZING on the way there; cgroup v2: cgroup.events, "frozen".
     """
@@ -157,7 +158,7 @@ def is_frozen(pid: int) -> bool:
 
 
 def is_frozen_cgroup(directory: str) -> bool:
-    """True if a cgroup of v2 is frozen, by its own cgroup.freeze or by that of one above."""
+    """True if a v2 cgroup is frozen, through its own cgroup.freeze or that of a cgroup above."""
     try:
         with open(f"{directory}/cgroup.events", "rb", buffering=0) as events:
             return b"frozen 1\n" in events.read(_STAT_BYTES)
@@ -166,7 +167,7 @@ def is_frozen_cgroup(directory: str) -> bool:
 
 
 def _first_word(path: str) -> bytes:
-    """The only word of a cgroup's file; b"" where it is not mounted there, or gone."""
+    """The only word of a cgroup's file; b"" if its hierarchy is not mounted there, or the cgroup is gone."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read(_STAT_BYTES).strip()
@@ -175,7 +176,7 @@ def _first_word(path: str) -> bytes:
 
 
 def common_end(paths: Sequence[str]) -> str:
-    """The last parts that all paths have in common: `b/c` of /x/b/c and /y/b/c."""
+    """Last parts that all paths have in common: `b/c` of /x/b/c and /y/b/c."""
     parts = [path.strip("/").split("/") for path in paths]
     shared: list[str] = []
     for same in zip(*map(reversed, parts), strict=False):
@@ -186,6 +187,7 @@ def common_end(paths: Sequence[str]) -> str:
 
 
 def start_time(stat: bytes) -> int:
-    """The same by what /proc/PID/stat holds."""
+    """Start time as of `start_of`, from the content of /proc/PID/stat."""
+    # The command's name, in brackets, may hold spaces and brackets: fields are counted from the last ")".
     fields = stat.rpartition(b")")[2].split()
     return 0 if fields[_STATE] in _OVER else int(fields[_START_TIME])

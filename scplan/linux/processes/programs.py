@@ -23,9 +23,9 @@ _ENTRY = "import sys; sys.path.append(sys.argv.pop(1)); from scplan.__main__ imp
 
 
 class Ended(NamedTuple):
-    """How a program ended: its exit status (negative: the signal that ended it; None: its time was up).
+    """Result of a program: its exit status (negative: the signal that ended it; None: its time was up).
 
-    `output` is the end of what it wrote to standard output and error, at most as many bytes as were asked for.
+    `output` is the end of its standard output and error, at most as many bytes as were asked for.
     """
 
     status: int | None
@@ -34,7 +34,7 @@ class Ended(NamedTuple):
 
 
 def scplan_command(arguments: Sequence[str], options: Sequence[str] = ("-P",)) -> list[str]:
-    """The command line of another scplan of this very version, whatever its working directory and environment are.
+    """Command line that runs exactly this version of scplan, whatever the working directory and environment are.
 
     `options` are Python's.
     """
@@ -43,14 +43,14 @@ def scplan_command(arguments: Sequence[str], options: Sequence[str] = ("-P",)) -
 
 
 def hook_command(state_dir: str, arguments: Sequence[str]) -> list[str]:
-    """What a runtime is to call, which gives its hooks no environment. Of packages, the hook needs none: no site."""
+    """Command line for a runtime, which gives hooks no environment. A hook needs no site packages: -I and -S."""
     return scplan_command(["--state-dir", os.path.abspath(state_dir), "hook", *arguments], ("-I", "-S"))
 
 
 def start_detached(command: Sequence[str]) -> None:
-    """Starts a program that outlives this process, its terminal and its connection.
+    """Start a program that outlives this process, its terminal and its connection.
 
-    It has a session of its own, no terminal, and nothing of scplan's is open in it.
+    The program has a session of its own, no terminal, and none of scplan's fds.
     """
     import subprocess
 
@@ -69,10 +69,10 @@ def start_detached(command: Sequence[str]) -> None:
 
 
 def start_service(name: str, command: Sequence[str], *, private_mounts: bool = False) -> bool:
-    """Starts a program as a transient service of systemd, which starts it again when it is killed. systemd-run(1).
+    """Start a program as a transient service of systemd, which restarts it when it is killed. systemd-run(1).
 
-    False where systemd does not run, lives in other namespaces than scplan, or refuses. With `private_mounts` its mount
-    namespace may be another one: what a service of systemd starts often has one of its own.
+    Returns False if systemd does not run, is in other namespaces than scplan, or refuses. With `private_mounts` the
+    mount namespaces may differ: a service of systemd often has its own.
     """
     kinds = ("net", "pid", "user", "cgroup") if private_mounts else ("mnt", "net", "pid", "user", "cgroup")
     if not os.path.isdir("/run/systemd/system") or not _in_namespaces_of_init(kinds):
@@ -94,7 +94,7 @@ def start_service(name: str, command: Sequence[str], *, private_mounts: bool = F
 
 
 def _in_namespaces_of_init(kinds: Sequence[str]) -> bool:
-    """Whether a service, which the first process starts, sees the host that scplan sees."""
+    """True if a service, which PID 1 starts, sees the same host as scplan."""
     try:
         return all(os.stat(f"/proc/1/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino for kind in kinds)
     except OSError:
@@ -104,14 +104,14 @@ def _in_namespaces_of_init(kinds: Sequence[str]) -> bool:
 def run_bounded(
     command: Sequence[str], environment: Mapping[str, str], *, timeout_s: float, output_bytes: int
 ) -> Ended:
-    """Runs a program to its end, in a process group of its own, of which nothing is left afterwards.
+    """Run a program to its end, in a process group of its own, of which no process is left afterwards.
 
-    What it writes is read all the time, and only the end of it is kept. Raises KernelError when it can't be started.
+    Output is read continuously, and only its end is kept. Raises KernelError if the program can't be started.
     """
     begun = time.monotonic()
     process: subprocess.Popen[bytes] | None = None
     try:
-        # Who asks to stop between the fork and here would leave a program running that nobody knows of.
+        # A request to stop between the fork and this assignment would leave a running program that nobody knows of.
         with stop_requests_wait():
             process = _started(command, environment)
         assert process.stdout
@@ -123,7 +123,7 @@ def run_bounded(
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A program that leads a session of its own. Raises KernelError."""
+    """Start a program that leads a session of its own. Raises KernelError."""
     import subprocess
 
     try:
@@ -142,8 +142,8 @@ def _started(command: Sequence[str], environment: Mapping[str, str]) -> subproce
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Ends the program and all that it left running in its group; its exit status."""
-    # Before it is reaped, so that the group's ID can't be another's.
+    """Kill the program and all that it left running in its group; return its exit status."""
+    # Before waitpid(2): until the program is reaped, the kernel gives the group's ID to no other group.
     os.killpg(process.pid, signal.SIGKILL)
     if process.stdout:
         process.stdout.close()
@@ -151,7 +151,7 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
 
 
 def _output_of(pid: int, pipe: int, deadline: float, keep_bytes: int) -> tuple[bytes, bool]:
-    """(the end of what is written to `pipe`, whether the process ended by `deadline`)"""
+    """(end of the output, True if the process ended by `deadline`)"""
     kept = b""
     pidfd = os.pidfd_open(pid)
     try:
@@ -168,7 +168,7 @@ def _output_of(pid: int, pipe: int, deadline: float, keep_bytes: int) -> tuple[b
                             return kept, False
                         continue
                     waiting.unregister(pipe)
-                # What it wrote before it ended has been read by now.
+                # By now, the output from before the end has been read.
                 if pidfd in ready:
                     return kept, True
                 if not ready:

@@ -1,4 +1,4 @@
-"""Processes that live beside scplan and do for it what may hang: forked, asked over a socket, gone with it.
+"""Processes beside scplan for work that may hang: forked, asked over a socket, ended with scplan.
 
 Sources: socketpair(2), PR_SET_PDEATHSIG of prctl(2), close_range(2).
 """
@@ -22,16 +22,16 @@ _FIRST_FD = 3
 
 
 class Resident(Closing):
-    """A forked process that serves until its socket is closed; `socket` is this side of it."""
+    """Forked process that serves until its socket is closed; `socket` is this side's end of the socket."""
 
     def __init__(self, serve: Callable[[socket.socket], None], kind: socket.SocketKind) -> None:
-        """Starts it. `serve` gets its side of a socket pair of this kind, and returns when nobody asks any more.
+        """Start the process. `serve` gets its end of a socket pair of this kind, and returns when the other is closed.
 
-        Everything else that was opened before it inherits: it closes what it is not to hold (close_all_but).
+        The process inherits everything else that is open, and closes what it must not hold (close_all_but).
         """
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, kind)
         parent = os.getpid()
-        # Requests to stop are for the parent, which then ends this process: here they stay blocked.
+        # They stay blocked in the child: requests to stop are for the parent, which then ends the child.
         with stop_requests_wait():
             self._pid = os.fork()
             if self._pid == 0:
@@ -43,12 +43,12 @@ class Resident(Closing):
         return self._pid
 
     def close(self) -> None:
-        """Ends it when it is idle: it leaves by itself, in a millisecond."""
+        """End an idle process: it leaves by itself, within a millisecond."""
         self.socket.close()
         end_child(self._pid, time.monotonic() + _LEAVE_S)
 
     def kill(self) -> None:
-        """Ends it whatever it does. One that is stuck in the kernel is left to init after a second."""
+        """Kill the process, even if busy. A process that is stuck in the kernel is left to init after a second."""
         self.socket.close()
         end_child(self._pid, time.monotonic())
 
@@ -56,7 +56,7 @@ class Resident(Closing):
 def _live(serve: Callable[[socket.socket], None], requests: socket.socket, parent: int) -> NoReturn:
     try:
         die_with_parent(parent)
-        # What is garbage of the parent's would close fds by their numbers, which are others' by then.
+        # Collected here, the parent's garbage would close fds by numbers that belong to other files by then.
         gc.freeze()
         close_stdio()
         serve(requests)
@@ -65,7 +65,7 @@ def _live(serve: Callable[[socket.socket], None], requests: socket.socket, paren
 
 
 def close_all_but(kept: Collection[int]) -> None:
-    """Closes every fd above those of stdio that is not to be kept."""
+    """Close all fds above stdio, except those of `kept`."""
     first = _FIRST_FD
     for fd in sorted(kept):
         if fd > first:

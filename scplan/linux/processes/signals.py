@@ -1,4 +1,4 @@
-"""Signals that ask scplan to stop: they interrupt an apply, and wait while it is undone. signal(7)."""
+"""Signals that ask scplan to stop: they interrupt an apply, and are held back while it is undone. signal(7)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ASK_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stop_requests_raise() -> Iterator[None]:
-    """SIGTERM (a service is stopped) and SIGHUP (a terminal is closed) raise KeyboardInterrupt, as ^C does.
+    """In the block, SIGTERM (a service is stopped) and SIGHUP (a terminal closed) raise KeyboardInterrupt, as ^C.
 
-    Also inside a block in which they wait (stop_requests_wait): in this one they don't. Signals that are ignored stay
-    so: that is how nohup(1) and background jobs of a shell ask for it.
+    Also inside a block of stop_requests_wait, which holds them back. Signals that are ignored stay ignored, as nohup(1)
+    and background jobs of a shell expect.
     """
 
     def interrupt(_: int, __: FrameType | None) -> None:
-        # One is enough: what comes on the way out would end that before its time.
+        # Only the first signal raises: a second one would interrupt the cleanup.
         for number in heard:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
@@ -33,7 +33,7 @@ def stop_requests_raise() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
             yield
         finally:
-            # One may still raise here; from then on they wait again.
+            # A signal may still raise before this call; afterwards signals are held back again.
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
         for number, handler in handlers.items():
@@ -41,7 +41,7 @@ def stop_requests_raise() -> Iterator[None]:
 
 
 class Woken:
-    """Signals of a process that waits for fds: `fd` becomes readable with each, and `take` tells which they were."""
+    """Signals of a process that waits for fds: each makes `fd` readable, and `take` returns which were received."""
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self.fd, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -51,7 +51,7 @@ class Woken:
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def take(self) -> set[int]:
-        """Those that came since the last time."""
+        """Signals received since the last call."""
         with suppress(BlockingIOError):
             os.read(self.fd, 1 << 12)
         taken, self._taken = self._taken, set()
@@ -63,7 +63,7 @@ class Woken:
 
 
 def ask_to_stop_ends() -> None:
-    """For a child of a process that is woken: SIGTERM ends it at once, other requests are for the parent."""
+    """For a child of a process with `Woken`: SIGTERM ends the child at once; SIGINT and SIGHUP are for the parent."""
     signal.set_wakeup_fd(-1)
     for number in _ASK_TO_STOP:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
@@ -71,7 +71,7 @@ def ask_to_stop_ends() -> None:
 
 @contextmanager
 def stop_requests_wait() -> Iterator[None]:
-    """Holds them back until the block ends, and then lets them through."""
+    """Hold back requests to stop until the block ends, then deliver them."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, _ASK_TO_STOP)
     try:
         yield
@@ -80,11 +80,11 @@ def stop_requests_wait() -> Iterator[None]:
 
 
 def hear_stop_requests() -> None:
-    """For a program that is started while they wait: it must not begin deaf."""
+    """Unblock requests to stop in a program that was started while they were held back: execve(2) keeps the mask."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK_TO_STOP)
 
 
 def forget_stop_requests() -> None:
-    """Those that wait are not heard: what they ask for has happened. sigtimedwait(2)."""
+    """Discard pending requests to stop, because the stop has happened. sigtimedwait(2)."""
     while signal.sigtimedwait(_ASK_TO_STOP, 0) is not None:
         pass

@@ -1,8 +1,8 @@
-"""The stepper: one process that takes all steps into containers, one after the other, and comes back from each.
+"""The stepper: one process that takes all steps into containers, one after the other, and returns from each.
 
-A fork costs more than what most steps do (docs/explanation/kernel.md, "Time"). A step is a picklable function with
-the fds that it is to act on, which go along with it: nothing is opened again by path. The stepper holds the locks and
-the journal of its parent, so that neither is free while a step may still be under way, and nothing else.
+A fork costs more than most steps (docs/explanation/kernel.md, "Time"). A step is a picklable function, sent together
+with the fds that it acts on: no path is opened twice. The stepper holds its parent's locks and journal, so that both
+stay locked while a step may be running; it holds nothing else of the parent.
 Sources: unix(7) SCM_RIGHTS, setns(2), chroot(2), flock(2), proc_pid_fdinfo(5).
 """
 
@@ -33,9 +33,10 @@ _MAX_FDS = 64
 
 
 class Stepper(Closing):
-    """Takes steps in a process of its own, which is started by the first one.
+    """Takes steps in a process of its own, which the first step starts.
 
-    It holds what was locked then. Who locks something else closes it before the next step: a new one is started.
+    The process holds the locks of its parent at that time. After locking another file, close the stepper: the next step
+    starts a new process.
     """
 
     def __init__(self) -> None:
@@ -43,21 +44,21 @@ class Stepper(Closing):
 
     @property
     def pid(self) -> int | None:
-        """The process; None before the first step, and after one that had to be killed."""
+        """PID of the process; None before the first step, and after a step that had to be killed."""
         return self._resident.pid if self._resident is not None else None
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         if self._resident is not None:
             self._resident.close()
             self._resident = None
 
     def take(self, step: Step[T], fds: Sequence[int], *, what: str, timeout_s: float = CHILD_TIMEOUT_S) -> T:
-        """What `step` returns, called with copies of `fds` that are closed afterwards; `what` names it in errors.
+        """Result of `step`, called with copies of `fds` that are closed afterwards; `what` names the step in errors.
 
-        An error of the step is raised here, as ScplanError or OSError. A process that hangs (on a file system that the
-        container serves, say) is killed when the time is up, and one that dies is reported: both are a KernelError.
-        Whatever the step did to its process (namespaces, root, umask, fds) is taken back when this returns.
+        Raises the step's error as ScplanError or OSError, and KernelError for a process that dies or hangs (on a file
+        system that the container serves, say); it is killed when its time is up. When this returns, all that the step
+        changed of its process (namespaces, root, umask, fds) is restored.
         """
         import pickle
 
@@ -66,7 +67,7 @@ class Stepper(Closing):
         try:
             answer = self._ask(request, fds, deadline)
         except BaseException:
-            # Interrupted: what may still be under way must not be when this is undone.
+            # Interrupted: the step must not be running any more when its operation is undone.
             self._kill()
             raise
         if answer is None:
@@ -82,7 +83,7 @@ class Stepper(Closing):
         return result
 
     def _ask(self, request: bytes, fds: Sequence[int], deadline: float) -> bytes | None:
-        """The answer; None when the process died, or the time was up."""
+        """Answer of the process; None if the process died, or the time was up."""
         if self._resident is None:
             self._resident = Resident(_serve, socket.SOCK_STREAM)
         asking = self._resident.socket
@@ -101,9 +102,9 @@ class Stepper(Closing):
 
 
 def _serve(requests: socket.socket) -> None:
-    """The life of the process. Without a way back it ends: its next step would be taken elsewhere.
+    """Run the process's whole life. It ends if it can't return from a step: the next step would run elsewhere.
 
-    An answer is (True, what the step returned) or (False, its error), and whether the process is back from it.
+    An answer is (True, result of the step) or (False, its error), and True if the process has returned from the step.
     """
     import pickle
 
@@ -119,7 +120,7 @@ def _serve(requests: socket.socket) -> None:
         is_back, problem = answer_of(home.come_back)
         if not is_back and outcome[0]:
             outcome = False, problem
-        # Before the answer: what is still open of a mount keeps it from being unmounted.
+        # Before the answer: an open fd of a mount keeps the mount from being unmounted. umount(2), EBUSY
         close_all_but(kept)
         answer = pickle.dumps((*outcome, is_back))
         requests.sendall(len(answer).to_bytes(_LENGTH_BYTES, "little") + answer)
@@ -128,20 +129,20 @@ def _serve(requests: socket.socket) -> None:
 
 
 def _received(request: bytes, fds: Sequence[int]) -> object:
-    """Takes the step as it came. To unpickle it imports what it needs, outside of any container."""
+    """Take the received step. Unpickling imports the modules that it needs, outside of any container."""
     import pickle
 
     return pickle.loads(request)(fds)
 
 
 class _Home:
-    """What a step may change of the process, as it is outside of all containers. The working directory is the root."""
+    """Parts of the process that a step may change, as they are outside of all containers. Enters the directory "/"."""
 
     def __init__(self) -> None:
         os.chdir("/")
         self._namespace_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self._root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        # Names this process wherever it is: in a container /proc may be another one, or none.
+        # Names this process in every mount namespace: in a container, /proc may be another one, or missing.
         self._process_fd = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._namespaces = self._own_namespaces()
         self._umask = os.umask(0)
@@ -150,21 +151,21 @@ class _Home:
 
     @property
     def fds(self) -> tuple[int, int, int]:
-        """What has to be kept open for the way back."""
+        """fds that must stay open for the return."""
         return self._namespace_fd, self._root_fd, self._process_fd
 
     def come_back(self) -> None:
-        """From wherever it is in this user namespace. Imports come last: before, they would be the container's."""
+        """Return from anywhere in this user namespace. Imports come last: earlier, modules would be the container's."""
         try:
             setns(self._namespace_fd, CLONE_NEWNS, name="scplan's own mount namespace")
             os.fchdir(self._root_fd)
             os.chroot(".")
         except (KernelError, PermissionError):
-            # Without privileges no step gets away from here in the first place.
+            # Without privileges, no step can leave this namespace or root.
             if not self._is_here():
                 raise
         os.umask(self._umask)
-        # What finders have cached of directories is looked up anew, not trusted.
+        # Finders have cached directories, maybe of the container: these are looked up anew.
         sys.path_importer_cache.clear()
         sys.path[:], sys.path_hooks[:], sys.meta_path[:] = self._path, self._path_hooks, self._meta_path
 
@@ -172,7 +173,7 @@ class _Home:
         return [namespace_id(f"ns/{kind}", dir_fd=self._process_fd) for kind in ("user", "mnt")]
 
     def _is_here(self) -> bool:
-        """True if the process has its own namespaces and root still, or again."""
+        """True if the process is in its own namespaces and root."""
         if self._own_namespaces() != self._namespaces:
             return False
         os.fchdir(self._root_fd)
@@ -185,19 +186,19 @@ class _Home:
 
 
 def _locked_fds() -> list[int]:
-    """Those on which a flock(2) is held: this process's copies hold it too."""
+    """fds with a flock(2) held, by this process's copies as well: the lock belongs to the open file description."""
     return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and _is_locked(fd)]
 
 
 def _is_locked(fd: int) -> bool:
     try:
         found = os.fstat(fd)
-        # Files of namespaces are regular too, and there may be thousands; nobody can write to them.
+        # Skip files of namespaces: they are regular, too, and may be thousands, but nobody can write to them.
         if not stat.S_ISREG(found.st_mode) or not found.st_mode & stat.S_IWUSR:
             return False
         with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
             return any(line.startswith(b"lock:") for line in file)
     except OSError as error:
-        if error.errno in (errno.EBADF, errno.ENOENT):  # the listing's own, which is closed by now
+        if error.errno in (errno.EBADF, errno.ENOENT):  # fd of the listing itself, closed by now
             return False
         raise KernelError.from_os(f"open(/proc/self/fdinfo/{fd})", error) from None
