@@ -35,7 +35,7 @@ class Cgroup:
         self._directory = host.cgroup_mount(controller) + self.path
 
     def read(self, file: str) -> str | None:
-        """The file's text without the last newline; None when this kernel has no such file."""
+        """Text of the file without the last newline; None if this kernel has no such file."""
         try:
             fd = os.open(f"{self._directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -51,17 +51,17 @@ class Cgroup:
             os.close(fd)
 
     def may_write(self, file: str) -> bool:
-        """True if this process may write to the file: a cgroup that was not delegated is root's."""
+        """True if this process may write to the file: without delegation, a cgroup belongs to root."""
         return os.access(f"{self._directory}/{file}", os.W_OK, effective_ids=True)
 
     def above(self) -> Cgroup:
-        """The cgroup that this one lies in, to be read."""
+        """Parent of this cgroup, for reading."""
         parent = copy(self)
         parent.path, parent._directory = os.path.dirname(self.path), os.path.dirname(self._directory)
         return parent
 
     def has(self, file: str) -> bool:
-        """Whether this kernel has the file; asked once, since all containers have the same ones."""
+        """True if this kernel has the file. Cached, because all containers have the same files."""
         known = self.host.cgroup_files
         if (self.controller, file) not in known:
             try:
@@ -78,7 +78,7 @@ class Cgroup:
             raise KernelError.from_os(f"open({self._directory})", error) from None
 
     def refuse_shared(self) -> None:
-        """Raises ScplanError when the cgroup is the host's root or scplan's own: a limit there would hit others."""
+        """Raise ScplanError if the cgroup is the host's root or scplan's own: a limit there would affect others."""
         if not self.is_its_own:
             raise ScplanError(
                 f"container {self.container.name} has no {self.controller} cgroup of its own (it is in {self.path})",
@@ -86,7 +86,7 @@ class Cgroup:
             )
 
     def below(self) -> list[Cgroup]:
-        """The cgroups that lie directly in this one, to be read."""
+        """Children of this cgroup, for reading."""
         try:
             with os.scandir(self._directory) as entries:
                 names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -100,7 +100,7 @@ class Cgroup:
         return found
 
     def write(self, file: str, text: str, *, hint: str = "", hints: Mapping[int, str] | None = None) -> None:
-        """Writes one value in one write(2), as cgroup files want it; `hints` are ways out by errno.
+        """Write one value in one write(2), as cgroup files require; `hints` are hints for errors, by errno.
 
         Raises ScplanError as `refuse_shared` does.
         """
@@ -120,7 +120,7 @@ class Cgroup:
 
 
 class DeviceRules:
-    """What a devices.list says: lines of `c 1:3 rwm`, in which "*" is any number, and the type "a" any device."""
+    """Rules of a devices.list: lines of `c 1:3 rwm`, in which "*" is any number, and the type "a" any device."""
 
     def __init__(self, text: str) -> None:
         self._exact: dict[tuple[str, str], str] = {}
@@ -135,15 +135,15 @@ class DeviceRules:
 
     @property
     def allow_all(self) -> bool:
-        """Whether there is no whitelist, so that there is nothing to grant and nothing to deny."""
+        """True without a whitelist: all devices are allowed, and none can be granted or denied."""
         return any(kind == "a" for kind, *_ in self._wider)
 
     def exact(self, kind: str, numbers: str) -> str:
-        """What a rule for exactly this device allows: a subset of "rwm". `kind` is "b" or "c"."""
+        """Access that a rule for exactly this device allows: a subset of "rwm". `kind` is "b" or "c"."""
         return self._exact.get((kind, numbers), "")
 
     def wider(self, kind: str, numbers: str) -> str:
-        """What rules for more than this one device allow it."""
+        """Access that rules for more than this device allow to it."""
         major, minor = numbers.split(":")
         return join_access(
             *(
@@ -154,37 +154,37 @@ class DeviceRules:
         )
 
 
-# Most containers of a host have the same rules.
+# Cached: most containers of a host have the same rules.
 _rules_of = lru_cache(maxsize=64)(DeviceRules)
 
 
 def device_rules(cgroup: Cgroup) -> DeviceRules:
-    """The rules of the container's devices cgroup."""
+    """Rules of the container's devices cgroup."""
     return _rules_of(cgroup.read("devices.list") or "")
 
 
 @lru_cache(maxsize=1024)
 def join_access(*parts: str) -> str:
-    """The union, in the order r, w, m."""
+    """Union of accesses, in the order r, w, m."""
     return "".join(letter for letter in _ACCESS if any(letter in part for part in parts))
 
 
 @lru_cache(maxsize=1024)
 def access_without(access: str, other: str) -> str:
-    """What is in the first and not in the second."""
+    """Letters of `access` that are not in `other`."""
     return "".join(letter for letter in access if letter not in other)
 
 
 @lru_cache(maxsize=1024)
 def common_access(one: str, other: str) -> str:
-    """What is in both."""
+    """Letters in both accesses."""
     return "".join(letter for letter in _ACCESS if letter in one and letter in other)
 
 
 def set_exact_access(cgroup: Cgroup, kind: str, numbers: str, wanted: str) -> None:
-    """Makes the rule for exactly this device allow `wanted` and no more; nothing is written where it does already.
+    """Make the rule for exactly this device allow `wanted` and no more; only differences are written.
 
-    Where a wider rule allows everything (no whitelist) there is nothing to grant, and nothing is denied.
+    If a wider rule allows all devices (no whitelist), there is nothing to grant, and nothing is denied.
     """
     rules = device_rules(cgroup)
     if rules.allow_all:
@@ -198,28 +198,28 @@ def set_exact_access(cgroup: Cgroup, kind: str, numbers: str, wanted: str) -> No
 
 
 def read_limits(cgroup: Cgroup, numbers: str) -> dict[str, int]:
-    """The four throttle limits of one disk by name, as in LIMIT_FILES; 0 is no limit."""
+    """The four throttle limits of a disk by name, as in LIMIT_FILES; 0 is no limit."""
     return {name: _line_of(cgroup.read(file), numbers) for name, file in LIMIT_FILES.items()}
 
 
 def read_weight(cgroup: Cgroup, numbers: str) -> int:
-    """The disk's own weight; 0 when it has none."""
+    """Weight of a disk; 0 if it has none of its own."""
     file = weight_file(cgroup)
     return _line_of(cgroup.read(file), numbers) if file is not None else 0
 
 
 def weight_file(cgroup: Cgroup) -> str | None:
-    """The file of per-device weights that this kernel has: BFQ's, or the CFQ scheduler's on old kernels."""
+    """File of weights per device in this kernel: BFQ's, or the CFQ scheduler's on old kernels; None without both."""
     return next((file for file in _WEIGHT_FILES if cgroup.has(file)), None)
 
 
 def write_limit(cgroup: Cgroup, name: str, numbers: str, value: int) -> None:
-    """Sets one throttle limit; 0 lifts it. One line a write: the kernel drops all others."""
+    """Set one throttle limit; 0 removes it. One line per write: the kernel ignores all further lines."""
     cgroup.write(LIMIT_FILES[name], f"{numbers} {value}", hint="limits are for whole disks; is the disk still there?")
 
 
 def write_weight(cgroup: Cgroup, numbers: str, value: int) -> None:
-    """Sets the disk's weight; 0 takes it away."""
+    """Set the weight of a disk; 0 removes it."""
     file = weight_file(cgroup)
     if file is None:
         if not value:

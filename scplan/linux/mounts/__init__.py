@@ -1,1 +1,1 @@
-"""Mounts: listed, made, parked and taken away."""
+"""Mounts: listed, attached, parked and detached."""

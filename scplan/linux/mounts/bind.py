@@ -1,4 +1,4 @@
-"""Trees of the host attached in a running container: the target is made there, mounted on, and taken away again.
+"""Mount trees of the host in a running container: make the target, attach a tree, detach it, remove the target.
 
 Sources: open_tree(2), move_mount(2), umount2(2), mount_namespaces(7).
 """
@@ -52,14 +52,14 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def missing(container: Container, target: str) -> tuple[str, ...]:
-    """Of a target and the directories above it, those that are not there, outermost first."""
+    """Paths that do not exist, of a target and the directories above it, outermost first."""
     if container.status(target) is not None:
         return ()
     return (*missing_directories(container.status, target), target)
 
 
 class Outer(NamedTuple):
-    """A read-only mount of scplan: what has to be made below its target is made in its source on the host."""
+    """A read-only mount of scplan: paths below its target are made in its source on the host."""
 
     target: str
     source: str
@@ -67,10 +67,10 @@ class Outer(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """Paths to be made before something is mounted: directories above a target, and maybe itself, outermost first.
+    """Paths to make before a mount: directories above its target, and maybe the target, outermost first.
 
-    Those that lie in a mount of `through`, of which the innermost comes first, are made in its source. `attributes` are
-    owner, mode and extended attributes of paths that were there before, as made_files writes them.
+    Paths inside a mount of `through` (innermost mount first) are made in the source of that mount. `attributes` are
+    owner, mode and extended attributes of paths that existed before, in the format of made_files.
     """
 
     paths: tuple[str, ...]
@@ -79,7 +79,7 @@ class Missing(NamedTuple):
     attributes: tuple[str, ...] = ()
 
     def make(self, root_fd: int, target: str) -> None:
-        """Makes them with the ids of this process. Raises KernelError."""
+        """Make the paths outside of `through`, with the ids of this process. Raises KernelError."""
         try:
             for path in self.paths:
                 if _outer_of(path, self.through) is None:
@@ -93,7 +93,7 @@ class Missing(NamedTuple):
             raise KernelError.from_os(f"mkdir({target})", error, hint=hint) from None
 
     def make_outside(self, container: Container, target: str) -> None:
-        """Makes those of `through`, for the container's root, and gives all of them their attributes."""
+        """Make the paths inside `through`, for the container's root; then set the attributes of all paths."""
         owner = container.host_id("uid", 0), container.host_id("gid", 0)
         try:
             for path in self.paths:
@@ -123,12 +123,12 @@ class Missing(NamedTuple):
 
 
 def _outer_of(path: str, through: Iterable[Outer]) -> Outer | None:
-    """The mount in whose source the path is to be made."""
+    """Mount in whose source a path must be made; None if there is none."""
     return next((one for one in through if path.startswith(f"{one.target}/")), None)
 
 
 def _open_source(outer: Outer) -> int | None:
-    """An O_PATH fd of what is mounted, on the host; None when its path is another file's by now."""
+    """O_PATH fd of the mounted directory on the host; None if its path leads to another file by now."""
     try:
         fd = os.open(outer.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -151,12 +151,12 @@ def attach(
     finish: Callable[[int], None] | None = None,
     locks: bool = True,
 ) -> None:
-    """Mounts a detached tree on the target, unless it is there already; `source` says in errors what it is.
+    """Mount a detached tree on the target, unless it is mounted already; `source` names the tree in errors.
 
-    What is `missing` is made before, as the container's root. `tree` is an fd, or makes one in the step, before that
-    enters the container. With `finish`, unless `locks` is false, the tree is locked where the container's root could
-    change mounts: it can neither lift its flags nor unmount parts of it. `finish(tree)` then sets what locking and
-    mounting lose. What can be called is pickled.
+    First, the `missing` paths are made, as the container's root. `tree` is an fd, or a function that returns one and is
+    called in the step, before the step enters the container. With `finish`, and unless `locks` is false, the tree is
+    locked if the container's root could change mounts: that root can then neither clear the tree's flags nor unmount
+    parts of it. `finish(tree)` then sets what locking and mounting have changed. Functions are pickled.
     """
     container.refuse_host_mounts()
     made_apart = bool(missing.paths) and container.has_user_namespace
@@ -171,7 +171,7 @@ def attach(
     attaching = _Attaching(
         target, source, None if made_apart else missing, finish, is_locked, tree if callable(tree) else None
     )
-    # To lock a tree takes the process into the container's user namespace.
+    # Locking a tree moves the process into the container's user namespace, from which it can't return.
     run = container.apart if is_locked else container.bounded
     run(attaching.take, *([] if callable(tree) else [tree]), what=f"mount {target} in container {container.name}")
 
@@ -188,7 +188,7 @@ def _make_missing(container: Container, missing: Missing, target: str) -> None:
 
 
 class _Attaching(NamedTuple):
-    """The step that mounts a tree; `missing` is None when nothing has to be made in it."""
+    """The step that mounts a tree; `missing` is None if no paths have to be made in the step."""
 
     target: str
     source: str
@@ -198,18 +198,18 @@ class _Attaching(NamedTuple):
     open_tree: Callable[[], int] | None
 
     def take(self, container: Container, *given: int) -> None:
-        """With the tree given, or opened here."""
-        # First: to make a tree may take the process into a mount namespace that shares nothing with the host's.
+        """Mount the given tree, or the tree that `open_tree` returns."""
+        # Read this first: `open_tree` may move the process into a mount namespace that shares nothing with the host's.
         of_host = container.host.peer_groups
         tree = self.open_tree() if self.open_tree is not None else given[0]
         if self.missing is not None:
-            # The ids of its root are this process's.
+            # This process has the ids of the container's root.
             os.umask(0)
             self.missing.make(container.root_fd, self.target)
         with opened(_open_target(container, self.target)) as fd:
             there = statx(fd)
             if not self._is_needed(there, os.fstat(tree)):
-                # Attached by a process that was killed, perhaps before it could finish.
+                # Attached by a process that was killed, perhaps before it called `finish`.
                 container.enter()
                 self._finish(fd)
                 return
@@ -219,11 +219,11 @@ class _Attaching(NamedTuple):
                 self._finish(tree)
             container.enter()
             move_mount(tree, fd, name=self.target)
-            # In a mount that is shared, as the root is under systemd and LXC, a tree becomes shared too.
+            # On a shared mount (such as the root under systemd and LXC), the tree becomes shared. mount_namespaces(7)
             self._finish(tree)
 
     def _is_needed(self, there: FileStatus, wanted: os.stat_result) -> bool:
-        """Whether the tree is not mounted yet. Raises ScplanError when it can't be mounted on what is there."""
+        """True if the tree is not mounted yet. Raises ScplanError if it can't be mounted on the target's file."""
         if stat.S_ISLNK(there.st_mode):
             raise ScplanError(
                 f"{self.target} is a symlink in the container", hint="name the path that it leads to as the target"
@@ -255,7 +255,7 @@ def _open_target(container: Container, target: str) -> int:
 
 
 def _refuse_shared_with_host(container: Container, there: FileStatus, target: str, groups: frozenset[int]) -> None:
-    """Raises ScplanError when what is mounted on the target would be on the host too: its peer `groups`."""
+    """Raise ScplanError if a mount on the target would also appear on the host, which has the peer `groups`."""
     if groups and any(mount.id == there.mount_id and mount.shared in groups for mount in container.mounts()):
         raise ScplanError(
             f"{target} lies in a mount that container {container.name} shares with the host",
@@ -274,12 +274,12 @@ def detach(
     lazy: bool = False,
     parked: str = "",
 ) -> None:
-    """Unmounts what is mounted on the target, if anything is and `is_ours(container, fd)`; removes what was `made`.
+    """Unmount the tree on the target if `is_ours(container, fd)`; remove the files and directories in `made`.
 
-    Before, a clone of it is kept at `parked`. Lazy: who has it open keeps it; else that is a KernelError EBUSY. A tree
-    with mounts in it is always taken lazily, and first made private: the unmounting of the mounts in it would spread
-    to the host. They are locked together with it where the container has a user namespace, and can't be unmounted one
-    by one. `through` as in Missing. `is_ours` is pickled.
+    First, a clone of the tree is parked at `parked`. With `lazy`, processes keep the files that they have open; else
+    open files are a KernelError EBUSY. A tree with submounts is always unmounted lazily, and first made private:
+    unmounting the submounts would propagate to the host. If the container has a user namespace, submounts are locked to
+    the tree, and can't be unmounted one by one. `through` as in Missing. `is_ours` is pickled.
     """
     container.check_enterable()
     detaching = _Detaching(target, is_ours, made, through, lazy, parked)
@@ -287,7 +287,7 @@ def detach(
 
 
 class _Detaching(NamedTuple):
-    """The step that unmounts."""
+    """The step that unmounts a tree."""
 
     target: str
     is_ours: Callable[[Container, int], bool]
@@ -299,7 +299,7 @@ class _Detaching(NamedTuple):
     def take(self, container: Container) -> None:
         parent = self._prepared(container)
         if parent is None and not self._has_left(container):
-            return  # to enter takes privileges that an undo of what was never made can do without
+            return  # nothing was made; an undo must get by without the privileges to enter
         with ExitStack() as stack:
             sources = {outer: fd for outer in self.through if (fd := _open_source(outer)) is not None}
             for fd in sources.values():
@@ -310,11 +310,11 @@ class _Detaching(NamedTuple):
                 outer = _outer_of(path, self.through)
                 if outer is None:
                     remove_made(root_fd, (path,))
-                elif outer in sources:  # else the source was replaced: what was made in it went with it
+                elif outer in sources:  # else the source was replaced, and the made files went with it
                     remove_made(sources[outer], (path.removeprefix(outer.target),))
 
     def _has_left(self, container: Container) -> bool:
-        """True if any of the files and directories that were made for the target is there."""
+        """True if a file or directory in `made` may still exist."""
         return any(
             _outer_of(path, self.through) is not None or stat_in_root(container.root_fd, path) is not None
             for path in self.made
@@ -323,14 +323,14 @@ class _Detaching(NamedTuple):
     def _unmount(self, parent: tuple[int, bool] | None) -> None:
         if parent is not None:
             with opened(parent[0]) as directory:
-                # By name in this directory: what is mounted there can't be renamed in this namespace.
+                # By name in this directory: a mount point can't be renamed in its own mount namespace. rename(2)
                 os.fchdir(directory)
                 _unmount(os.path.basename(self.target), self.target, MNT_DETACH if self.lazy or parent[1] else 0)
 
     def _prepared(self, container: Container) -> tuple[int, bool] | None:
-        """(fd of the directory that holds the target, whether mounts are in the tree); None when it is not ours.
+        """(fd of the target's directory, True if submounts require a lazy unmount); None if the tree is not scplan's.
 
-        A clone is kept by then, and a tree that spreads does no more.
+        By then a clone is parked, and a tree with submounts is private.
         """
         found = _ours(container, self.target, self.is_ours)
         if found is None:
@@ -349,13 +349,14 @@ class _Detaching(NamedTuple):
 
 
 def _cloned(container: Container, fd: int, target: str) -> int:
-    """A detached clone of the live tree at an opened path of the container."""
+    """Detached clone of the live tree at an opened path of the container."""
+    # open_tree(2) clones mounts of the caller's mount namespace only (EINVAL).
     with container.mounts_entered():
         return open_tree_fd(fd, recursive=True, name=target)
 
 
 def _ours(container: Container, target: str, is_ours: Callable[[Container, int], bool]) -> tuple[int, int] | None:
-    """(fd of the directory that holds the target, fd of what is mounted there); None when it is not ours."""
+    """(fd of the target's directory, fd of the mount on the target); None if the mount is not scplan's."""
     try:
         with ExitStack() as stack:
             parent, name = stack.enter_context(parent_of(container.root_fd, target))
@@ -378,9 +379,9 @@ def reattach(
     *,
     missing: Missing,
 ) -> None:
-    """Mounts a clone of the tree that is kept at `parked` on the target, with its flags, its peers and all in it.
+    """Mount a clone of the tree parked at `parked` on the target, with its flags, peer groups and submounts.
 
-    Does nothing where the tree itself was never taken out. One that was changed since is unmounted first.
+    Does nothing if the tree itself was never unmounted. A tree that has changed since is unmounted first.
     """
     fd = open_parked(parked)
     if fd is None:
@@ -407,7 +408,7 @@ def reattach(
 
 
 def clone_of_parked(place: str) -> int:
-    """A detached clone of the tree that is kept at a place."""
+    """Detached clone of the tree that is parked at a place."""
     fd = open_parked(place)
     if fd is None:
         raise ScplanError(f"nothing is kept at {place} any more")
@@ -416,13 +417,13 @@ def clone_of_parked(place: str) -> int:
 
 
 def _is_there(container: Container, target: str, is_ours: Callable[[Container, int], bool], kept: list[Branch]) -> bool:
-    """True if the tree at the target is the one of which a clone is kept, unchanged."""
+    """True if the target holds the unchanged tree of which a clone is parked."""
     found = _ours(container, target, is_ours)
     if found is None:
         return False
     with opened(found[0]), opened(found[1]) as fd:
         live = tree_of(container.mounts(), statx(fd).mount_id)
-        # What is kept of a file that was removed is a copy: the mount itself was not taken out.
+        # Of a removed file, a copy is parked: a live mount of the removed file is the original.
         is_original = is_removed(live[0].mount) and not is_removed(kept[0].mount)
         return is_original or are_alike(kept, live)
 
@@ -432,7 +433,7 @@ def _restore_propagation(tree: int, propagation: tuple[tuple[str, int], ...], na
 
 
 def _unmount(name: str, target: str, flags: int) -> None:
-    """Unmounts what is at `name`. Waits a moment for who only looks at it, as another scplan does, and monitoring."""
+    """Unmount the mount at `name`; while it is busy, wait a moment: another scplan, or monitoring, may look at it."""
     deadline = time.monotonic() + _PASSING_S
     while True:
         try:

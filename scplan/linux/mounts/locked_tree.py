@@ -1,7 +1,7 @@
-"""Mount trees that the root of a user namespace can't open up. Source: mount_namespaces(7), "Restrictions".
+"""Mount trees that the root of a user namespace can't take apart. Source: mount_namespaces(7), "Restrictions".
 
-Flags and submounts of a mount are locked when a mount namespace is copied for a less privileged user namespace, and
-only then: a tree that is moved into the container's namespace directly is the container's to change.
+The kernel locks flags and submounts of a mount only while it copies a mount namespace for a less privileged user
+namespace: a tree that is moved directly into the container's namespace can be changed by the container.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _SCRATCH = "tree"
 
 
 def lock_tree(tree: int, owner_fd: int, *, name: str) -> int:
-    """A copy of a detached tree, locked for the user namespace `owner_fd`; what was shared receives only.
+    """Copy of a detached tree, locked for the user namespace `owner_fd`; shared mounts in it become slaves.
 
-    For a child: it leaves this process in that user namespace, in a mount namespace of its own. `name` is for errors.
+    For a child: leaves this process in that user namespace, in a mount namespace of its own. `name` is for errors.
     """
     unshare(CLONE_NEWNS, name="the mount namespace")
     make_rprivate("/")
@@ -42,7 +42,7 @@ def lock_tree(tree: int, owner_fd: int, *, name: str) -> int:
             os.mknod(_SCRATCH, stat.S_IFREG | 0o600, dir_fd=scratch)
         with opened(os.open(_SCRATCH, os.O_PATH | os.O_CLOEXEC, dir_fd=scratch)) as place:
             move_mount(tree, place, name=name)
-        # The copy of a namespace takes the working directory along, and nothing else that is open.
+        # A new mount namespace takes the working directory along, but no other open fd. unshare(2)
         os.fchdir(scratch)
     setns(owner_fd, CLONE_NEWUSER, name="the user namespace of the container")
     unshare(CLONE_NEWNS, name="the mount namespace, for the container's user namespace")

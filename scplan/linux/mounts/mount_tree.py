@@ -1,4 +1,4 @@
-"""A mount with all mounts below it: listed, written down as text, and given its flags back. mount_setattr(2)."""
+"""A mount with all mounts below it: listed, written as text, and restored in its flags. mount_setattr(2)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Branch(NamedTuple):
     mount: Mount
 
     def is_like(self, other: Branch) -> bool:
-        """True if both are at the same path, and are the same mount in all but its ID."""
+        """True if both are the same mount at the same path, except for the mount's ID."""
         one, two = self.mount, other.mount
         return (self.path, one.device, one.root, one.options, one.shared, one.master, one.unbindable) == (
             other.path,
@@ -52,7 +52,7 @@ class Branch(NamedTuple):
 
 
 def tree_of(mounts: Iterable[Mount], top_id: int) -> list[Branch]:
-    """The tree of the mount with this ID, parents first; empty when it is not among `mounts`."""
+    """Tree of the mount with this ID, parents first; empty if the ID is not among `mounts`."""
     found: list[Branch] = []
     inside: set[int] = set()
     prefix = ""
@@ -68,7 +68,7 @@ def tree_of(mounts: Iterable[Mount], top_id: int) -> list[Branch]:
 
 
 def are_alike(one: Sequence[Branch], other: Sequence[Branch]) -> bool:
-    """True if two trees are the same in all but the IDs of their mounts."""
+    """True if two trees are equal except for the IDs of their mounts."""
     pairs = zip(sorted(one, key=_by_path), sorted(other, key=_by_path), strict=False)
     return len(one) == len(other) and all(first.is_like(second) for first, second in pairs)
 
@@ -78,7 +78,7 @@ def _by_path(branch: Branch) -> str:
 
 
 def written(tree: Iterable[Branch]) -> tuple[str, ...]:
-    """The tree as texts, one for each mount: `ro,nosuid slave 8:1 /root/of/it /path`."""
+    """The tree as texts, one per mount: `ro,nosuid slave 8:1 /root/of/it /path`."""
     return tuple(
         " ".join(
             (
@@ -94,7 +94,7 @@ def written(tree: Iterable[Branch]) -> tuple[str, ...]:
 
 
 class Remembered(NamedTuple):
-    """What a text of `written` holds."""
+    """A mount, as a text of `written` holds it."""
 
     options: str
     propagation: str
@@ -109,7 +109,7 @@ class Remembered(NamedTuple):
 
 
 def remembered(texts: Iterable[str]) -> list[Remembered]:
-    """The mounts of a tree that was written down; texts of another form are left out."""
+    """Mounts of a tree from texts of `written`; texts in other forms are ignored."""
     found = []
     for text in texts:
         words = text.split(" ")
@@ -120,7 +120,7 @@ def remembered(texts: Iterable[str]) -> list[Remembered]:
 
 
 def flags_of(options: str) -> int:
-    """MOUNT_ATTR_* of the options of a mount. Neither noatime nor relatime means strictatime."""
+    """MOUNT_ATTR_* of a mount's options. Options without noatime and relatime stand for strictatime."""
     words = options.split(",")
     flags = 0
     for word in words:
@@ -131,26 +131,27 @@ def flags_of(options: str) -> int:
 
 
 def set_flags(fd: int, flags: int, *, name: str) -> None:
-    """Gives an opened mount exactly these flags; the mounts below keep theirs."""
+    """Set exactly these flags on an opened mount; the mounts below keep theirs."""
+    # The atime modes are one field of several bits, which must be cleared to be set. mount_setattr(2)
     mount_setattr(fd, set_flags=flags, clear_flags=_ALL_FLAGS & ~flags | MountAttr.ATIME, recursive=False, name=name)
 
 
 def propagation_of(tree: Iterable[Branch]) -> tuple[tuple[str, int], ...]:
-    """(path, MS_PRIVATE or MS_SLAVE) of the mounts of a tree that are not shared."""
+    """(path, MS_PRIVATE or MS_SLAVE) of each mount of a tree that is not shared."""
     return tuple(
         (branch.path, MS_SLAVE if branch.mount.master else MS_PRIVATE) for branch in tree if not branch.mount.shared
     )
 
 
 def restore_propagation(top_fd: int, propagation: Iterable[tuple[str, int]], *, name: str) -> None:
-    """Takes back that mounts become shared when their tree is attached below a shared mount."""
+    """Restore the propagation of mounts that became shared when their tree was attached below a shared mount."""
     for path, kind in propagation:
         with opened(open_below(top_fd, path)) as fd:
             mount_setattr(fd, propagation=kind, recursive=False, name=name + path)
 
 
 def open_below(top_fd: int, path: str) -> int:
-    """An O_PATH fd of the root of one mount of the tree whose top is opened; `path` as in Branch.
+    """O_PATH fd of the root of a mount in the tree whose top is opened; `path` as in Branch.
 
     Symlinks are not followed. Raises KernelError.
     """

@@ -1,4 +1,4 @@
-"""Mounts as the kernel lists them. Source: /proc/PID/mountinfo, proc_pid_mountinfo(5)."""
+"""Mounts as listed by the kernel. Source: /proc/PID/mountinfo, proc_pid_mountinfo(5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from scplan.startup.named_tuple import NamedTuple
 
-# The kernel ends an answer before a line that would not fit into its 4 KiB; lines without paths are much shorter.
+# A read ends before a line that would not fit into its 4 KiB. Lines without paths are short: below 1 KiB, none is left.
 _SURELY_WHOLE = 1024
 _FEW_POINTS = 8
 REMOVED = "//deleted"
@@ -17,7 +17,7 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
-    """One line. `point` is the mount point as that process sees it; `root` the directory of the file system in it.
+    """A line of mountinfo. `point` is where the process sees the mount; `root` the directory of the file system in it.
 
     `options` are those of the mount, not of its file system: "ro,nosuid,relatime".
     """
@@ -38,26 +38,26 @@ class Mount(NamedTuple):
 
     @property
     def propagation(self) -> str:
-        """private, slave or shared; a mount that is both is shared."""
+        """private, slave or shared; shared if the mount is both."""
         if self.shared:
             return "shared"
         return "slave" if self.master else "private"
 
     @property
     def receives(self) -> bool:
-        """Whether mounts made elsewhere can show up below it."""
+        """True if mounts made elsewhere can appear below this mount."""
         return bool(self.shared or self.master)
 
 
 def is_removed(mount: Mount) -> bool:
-    """True if what is mounted was removed from its directory since."""
+    """True if the mounted file or directory has since been removed."""
     return mount.root.endswith(REMOVED)
 
 
 def read_all(fd: int, *, has_paths: bool = True) -> bytes:
-    """The whole of a file of /proc or a cgroup, from the start; the kernel returns about 4 KiB a read.
+    """Whole content of a file of /proc or a cgroup, from the start; the kernel returns about 4 KiB per read.
 
-    A file without paths in it has no long lines, so that a short first answer is all of it: one read is spared.
+    Without paths a file has no long lines: a short first answer is the whole file, which spares a read.
     """
     chunk = os.pread(fd, 1 << 16, 0)
     if len(chunk) < _SURELY_WHOLE and not has_paths:
@@ -72,10 +72,10 @@ def read_all(fd: int, *, has_paths: bool = True) -> bytes:
 
 
 def parse_mountinfo(text: bytes, only: frozenset[bytes] | None = None, *, below: bool = False) -> list[Mount]:
-    """Mounts in kernel order (parents first, and of a stack the lowest first).
+    """Mounts in kernel order: parents first, and of stacked mounts the lowest first.
 
-    `only` limits the list to these mount points, written as the kernel escapes them, and with `below` to those below
-    them. Lines that are not of the documented form are left out.
+    `only` limits the list to these mount points, written as the kernel escapes them; `below` adds the mounts below
+    them. Lines in other than the documented form are ignored.
     """
     mounts = []
     for line in text.split(b"\n") if only is None else _lines_with(text, only, below=below):
@@ -97,7 +97,7 @@ def _is_among(point: bytes, points: frozenset[bytes], *, below: bool) -> bool:
 
 
 def _lines_with(text: bytes, points: frozenset[bytes], *, below: bool) -> Iterable[bytes]:
-    """The lines that can be about these mount points, in their order: a few are found faster than all are split."""
+    """Lines that may contain these mount points, in order: searching for a few is faster than splitting all lines."""
     if len(points) > _FEW_POINTS:
         return text.split(b"\n")
     lines: dict[int, bytes] = {}
@@ -112,7 +112,7 @@ def _lines_with(text: bytes, points: frozenset[bytes], *, below: bool) -> Iterab
 
 
 def escape(path: str) -> bytes:
-    """A path as mountinfo writes it: space, tab, newline and backslash in octal."""
+    """Path as mountinfo writes it: space, tab, newline and backslash in octal."""
     raw = os.fsencode(path)
     if not any(byte in raw for byte in b" \t\n\\"):
         return raw
@@ -148,7 +148,7 @@ def _parse_line(fields: list[bytes]) -> Mount | None:
 
 
 def unescape(text: bytes | str) -> str:
-    """A path, as mountinfo writes it, as it is."""
+    """Path from its form in mountinfo."""
     field = os.fsencode(text)
     if b"\\" in field:
         field = _ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)

@@ -1,7 +1,7 @@
-"""Clones of live mounts, kept on the host until the apply that takes the mounts out has ended.
+"""Clones of live mounts, parked on the host until the apply that unmounts the originals has ended.
 
-Each apply has a directory of its own, named after its state directory and its ID, so that a crash leaves the clones
-findable. A private tmpfs is mounted there: nothing that is mounted below it spreads, and nothing outlives a boot.
+Each apply has its own directory, named after its state directory and its ID, so that the clones can be found after a
+crash. A private tmpfs is mounted on the directory: no mount below it propagates, and none outlives a boot.
 Sources: open_tree(2), move_mount(2), mount_namespaces(7).
 """
 
@@ -41,20 +41,20 @@ def _directory() -> str:
 
 
 def place_of(state_dir: str, apply_id: str, name: str) -> str:
-    """Path of the clone that an apply keeps under a name."""
+    """Path of an apply's clone with this name."""
     return f"{_directory()}/{_prefix(state_dir)}{apply_id}/{name}"
 
 
 def _prefix(state_dir: str) -> str:
-    """By st_dev:st_ino: a state directory may be reached, and be named, in several ways."""
+    """Prefix by st_dev:st_ino, because several paths can lead to a state directory."""
     return f"{file_identity(os.stat(state_dir))}."
 
 
 def park(tree: int, place: str, flags: int) -> None:
-    """Attaches a detached tree at `place`; leaves the one that is there already. Raises KernelError.
+    """Attach a detached tree at `place`, unless a clone is there already. Raises KernelError.
 
-    A file or directory that was removed can't be attached anywhere (d_set_mounted() of fs/dcache.c refuses it): a copy
-    of it is kept then, with the `flags` of its mount.
+    A removed file or directory can't be attached anywhere (d_set_mounted() of fs/dcache.c refuses it): a copy of it is
+    parked instead, with the `flags` of its mount.
     """
     directory, name = os.path.split(place)
     try:
@@ -83,9 +83,9 @@ def _park_copy(tree: int, place_fd: int, place: str, flags: int) -> None:
 
 
 def _copy(tree: int, place_fd: int, place: str) -> None:
-    """Content, owner, mode and extended attributes of a removed file; of a directory, which is empty, all but content.
+    """Copy content, owner, mode and extended attributes of a removed file; of a directory, all but the content.
 
-    Raises KernelError EFBIG for a file that is too large to be kept in memory.
+    A removed directory is empty. Raises KernelError EFBIG for a file that is too large to be kept in memory.
     """
     found = os.fstat(tree)
     if stat.S_ISREG(found.st_mode):
@@ -104,12 +104,12 @@ def _copy(tree: int, place_fd: int, place: str) -> None:
 
 
 def is_copy(mount: Mount, name: str) -> bool:
-    """True if a mount shows the copy that was kept under a name, of a file that was removed."""
+    """True if a mount shows the copy of a removed file that is parked under this name."""
     return (mount.filesystem, mount.source, mount.root) == ("tmpfs", _SOURCE, f"/{name}")
 
 
 def _own_mount(directory: str) -> int:
-    """A fd of the root of the directory's private tmpfs, which is mounted when it is not there."""
+    """fd of the root of the directory's private tmpfs, which is mounted if missing."""
     fd = os.open(directory, _FOLLOW_NOTHING | os.O_DIRECTORY)
     if not statx(fd).is_mount_root:
         with opened(fd):
@@ -118,7 +118,7 @@ def _own_mount(directory: str) -> int:
             os.chmod(f"/proc/self/fd/{scratch}", 0o700)
             move_mount(scratch, fd, name=directory)
         fd = scratch
-    # On a shared /run it has become shared, and after a crash it may still be.
+    # Below a shared /run the tmpfs becomes shared, and may have stayed so after a crash.
     mount_setattr(fd, propagation=MS_PRIVATE, recursive=False, name=directory)
     return fd
 
@@ -134,7 +134,7 @@ def _make_place(top: int, name: str, *, is_directory: bool) -> None:
 
 
 def open_parked(place: str) -> int | None:
-    """An O_PATH fd of the root of the clone at `place`; None when none is there."""
+    """O_PATH fd of the root of the clone at `place`; None if there is none."""
     if not place.startswith(f"{_directory()}/"):
         return None
     try:
@@ -150,7 +150,7 @@ def open_parked(place: str) -> int | None:
 
 
 def is_parked(place: str | None) -> bool:
-    """True if a clone is kept at `place`."""
+    """True if a clone is parked at `place`."""
     fd = open_parked(place) if place else None
     if fd is None:
         return False
@@ -159,7 +159,7 @@ def is_parked(place: str | None) -> bool:
 
 
 def release(state_dir: str, apply_id: str) -> None:
-    """Unmount all clones that an apply keeps. Does nothing when it keeps none."""
+    """Unmount all clones that an apply has parked. Does nothing if there are none."""
     directory = os.path.dirname(place_of(state_dir, apply_id, ""))
     try:
         fd = os.open(directory, _FOLLOW_NOTHING | os.O_DIRECTORY)
@@ -170,20 +170,20 @@ def release(state_dir: str, apply_id: str) -> None:
     with opened(fd):
         is_mounted = statx(fd).is_mount_root
         if is_mounted:
-            # A clone is in the peer groups of the mount that it was cloned from: the unmounting must not spread.
+            # A clone is in the peer groups of its original: unmounting must not propagate to these.
             mount_setattr(fd, propagation=MS_PRIVATE, recursive=True, name=directory)
     try:
         if is_mounted:
             umount2(directory, MNT_DETACH | UMOUNT_NOFOLLOW)
         os.rmdir(directory)
     except OSError as error:
-        # Another run of scplan released it at the same moment.
+        # Another scplan released the clones at the same moment.
         if error.errno not in (errno.ENOENT, errno.EINVAL):
             raise KernelError.from_os(f"umount2({directory})", error) from None
 
 
 def kept_by(state_dir: str) -> list[str]:
-    """IDs of the applies of a state directory that keep clones, or may."""
+    """IDs of the applies of a state directory that have parked clones, or may have."""
     try:
         prefix = _prefix(state_dir)
         return [name.removeprefix(prefix) for name in os.listdir(_directory()) if name.startswith(prefix)]

@@ -1,1 +1,1 @@
-"""Paths and files of a container, reached so that nothing of it leads out or hangs."""
+"""Paths and files of a container, reached so that no path leads out of the container or hangs."""

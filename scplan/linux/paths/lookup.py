@@ -1,7 +1,7 @@
-"""Looking at paths of a container without ever waiting for a file system that it serves itself. Source: openat2(2).
+"""Look-ups of container paths that never wait for a file system of the container's own. Source: openat2(2).
 
-What the kernel has in its cache is opened at once (RESOLVE_CACHED, Linux 5.12): nothing else is asked, so nothing can
-hang. The rest is opened by a process of its own, which is given up when it takes too long.
+A path in the kernel's cache is opened at once (RESOLVE_CACHED, Linux 5.12): no file system is asked, so the call can't
+hang. All other paths are opened by a separate process, which is killed when it takes too long.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ LOOKUP_TIMEOUT_S = 5.0
 _MAX_PATH_BYTES = 1 << 14
 _CACHED_IN_ROOT = int(IN_ROOT | Resolve.CACHED)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-# EINVAL: a kernel before 5.12.
+# EAGAIN: not cached. EINVAL: the flag is unknown before Linux 5.12.
 _NOT_CACHED = (errno.EAGAIN, errno.EINVAL)
-# The kernel gives up, too, when somebody mounts or renames something at that moment, anywhere.
+# The kernel also gives EAGAIN whenever anything is mounted or renamed at that moment, anywhere.
 _CACHED_TRIES = 3
 
 
 class Lookup(Closing):
-    """Opens paths below the roots of containers. The process behind it is started when it is needed first."""
+    """Opens paths below the roots of containers. A process for uncached paths is started when first needed."""
 
     def __init__(self) -> None:
         self._opener: _Opener | None = None
 
     def close(self) -> None:
-        """Ends the process behind it."""
+        """End the process for uncached paths."""
         if self._opener is not None:
             self._opener.close()
             self._opener = None
 
     def open(self, root_fd: int, path: str, *, container: str) -> int:
-        """An O_PATH fd, as of open_in_root; what `statx` says of it never waits either. `container` is for errors.
+        """O_PATH fd of a path, as from open_in_root; `statx` of the fd never waits either. `container` is for errors.
 
-        Raises OSError, and KernelError ETIMEDOUT when a file system on the way does not answer.
+        Raises OSError, and KernelError ETIMEDOUT if a file system on the way does not answer.
         """
         for _ in range(_CACHED_TRIES):
             try:
@@ -59,7 +59,7 @@ class Lookup(Closing):
             raise
 
     def status(self, root_fd: int, path: str, *, container: str) -> FileStatus | None:
-        """What is at `path` (a symlink itself, not its target); None when there is nothing."""
+        """Status of `path` (of a symlink itself, not its target); None if absent."""
         try:
             fd = self.open(root_fd, path, container=container)
         except OSError as error:
@@ -73,7 +73,7 @@ class Lookup(Closing):
 
 
 class _Opener(Closing):
-    """A process that opens paths: a request is a path with the fd of its root, an answer an errno, maybe with a fd."""
+    """Process that opens paths: a request is a path and the fd of its root, an answer an errno, or 0 and an fd."""
 
     def __init__(self) -> None:
         self._resident = Resident(_serve, socket.SOCK_SEQPACKET)
@@ -101,8 +101,8 @@ class _Opener(Closing):
 
 
 def _serve(requests: socket.socket) -> None:
-    """The life of the process: answers until nobody asks any more."""
-    # The locks among them: this process may hang, and must not hold them then.
+    """Run the process's whole life: answer requests until the socket is closed."""
+    # Locks are closed, too: this process may hang, and must not hold them meanwhile.
     close_all_but([requests.fileno()])
     while True:
         path, fds, _, _ = socket.recv_fds(requests, _MAX_PATH_BYTES, 1, socket.MSG_CMSG_CLOEXEC)

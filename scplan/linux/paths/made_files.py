@@ -1,4 +1,4 @@
-"""Owner, mode and extended attributes (ACLs among them) of files and directories, as text. xattr(7), acl(5)."""
+"""Owner, mode and extended attributes (with ACLs) of files and directories, as text. xattr(7), acl(5)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _UNSUPPORTED = (errno.ENOTSUP, errno.ENODATA)
 
 
 def attributes_of(fd: int, path: str) -> str:
-    """`0755 0:0 /path user.x=hex …` of an O_PATH fd; `path` is the name by which it is found again. Raises OSError.
+    """Attributes of an O_PATH fd as text: `0755 0:0 /path user.x=hex …`; `path` serves to find the file again.
 
-    Only for a process with the host's /proc: by that a file without a readable fd is reached.
+    Only for a process with the host's /proc: without a readable fd, a file is reached through /proc/self/fd. Raises
+    OSError.
     """
     found = os.fstat(fd)
     owner = f"{stat.S_IMODE(found.st_mode):04o} {found.st_uid}:{found.st_gid} {os.fsdecode(escape(path))}"
@@ -25,7 +26,7 @@ def attributes_of(fd: int, path: str) -> str:
 def _extended(fd: int) -> list[tuple[str, bytes]]:
     place = f"/proc/self/fd/{fd}"
     try:
-        # A name with a space can't be written down; none that is in use has one.
+        # A name with a space can't be represented; no attribute in use has such a name.
         return [(name, os.getxattr(place, name)) for name in sorted(os.listxattr(place)) if " " not in name]
     except OSError as error:
         if error.errno in _UNSUPPORTED:
@@ -34,12 +35,12 @@ def _extended(fd: int) -> list[tuple[str, bytes]]:
 
 
 def path_of(text: str) -> str:
-    """The path of a text of `attributes_of`."""
+    """Path in a text of `attributes_of`."""
     return unescape(text.split(" ")[2])
 
 
 def restore_attributes(fd: int, text: str) -> None:
-    """Gives an opened file or directory what a text of `attributes_of` says. Raises OSError."""
+    """Restore the attributes of an opened file or directory from a text of `attributes_of`. Raises OSError."""
     mode, owner, _, *extended = text.split(" ")
     uid, _, gid = owner.partition(":")
     place = f"/proc/self/fd/{fd}"
@@ -54,5 +55,5 @@ def restore_attributes(fd: int, text: str) -> None:
 
 
 def text_about(texts: Iterable[str], path: str) -> str | None:
-    """Of texts of `attributes_of`, the one about a path."""
+    """Text for a path among texts of `attributes_of`; None if there is none."""
     return next((text for text in texts if path_of(text) == path), None)

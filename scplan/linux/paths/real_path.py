@@ -16,7 +16,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def real_path(container: Container, path: str) -> str:
-    """The path with the symlinks that lead to it followed; a final one, and what is not there, stay as they are."""
+    """Path with the symlinks on its way followed; a final symlink and missing parts stay as they are."""
     left = path.strip("/").split("/")
     real, followed = "", 0
     while left:
@@ -37,10 +37,10 @@ def real_path(container: Container, path: str) -> str:
 
 
 def _symlink(container: Container, path: str) -> str | None:
-    """Where a symlink leads; None for anything else."""
+    """Target of a symlink; None for other files."""
     try:
         with opened(container.host.lookup.open(container.root_fd, path, container=container.name)) as fd:
-            # Some of /proc lead nowhere for processes of other PID namespaces: /proc/self.
+            # Some symlinks in /proc lead nowhere for processes of other PID namespaces: /proc/self.
             return os.readlink("", dir_fd=fd) if stat.S_ISLNK(statx(fd).st_mode) else None
     except OSError as error:
         if error.errno in _ABSENT:

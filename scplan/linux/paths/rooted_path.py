@@ -1,7 +1,7 @@
 """Paths inside a container: opened below its root by openat2(2), so that no symlink of the container leads out.
 
-Everything is done on the fd that was opened; a path is never used twice. A file system that the container serves can
-make all of this wait for ever: it is for steps, which have a time limit. `lookup` looks without waiting.
+All work is done on the opened fd; no path is used twice. A file system that the container serves can block any of these
+functions for ever: they are for steps, which have a time limit. `lookup` never waits.
 Source: openat2(2), Linux 5.6.
 """
 
@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from scplan.errors import KernelError
 from scplan.linux.syscalls import FileStatus, Resolve, openat2, statx
 
+# RESOLVE_IN_ROOT implies NO_MAGICLINKS, but need not in future kernels. openat2(2)
 IN_ROOT = int(Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
 BENEATH = int(Resolve.BENEATH | Resolve.NO_SYMLINKS | Resolve.NO_MAGICLINKS)
 _RACE_RETRIES = 64
 
 
 def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH | os.O_NOFOLLOW) -> int:
-    """An fd of `path` with `root_fd` as its root; symlinks on the way are followed inside it.
+    """fd of `path` with `root_fd` as its root; symlinks on the way are followed inside this root.
 
-    A final one is not followed, unless the flags lack O_NOFOLLOW. Raises OSError (ENOENT, ENOTDIR, ELOOP …). A rename
-    that races with the lookup is retried.
+    A final symlink is not followed, unless the flags lack O_NOFOLLOW. Raises OSError (ENOENT, ENOTDIR, ELOOP …). A
+    look-up that races with a rename (EAGAIN) is retried.
     """
     for _ in range(_RACE_RETRIES):
         try:
@@ -38,7 +39,7 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH | os.O_NOFOLLOW
 
 
 def stat_in_root(root_fd: int, path: str) -> FileStatus | None:
-    """What is at `path` (a symlink itself, not its target); None when there is nothing."""
+    """Status of `path` (of a symlink itself, not its target); None if absent."""
     try:
         with opened(open_in_root(root_fd, path)) as fd:
             return statx(fd)
@@ -50,7 +51,7 @@ def stat_in_root(root_fd: int, path: str) -> FileStatus | None:
 
 @contextmanager
 def opened(fd: int) -> Iterator[int]:
-    """Closes `fd` at the end."""
+    """Close `fd` at the end of the block."""
     try:
         yield fd
     finally:
@@ -65,18 +66,18 @@ def split(path: str) -> tuple[str, str]:
 
 @contextmanager
 def parent_of(root_fd: int, path: str) -> Iterator[tuple[int, str]]:
-    """(fd of the directory that holds `path`, its last part); the directory must exist. Raises OSError.
+    """(fd of the directory that holds `path`, last part of `path`); the directory must exist. Raises OSError.
 
-    A directory that is a symlink is followed inside the root, as the container does: /var/run, which leads to /run.
+    A directory that is a symlink is followed inside the root, as in the container: /var/run, which leads to /run.
     """
     directory, name = split(path)
-    # With a dot at its end it is followed where it is a symlink, inside the root as all the others on the way.
+    # With the final dot, the last directory is followed, too, if it is a symlink: inside the root, as all others.
     with opened(open_in_root(root_fd, f"{directory.rstrip('/')}/.", os.O_PATH | os.O_DIRECTORY)) as fd:
         yield fd, name
 
 
 def missing_directories(status: Callable[[str], object | None], path: str) -> tuple[str, ...]:
-    """Of the directories above `path`, those of which `status` finds nothing, outermost first."""
+    """Directories above `path` for which `status` returns None, outermost first."""
     parts = path.strip("/").split("/")[:-1]
     above = ["/" + "/".join(parts[: depth + 1]) for depth in range(len(parts))]
     for depth in range(len(above), 0, -1):
@@ -86,7 +87,7 @@ def missing_directories(status: Callable[[str], object | None], path: str) -> tu
 
 
 def make_directory(root_fd: int, path: str) -> bool:
-    """Makes one directory (0755 where there is no umask, owned by this process); returns False where it is there.
+    """Make a directory (0755 without a umask, owned by this process). Returns False if the path exists.
 
     Raises OSError.
     """
@@ -97,7 +98,7 @@ def make_directory(root_fd: int, path: str) -> bool:
 
 
 def make_file(root_fd: int, path: str) -> bool:
-    """Makes an empty file (0644 where there is no umask, owned by this process); returns False where it is there.
+    """Make an empty file (0644 without a umask, owned by this process). Returns False if the path exists.
 
     Raises OSError.
     """
@@ -108,7 +109,7 @@ def make_file(root_fd: int, path: str) -> bool:
 
 
 def remove_made(root_fd: int, paths: tuple[str, ...]) -> None:
-    """Removes files and directories that scplan made (given outermost first), as far as they are still empty."""
+    """Remove files and directories that scplan made (given outermost first), unless they have content."""
     for path in reversed(paths):
         try:
             with parent_of(root_fd, path) as (parent, name):
@@ -118,7 +119,7 @@ def remove_made(root_fd: int, paths: tuple[str, ...]) -> None:
                 elif stat.S_ISREG(found.st_mode) and found.st_size == 0:
                     os.unlink(name, dir_fd=parent)
         except OSError as error:
-            # Filled, replaced or mounted over by the container meanwhile: it is the container's now.
+            # The container has filled, replaced or mounted over the path, which is now the container's.
             if error.errno not in (
                 errno.ENOENT,
                 errno.ENOTDIR,
