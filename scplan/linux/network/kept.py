@@ -1,8 +1,8 @@
-"""A link with all that goes with it, kept as the kernel holds it, and put back: when it was down, moved or removed.
+"""A link with its addresses, routes and other objects, kept in the kernel's form and restored after a change.
 
-What the kernel drops with a link is its addresses, the routes over it and those elsewhere that have one of its
-addresses as their source, its neighbours, its place in a bridge and its settings. All is kept as the kernel's own
-messages, in texts that a journal or a record can hold. rtnetlink(7), ip-address(8), ip-route(8).
+When a link is set down, moved or removed, the kernel drops its addresses, the routes over it, routes elsewhere that
+have one of its addresses as source, its neighbours, its place in a bridge and its settings. All are kept as the
+kernel's own messages, in texts that a journal or a record can hold. rtnetlink(7), ip-address(8), ip-route(8).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LOCAL_TABLE = 255
 _ADD = wire.NLM_F_CREATE | wire.NLM_F_EXCL
 _REPLACE = wire.NLM_F_CREATE | wire.NLM_F_REPLACE
 _EXISTS = frozenset((errno.EEXIST,))
-# What is in the way of a route that its addresses, or other links, no longer allow.
+# Errors for a route that the link's addresses, or other links, no longer allow.
 _NO_LONGER_POSSIBLE = frozenset(
     (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.ENODEV, errno.ENETDOWN, errno.ESRCH, errno.ENOENT)
 )
@@ -58,7 +58,7 @@ _BEHIND, _BEFORE = "route", "route-before"
 
 
 class KeptRoute(NamedTuple):
-    """A route; the names of its links by index; True if it came before others of its key, over other links."""
+    """A route; the names of its links by index; True if it came before routes of its key over other links."""
 
     raw: RawRoute
     names: Mapping[int, str]
@@ -66,7 +66,7 @@ class KeptRoute(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A link as it was at a time of the boot clock. `settings` are those of link_sysctls."""
+    """A link as it was at `boot_s`, a time of the boot clock in seconds. `settings` are those of link_sysctls."""
 
     boot_s: int
     raw: RawLink
@@ -82,7 +82,7 @@ class Kept(NamedTuple):
 
     @property
     def routes_of_users(self) -> list[RawRoute]:
-        """Its routes but those that the kernel makes with an address."""
+        """Routes of the link, except those that the kernel makes with an address."""
         return [kept.raw for kept in self.routes if kept.raw.route.protocol != RTPROT_KERNEL]
 
     def texts(self) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class Kept(NamedTuple):
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> Kept:
-        """The link that `texts` stand for; objects of sorts that are not known are left out. Raises ValueError."""
+        """Kept link from `texts`; objects of unknown sorts are ignored. Raises ValueError."""
         found: dict[str, list[str]] = {}
         for text in texts:
             sort, _, rest = text.partition(" ")
@@ -138,17 +138,18 @@ def _setting_of(text: str) -> tuple[str, str]:
 
 
 def keep(rtnl: Rtnl, link: Link, *, whole: NetworkNamespace | None = None) -> Kept:
-    """The link and what the kernel drops when it goes down, or loses addresses.
+    """Keep a link, and the objects that the kernel drops when it goes down or loses addresses.
 
-    With its namespace as `whole` also what is dropped when it is removed, or moved to another one. Raises KernelError
-    ENODEV when it is gone.
+    With the link's namespace as `whole`, keep also the objects that are dropped when the link is removed or moved.
+    Raises KernelError ENODEV if the link is gone.
     """
     raw = read_link(rtnl, link.index)
     if raw is None:
         raise KernelError(f"RTM_GETLINK({link.name})", errno.ENODEV, detail="it vanished while scplan looked at it")
     listed = read_addresses(rtnl, link.index)
     by_users = [one for one in listed if not one.is_kernel_made(raw.link)]
-    # Beside link-local ones of users the kernel's own have a place, which it would not give them when they come late.
+    # If users have added link-local addresses, the kernel's own is kept for its place among them: made later, it would
+    # come at another place.
     has_local = any(one.addr.is_link_local for one in by_users)
     addresses = tuple(one for one in listed if one in by_users or (has_local and one.is_kernel_made_local(raw.link)))
     objects = rare.neighbours(rtnl, link) + rare.of_port(rtnl, raw.link)
@@ -168,7 +169,7 @@ def _routes_with(rtnl: Rtnl, index: int, addresses: Collection[RawAddr]) -> Iter
     routes = rtnl.raw_routes()
     chosen = [_goes_with(raw.route, index, sources) for raw in routes]
     names: dict[int, str] = {0: ""}
-    # Where IPv4 has several of a key, their order counts; the last one that stays comes after these.
+    # The order of IPv4 routes of the same key counts. `last_staying` has the place of the last one that stays.
     last_staying = {
         _key(raw.route): place for place, raw in enumerate(routes) if not chosen[place] and raw.route.family == _AF_INET
     }
@@ -183,7 +184,7 @@ def _routes_with(rtnl: Rtnl, index: int, addresses: Collection[RawAddr]) -> Iter
 
 
 def _goes_with(route: Route, index: int, sources: Collection[str]) -> bool:
-    """True if the kernel may drop the route with the link, and nobody makes it again."""
+    """True if the kernel may drop the route with the link, and neither the kernel nor a router makes the same again."""
     if route.protocol in (RTPROT_RA, RTPROT_REDIRECT):
         return False
     if route.protocol == RTPROT_KERNEL and not _is_of_an_address(route):
@@ -192,7 +193,7 @@ def _goes_with(route: Route, index: int, sources: Collection[str]) -> bool:
 
 
 def _is_of_an_address(route: Route) -> bool:
-    """True for a route of the kernel's protocol that users may have removed or changed: to an address's network."""
+    """True for a kernel-made route to the network of an address: users may have removed or changed it."""
     return route.type == RTN_UNICAST and route.table != _LOCAL_TABLE and not route.dst.startswith(("fe80:", "ff"))
 
 
@@ -201,18 +202,18 @@ def _key(route: Route) -> tuple[int, str, int, int, int]:
 
 
 def _nexthops_over(rtnl: Rtnl, link: Link) -> Iterator[tuple[RawNexthop, str]]:
-    """The nexthop objects over a link, then the groups that have one of them."""
+    """Nexthop objects over a link, then groups that contain them. ip-nexthop(8)"""
     objects = read_nexthops(rtnl)
     over = {one.id for one in objects if one.oif == link.index}
     yield from ((one, link.name) for one in objects if one.id in over)
     yield from ((one, "") for one in objects if over & set(one.members))
 
 
-# putting back
+# restoring
 
 
 def put_link_back(rtnl: Rtnl, link: Link, kept: Kept, namespace: NetworkNamespace) -> None:
-    """Gives a link its kept attributes, alternative names and settings. MAC, MTU, name and state are left alone.
+    """Restore a link's kept attributes, alternative names and settings; MAC, MTU, name and state stay as they are.
 
     All are tried; raises the first KernelError, with the diagnostics of all.
     """
@@ -234,7 +235,7 @@ def put_link_back(rtnl: Rtnl, link: Link, kept: Kept, namespace: NetworkNamespac
 
 
 def put_port_back(rtnl: Rtnl, link: Link, kept: Kept) -> None:
-    """Gives a port of a Linux bridge its kept attributes; its entries and VLANs come with `put_back`."""
+    """Restore the kept attributes of a port of a Linux bridge; `put_back` restores its entries and VLANs."""
     now = _now(rtnl, link)
     errors: list[KernelError] = []
     for body in kept.raw.port_changes(now):
@@ -245,17 +246,17 @@ def put_port_back(rtnl: Rtnl, link: Link, kept: Kept) -> None:
 def put_back(
     rtnl: Rtnl, link: Link, kept: Kept, *, but: Collection[tuple[str, str]] = (), exactly: bool = False
 ) -> None:
-    """Adds to a link, as it is now, its kept addresses, routes and other objects, where it does not have them.
+    """Add the kept addresses, routes and other objects that the link does not have.
 
-    Addresses in `but` (RawAddr.key) are left out, and so are routes that are no longer possible. `exactly` also gives
-    addresses their former order, and routes of the kernel's that users had changed or removed their former state.
+    Leaves out addresses in `but` (RawAddr.key), and routes that are no longer possible. `exactly` also restores the
+    order of addresses, and kernel-made routes that users had changed or removed.
     """
     put_addresses_back(rtnl, link, kept, but=but, exactly=exactly)
     now = _now(rtnl, link).link
     if now.up:
         _put_nexthops(rtnl, link, kept)
         _put_routes(rtnl, link, kept, _networks(raw.addr for raw in kept.addresses if raw.key in but), exactly=exactly)
-    # The kernel drops the neighbours of a link that goes down; one that is down can be given some.
+    # The kernel drops the neighbours of a link that goes down, but accepts new ones while the link is down.
     is_lasting = now.up or not kept.link.up
     rare.put_back(rtnl, now, (one for one in kept.rare if is_lasting or one.sort != "neighbour"))
 
@@ -263,12 +264,12 @@ def put_back(
 def put_addresses_back(
     rtnl: Rtnl, link: Link, kept: Kept, *, but: Collection[tuple[str, str]] = (), exactly: bool = False
 ) -> None:
-    """The addresses of `put_back` alone."""
+    """Restore addresses as `put_back` does."""
     is_same = exactly and link.mac == kept.link.mac
     wanted = [raw for raw in kept.addresses if raw.key not in but and (is_same or not raw.is_kernel_made(kept.link))]
     elapsed_s = max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME)) - kept.boot_s)
     there = {raw.key: raw for raw in read_addresses(rtnl, link.index)}
-    # The kernel lists those of IPv6 with the newest first.
+    # The kernel lists IPv6 addresses with the newest first.
     for raw in _by_age(wanted):
         live = there.get(raw.key)
         if live is None:
@@ -281,7 +282,7 @@ def put_addresses_back(
 
 
 def add_address(rtnl: Rtnl, link: Link, raw: RawAddr, elapsed_s: int = 0) -> None:
-    """Adds an address just as the kernel listed it, `elapsed_s` later; nothing when its time is up."""
+    """Add an address as the kernel listed it `elapsed_s` ago; does nothing if its lifetime has ended."""
     body = raw.request(link.index, elapsed_s, at_once=True)
     if body is None:
         return
@@ -289,19 +290,19 @@ def add_address(rtnl: Rtnl, link: Link, raw: RawAddr, elapsed_s: int = 0) -> Non
     rtnl.send_raw(wire.RTM_NEWADDR, _ADD, body, operation, done_when=_EXISTS)
     asked = raw.request(link.index, elapsed_s)
     if raw.addr.family == _AF_INET6 and raw.was_proved and asked is not None:
-        # It is usable by now; the flag that spared it the proof goes.
+        # The address is usable by now: clear IFA_F_NODAD, which has spared it duplicate address detection.
         rtnl.send_raw(wire.RTM_NEWADDR, wire.NLM_F_REPLACE, asked, operation)
 
 
 def _by_age(addresses: Iterable[RawAddr]) -> list[RawAddr]:
-    """In the order in which they are to be added, so that the kernel lists them as they are."""
+    """Addresses in the order in which they must be added, so that the kernel lists them in the given order."""
     listed = list(addresses)
     first = [raw for raw in listed if raw.addr.family == _AF_INET]
     return first + [raw for raw in reversed(listed) if raw.addr.family != _AF_INET]
 
 
 def _order_addresses(rtnl: Rtnl, link: Link, wanted: Sequence[RawAddr], elapsed_s: int) -> None:
-    """Makes those again that are not where they would be by their turn."""
+    """Make the addresses again from the first that is out of order."""
     known = {raw.key for raw in wanted}
     live = _by_age(raw for raw in read_addresses(rtnl, link.index) if raw.key in known)
     keys = [raw.key for raw in live]
@@ -309,7 +310,7 @@ def _order_addresses(rtnl: Rtnl, link: Link, wanted: Sequence[RawAddr], elapsed_
     first = next((turn for turn, raw in enumerate(ordered) if raw.key != keys[turn]), None)
     if first is None:
         return
-    # The kernel drops routes with them that others, or scplan, have made since.
+    # With the addresses, the kernel drops routes that others, or scplan, have made since: they are restored, too.
     now = keep(rtnl, link)
     for raw in live[first:]:
         rtnl.delete_address(link.index, raw.addr.address, peer=raw.addr.peer)
@@ -321,7 +322,7 @@ def _order_addresses(rtnl: Rtnl, link: Link, wanted: Sequence[RawAddr], elapsed_
 
 
 def put_in_order(rtnl: Rtnl, link: Link, keys: Sequence[tuple[str, str]]) -> None:
-    """Makes IPv4 addresses of a link come in this order, and those that are not named after them."""
+    """Put IPv4 addresses of a link in this order; addresses that are not in `keys` come after them."""
     former = keep(rtnl, link)
     live = [raw for raw in former.addresses if raw.addr.family == _AF_INET]
     named = sorted((raw for raw in live if raw.key in keys), key=lambda raw: keys.index(raw.key))
@@ -343,7 +344,7 @@ def _put_nexthops(rtnl: Rtnl, link: Link, kept: Kept) -> None:
 
 
 def _put_routes(rtnl: Rtnl, link: Link, kept: Kept, left: Collection[str], *, exactly: bool) -> None:
-    """The routes, but for the kernel's own to networks that were `left` with their address."""
+    """Restore the routes, except kernel-made routes to networks that were `left` with their address."""
     wanted = [
         one
         for one in _as_they_would_be(rtnl, link, kept)
@@ -359,7 +360,7 @@ def _put_routes(rtnl: Rtnl, link: Link, kept: Kept, left: Collection[str], *, ex
     for raw, _ in missing:
         _take_remains(rtnl, raw, live)
     places = _placed(wanted, missing, shapes)
-    # What makes one's gateway reachable may be another of them: what is refused is tried again after the others.
+    # A route may make the gateway of another reachable: a refused route is tried again after all others.
     waiting = sorted(places, key=lambda one: (bool(one[0].route.gateway or one[0].route.nexthops), -_length(one[0])))
     while waiting:
         refused = [(raw, place) for raw, place in waiting if not _put_route(rtnl, raw, place)]
@@ -371,7 +372,7 @@ def _put_routes(rtnl: Rtnl, link: Link, kept: Kept, left: Collection[str], *, ex
 
 
 def _as_they_would_be(rtnl: Rtnl, link: Link, kept: Kept) -> Iterator[tuple[RawRoute, bool]]:
-    """The kept routes over the links as they are now; those over links that are gone are left out."""
+    """Kept routes with the present indexes of their links; routes over links that are gone are left out."""
     indexes = {kept.link.index: link.index}
     for raw, names, is_before in kept.routes:
         for index, name in names.items():
@@ -384,7 +385,10 @@ def _as_they_would_be(rtnl: Rtnl, link: Link, kept: Kept) -> Iterator[tuple[RawR
 def _placed(
     wanted: Sequence[tuple[RawRoute, bool]], missing: Sequence[tuple[RawRoute, bool]], shapes: Collection[bytes]
 ) -> list[tuple[RawRoute, str]]:
-    """The missing ones with their place among those of their key: before what came after them, the last one first."""
+    """Missing routes, each to prepend to the routes of its key, or to append.
+
+    A route is prepended, the last one first, if routes that came after it are there.
+    """
     behind: list[tuple[RawRoute, str]] = []
     before: list[tuple[RawRoute, str]] = []
     for place, (raw, is_before) in enumerate(wanted):
@@ -399,7 +403,7 @@ def _placed(
 
 
 def _take_surplus(rtnl: Rtnl, link: Link, kept: Kept, shapes: Collection[bytes], live: Sequence[RawRoute]) -> None:
-    """Removes routes that the kernel has made with the kept addresses, though users had removed them before."""
+    """Remove routes that the kernel has made with the kept addresses, if users had removed them before."""
     networks = _networks(raw.addr for raw in kept.addresses)
     for raw in live:
         route = raw.route
@@ -409,14 +413,14 @@ def _take_surplus(rtnl: Rtnl, link: Link, kept: Kept, shapes: Collection[bytes],
 
 
 def _networks(addresses: Iterable[Addr]) -> set[str]:
-    """The networks to which the kernel makes a route with each address."""
+    """Networks to which the kernel makes a route with each address."""
     import ipaddress
 
     return {str(ipaddress.ip_interface(addr.far_end).network) for addr in addresses}
 
 
 def _take_remains(rtnl: Rtnl, wanted: RawRoute, live: Sequence[RawRoute]) -> None:
-    """Removes what the kernel left of an IPv6 route: without its source address, or without some of its next hops."""
+    """Remove the remains of an IPv6 route, which the kernel kept without its source address or some next hops."""
     if wanted.route.family != _AF_INET6:
         return
     for raw in live:
@@ -431,7 +435,7 @@ def _take_remains(rtnl: Rtnl, wanted: RawRoute, live: Sequence[RawRoute]) -> Non
 
 
 def _put_route(rtnl: Rtnl, raw: RawRoute, place: str) -> bool:
-    """False if the kernel refuses the route as things are."""
+    """Add a route. Returns False if the kernel refuses it in the present state."""
     try:
         rtnl.put_route(raw, place="prepend" if place == "prepend" else "append")
     except KernelError as error:
@@ -442,9 +446,10 @@ def _put_route(rtnl: Rtnl, raw: RawRoute, place: str) -> bool:
 
 
 def _put_unreachable(rtnl: Rtnl, raw: RawRoute, place: str) -> None:
-    """Puts a route whose gateways nothing reaches any more: the kernel asks for that only as it takes the route.
+    """Add a route whose gateways are no longer reachable: the kernel checks them only when a route is added.
 
-    Routes to the gateways are there for that moment. All is one system call, in which no death leaves them behind.
+    Routes to the gateways exist for that moment. All requests are one system call: if the process is killed, no such
+    route is left behind.
     """
     route = raw.route
     gateways = {(hop.gateway, hop.oif) for hop in route.nexthops} or {(route.gateway, route.oif)}
@@ -474,8 +479,9 @@ def _put_unreachable(rtnl: Rtnl, raw: RawRoute, place: str) -> None:
 
 
 def _shape(raw: RawRoute) -> bytes:
-    """The route without the time that it has left."""
+    """Request for the route without its remaining lifetime."""
     request = raw.request()
+    # RTA_EXPIRES is the last attribute: 4 bytes of header and 4 of payload.
     return request[:-8] if raw.expires else request
 
 

@@ -1,6 +1,6 @@
 """Settings of one link below /proc/sys/net: conf and neigh, of IPv4 and IPv6. proc(5), ip-sysctl.rst of the kernel.
 
-What of them the files of /proc/sys show depends on the network namespace of the thread that opens them.
+Files of /proc/sys/net show the network namespace of the thread that opens them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from scplan.linux.syscalls import CLONE_NEWNET, setns
 
 T = TypeVar("T")
 _DIRECTORIES = ("ipv4/conf", "ipv6/conf", "ipv4/neigh", "ipv6/neigh")
-# IPv6's MTU follows the link's; a secret that was never set can't be read.
+# IPv6's mtu follows the link's.
 _LEFT_OUT = frozenset(("ipv6/conf/mtu",))
 _VALUE_BYTES = 256
 
 
 def read_own(namespace: NetworkNamespace, link: Link) -> dict[str, str]:
-    """The settings of a link that differ from those which a new one gets: {"ipv4/conf/rp_filter": "2"}."""
+    """Settings of a link that differ from those of new links: {"ipv4/conf/rp_filter": "2"}."""
     return _inside(namespace, lambda: _differing(link.name))
 
 
 def write(namespace: NetworkNamespace, link: Link, wanted: Mapping[str, str]) -> None:
-    """Gives a link these settings, where it has others. Raises KernelError with the first that is refused."""
+    """Set settings of a link where they differ. Raises KernelError for the first that is refused."""
     _inside(namespace, lambda: _write_all(link.name, wanted))
 
 
@@ -56,7 +56,7 @@ def _differing(name: str) -> dict[str, str]:
 
 
 def _values(directory: str, name: str) -> dict[str, str]:
-    """The settings in one directory; none where there is no such directory, as without IPv6."""
+    """Settings in a directory; empty if the directory does not exist, as without IPv6."""
     try:
         fd = os.open(f"/proc/sys/net/{directory}/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -72,7 +72,7 @@ def _value(directory_fd: int, key: str) -> str | None:
         with opened(os.open(key, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory_fd)) as fd:
             return os.read(fd, _VALUE_BYTES).decode("ascii", "replace").strip()
     except OSError as error:
-        # Write-only, gone meanwhile, or a secret that was never set.
+        # EACCES, EPERM: write-only. ENOENT: gone meanwhile. EIO: a secret (stable_secret) that was never set.
         if error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO):
             return None
         raise KernelError.from_os(f"read(/proc/sys/net/…/{key})", error) from None
@@ -87,5 +87,5 @@ def _write_all(name: str, wanted: Mapping[str, str]) -> None:
                 if os.read(fd, _VALUE_BYTES).decode("ascii", "replace").strip() != value:
                     os.pwrite(fd, value.encode(), 0)
         except OSError as error:
-            if error.errno != errno.ENOENT:  # this kernel has it no more, or IPv6 is off
+            if error.errno != errno.ENOENT:  # this kernel lacks the setting, or IPv6 is off
                 raise KernelError.from_os(f"write({path}, {value!r})", error) from None

@@ -19,19 +19,19 @@ LookUp = Callable[[int], Link | None]
 
 
 class NetworkNamespace(NamedTuple):
-    """A network namespace that a link is in, and scplan's own to come back to."""
+    """Network namespace of a link, and scplan's own to return to."""
 
     fd: int
     own_fd: int
 
 
-# Routes that the kernel makes by itself, when it gets an address or is told by a router.
+# Protocols of routes that the kernel makes by itself: for an address, or from a router's message.
 KERNEL_MADE = frozenset((RTPROT_KERNEL, RTPROT_RA, RTPROT_REDIRECT))
 _NO_LONGER_POSSIBLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL))
 
 
 def is_lasting(addr: Addr) -> bool:
-    """False for addresses that the kernel makes: link-local ones and, from a router, IPv6 ones."""
+    """False for addresses that the kernel makes: link-local ones and, from a router's prefix, IPv6 ones."""
     return not addr.is_link_local and (addr.is_permanent or addr.family == AF_INET)
 
 
@@ -39,7 +39,7 @@ def is_lasting(addr: Addr) -> bool:
 
 
 class LinkChange(NamedTuple):
-    """Attributes of a link to be changed; None leaves one as it is, `master` 0 takes it off its bridge."""
+    """Attributes of a link to be changed; None leaves an attribute as it is, `master` 0 means no bridge."""
 
     name: str | None = None
     mac: str | None = None
@@ -49,7 +49,7 @@ class LinkChange(NamedTuple):
     master: int | None = None
 
     def on(self, link: Link) -> LinkChange:
-        """Only what differs from the link."""
+        """Only the attributes that differ from the link's."""
         return LinkChange(
             None if self.name == link.name else self.name,
             None if self.mac == link.mac else self.mac,
@@ -64,10 +64,10 @@ _NO_CHANGE = LinkChange()
 
 
 def change_link(rtnl: Rtnl, link: Link, wanted: LinkChange) -> None:
-    """Makes a link as wanted, in one message with only what differs.
+    """Change a link as wanted, in one message with only the differences.
 
-    Where the kernel or the driver wants it down for a new name (before Linux 6.2) or MAC, it is taken down for a
-    moment, and gets back what that loses.
+    Some kernels and drivers want a link down (EBUSY) for a new name (before Linux 6.2) or MAC address: the link is then
+    down for a moment, and what it loses is restored.
     """
     change = wanted.on(link)
     if change == _NO_CHANGE:
@@ -81,7 +81,7 @@ def change_link(rtnl: Rtnl, link: Link, wanted: LinkChange) -> None:
 
 
 def change_while_down(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
-    """Takes a link down, changes it, takes it up again whether that worked or not, and puts back what it lost by it."""
+    """Change a link while it is down; then, even after an error, set it up and restore what it lost."""
     from scplan.linux.network import kept
 
     former = kept.keep(rtnl, link)
@@ -110,12 +110,12 @@ def _set(rtnl: Rtnl, link: Link, change: LinkChange) -> None:
 def change_addresses(
     rtnl: Rtnl, link: Link, *, add: Sequence[str], remove: Collection[str], renew: Collection[str] = ()
 ) -> None:
-    """Adds and removes addresses ("10.0.0.5/24") of a link; those that are not named stay.
+    """Add and remove addresses ("10.0.0.5/24") of a link; all others stay.
 
-    With a primary IPv4 address the kernel drops the secondary ones, and with an address routes: what is still possible
-    without it is put back. One that is there with another peer is made as it is in `add`; those to `renew` no longer
-    expire. Those that are added to others come into the order of `add`, as an undo needs it: of several in one network
-    the first is the primary one, from which packets go.
+    With a primary IPv4 address the kernel drops the secondary ones, and with any address routes: all that are still
+    possible are restored. An address that exists with another peer is replaced by that of `add`; addresses in `renew`
+    no longer expire. Addresses that join others take the order of `add`, on which an undo depends: the first address in
+    a network is the primary one, the source of packets.
     """
     there = [addr for addr in rtnl.addresses({link.index}) if addr.index == link.index]
     added = [Addr.written_as(text, link.index) for text in add]
@@ -140,7 +140,7 @@ def _replace_addresses(rtnl: Rtnl, link: Link, leaving: Sequence[Addr], added: S
     former = kept.keep(rtnl, link)
     gone = {addr.key for addr in leaving}
     conflicting = {addr.address for addr in leaving}
-    # Before the others go, so that there is one at any moment; two that differ in their peer alone exclude each other.
+    # Before the removal, so that the link always has an address; two that differ only in their peer exclude each other.
     _add_addresses(rtnl, [addr for addr in added if addr.address not in conflicting])
     _delete_addresses(rtnl, leaving)
     _add_addresses(rtnl, added)
@@ -148,7 +148,7 @@ def _replace_addresses(rtnl: Rtnl, link: Link, leaving: Sequence[Addr], added: S
 
 
 def _make_lasting(rtnl: Rtnl, addresses: Iterable[Addr]) -> None:
-    """Makes addresses permanent that were to expire, or were deprecated."""
+    """Make addresses permanent that would have expired, or were deprecated."""
     batch = rtnl.batch()
     for addr in addresses:
         batch.make_address_last(addr)
@@ -163,7 +163,7 @@ def _delete_addresses(rtnl: Rtnl, addresses: Iterable[Addr]) -> None:
 
 
 def _put_in_order(rtnl: Rtnl, link: Link, wanted: Sequence[tuple[str, str]]) -> None:
-    """Makes the IPv4 addresses of a link again from the first one on that is not where it would be by its turn."""
+    """Make the IPv4 addresses of a link again, from the first that is out of order."""
     live = [addr for addr in rtnl.addresses({link.index}) if addr.index == link.index and addr.family == AF_INET]
     known = {addr.key: addr for addr in live}
     ordered = [known[key] for key in wanted if key in known]
@@ -176,7 +176,7 @@ def _put_in_order(rtnl: Rtnl, link: Link, wanted: Sequence[tuple[str, str]]) -> 
 
 
 def _as_listed(addresses: Iterable[Addr]) -> list[Addr]:
-    """The order in which the kernel has IPv4 addresses that came in this one: all that are secondary at the end."""
+    """Kernel's order of IPv4 addresses that were added in this order: secondary addresses come last."""
     import ipaddress
 
     networks = set()
@@ -189,9 +189,9 @@ def _as_listed(addresses: Iterable[Addr]) -> list[Addr]:
 
 
 def put_texts_back(rtnl: Rtnl, index: int, addresses: Sequence[Addr], routes: Sequence[Route]) -> None:
-    """Adds to a link what of these it does not have, as older records and journals hold them: in words.
+    """Add addresses and routes that a link does not have; older records and journals hold them in words.
 
-    Routes that its addresses no longer allow are left out.
+    Routes that the link's addresses no longer allow are left out.
     """
     present = {addr.address for addr in rtnl.addresses() if addr.index == index}
     _add_addresses(rtnl, [addr._replace(index=index) for addr in addresses if addr.address not in present])
@@ -224,9 +224,9 @@ def _add_addresses(rtnl: Rtnl, addresses: Sequence[Addr]) -> None:
 
 
 def move(source: Rtnl, link: Link, *, to: Rtnl, to_fd: int, back_fd: int, name: str) -> Link:
-    """Moves a link to another namespace, where it gets `name`; it is then down and without addresses and routes.
+    """Move a link to another namespace under `name`; it is then down, without addresses and routes.
 
-    Raises KernelError EEXIST when `name` is taken there; the link is then where and as it was.
+    Raises KernelError EEXIST if `name` is taken there; the link is then where and as it was.
     """
     if to.link(name) is not None:
         raise taken(link, name)
@@ -236,8 +236,8 @@ def move(source: Rtnl, link: Link, *, to: Rtnl, to_fd: int, back_fd: int, name: 
     try:
         source.set_link(link.index, label=link.name, netns_fd=to_fd, name=name)
     except KernelError as error:
-        # The kernel moves first and renames then: if the name was taken in between, the link is stranded under its old
-        # one. It tells the two cases apart by nothing but where the link is.
+        # The kernel moves a link first, and renames it then: if the name was taken in between, the link is stranded
+        # there under its old name. Only the link's namespace distinguishes this case.
         stranded = to.link(link.name)
         if source.link(link.index) is None and stranded is not None:
             to.set_link(stranded.index, label=link.name, netns_fd=back_fd)
@@ -260,7 +260,7 @@ def _make_as_it_was(rtnl: Rtnl, former: Kept) -> None:
 
 
 def taken(link: Link, name: str) -> KernelError:
-    """The error for a link that can't get its name."""
+    """Error for a link whose new name is taken."""
     return KernelError(
         f"RTM_NEWLINK({link.name}, name {name})",
         errno.EEXIST,
@@ -273,28 +273,28 @@ def taken(link: Link, name: str) -> KernelError:
 
 
 def bridge_of(host: Host, link: Link, look_up: LookUp | None = None) -> str:
-    """The Linux or Open vSwitch bridge that a link of the host is a port of; "" when it is none's.
+    """Linux or Open vSwitch bridge of which a link of the host is a port; "" if it is no port.
 
-    `look_up` finds the links of the host as they are now; without it they are those of `Host.links`.
+    `look_up` finds the links of the host as they are now; without `look_up`, they are those of `Host.links`.
     """
     master = (look_up or host.links().get)(link.master) if link.master else None
-    # In the kernel, ports of Open vSwitch belong to its datapath, not to the bridge.
+    # In the kernel, the master of an Open vSwitch port is the datapath, not the bridge.
     if master is not None and master.kind != "openvswitch":
         return master.name
     return host.ovs.bridge_of(link.name) if host.ovs is not None else ""
 
 
 def bridge_now(host: Host, link: Link) -> str:
-    """`bridge_of`, asking for nothing but what it needs: all links of a host with many are slow to read."""
+    """Bridge of a link as in `bridge_of`, read now without listing all links, which takes long on a large host."""
     if host.ovs is not None:
         host.ovs.forget()
     return bridge_of(host, link, host.rtnl.link)
 
 
 def linux_bridge(host: Host, name: str) -> int | None:
-    """Index of a Linux bridge (or of another link that takes ports); None when Open vSwitch has the bridge.
+    """Index of a Linux bridge (or of another link that takes ports); None if Open vSwitch has the bridge.
 
-    Raises KernelError ENODEV when there is no such bridge.
+    Raises KernelError ENODEV if there is no such bridge.
     """
     if host.ovs is not None and name in host.ovs.bridges():
         return None
@@ -305,14 +305,14 @@ def linux_bridge(host: Host, name: str) -> int | None:
 
 
 def leave_ovs(host: Host, link: Link) -> None:
-    """Takes a link of the host off its Open vSwitch bridge, which would go on listing it when it is gone."""
+    """Remove a link of the host from its Open vSwitch bridge, which would list the link even after it is gone."""
     bridge = bridge_now(host, link)
     if host.ovs is not None and bridge in host.ovs.bridges():
         host.ovs.del_port(bridge, link.name)
 
 
 def join_bridge(host: Host, link: Link, name: str) -> None:
-    """Makes a link of the host a port of a bridge and of no other; "" takes it off."""
+    """Make a link of the host a port of this bridge only; "" removes it from its bridge."""
     former = bridge_now(host, link)
     if former == name:
         return
@@ -328,9 +328,9 @@ def join_bridge(host: Host, link: Link, name: str) -> None:
 
 
 def host_end(host: Host, inner: Link, host_nsid: int, look_up: LookUp | None = None) -> Link | None:
-    """The end on the host of a veth inside a container; None when it is not there.
+    """Host's end of a veth inside a container; None if it is not on the host.
 
-    `host_nsid` is the host's id in the container's namespace (Rtnl.nsid); `look_up` as for `bridge_of`.
+    `host_nsid` is the host's ID in the container's namespace (Rtnl.nsid); `look_up` as for `bridge_of`.
     """
     if inner.kind != "veth" or inner.peer_nsid < 0 or inner.peer_nsid != host_nsid:
         return None
@@ -339,7 +339,7 @@ def host_end(host: Host, inner: Link, host_nsid: int, look_up: LookUp | None = N
 
 
 def refuse_host_network(container_name: str) -> ScplanError:
-    """The error for a container whose network is the host's."""
+    """Error for a container whose network is the host's."""
     return ScplanError(
         f"container {container_name} shares the host's network",
         hint="its NICs and routes would be the host's; start it with a network namespace of its own",

@@ -1,4 +1,4 @@
-"""Bridges and ports of Open vSwitch, by the JSON-RPC of its database. RFC 7047, ovs-vswitchd.conf.db(5)."""
+"""Bridges and ports of Open vSwitch, through the JSON-RPC of its database. RFC 7047, ovs-vswitchd.conf.db(5)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scplan.errors import KernelError, ScplanError
 from scplan.linux.closing import Closing
 
 TIMEOUT_S = 5.0
-# Some ten thousand ports; what is longer than that is not an answer to what is asked here.
+# Enough for some ten thousand ports; anything longer does not answer scplan's requests.
 MAX_ANSWER_BYTES = 16 << 20
 _DATABASE = "Open_vSwitch"
 
 
 class Ovsdb(Closing):
-    """A connection to ovsdb-server, opened on first use. What it read is kept until `forget`."""
+    """A connection to ovsdb-server, opened on first use. What it has read is kept until `forget`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class Ovsdb(Closing):
             self._socket = None
 
     def forget(self) -> None:
-        """Makes the next reader see the bridges and ports as they are then."""
+        """Forget the bridges and ports that were read: the next reader reads them again."""
         self._ports = None
 
     # bridges and ports
@@ -49,14 +49,14 @@ class Ovsdb(Closing):
         return self._read()
 
     def bridge_of(self, port: str) -> str:
-        """The bridge that has the port; "" when none has."""
+        """Bridge of the port; "" if it has none."""
         return self.ports().get(port, "")
 
     def add_port(self, bridge: str, port: str) -> None:
-        """Adds the link `port` to a bridge, and waits until ovs-vswitchd uses it. Succeeds when it is there already.
+        """Add the link `port` to a bridge, and wait until ovs-vswitchd uses it. Succeeds if the bridge has it already.
 
-        Raises ScplanError when the bridge is absent, another bridge has the port, or the switch can't use the link; the
-        database is then as before.
+        Raises ScplanError if the bridge does not exist, another bridge has the port, or the switch can't use the link;
+        the database is then as before.
         """
         self.forget()
         there = self.bridge_of(port)
@@ -71,7 +71,7 @@ class Ovsdb(Closing):
 
     def _insert(self, bridge: str, port: str) -> None:
         operations: list[dict[str, Any]] = [
-            # Fails when someone else added it meanwhile, instead of adding it twice.
+            # Fails if another process has added the port meanwhile, instead of adding it twice.
             {
                 "op": "wait",
                 "table": "Port",
@@ -95,11 +95,11 @@ class Ovsdb(Closing):
             raise ScplanError(f"Open vSwitch has no bridge {bridge}", hint=f"`ovs-vsctl add-br {bridge}` makes it")
 
     def del_port(self, bridge: str, port: str) -> None:
-        """Takes a port off a bridge, and waits until ovs-vswitchd let it go. Succeeds when it is not there."""
+        """Remove a port from a bridge, and wait until ovs-vswitchd has released it. Succeeds if it is not there."""
         self.forget()
         if self.bridge_of(port) != bridge:
             return
-        # The rows of the port and its interface go with the last reference to them.
+        # The server deletes the rows of the port and its interface with the last reference to them. RFC 7047, "isRoot"
         self._commit([_change_ports(bridge, "delete", self._uuid_of(port))], f"delete port {port} of bridge {bridge}")
 
     def _uuid_of(self, port: str) -> object:
@@ -108,7 +108,7 @@ class Ovsdb(Closing):
         return rows[0].get("_uuid") if rows else ["set", []]
 
     def _problem_of(self, port: str) -> str:
-        """Why the switch does not use the port's interface; "" when it does."""
+        """Reason why the switch does not use the port's interface; "" if it does."""
         columns = ["error", "ofport"]
         select = {"op": "select", "table": "Interface", "where": [["name", "==", port]], "columns": columns}
         rows = _rows(self._transact([select], f"look at port {port}"), 0)
@@ -130,7 +130,7 @@ class Ovsdb(Closing):
         except KernelError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
                 raise
-            # Nobody listens: Open vSwitch was stopped, and has no bridges.
+            # No process listens: Open vSwitch was stopped, and has no bridges.
             answers = [{}, {}]
         names = {uuid: str(row.get("name")) for row in _rows(answers, 1) for uuid in _uuids(row.get("_uuid"))}
         bridges = _rows(answers, 0)
@@ -145,7 +145,7 @@ class Ovsdb(Closing):
     def _commit(
         self, operations: list[dict[str, Any]], what: str, *, undo: tuple[str, str] | None = None
     ) -> list[dict[str, Any]]:
-        """Changes the database and waits until ovs-vswitchd has followed: next_cfg counts requests, cur_cfg answers."""
+        """Change the database; wait until ovs-vswitchd has followed: next_cfg counts requests, cur_cfg answers."""
         request = [
             *operations,
             {"op": "mutate", "table": _DATABASE, "where": [], "mutations": [["next_cfg", "+=", 1]]},
@@ -188,7 +188,7 @@ class Ovsdb(Closing):
         )
 
     def _transact(self, operations: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-        """The answers to the operations of one transaction; raises ScplanError when one of them failed."""
+        """Answers to the operations of one transaction. Raises ScplanError if an operation has failed."""
         result = self._call("transact", [_DATABASE, *operations], what)
         if not isinstance(result, list):
             raise self._malformed(what, "the result of a transaction is no list")
@@ -226,13 +226,13 @@ class Ovsdb(Closing):
         if self._socket is None:
             self._received = b""
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            # A `wait` of a transaction ends by its own timeout, before this one.
+            # A `wait` operation of a transaction ends by its own timeout, before this one.
             self._socket.settimeout(TIMEOUT_S + 1)
             self._socket.connect(self.path)
         self._socket.sendall(data)
 
     def _receive(self, what: str) -> dict[str, Any]:
-        """The next message. They follow each other without a separator: each ends with the brace that closes it."""
+        """Next message. Messages follow each other without a separator: each ends with its closing brace."""
         from scplan.startup.strict_json import DECODER
 
         assert self._socket is not None
@@ -240,7 +240,7 @@ class Ovsdb(Closing):
         while True:
             if self._received and not self._received.startswith(b"{"):
                 raise self._malformed(what, "a message that is no object")
-            # Decoding is tried only where a message can end: a long answer is not decoded again with each part.
+            # Decode only where a message can end: a long answer is not decoded again with each of its parts.
             if self._received.endswith(b"}"):
                 try:
                     text = self._received.decode()
@@ -292,7 +292,7 @@ def _integer(rows: list[dict[str, Any]], column: str) -> int:
 
 
 def _uuids(value: object) -> list[str]:
-    """The UUIDs of a column: ["uuid", U] alone, ["set", [["uuid", U], …]] otherwise."""
+    """UUIDs of a column: ["uuid", U] for one, ["set", [["uuid", U], …]] otherwise."""
     match value:
         case ["uuid", str(uuid)]:
             return [uuid]

@@ -1,7 +1,7 @@
-"""Network namespaces kept after their last process, by a bind mount each. Source: namespaces(7), ip-netns(8).
+"""Network namespaces kept after their last process, each by a bind mount. Source: namespaces(7), ip-netns(8).
 
-A physical NIC could else only be found again where the kernel puts it: in the first namespace of the machine, under the
-name that it had in the container.
+Without its namespace, a physical NIC would move to the machine's initial network namespace under the name that it had
+in the container, and could be found only there.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scplan.linux.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, move_mount, open_
 
 
 def pin_path(netns_fd: int, name: str) -> str:
-    """Where the namespace is kept for the sake of one NIC; as long as it is, its inode number is no other's."""
+    """Path at which the namespace is kept for one NIC. While it is kept, its inode number is not reused."""
     return f"{PINS}/{os.fstat(netns_fd).st_ino}.{name}"
 
 
 def pin(netns_fd: int, path: str) -> None:
-    """Keeps the namespace at `path`; does nothing when it is kept there already."""
+    """Keep the namespace at `path`; does nothing if it is kept there already."""
     kept = open_pin(path)
     if kept is not None:
         os.close(kept)
@@ -39,7 +39,7 @@ def pin(netns_fd: int, path: str) -> None:
 
 
 def open_pin(path: str) -> int | None:
-    """A fd of the namespace that is kept at `path`; None when none is."""
+    """fd of the namespace that is kept at `path`; None if there is none."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
@@ -53,11 +53,11 @@ def open_pin(path: str) -> int | None:
 
 
 def unpin(path: str) -> None:
-    """Lets go of the namespace; it ends with its last process. Does nothing when it is not kept."""
+    """Release the namespace, which ends with its last process. Does nothing if it is not kept."""
     try:
         umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW)
     except OSError as error:
-        # No mount, or nothing there at all.
+        # EINVAL: not a mount point. ENOENT, ENOTDIR: no such file.
         if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
             raise KernelError.from_os(f"umount2({path})", error) from None
     try:
