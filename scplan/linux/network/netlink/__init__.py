@@ -1,4 +1,4 @@
-"""rtnetlink, spoken directly: links, addresses and routes of a network namespace. rtnetlink(7), netlink(7)."""
+"""rtnetlink without a library: links, addresses and routes of a network namespace. rtnetlink(7), netlink(7)."""
 
 from __future__ import annotations
 

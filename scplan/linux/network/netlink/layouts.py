@@ -1,7 +1,7 @@
-"""A few attributes out of messages with many, most of which are laid out alike. netlink(7).
+"""A few attributes of messages that have many, in most messages at the same places. netlink(7).
 
-A host has thousands of links, and the kernel writes the attributes of all of one kind in the same places. These are
-found out once for each layout; of a message like it just the headers of the attributes are compared, all at once.
+A host has thousands of links, and the kernel writes the attributes of all links of a kind in the same layout. A layout
+is analysed once; of further messages only the headers of the attributes are compared with it, all at once.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 ATTRIBUTE = struct.Struct("=HH")
 NUMBER_MASK = 0x3FFF  # NLA_TYPE_MASK: the other bits of an attribute's number are flags
-# A container can have the kernel write as many layouts as it likes: those beyond are found out each time.
+# A container can make the kernel write any number of layouts: further ones are analysed each time.
 _MAX_SIZES = 64
 _MAX_LAYOUTS = 8
 
 
 class Malformed(ValueError):
-    """A reply that is not as the kernel writes them."""
+    """A reply in a form that the kernel does not write."""
 
 
 def places(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, offset, end) of each attribute's header and payload, in order; the offset is that of the header.
+    """(number, offset of the header, end of the payload) of each attribute, in order.
 
-    Raises Malformed when one of them reaches beyond the end.
+    Raises Malformed if an attribute reaches beyond `end`.
     """
     header = ATTRIBUTE.unpack_from
     while start + 4 <= end:
@@ -34,20 +34,21 @@ def places(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         if length < 4 or stop > end:
             raise Malformed(f"attribute {kind & NUMBER_MASK} of {length} bytes at offset {start} of {end}")
         yield kind & NUMBER_MASK, start, stop
+        # Attributes are aligned to 4 bytes (NLA_ALIGNTO).
         start = (stop + 3) & ~3
 
 
 class Layouts:
-    """Reads these attributes. `wanted` maps numbers to their form: "s" for bytes, "I" and "i" for numbers."""
+    """Reads the attributes in `wanted`, which maps numbers to forms: "s" for bytes, "I" and "i" for numbers."""
 
     def __init__(self, wanted: Mapping[int, str]) -> None:
         self._wanted = wanted
         self._known: dict[int, list[_Layout]] = {}
 
     def read(self, data: bytes, start: int, end: int) -> tuple[Any, ...]:
-        """Their values in the order of `wanted`; None for those that are not there. Of one that is twice, the last.
+        """Values in the order of `wanted`; None for a missing attribute, the last value of a repeated attribute.
 
-        Raises Malformed when an attribute reaches beyond the end, or has no room for its number.
+        Raises Malformed if an attribute reaches beyond `end`, or is too short for its number.
         """
         size = end - start
         for layout in self._known.get(size, ()):
@@ -62,7 +63,7 @@ class Layouts:
 
 
 class _Layout:
-    """Where the attributes of a message are: `headers` is `expected` for all that are laid out so."""
+    """Offsets of a message's attributes. Every message for which `headers` is `expected` has the same layout."""
 
     __slots__ = ("expected", "headers", "payloads", "pick")
 
@@ -82,13 +83,13 @@ class _Layout:
         self.headers = headers.compiled()
         self.expected = self.headers(data, start)
         self.payloads = payloads.compiled()
-        # What is not there is the None behind all payloads.
+        # Missing attributes get the None behind all payloads.
         indexes = [found.get(kind, payloads.count) for kind in wanted]
         self.pick: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*indexes)
 
 
 class _Format:
-    """A struct that is made field by field, of offsets in a message; what is between the fields is skipped."""
+    """A struct built field by field, from offsets in a message; bytes between the fields are skipped."""
 
     def __init__(self, start: int) -> None:
         self.count = 0

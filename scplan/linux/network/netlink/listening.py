@@ -1,4 +1,4 @@
-"""Hearing of changes of links, addresses and routes: sockets that are members of rtnetlink's groups. rtnetlink(7)."""
+"""Events of links, addresses and routes: sockets that are members of rtnetlink's groups. rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from scplan.linux.network.netlink import wire
 from scplan.linux.network.netlink.layouts import Malformed
 from scplan.linux.network.netlink.wire import HEADER
 
+# RTMGRP_* of linux/rtnetlink.h
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x40, 0x400
 OF_A_CONTAINER = _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE
 OF_THE_HOST = _RTMGRP_LINK
-# Small: who floods it only makes the kernel drop the rest, and that counts as an event as well.
+# Small: in a flood, the kernel drops the rest (ENOBUFS), which counts as an event as well.
 _BUFFER_BYTES = 16 << 10
 _DATAGRAM_BYTES = 1 << 16
 
 
 def open_listener(groups: int) -> socket.socket:
-    """A socket in the network namespace of this thread that becomes readable when something of `groups` changes."""
+    """Socket in this thread's network namespace that becomes readable when an object of `groups` changes."""
     opened = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
     )
@@ -36,7 +37,7 @@ def open_listener(groups: int) -> socket.socket:
 
 
 def drain(listener: socket.socket) -> None:
-    """Forgets what it has heard: at most as much as its buffer holds."""
+    """Discard the events so far: at most as many as the buffer holds."""
     for _ in range(_BUFFER_BYTES):
         try:
             listener.recv(1, socket.MSG_TRUNC)
@@ -48,7 +49,7 @@ def drain(listener: socket.socket) -> None:
 
 
 def changed_links(listener: socket.socket) -> tuple[set[str], bool]:
-    """(names of the links that changed or went, whether some were lost) since the last time."""
+    """(names of links that changed or went, True if events were lost) since the last call."""
     names: set[str] = set()
     lost = False
     for _ in range(_BUFFER_BYTES):
@@ -61,7 +62,7 @@ def changed_links(listener: socket.socket) -> tuple[set[str], bool]:
                 raise KernelError.from_os("recv(AF_NETLINK)", error) from None
             lost = True
             continue
-        if sender[0] == 0:  # any process could send to it; only the kernel is believed
+        if sender[0] == 0:  # port 0 is the kernel: any process could send to the socket
             names.update(_names_in(data))
     return names, lost
 
@@ -74,5 +75,5 @@ def _names_in(data: bytes) -> Iterator[str]:
             if kind in (wire.RTM_NEWLINK, wire.RTM_DELLINK):
                 yield wire.parse_link(data, start + HEADER.size, start + length).name
         except Malformed:
-            return  # only a hint: what it was about is found by the next check of all
+            return  # events are hints only: the next check of all finds the change
         start += (length + 3) & ~3

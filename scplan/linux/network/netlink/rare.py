@@ -1,8 +1,8 @@
 """Objects that few links have: permanent neighbours, static fdb entries, bridge VLANs, qdiscs, classes and filters.
 
-pyroute2 reads, words and writes them. It takes longer to import than an apply takes, and so it is imported only when
-there is such an object: whether there is one is seen in the kernel's headers (docs/decisions/001). This module alone
-imports it. Sources: rtnetlink(7), bridge(8), tc(8), linux/{neighbour,pkt_sched,if_bridge}.h.
+pyroute2 decodes, describes and encodes them. Its import takes longer than an apply, so that only this module imports
+it, and only if the kernel's headers show such an object (docs/decisions/001).
+Sources: rtnetlink(7), bridge(8), tc(8), linux/{neighbour,pkt_sched,if_bridge}.h.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NEIGHBOUR = Struct("=BxxxiHBB")  # ndmsg: family, index, state, flags, type
 _NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
 _NTF_SELF, _NTF_MASTER, _NTF_PROXY, _NTF_EXT_LEARNED = 0x02, 0x04, 0x08, 0x10
 _NDA_LLADDR, _NDA_IFINDEX = 2, 8
-# State of an entry, and the bridge that it is in, which the request's link says already.
+# An entry's state, and its bridge, which follows from the link in the request.
 _NEIGHBOUR_STATE = frozenset(("NDA_CACHEINFO", "NDA_PROBES", "NDA_MASTER", "NDA_FLAGS_EXT"))
 
 _TRAFFIC = Struct("=BxxxiIIi")  # tcmsg: family, index, handle, parent, info
@@ -51,18 +51,18 @@ _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT)
 
 
 class RareObject(NamedTuple):
-    """One object of a link: "neighbour", "fdb", "vlan", "qdisc", "class" or "filter", and the kernel's message body."""
+    """An object of a link: "neighbour", "fdb", "vlan", "qdisc", "class" or "filter", and the kernel's message body."""
 
     sort: str
     body: bytes
 
     @property
     def comes_back(self) -> bool:
-        """False for what only the program that made it can make again: a filter whose program is in the kernel."""
+        """False if only the program that made the object can make it again: a filter whose program is in the kernel."""
         return self.sort != "filter" or _kind_of(self.body) != "bpf"
 
     def words(self) -> str:
-        """`permanent neighbour 10.0.0.1`, `qdisc htb`, as pyroute2 reads it."""
+        """Description by pyroute2: `permanent neighbour 10.0.0.1`, `qdisc htb`."""
         if self.sort in ("neighbour", "fdb"):
             message = _decoded_neighbour(self.body)
             if self.sort == "fdb":
@@ -90,7 +90,7 @@ def neighbours(rtnl: Rtnl, link: Link) -> list[RareObject]:
 
 
 def of_port(rtnl: Rtnl, link: Link) -> list[RareObject]:
-    """Static forwarding entries over a port of a Linux bridge, and its VLANs where they are not as a new port's."""
+    """Static forwarding entries over a port of a Linux bridge, and its VLANs if they differ from a new port's."""
     if not link.master:
         return []
     found = []
@@ -98,7 +98,7 @@ def of_port(rtnl: Rtnl, link: Link) -> list[RareObject]:
         _, at, state, flags, _ = _NEIGHBOUR.unpack_from(body)
         mac = next((payload for number, _, payload in attributes_of(body, _NEIGHBOUR.size) if number == _NDA_LLADDR))
         is_static = state & (_NUD_NOARP | _NUD_PERMANENT) or flags & _NTF_EXT_LEARNED
-        # The bridge makes the entry of the port's own address, and links list those of their multicast groups.
+        # The bridge itself makes the entry for the port's own address; entries for multicast groups come from the link.
         is_own = mac == wire.mac_bytes(link.mac) or mac[0] & 1
         if at == link.index and is_static and not is_own:
             found.append(RareObject("fdb", body))
@@ -107,7 +107,7 @@ def of_port(rtnl: Rtnl, link: Link) -> list[RareObject]:
 
 
 def traffic_control(rtnl: Rtnl, link: Link) -> list[RareObject]:
-    """Qdiscs, classes and filters that somebody gave a link."""
+    """Qdiscs, classes and filters of a link that the kernel has not made itself."""
     if not any(_has_qdisc(rtnl, link.index, parent) for parent in (_TC_H_ROOT, _TC_H_INGRESS)):
         return []
     qdiscs = [body for body in _traffic(rtnl, "qdisc", link.index) if _TRAFFIC.unpack_from(body)[2]]
@@ -118,7 +118,7 @@ def traffic_control(rtnl: Rtnl, link: Link) -> list[RareObject]:
         RareObject(sort, body)
         for sort, bodies in (("qdisc", qdiscs), ("class", classes), ("filter", filters))
         for body in dict.fromkeys(bodies)
-        # The kernel lists each table of a classifier, too, which comes with its first filter.
+        # The kernel also lists the tables of a classifier, which are made with its first filter.
         if sort != "filter" or any(number == _TCA_OPTIONS for number, _, _ in attributes_of(body, _TRAFFIC.size))
     ]
 
@@ -133,7 +133,7 @@ def _listed(rtnl: Rtnl, body: bytes) -> list[bytes]:
 
 
 def _vlans(rtnl: Rtnl, index: int) -> list[bytes]:
-    """The VLANs of a port, a range in a message; none where the kernel has no VLAN filter, or is older than 5.7."""
+    """VLANs of a port, one message per range; empty if the kernel has no VLAN filter, or is older than 5.7."""
     try:
         body = _VLAN.pack(_AF_BRIDGE, index)
         listed = rtnl.bodies(wire.RTM_GETVLAN, wire.RTM_NEWVLAN, body, "RTM_GETVLAN(dump)")
@@ -151,7 +151,7 @@ def _vlans(rtnl: Rtnl, index: int) -> list[bytes]:
 
 
 def _vlan_of(body: bytes) -> tuple[tuple[int, int], bytes]:
-    """((flags, id), what says how far the range goes) of one message."""
+    """((flags, ID), payload with the end of the range) of a VLAN message."""
     entry = next(payload for number, _, payload in attributes_of(body, _VLAN.size) if number == _VLANDB_ENTRY)
     found = wire.split(entry, 0, len(entry))
     flags, vid = _VLAN_INFO.unpack_from(found[_VLANDB_INFO])
@@ -163,7 +163,7 @@ def _are_usual(vlans: Iterable[bytes]) -> bool:
 
 
 def _has_qdisc(rtnl: Rtnl, index: int, parent: int) -> bool:
-    """True if somebody gave the link a qdisc there; the kernel's own have no handle, or are not shown."""
+    """True if a qdisc was added to the link there; the kernel's own qdiscs have no handle, or are not shown."""
     try:
         body = rtnl.body(
             wire.RTM_GETQDISC, wire.RTM_NEWQDISC, _TRAFFIC.pack(0, index, 0, parent, 0), f"RTM_GETQDISC({index})"
@@ -191,17 +191,17 @@ def _kind_of(body: bytes) -> str:
     return next(kinds, b"").rstrip(b"\0").decode("ascii", "replace")
 
 
-# putting back
+# restoring
 
 
 def put_back(rtnl: Rtnl, link: Link, wanted: Iterable[RareObject]) -> None:
-    """Gives a link the objects that it does not have. Raises KernelError with all that the kernel refuses."""
+    """Add the objects that the link does not have. Raises KernelError with everything that the kernel refuses."""
     objects = [one for one in wanted if one.comes_back]
     _put_vlans(rtnl, link, [one.body for one in objects if one.sort == "vlan"])
     has_traffic = any(one.sort in _MESSAGES for one in objects)
     there = {_place_of(one) for one in traffic_control(rtnl, link)} if has_traffic else set()
     waiting = [one for one in objects if one.sort != "vlan" and _place_of(one) not in there]
-    # A class stands in its qdisc and a qdisc in its class: what is refused first is tried again.
+    # A class is made in its qdisc, and a qdisc in its class: refused objects are tried again.
     while waiting:
         errors = {}
         for one in waiting:
@@ -217,7 +217,7 @@ def put_back(rtnl: Rtnl, link: Link, wanted: Iterable[RareObject]) -> None:
 
 
 def _place_of(one: RareObject) -> tuple[str, int, int, int, str] | None:
-    """What tells the qdiscs, classes and filters of one link apart; None for other objects."""
+    """Key of a qdisc, class or filter on its link; None for other objects."""
     if one.sort not in _MESSAGES:
         return None
     _, _, handle, parent, info = _TRAFFIC.unpack_from(one.body)
@@ -238,7 +238,7 @@ def _put(rtnl: Rtnl, link: Link, one: RareObject) -> None:
     family, _, handle, parent, info = _TRAFFIC.unpack_from(one.body)
     is_root = one.sort == "qdisc" and parent == _TC_H_ROOT
     info = info if one.sort == "filter" else 0
-    # Not by pyroute2: what it reads of options it does not always write as it was.
+    # Not encoded by pyroute2, which writes some options otherwise than it has read them.
     is_htb = one.sort == "qdisc" and _kind_of(one.body) == "htb"
     body = _TRAFFIC.pack(family, link.index, handle, parent, info) + b"".join(
         wire.attribute(full, _htb_options(payload) if is_htb and number == _TCA_OPTIONS else payload)
@@ -250,7 +250,7 @@ def _put(rtnl: Rtnl, link: Link, one: RareObject) -> None:
 
 
 def _htb_options(options: bytes) -> bytes:
-    """The options of an htb qdisc: the kernel lists its version as 0x30011, and takes none but 3. sch_htb.c."""
+    """Options of an htb qdisc: the kernel lists version 0x30011, but accepts only version 3. net/sched/sch_htb.c"""
     asked = []
     for number, full, payload in attributes_of(options, 0):
         if number == _TCA_HTB_INIT:
@@ -274,7 +274,7 @@ def _put_vlans(rtnl: Rtnl, link: Link, wanted: list[bytes]) -> None:
 
 
 def _on(body: bytes, index: int) -> bytes:
-    """The request for a VLAN of a port, without the counters that the kernel lists with it."""
+    """Request for a VLAN of a port, without the counters that the kernel lists with the VLAN."""
     (flags, vid), until = _vlan_of(body)
     entry = wire.attribute(_VLANDB_INFO, _VLAN_INFO.pack(flags, vid))
     entry += wire.attribute(_VLANDB_RANGE, until) if until else b""
@@ -303,7 +303,7 @@ def _decoded(message: Any, number: int, body: bytes) -> Any:
 
 
 def _encoded(message: Any) -> bytes:
-    """The body that pyroute2 makes of a message."""
+    """Body of a message, encoded by pyroute2."""
     message.reset()
     message.encode()
     return bytes(message.data)[wire.HEADER.size :]

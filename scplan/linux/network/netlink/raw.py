@@ -1,8 +1,8 @@
-"""Routes as the kernel holds them: its own RTM_NEWROUTE messages, kept as text and sent back. rtnetlink(7).
+"""Routes in the kernel's form: its own RTM_NEWROUTE messages, kept as text and sent back. rtnetlink(7).
 
-A message that is sent back makes the same route, attributes that scplan does not know included. What differs between
-what the kernel lists and what it takes is changed here: state that is no configuration (linkdown, counters) is left
-out, and the time that a route has left is asked for in seconds.
+A message that is sent back makes the same route, with attributes unknown to scplan. The kernel does not accept all that
+it lists: state that is no configuration (linkdown, counters) is left out, and a route's remaining lifetime is converted
+to seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from scplan.startup.named_tuple import NamedTuple
 _OIF, _GATEWAY, _MULTIPATH, _FLOW, _CACHEINFO = 4, 5, 9, 11, 12
 _MFC_STATS, _VIA, _ENCAP_TYPE, _ENCAP, _EXPIRES, _PAD, _UID, _NH_ID = 17, 18, 21, 22, 23, 24, 25, 30
 _NOT_ASKED_FOR = frozenset((_CACHEINFO, _MFC_STATS, _PAD, _UID))
-# With a nexthop object (ip-nexthop(8)) the kernel lists what it stands for, but takes nothing else beside it.
+# The kernel lists a route over a nexthop object (ip-nexthop(8)) with the object's attributes, but refuses a request
+# that has both.
 _OF_THE_NEXTHOP = frozenset((_OIF, _GATEWAY, _MULTIPATH, _FLOW, _VIA, _ENCAP_TYPE, _ENCAP))
 _RTNH_F_PERVASIVE = 2
 _RTM_F_CLONED = 0x200
@@ -33,18 +34,18 @@ _NO_GATEWAY = bytes(16)
 
 
 class RawRoute(NamedTuple):
-    """A route, and the body of the message in which the kernel listed it."""
+    """A route, and the body of the kernel's message that listed it."""
 
     route: Route
     body: bytes
 
     def text(self, names: Mapping[int, str]) -> str:
-        """`7:eth1,8:eth2 0210…`: the names of its links by index, and the message in hexadecimal digits."""
+        """Names of the route's links by index, and its message in hexadecimal digits: `7:eth1,8:eth2 0210…`."""
         links = ",".join(f"{index}:{names[index]}" for index in sorted(set(self.route.oifs)))
         return f"{links or '-'} {self.body.hex()}"
 
     def over(self, indexes: Mapping[int, int]) -> RawRoute:
-        """The same route over other links; `indexes` maps those that it goes over now. Raises KeyError."""
+        """The route over other links; `indexes` maps its present indexes to new ones. Raises KeyError."""
         attributes = []
         for kind, payload in _attributes(self.body):
             if kind == _OIF:
@@ -55,7 +56,7 @@ class RawRoute(NamedTuple):
         return raw_route(self.body[: RTMSG.size] + b"".join(attributes))
 
     def request(self, *, with_expiry: bool = True) -> bytes:
-        """The body of an RTM_NEWROUTE or RTM_DELROUTE that is about just this route."""
+        """Body of an RTM_NEWROUTE or RTM_DELROUTE for exactly this route."""
         family, to, source, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(self.body)
         header = RTMSG.pack(family, to, source, tos, table, protocol, scope, kind, flags & _ASKED_FLAGS)
         found = list(_attributes(self.body))
@@ -72,9 +73,10 @@ class RawRoute(NamedTuple):
         return header + b"".join(asked)
 
     def removal(self) -> bytes:
-        """The body of an RTM_DELROUTE for it.
+        """Body of an RTM_DELROUTE for this route.
 
-        To IPv6 no gateway means any, and its next hops can have makers that differ, of which only one is listed.
+        In IPv6 no gateway means any gateway, so that an empty one is added. The protocol is left out: next hops of an
+        IPv6 route can have different ones, of which the kernel lists only one.
         """
         body = self.request(with_expiry=False)
         if self.route.family != AF_INET6:
@@ -90,7 +92,7 @@ class RawRoute(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """Equal for two messages about the same route: all of it but the time that it has left."""
+        """Equal for two messages about the same route: everything but its remaining lifetime."""
         return self.request(with_expiry=False)
 
     @property
@@ -100,12 +102,12 @@ class RawRoute(NamedTuple):
 
 
 def does_expire(attributes: Iterable[tuple[int, bytes]]) -> bool:
-    """True if these are attributes of a route that the kernel removes after a time."""
+    """True if the kernel removes a route with these attributes after a time."""
     return any(True for _ in _seconds_left(attributes))
 
 
 def raw_route(body: bytes) -> RawRoute:
-    """The route of a whole RTM_NEWROUTE body; raises Malformed when it is not one of IPv4 or IPv6."""
+    """Route of a whole RTM_NEWROUTE body. Raises Malformed for a family other than IPv4 and IPv6."""
     parsed = parse_raw_route(body, 0, len(body))
     if parsed is None:
         raise Malformed("a route of another family than IPv4 and IPv6")
@@ -113,9 +115,9 @@ def raw_route(body: bytes) -> RawRoute:
 
 
 def route_body(route: Route) -> bytes:
-    """The body of a message about a route, of all that the record knows."""
+    """Body of a message for a route, from everything in its record."""
     dst, _, length = ("", "", "0") if route.dst == "default" else route.dst.partition("/")
-    # The table of the header has 8 bits; RT_TABLE_UNSPEC when RTA_TABLE holds a larger one.
+    # The header's field has 8 bits: RT_TABLE_UNSPEC (0) if RTA_TABLE holds a larger number.
     table = route.table if route.table < 256 else 0
     flags = RTNH_F_ONLINK if route.onlink else 0
     body = [
@@ -132,10 +134,10 @@ def route_body(route: Route) -> bytes:
 
 
 def raw_from_text(text: str) -> tuple[RawRoute, dict[int, str]]:
-    """A route that `RawRoute.text` made, and the names that its links had. Raises ValueError."""
+    """Route from a text of `RawRoute.text`, and the names that its links had. Raises ValueError."""
     links, _, body = text.partition(" ")
     names: dict[int, str] = {}
-    # A name can hold commas, though no colons.
+    # The name of a link can hold commas, but no colons: dev_valid_name() of net/core/dev.c.
     for link in re.split(r",(?=\d+:)", links) if links != "-" else ():
         index, _, name = link.partition(":")
         names[int(index)] = name
@@ -146,7 +148,7 @@ def raw_from_text(text: str) -> tuple[RawRoute, dict[int, str]]:
 
 
 def parse_raw_route(data: bytes, start: int, end: int, lengths: Container[int] | None = None) -> RawRoute | None:
-    """The route of an RTM_NEWROUTE whose body lies between two offsets; None as wire.parse_route, or a cached one."""
+    """Route of the RTM_NEWROUTE body between two offsets; None as in wire.parse_route, and for a cached route."""
     route = wire.parse_route(data, start, end, lengths)
     if route is None or RTMSG.unpack_from(data, start)[8] & _RTM_F_CLONED:
         return None
@@ -179,12 +181,12 @@ def _hops_over(payload: bytes, indexes: Mapping[int, int]) -> bytes:
 
 
 def _asked_hops(payload: bytes) -> bytes:
-    """The next hops without the state of their links, for which the kernel refuses a request."""
+    """Next hops without the state of their links, which the kernel refuses in a request."""
     return b"".join(_packed(flags & _ASKED_FLAGS, weight, index, rest) for flags, weight, index, rest in _hops(payload))
 
 
 def _exact_hops(payload: bytes) -> bytes:
-    """The next hops, with an empty gateway for those that have none."""
+    """Next hops, with an empty gateway for each that has none."""
     exact = []
     for flags, weight, index, rest in _hops(payload):
         has_gateway = any(number in (_GATEWAY, _VIA) for number, _, _ in places(rest, 0, len(rest)))

@@ -1,7 +1,7 @@
-"""Links, their addresses and nexthop objects as the kernel holds them: its own messages, sent back. rtnetlink(7).
+"""Links, their addresses and nexthop objects in the kernel's form: its own messages, sent back. rtnetlink(7).
 
-As in raw.py: attributes that scplan does not know come back, too. Numbers are those of linux/if_link.h,
-linux/if_addr.h, linux/if_bridge.h and linux/nexthop.h.
+As in raw.py, attributes unknown to scplan are restored, too. Numbers are those of linux/if_link.h, linux/if_addr.h,
+linux/if_bridge.h and linux/nexthop.h.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _NLA_F_NESTED = 0x8000
 
 _IFA_CACHEINFO, _IFA_FLAGS, _IFA_TARGET_NETNSID, _IFA_PROTO = 6, 8, 10, 11
 _IFA_F_TEMPORARY = 0x01
-# NODAD, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN: the others are state.
+# NODAD, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN: the other flags are state.
 _ASKED_ADDRESS_FLAGS = 0x02 | 0x10 | 0x100 | 0x200 | 0x400
 _IFA_F_DEPRECATED = 0x20
 _KERNEL_PROTOCOLS = (1, 2, 3)  # IFAPROT_KERNEL_LO, _RA, _LL
 _LIFETIMES = Struct("=IIII")  # ifa_cacheinfo: preferred and valid in seconds, when made, when changed
 FOREVER = 0xFFFFFFFF
 
-# What a link keeps of itself: broadcast address, queue, mode, alias, group, proto_down, sizes of GSO and GRO packets.
+# A link's own attributes: broadcast address, queue, mode, alias, group, proto_down, sizes of GSO and GRO packets.
 _OF_A_LINK = frozenset((2, 13, 17, 20, 27, 39, 40, 41, 58, 63, 64))
 _IFLA_ADDRESS, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 1, 4, 18, 52, 53
 _IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
 _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 4, 5
 # IFLA_STATS, OPERSTATE, STATS64, AF_SPEC (counters of IPv6), CARRIER and its changes: nothing to restore.
 _COUNTERS = frozenset((7, 16, 23, 26, 33, 35, 47, 48))
-# IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST: set by users; the others follow the link's state.
+# IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI, IFF_MULTICAST: set by users; the other flags follow the link's state.
 _KEPT_FLAGS = 0x80 | 0x100 | 0x200 | 0x1000
-# Of a bridge's port the kernel lists more than it takes: spanning tree, timers, counters.
+# Attributes of a bridge's port that the kernel lists, but does not accept: spanning tree, timers, counters.
 _PORT_STATE = frozenset((0, 1, *range(13, 25), 26, 35, 36, 38, 41))
 
 _NEXTHOP = Struct("=BBBBI")  # nhmsg: family, scope, protocol, reserved, flags
@@ -50,7 +50,7 @@ _NHA_ASKED = frozenset(range(1, 10)) | {11}
 
 
 def attributes_of(body: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
-    """(number, number with its flags, payload) of each attribute of a message's body behind a header of `start` bytes.
+    """(number, number with flags, payload) of each attribute in a message's body, behind a header of `start` bytes.
 
     Raises Malformed.
     """
@@ -59,7 +59,7 @@ def attributes_of(body: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def read_link(rtnl: Rtnl, index: int) -> RawLink | None:
-    """One link; None when there is none."""
+    """Link with this index; None if there is none."""
     body = IFINFO.pack(0, 0, index, 0, 0) + wire.u32(wire.IFLA_EXT_MASK, wire.RTEXT_FILTER_SKIP_STATS)
     try:
         answer = rtnl.body(wire.RTM_GETLINK, wire.RTM_NEWLINK, body, f"RTM_GETLINK({index})")
@@ -71,13 +71,13 @@ def read_link(rtnl: Rtnl, index: int) -> RawLink | None:
 
 
 def _without_counters(body: bytes) -> bytes:
-    """The message without what changes by itself: it would only make journals and records long."""
+    """Message without attributes that change by themselves: they would only make journals and records long."""
     kept = (body[at:stop] for number, at, stop in places(body, IFINFO.size, len(body)) if number not in _COUNTERS)
     return body[: IFINFO.size] + b"".join(one + bytes(-len(one) % ATTRIBUTE.size) for one in kept)
 
 
 def read_addresses(rtnl: Rtnl, index: int) -> list[RawAddr]:
-    """The addresses of a link, in the kernel's order."""
+    """Addresses of a link, in the kernel's order."""
     body = IFADDR.pack(0, 0, 0, 0, index)
     bodies = rtnl.bodies(wire.RTM_GETADDR, wire.RTM_NEWADDR, body, "RTM_GETADDR(dump)")
     found = (parse_raw_address(body, 0, len(body)) for body in bodies)
@@ -85,7 +85,7 @@ def read_addresses(rtnl: Rtnl, index: int) -> list[RawAddr]:
 
 
 def read_nexthops(rtnl: Rtnl) -> list[RawNexthop]:
-    """All nexthop objects; none before Linux 5.3, which knows none."""
+    """All nexthop objects; empty before Linux 5.3, which brought them."""
     try:
         bodies = rtnl.bodies(wire.RTM_GETNEXTHOP, wire.RTM_NEWNEXTHOP, bytes(8), "RTM_GETNEXTHOP(dump)")
     except KernelError as error:
@@ -96,14 +96,14 @@ def read_nexthops(rtnl: Rtnl) -> list[RawNexthop]:
 
 
 class RawAddr(NamedTuple):
-    """An address of a link, and the body of the message in which the kernel listed it."""
+    """An address of a link, and the body of the kernel's message that listed it."""
 
     addr: Addr
     body: bytes
 
     @property
     def key(self) -> tuple[str, str]:
-        """What the addresses of one link differ in: address with prefix length, and peer."""
+        """Identity among the addresses of one link: address with prefix length, and peer."""
         return self.addr.address, self.addr.peer
 
     @property
@@ -116,7 +116,7 @@ class RawAddr(NamedTuple):
         return FOREVER, FOREVER
 
     def is_kernel_made(self, link: Link) -> bool:
-        """True if the kernel made the address by itself: link-local, of a router's prefix, or a temporary one."""
+        """True if the kernel made the address by itself: link-local, from a router's prefix, or temporary."""
         if self.addr.family != _AF_INET6:
             return False
         found = {number: payload for number, _, payload in attributes_of(self.body, IFADDR.size)}
@@ -125,7 +125,7 @@ class RawAddr(NamedTuple):
             return protocol[0] in _KERNEL_PROTOCOLS
         if self.addr.flags & _IFA_F_TEMPORARY:
             return True
-        # Before Linux 5.18 the kernel does not say who made an address.
+        # Before Linux 5.18 the kernel does not report the maker of an address (IFA_PROTO).
         is_local = self.addr.scope == RT_SCOPE_LINK
         return is_local and self.addr.address == f"{_link_local_of(link.mac)}/64"
 
@@ -134,15 +134,15 @@ class RawAddr(NamedTuple):
         return self.addr.is_link_local and self.addr.address == f"{_link_local_of(link.mac)}/64"
 
     def shape(self) -> bytes:
-        """What stays the same about the address while its time runs."""
+        """Properties of the address that stay the same while its lifetimes run down."""
         preferred, valid = self.lifetimes_s
         return self._request(0, bytes((preferred == FOREVER, valid == FOREVER, preferred == 0)))
 
     def request(self, index: int, elapsed_s: int = 0, *, at_once: bool = False) -> bytes | None:
-        """The body of an RTM_NEWADDR that makes it on a link; None when its time is up.
+        """Body of an RTM_NEWADDR that makes the address on a link; None if its lifetime has ended.
 
-        An IPv6 address of which the kernel still has to prove that it is unique can't be a route's source; `at_once`
-        leaves the proof out.
+        An IPv6 address can't be a route's source during duplicate address detection (RFC 4862); `at_once` sets
+        IFA_F_NODAD, which skips it.
         """
         preferred, valid = self.lifetimes_s
         if valid == FOREVER:
@@ -173,12 +173,12 @@ class RawAddr(NamedTuple):
 
     @property
     def was_proved(self) -> bool:
-        """True if it was made without IFA_F_NODAD: the kernel had proved it unique."""
+        """True if the address was made without IFA_F_NODAD: the kernel has detected no duplicate."""
         return not self.addr.flags & IFA_F_NODAD
 
 
 def raw_address(body: bytes) -> RawAddr:
-    """The address of a whole RTM_NEWADDR body. Raises Malformed."""
+    """Address of a whole RTM_NEWADDR body. Raises Malformed."""
     parsed = parse_raw_address(body, 0, len(body))
     if parsed is None:
         raise Malformed("an address of another family than IPv4 and IPv6")
@@ -186,13 +186,13 @@ def raw_address(body: bytes) -> RawAddr:
 
 
 def parse_raw_address(data: bytes, start: int, end: int) -> RawAddr | None:
-    """The address of an RTM_NEWADDR whose body lies between two offsets; None for other families."""
+    """Address of the RTM_NEWADDR body between two offsets; None for families other than IPv4 and IPv6."""
     addr = wire.parse_address(data, start, end)
     return None if addr is None else RawAddr(addr, data[start:end])
 
 
 def _link_local_of(mac: str) -> str:
-    """fe80:: with the EUI-64 of a MAC address. RFC 4291, appendix A."""
+    """Link-local address of a MAC address: fe80:: with its EUI-64. RFC 4291, appendix A."""
     import ipaddress
 
     if len(mac) != 17:
@@ -203,15 +203,15 @@ def _link_local_of(mac: str) -> str:
 
 
 class RawLink(NamedTuple):
-    """A link, and the body of the message in which the kernel listed it."""
+    """A link, and the body of the kernel's message that listed it."""
 
     link: Link
     body: bytes
 
     def own_changes(self, now: RawLink) -> Iterator[bytes]:
-        """Bodies of the RTM_NEWLINKs that give a link, as it is `now`, the attributes of this one.
+        """Bodies of RTM_NEWLINKs that give the link `now` the attributes of this one, except MAC address and MTU.
 
-        One each, so that one which a driver refuses does not take the others along. MAC address and MTU are left out.
+        One body per attribute: an attribute that a driver refuses does not keep the others from being set.
         """
         index = now.link.index
         there = {number: payload for number, _, payload in attributes_of(now.body, IFINFO.size)}
@@ -224,7 +224,7 @@ class RawLink(NamedTuple):
             yield IFINFO.pack(0, 0, index, flags & changed, changed)
 
     def port_changes(self, now: RawLink) -> Iterator[bytes]:
-        """The same for what it is as a port of a bridge; nothing unless it is one of a Linux bridge, now and then."""
+        """Bodies as in `own_changes`, for a port's attributes; none unless both are ports of Linux bridges."""
         kind, mine = self._port()
         kind_now, there = now._port()
         if kind != b"bridge" or kind_now != b"bridge":
@@ -243,18 +243,18 @@ class RawLink(NamedTuple):
 
     @property
     def other_names(self) -> tuple[bytes, ...]:
-        """Its alternative names. ip-link(8), "property"."""
+        """Alternative names of the link. ip-link(8), "property"."""
         listed = self._attribute(_IFLA_PROP_LIST)
         return tuple(payload for number, _, payload in attributes_of(listed, 0) if number == _IFLA_ALT_IFNAME)
 
     def name_request(self, index: int, name: bytes) -> bytes:
-        """The body of an RTM_NEWLINKPROP that gives a link an alternative name."""
+        """Body of an RTM_NEWLINKPROP that gives a link an alternative name."""
         names = wire.attribute(_IFLA_ALT_IFNAME, name)
         return IFINFO.pack(0, 0, index, 0, 0) + wire.attribute(_IFLA_PROP_LIST | _NLA_F_NESTED, names)
 
     @property
     def has_program(self) -> bool:
-        """True if an XDP program is attached to the link: nobody can attach it again from outside."""
+        """True if an XDP program is attached to the link: no other process can attach it again."""
         xdp = self._attribute(_IFLA_XDP)
         return bool(wire.split(xdp, 0, len(xdp)).get(_IFLA_XDP_ATTACHED, b"\0")[0])
 
@@ -263,17 +263,17 @@ class RawLink(NamedTuple):
 
 
 def raw_link(body: bytes) -> RawLink:
-    """The link of a whole RTM_NEWLINK body. Raises Malformed."""
+    """Link of a whole RTM_NEWLINK body. Raises Malformed."""
     return parse_raw_link(body, 0, len(body))
 
 
 def parse_raw_link(data: bytes, start: int, end: int) -> RawLink:
-    """The link of an RTM_NEWLINK whose body lies between two offsets."""
+    """Link of the RTM_NEWLINK body between two offsets."""
     return RawLink(wire.parse_link(data, start, end), data[start:end])
 
 
 class RawNexthop(NamedTuple):
-    """A nexthop object of routes, or a group of them: its id, link (0: none), and members by id. ip-nexthop(8)."""
+    """A nexthop object, or a group of them: its ID, link (0 if none), and IDs of its members. ip-nexthop(8)"""
 
     id: int
     oif: int
@@ -281,7 +281,7 @@ class RawNexthop(NamedTuple):
     body: bytes
 
     def request(self, indexes: Mapping[int, int]) -> bytes:
-        """The body of an RTM_NEWNEXTHOP that makes it, over the link that `indexes` has for its own."""
+        """Body of an RTM_NEWNEXTHOP that makes the object; `indexes` maps its link's index to the new one."""
         family, _, protocol, _, flags = _NEXTHOP.unpack_from(self.body)
         asked = []
         for number, full, payload in attributes_of(self.body, _NEXTHOP.size):
@@ -293,7 +293,7 @@ class RawNexthop(NamedTuple):
 
 
 def parse_raw_nexthop(data: bytes, start: int, end: int) -> RawNexthop:
-    """The object of an RTM_NEWNEXTHOP whose body lies between two offsets."""
+    """Nexthop object of the RTM_NEWNEXTHOP body between two offsets."""
     if end - start < _NEXTHOP.size:
         raise Malformed("a short nexthop message")
     body = data[start:end]

@@ -1,4 +1,4 @@
-"""What rtnetlink tells of links, addresses and routes, as light tuples; and routes as text, to be kept in records."""
+"""Links, addresses and routes of rtnetlink as light tuples; addresses and routes also as text, for records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RTNH_F_ONLINK = 4
 class Link(NamedTuple):
     """A network interface.
 
-    `kind` is IFLA_INFO_KIND ("veth", "bridge"; "" for hardware). `mac` and `permanent_mac` are "" where the link has
-    none. `master`, `peer_index` (IFLA_LINK) are 0, and `peer_nsid` -1, where there is none: a peer without a nsid is in
+    `kind` is IFLA_INFO_KIND ("veth", "bridge"; "" for hardware). `mac` and `permanent_mac` are "" if the link has none.
+    `master` and `peer_index` (IFLA_LINK) are 0, and `peer_nsid` is -1, if there is none: a peer without a nsid is in
     the same namespace.
     """
 
@@ -54,44 +54,44 @@ class Addr(NamedTuple):
 
     @property
     def is_link_local(self) -> bool:
-        """Whether it is of fe80::/10, where the kernel makes one for each link."""
+        """True if the address is in fe80::/10, where the kernel makes an address for each link."""
         return self.family == AF_INET6 and self.scope == RT_SCOPE_LINK
 
     @property
     def key(self) -> tuple[str, str]:
-        """What the addresses of one link differ in: address with prefix length, and peer."""
+        """Identity among the addresses of one link: address with prefix length, and peer."""
         return self.address, self.peer
 
     @property
     def far_end(self) -> str:
-        """The address to whose network there is a route: the peer's, or its own, with prefix length."""
+        """Address to whose network a route exists: the peer's, or its own, with prefix length."""
         return f"{self.peer}/{self.address.partition('/')[2]}" if self.peer else self.address
 
     @property
     def is_lasting(self) -> bool:
-        """True if it neither expires nor is deprecated."""
+        """True if the address neither expires nor is deprecated."""
         return self.is_permanent and not self.flags & IFA_F_DEPRECATED
 
     def written(self) -> str:
-        """`10.0.0.5/24`, `10.0.0.5/32 peer 10.0.0.6`"""
+        """Text of address and peer: `10.0.0.5/24`, `10.0.0.5/32 peer 10.0.0.6`."""
         return f"{self.address} peer {self.peer}" if self.peer else self.address
 
     @classmethod
     def written_as(cls, text: str, index: int) -> Addr:
-        """The address that `written` returned as `text`, on link `index`."""
+        """Address from a text of `written`, on link `index`."""
         address, _, peer = text.partition(" peer ")
         family = AF_INET6 if ":" in address else AF_INET
         return cls(index, family, address, IFA_F_PERMANENT, RT_SCOPE_UNIVERSE, peer, "")
 
     def text(self) -> str:
-        """`10.0.0.5/24 peer 10.0.0.6 brd 10.0.0.255`, without its link."""
+        """Text of the address without its link: `10.0.0.5/24 peer 10.0.0.6 brd 10.0.0.255`."""
         words = [self.address]
         words += ["peer", self.peer] if self.peer else []
         return " ".join(words + (["brd", self.broadcast] if self.broadcast else []))
 
     @classmethod
     def from_text(cls, text: str, index: int) -> Addr:
-        """The address that `text` made, on link `index`; raises ValueError when it is not such a text."""
+        """Address from a text of `text`, on link `index`. Raises ValueError for other texts."""
         address, *words = text.split()
         options = dict(zip(words[::2], words[1::2], strict=True))
         if options.keys() - {"peer", "brd"}:
@@ -102,7 +102,7 @@ class Addr(NamedTuple):
 
 
 class NextHop(NamedTuple):
-    """One way of a multipath route; `weight` counts from 1."""
+    """One next hop of a multipath route; `weight` counts from 1."""
 
     gateway: str
     oif: int
@@ -111,11 +111,11 @@ class NextHop(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A route. `dst` is "default" or a CIDR; `gateway` and `prefsrc` are "" and `oif` 0 where there is none.
+    """A route. `dst` is "default" or a CIDR; `gateway` and `prefsrc` are "", and `oif` is 0, if the route has none.
 
-    `nexthops` is empty unless there is more than one; `gateway` and `oif` are then unset. One with a `tos` is for
-    packets of that type of service alone (IPv4), one with a `source_length` for packets from a network (IPv6), beside
-    the route for all.
+    `nexthops` is empty unless there is more than one; `gateway` and `oif` are then unset. A route with a `tos` applies
+    only to packets of that type of service (IPv4), a route with a `source_length` only to packets from a network
+    (IPv6); both exist beside the route for all packets.
     """
 
     family: int
@@ -135,7 +135,7 @@ class Route(NamedTuple):
 
     @property
     def oifs(self) -> tuple[int, ...]:
-        """Indexes of all the links that it goes over."""
+        """Indexes of all links that the route goes over."""
         return tuple(hop.oif for hop in self.nexthops) or ((self.oif,) if self.oif else ())
 
     def text(self) -> str:
@@ -151,7 +151,7 @@ class Route(NamedTuple):
 
     @classmethod
     def from_text(cls, text: str, oif: int) -> Route:
-        """The route that `text` made, over link `oif`; raises ValueError when it is not such a text."""
+        """Route from a text of `text`, over link `oif`. Raises ValueError for other texts."""
         dst, *words = text.split()
         onlink = bool(words) and words[-1] == "onlink"
         words = words[:-1] if onlink else words

@@ -1,4 +1,4 @@
-"""What scplan asks the kernel to change, a message each, with the words for its errors. rtnetlink(7)."""
+"""Changes that scplan requests from the kernel, one message each, with texts for errors. rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLACES = {
 
 
 class Request(NamedTuple):
-    """One message: its number, flags and body, the operation in words, and the errors that mean "it is so already"."""
+    """One message: number, flags, body, the operation in words, and errors that mean that it is done already."""
 
     number: int
     flags: int
@@ -36,7 +36,7 @@ class Request(NamedTuple):
 
 
 class Requests:
-    """The changes as methods; a subclass says whether each is sent at once or gathered first."""
+    """The changes as methods; a subclass sends each at once, or collects them."""
 
     def _submit(self, request: Request) -> None:
         raise NotImplementedError
@@ -55,12 +55,12 @@ class Requests:
         peer_txqueuelen: int | None = None,
         master: int = 0,
     ) -> None:
-        """A veth pair: this end here and up, the other (`peer_name`) in another namespace and down.
+        """Create a veth pair: this end here and up, the other (`peer_name`) in another namespace and down.
 
-        Without MTU and queue of its own the other end has those of this one.
+        Without `peer_mtu` and `peer_txqueuelen`, the other end has the MTU and queue length of this end.
 
-        One message makes both, so that there never is half a pair. IFF_UP and IFLA_MASTER of the peer don't work here.
-        Fails with EEXIST when one of the names is taken.
+        One message makes both ends, so that half a pair never exists. IFF_UP and IFLA_MASTER of the peer don't work
+        here. Fails with EEXIST if one of the names is taken.
         """
         peer = [
             IFINFO.pack(0, 0, 0, 0, 0),
@@ -98,11 +98,12 @@ class Requests:
         netns_fd: int | None = None,
         group: int | None = None,
     ) -> None:
-        """Changes attributes of a link in one message; `master` 0 takes it out of its bridge, None leaves it alone.
+        """Change attributes of a link in one message; `master` 0 removes it from its bridge, None changes nothing.
 
-        The kernel carries them out in an order of its own and not atomically: the move to another namespace first (only
-        when the name, or else the new name, is free there), then MAC, MTU, name. `label` names the link in errors.
+        The kernel carries them out in its own order and not atomically: the move to another namespace first (only if
+        the name, or the new name if given, is free there), then MAC, MTU, name. `label` names the link in errors.
         """
+        # ifinfomsg has a mask of the flags to change: all others stay as they are. rtnetlink(7)
         state = IFF_UP if up else 0
         change = 0 if up is None else IFF_UP
         body = [IFINFO.pack(0, 0, index, state, change)]
@@ -127,19 +128,19 @@ class Requests:
     def send_raw(
         self, number: int, flags: int, body: bytes, operation: str, *, done_when: frozenset[int] = _NOTHING
     ) -> None:
-        """Sends a message that was made elsewhere; `done_when` are the errors that mean "it is so already"."""
+        """Send a message built elsewhere; `done_when` are errors that mean that it is done already."""
         self._submit(Request(number, flags, body, operation, done_when))
 
     def delete_link(self, index: int, *, label: str = "") -> None:
-        """Deletes a link (and its peer); succeeds when it is gone already."""
+        """Delete a link (and its peer). Succeeds if it is gone already."""
         operation = f"RTM_DELLINK({label or f'link {index}'})"
         body = IFINFO.pack(0, 0, index, 0, 0)
         self._submit(Request(wire.RTM_DELLINK, 0, body, operation, frozenset((errno.ENODEV,))))
 
     def add_address(self, index: int, address: str, *, peer: str = "", broadcast: str = "") -> None:
-        """Adds "10.0.0.5/24" to a link; succeeds when it is there already.
+        """Add "10.0.0.5/24" to a link. Succeeds if it is there already.
 
-        IPv6 addresses are usable at once: without IFA_F_NODAD they can't be a route's source for a second or two.
+        IPv6 addresses are usable at once: without IFA_F_NODAD, they can't be a route's source for a second or two.
         """
         family, body = _address(index, address, peer)
         if broadcast:
@@ -150,34 +151,34 @@ class Requests:
         self._submit(Request(wire.RTM_NEWADDR, _ADD, body, operation, frozenset((errno.EEXIST,))))
 
     def restore_address(self, addr: Addr, index: int) -> None:
-        """Adds an address as it was on another link, or on this one before."""
+        """Add an address as it was on another link, or on this link before."""
         self.add_address(index, addr.address, peer=addr.peer, broadcast=addr.broadcast)
 
     def make_address_last(self, addr: Addr) -> None:
-        """Makes an address that is there permanent, and no longer deprecated."""
+        """Make an existing address permanent, and no longer deprecated."""
         _, body = _address(addr.index, addr.address, addr.peer)
-        # Of the other flags the kernel forgets those that a change does not name.
+        # A change clears those of the other flags that it does not name.
         body += u32(wire.IFA_FLAGS, addr.flags & _KEPT_ADDRESS_FLAGS)
         body += attribute(_IFA_CACHEINFO, _FOREVER)
         operation = f"RTM_NEWADDR({addr.address}, link {addr.index}, permanent)"
         self._submit(Request(wire.RTM_NEWADDR, wire.NLM_F_REPLACE, body, operation))
 
     def delete_address(self, index: int, address: str, *, peer: str = "") -> None:
-        """Removes an address from a link; succeeds when it is gone already."""
+        """Remove an address from a link. Succeeds if it is gone already."""
         body = _address(index, address, peer)[1]
         gone = frozenset((errno.EADDRNOTAVAIL,))
         self._submit(Request(wire.RTM_DELADDR, 0, body, f"RTM_DELADDR({address}, link {index})", gone))
 
     def add_route(self, route: Route, *, replace: bool = False) -> None:
-        """Adds a route; EEXIST when one of the same destination, metric and table is there.
+        """Add a route; fails with EEXIST if a route of the same destination, metric and table exists.
 
-        `replace` puts it in the place of that one in a single step, without a moment between them.
+        `replace` replaces that route in a single step, without a moment in between.
         """
         flags = wire.NLM_F_CREATE | wire.NLM_F_REPLACE if replace else _ADD
         self._submit(Request(wire.RTM_NEWROUTE, flags, route_body(route), f"RTM_NEWROUTE({route.text()})"))
 
     def append_route(self, route: Route) -> None:
-        """Adds a route behind one of the same destination, metric and table."""
+        """Add a route behind a route of the same destination, metric and table."""
         flags = wire.NLM_F_CREATE | wire.NLM_F_APPEND
         done = frozenset((errno.EEXIST,))
         self._submit(
@@ -185,26 +186,27 @@ class Requests:
         )
 
     def delete_route(self, route: Route) -> None:
-        """Removes the route that has all these attributes; succeeds when it is gone already.
+        """Remove the route that has all these attributes. Succeeds if it is gone already.
 
-        To the kernel a metric, gateway, link or source that is 0 matches any: pass a route as it was read, so that
-        there is one which fits exactly.
+        The kernel takes a metric, gateway, link or source of 0 for any: pass a route as it was read, so that one fits
+        exactly.
         """
         gone = frozenset((errno.ESRCH,))
         self._submit(Request(wire.RTM_DELROUTE, 0, route_body(route), f"RTM_DELROUTE({route.text()})", gone))
 
     def put_route(self, raw: RawRoute, *, place: Literal["append", "prepend", "replace"] = "append") -> None:
-        """Adds a route just as the kernel listed it, behind or before those of the same key, or in place of the first.
+        """Add a route as the kernel listed it: behind or before the routes of its key, or in place of the first.
 
-        The key is destination, table, metric and type of service. The routes of IPv6 have an order by age alone: it
-        knows no "prepend", and joins one over a gateway to others of the same key, as one of several next hops.
+        The key is destination, table, metric and type of service. IPv6 routes of a key are ordered by age alone: the
+        kernel does not know "prepend" for them, and joins a route over a gateway to others of its key, as one of
+        several next hops.
         """
         operation = f"RTM_NEWROUTE({raw.route.text()}, {place})"
         done = frozenset((errno.EEXIST,))
         self._submit(Request(wire.RTM_NEWROUTE, _PLACES[place], raw.request(), operation, done))
 
     def take_route(self, raw: RawRoute) -> None:
-        """Removes just this route; succeeds when it is gone already."""
+        """Remove exactly this route. Succeeds if it is gone already."""
         gone = frozenset((errno.ESRCH,))
         self._submit(Request(wire.RTM_DELROUTE, 0, raw.removal(), f"RTM_DELROUTE({raw.route.text()})", gone))
 

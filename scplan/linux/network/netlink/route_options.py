@@ -1,4 +1,4 @@
-"""Options of a route, all but its key, next hops and source, as words: `mtu lock 1300 initcwnd 20`. ip-route(8)."""
+"""Options of a route, all but its key, next hops and source, as words: `mtu lock 1300 initcwnd 20`. ip-route(8)"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scplan.linux.network.netlink.wire import RTMSG, U32
 
 # linux/rtnetlink.h
 _METRICS, _FLOW, _PREF, _ENCAP_TYPE, _ENCAP = 8, 11, 20, 21, 22
-# Of the key, of the next hops and the source; state; and nexthop objects, which are listed with what they stand for.
+# Attributes of the key, the next hops and the source; state; nexthop objects, whose content is listed as well.
 _NO_OPTIONS = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 12, 15, 17, 18, 23, 24, 25, 30))
 _LOCK, _CC_ALGO = 1, 16
 _METRIC_NAMES = {
@@ -41,7 +41,7 @@ _EXPIRES = "expires"
 
 
 def options_of(raw: RawRoute) -> str:
-    """The options of a route that the kernel listed, "" for none; that it expires is one, without the time left."""
+    """Options of a route that the kernel listed, "" for none; `expires` is an option, without the remaining time."""
     return _options(raw.body)
 
 
@@ -62,6 +62,7 @@ def _options(body: bytes) -> str:
 
 
 def _metric_words(metrics: bytes) -> Iterator[str]:
+    # RTAX_LOCK is a mask of the metrics that are locked.
     found = dict(_inside(metrics, 0))
     locked = U32.unpack(found.pop(_LOCK, bytes(4)))[0]
     for number, payload in sorted(found.items()):
@@ -76,9 +77,9 @@ def _inside(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
 
 
 def option_attributes(text: str) -> bytes:
-    """The attributes of a request for a route with these options; raises ValueError for a text that is none.
+    """Attributes that request a route with these options. Raises ValueError for other texts.
 
-    A time after which it expires is not asked for: the text does not have it.
+    An expiry is not requested, because the text does not have its time.
     """
     words = text.split()
     attributes, metrics, locked = b"", b"", 0

@@ -29,24 +29,25 @@ _SOL_NETLINK = 270
 _MSG_TRUNC = int(socket.MSG_TRUNC)  # the enum would make an enum of every result
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _SIOCGIFNAME = 0x8910
-# The kernel makes dump messages of at most 32 KiB.
+# A dump message of the kernel has at most 32 KiB.
 _BUFFER_BYTES = 1 << 16
 # A container can fill its own tables; this many entries are more than a full BGP table.
 _MAX_ENTRIES = 1 << 21
-# Each answer waits in the receive buffer of the socket, which holds some 250.
+# The answers to a batch wait in the socket's receive buffer, which holds some 250.
 _BATCH_MESSAGES = 64
 _LINK_REQUEST = IFINFO.pack(0, 0, 0, 0, 0) + wire.u32(wire.IFLA_EXT_MASK, wire.RTEXT_FILTER_SKIP_STATS)
 
 
 def open_socket() -> socket.socket:
-    """An rtnetlink socket in the network namespace that this thread is in; it stays there.
+    """rtnetlink socket in the network namespace of this thread; the socket stays in this namespace.
 
-    A receive waits at most TIMEOUT_S. Strict checking (Linux 4.20) lets the kernel filter dumps; older kernels ignore
+    A receive waits at most TIMEOUT_S. With strict checks (Linux 4.20) the kernel filters dumps; older kernels ignore
     filters, and the callers' own filters do the work.
     """
     opened = socket.socket(socket.AF_NETLINK, _SOCKET_TYPE, socket.NETLINK_ROUTE)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
+        # CAP_ACK: acknowledgements without a copy of the request. EXT_ACK: texts for errors. netlink(7)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             _set_option(opened, option)
     except BaseException:
@@ -64,7 +65,7 @@ def _set_option(opened: socket.socket, option: int) -> None:
 
 
 class Batch(Requests):
-    """Changes that are gathered and then sent together. Not atomic: each stands alone, and all of them are tried."""
+    """Changes that are collected, then sent together. Not atomic: all are tried, each on its own."""
 
     def __init__(self, rtnl: Rtnl) -> None:
         self._rtnl = rtnl
@@ -74,13 +75,13 @@ class Batch(Requests):
         self._requests.append(request)
 
     def send(self) -> None:
-        """Sends what was gathered; raises the first KernelError, with the diagnostics of all that failed."""
+        """Send the collected changes; raise the first KernelError, with the diagnostics of all that failed."""
         requests, self._requests = self._requests, []
         self._rtnl.transact(requests)
 
 
 class Rtnl(Requests, Closing):
-    """rtnetlink in the namespace in which its socket was opened. Not for use by two threads at a time."""
+    """rtnetlink in the namespace in which its socket was opened. For one thread at a time."""
 
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
@@ -96,20 +97,20 @@ class Rtnl(Requests, Closing):
         return self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.parse_link, "RTM_GETLINK(dump)")
 
     def link_messages(self) -> dict[int, bytes]:
-        """The same by index, as the bodies of the kernel's messages; `parsed_link` makes a link of one."""
+        """Bodies of the kernel's messages for all links, by index; `parsed_link` parses such a body."""
         operation = "RTM_GETLINK(dump)"
         return dict(self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.link_message, operation))
 
     def parsed_link(self, message: bytes) -> Link:
-        """The link of one of `link_messages`."""
+        """Link from a body of `link_messages`."""
         return _parsed("RTM_GETLINK(dump)", wire.parse_link, message, 0, len(message))
 
     def nics(self) -> list[Link]:
-        """All links but the loopback interface, which is not even parsed: most containers have few others."""
+        """All links but the loopback interface, which is not even parsed: most containers have few other links."""
         return self._dump(wire.RTM_GETLINK, wire.RTM_NEWLINK, _LINK_REQUEST, wire.parse_nic, "RTM_GETLINK(dump)")
 
     def addresses(self, links: Container[int] | None = None) -> list[Addr]:
-        """The IPv4 and IPv6 addresses of the namespace, of all links or of those with these indexes."""
+        """IPv4 and IPv6 addresses of the namespace, of all links or of those with these indexes."""
         body = IFADDR.pack(0, 0, 0, 0, 0)
         parse = wire.parse_address if links is None else partial(wire.parse_address, links=links)
         return self._dump(wire.RTM_GETADDR, wire.RTM_NEWADDR, body, parse, "RTM_GETADDR(dump)")
@@ -117,7 +118,7 @@ class Rtnl(Requests, Closing):
     def routes(
         self, *, family: int = 0, type: int = 0, protocol: int = 0, lengths: Container[int] | None = None
     ) -> list[Route]:
-        """The IPv4 and IPv6 routes of all tables, without cached ones; 0 stands for any family, type or protocol.
+        """IPv4 and IPv6 routes of all tables, without cached routes; 0 stands for any family, type or protocol.
 
         `lengths` are the prefix lengths of their destinations, None for all; the default route has 0.
         """
@@ -135,7 +136,7 @@ class Rtnl(Requests, Closing):
         return routes
 
     def raw_routes(self, family: int = 0, *, table: int = 0, lengths: Container[int] | None = None) -> list[RawRoute]:
-        """Routes with the kernel's own messages; those of one key in the order in which they count.
+        """Routes with the kernel's own messages; routes of the same key in the order in which the kernel tries them.
 
         0 stands for any family or table; `lengths` as in `routes`.
         """
@@ -149,13 +150,13 @@ class Rtnl(Requests, Closing):
         ]
 
     def tables_of_rules(self) -> set[int]:
-        """The tables that rules name for packets of any kind. fib_rule_hdr and FRA_TABLE of linux/fib_rules.h."""
+        """Tables that rules name for packets of any kind. fib_rule_hdr and FRA_TABLE of linux/fib_rules.h"""
         operation = "RTM_GETRULE(dump)"
         found = self.bodies(wire.RTM_GETRULE, wire.RTM_NEWRULE, bytes(12), operation)
         return {_parsed(operation, wire.table_of_rule, body) for body in found}
 
     def link(self, which: str | int) -> Link | None:
-        """One link, by name or index; None when there is none."""
+        """Link by name or index; None if there is none."""
         index, name = (which, b"") if isinstance(which, int) else (0, wire.text(wire.IFLA_IFNAME, which))
         body = IFINFO.pack(0, 0, index, 0, 0) + name
         body += wire.u32(wire.IFLA_EXT_MASK, wire.RTEXT_FILTER_SKIP_STATS)
@@ -168,19 +169,19 @@ class Rtnl(Requests, Closing):
             raise
 
     def bodies(self, number: int, answer: int, body: bytes, operation: str) -> list[bytes]:
-        """The bodies of the messages that answer a dump of any other object."""
+        """Bodies of the messages that answer a dump of any other kind of object."""
         return self._dump(number, answer, body, lambda data, start, end: data[start:end], operation)
 
     def body(self, number: int, answer: int, body: bytes, operation: str) -> bytes:
-        """The body of the one message that answers a request, of a kind that is sent to all listeners.
+        """Body of the only answer to a request of a kind that is answered to all listeners: NLM_F_ECHO asks for a copy.
 
-        Raises KernelError ENOENT when there is no answer.
+        Raises KernelError ENOENT if there is no answer.
         """
         flags = wire.NLM_F_ECHO | wire.NLM_F_ACK
         return self._ask(number, answer, body, lambda data, start, end: data[start:end], operation, flags=flags)
 
     def link_name(self, index: int) -> str:
-        """Name of a link by index, "" when there is none: many times cheaper than `link`. SIOCGIFNAME, netdevice(7)."""
+        """Name of a link by index, "" if there is none: many times cheaper than `link`. SIOCGIFNAME, netdevice(7)."""
         try:
             answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, struct.pack("@16si20x", b"", index))
         except OSError as error:
@@ -190,7 +191,7 @@ class Rtnl(Requests, Closing):
         return answer[:16].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
     def nsid(self, netns_fd: int) -> int:
-        """The id that this namespace has for another one, as Link.peer_nsid shows it; -1 when it has none."""
+        """ID of another network namespace in this one, as in Link.peer_nsid; -1 if it has none."""
         body = b"\0\0\0\0" + wire.u32(wire.NETNSA_FD, netns_fd)
         return self._ask(wire.RTM_GETNSID, wire.RTM_NEWNSID, body, wire.parse_nsid, f"RTM_GETNSID(fd {netns_fd})")
 
@@ -200,11 +201,11 @@ class Rtnl(Requests, Closing):
         self.transact([request])
 
     def batch(self) -> Batch:
-        """Gathers changes, to be sent with `Batch.send`."""
+        """New batch of changes, which `Batch.send` sends."""
         return Batch(self)
 
     def transact(self, requests: Sequence[Request]) -> None:
-        """Carries out requests, as many in one system call as their answers have room for.
+        """Send requests, as many in one system call as their answers have room for.
 
         All are tried, in order; raises the first KernelError, with the diagnostics of all that failed.
         """
@@ -254,7 +255,7 @@ class Rtnl(Requests, Closing):
         *,
         flags: int = 0,
     ) -> T:
-        """The one answer to a request."""
+        """The only answer to a request."""
         self._send(self._message(number, wire.NLM_F_REQUEST | flags, body), operation)
         for data, start, end, kind, message_flags, sequence in self._messages(operation, lambda: True):
             if sequence != self._sequence:
@@ -263,14 +264,14 @@ class Rtnl(Requests, Closing):
                 return _parsed(operation, parse, data, start, end)
             if kind == wire.NLMSG_ERROR:
                 code, said = _parsed(operation, wire.parse_error, data, start, end, message_flags, done=False)
-                # An acknowledgement in place of an answer: there is nothing to show.
+                # An acknowledgement instead of an answer: there is no such object.
                 raise KernelError(operation, code or errno.ENOENT, detail=said)
         raise AssertionError("the messages of a socket never end; this is a bug in scplan")
 
     def _dump(
         self, number: int, answer: int, body: bytes, parse: Callable[[bytes, int, int], T | None], operation: str
     ) -> list[T]:
-        """All that the kernel lists; read again, for TIMEOUT_S at most, when it changed meanwhile."""
+        """All entries of a dump; read again, for TIMEOUT_S at most, if entries changed meanwhile."""
         deadline = 0.0
         while True:
             message = self._message(number, wire.NLM_F_REQUEST | wire.NLM_F_DUMP, body)
@@ -286,10 +287,10 @@ class Rtnl(Requests, Closing):
     def _receive_dump(
         self, answer: int, parse: Callable[[bytes, int, int], T | None], operation: str
     ) -> list[T] | None:
-        """The entries of the dump in progress; None when they changed meanwhile (NLM_F_DUMP_INTR)."""
+        """Entries of the dump in progress; None if they changed meanwhile (NLM_F_DUMP_INTR)."""
         entries: list[T] = []
         interrupted, unpack = 0, HEADER.unpack_from
-        # A loop of its own and not over `_messages`: with a thousand namespaces it is most of what reading costs.
+        # A loop of its own, without `_messages`: for a thousand namespaces it is most of the cost of reading.
         while len(entries) <= _MAX_ENTRIES:
             data = self._receive(operation)
             start, size, mine = 0, len(data), self._sequence
@@ -319,7 +320,7 @@ class Rtnl(Requests, Closing):
         raise KernelError(operation, errno.E2BIG, detail=f"more than {_MAX_ENTRIES} entries")
 
     def _messages(self, operation: str, more: Callable[[], bool]) -> Iterator[tuple[bytes, int, int, int, int, int]]:
-        """(datagram, start and end of the body, number, flags, sequence) of what comes in, while `more()`."""
+        """(datagram, start and end of the body, number, flags, sequence) of each message, while `more()`."""
         while more():
             data = self._receive(operation)
             start, size = 0, len(data)
@@ -329,7 +330,7 @@ class Rtnl(Requests, Closing):
                 start += (length + 3) & ~3
 
     def _receive(self, operation: str) -> bytes:
-        """One datagram of the kernel; those of others are ignored: a container's root can send to this socket."""
+        """One datagram of the kernel; others are ignored: a container's root can send to this socket."""
         deadline = 0.0
         while True:
             try:
@@ -337,10 +338,11 @@ class Rtnl(Requests, Closing):
             except BlockingIOError:
                 raise KernelError(operation, errno.ETIMEDOUT, detail=f"no answer within {TIMEOUT_S} s") from None
             except OSError as error:
-                # ENOBUFS among them: answers were lost, so that nothing can be said about the operation.
+                # ENOBUFS among them: answers were lost, so that the operation's result is unknown.
                 raise KernelError.from_os(operation, error) from None
             if flags & _MSG_TRUNC:
                 raise KernelError(operation, errno.EMSGSIZE, detail=f"an answer of more than {_BUFFER_BYTES} bytes")
+            # Port 0 is the kernel. netlink(7)
             if sender[0] == 0:
                 return data
             deadline = deadline or time.monotonic() + TIMEOUT_S

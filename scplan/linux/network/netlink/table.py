@@ -1,4 +1,4 @@
-"""The links of a namespace by index and by name, read no sooner and no further than they are asked for."""
+"""Links of a namespace by index and by name, read and parsed only as far as they are asked for."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from scplan.linux.network.netlink.records import Link
 from scplan.linux.network.netlink.rtnl import Rtnl
 
 T = TypeVar("T")
-# So many links are asked for one by one; whoever wants more gets all of them in one dump.
+# So many links are read one by one; after that, one dump reads all.
 _ALONE = 32
 _MAX_NAME_BYTES = 15
 _LENGTH_BYTES = 8
 
 
 class SharedDump(Closing):
-    """One dump for all processes that are forked from the one that makes this.
+    """One dump of the links for all processes that are forked from its maker.
 
-    The first that needs it makes it, and the others wait for that: the kernel makes one dump at a time anyway, and
+    The first process that needs the dump makes it, and all others wait: the kernel makes one dump at a time anyway, and
     takes as long for each.
     """
 
@@ -33,8 +33,8 @@ class SharedDump(Closing):
         os.close(self._fd)
 
     def messages(self, rtnl: Rtnl) -> dict[int, bytes]:
-        """As of Rtnl.link_messages, at the time when they were first asked for."""
-        # A lock of the process (fcntl(2)): those of flock(2) are shared by all that inherit the fd.
+        """Messages as of Rtnl.link_messages, at the time of the first call."""
+        # A lock of the process (fcntl(2)): a flock(2) lock is shared by all processes that inherit the fd.
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             length = int.from_bytes(os.pread(self._fd, _LENGTH_BYTES, 0), "little")
@@ -43,7 +43,7 @@ class SharedDump(Closing):
                 return known
             messages = rtnl.link_messages()
             data = marshal.dumps(messages)
-            # The length comes last: whoever dies before leaves nothing.
+            # The length is written last: a process that dies before leaves no dump.
             if os.pwrite(self._fd, data, _LENGTH_BYTES) == len(data):
                 os.pwrite(self._fd, len(data).to_bytes(_LENGTH_BYTES, "little"), 0)
             return messages
@@ -52,13 +52,13 @@ class SharedDump(Closing):
 
 
 class LinkTable(Mapping[int, Link]):
-    """As they were when first asked for. A few look-ups after a change don't pay for reading a thousand links.
+    """Links by index, as they were when first asked for. A few look-ups after a change don't read a thousand links.
 
-    Of a dump only what is asked for is parsed: most links of a host belong to containers that nobody means.
+    Of a dump, only links that are asked for are parsed: most links of a host belong to other containers.
     """
 
     def __init__(self, rtnl: Rtnl, dump: SharedDump | None = None) -> None:
-        """With `dump`, what is not asked for alone comes from there."""
+        """`dump` provides links that are not read one by one."""
         self._rtnl = rtnl
         self._dump = dump
         self._known: dict[int | str, Link | None] = {}
@@ -69,7 +69,7 @@ class LinkTable(Mapping[int, Link]):
         return self.known(index)
 
     def get(self, index: int, default: T | None = None) -> Link | T | None:  # type: ignore[override]
-        # Not by an exception for each link that is not there, as a Mapping does it.
+        # Mapping.get() would raise and catch an exception for each missing link.
         link = self._known[index] if index in self._known else self._read(index)
         return default if link is None else link
 
@@ -97,7 +97,7 @@ class LinkTable(Mapping[int, Link]):
             return self._rtnl.link(which)
         if isinstance(which, str):
             self._known.update((link.name, link) for link in self.values())
-            # The kernel also knows links by alternative names, which are in no dump that is parsed here.
+            # The kernel also looks up alternative names, which this module parses from no dump.
             return self._known.get(which) or self._rtnl.link(which)
         message = self._dumped().get(which)
         return None if message is None else self._rtnl.parsed_link(message)
@@ -109,7 +109,7 @@ class LinkTable(Mapping[int, Link]):
 
 
 class LinkNames(Mapping[str, Link]):
-    """The same by name. A link is not there under its alternative names, which the kernel looks up too."""
+    """Links by name, but not by alternative names, which the kernel looks up too."""
 
     def __init__(self, table: LinkTable) -> None:
         self._table = table
@@ -128,7 +128,7 @@ class LinkNames(Mapping[str, Link]):
 
 
 def _is_possible(which: int | str) -> bool:
-    """Whether a link can have the index or name; the kernel answers others with all kinds of errors."""
+    """True if a link can have the index or name; for an impossible one the kernel gives all kinds of errors."""
     if isinstance(which, int):
         return which > 0
     raw = which.encode(errors="replace")

@@ -22,6 +22,7 @@ _U16 = struct.Struct("=H")
 
 NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 2, 3, 4
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x2, 0x4, 0x8, 0x10, 0x300
+# In requests that make objects, and in acknowledgements, the bits of dump flags have other meanings. linux/netlink.h
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
@@ -84,7 +85,7 @@ Attributes = dict[int, bytes]
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded to four bytes."""
+    """One attribute, padded to four bytes (NLA_ALIGNTO)."""
     length = len(payload) + 4
     return ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length % 4)
 
@@ -102,13 +103,13 @@ def mac_bytes(mac: str) -> bytes:
 
 
 def address_bytes(address: str) -> tuple[int, bytes]:
-    """(family, packed) of an address without prefix length."""
+    """(family, packed address) of an address without prefix length."""
     family = AF_INET6 if ":" in address else AF_INET
     return family, inet_pton(family, address)
 
 
 def gateway(route_family: int, address: str) -> bytes:
-    """RTA_GATEWAY, or RTA_VIA when the gateway is of another family than its route."""
+    """RTA_GATEWAY, or RTA_VIA if the gateway is of another family than its route."""
     family, packed = address_bytes(address)
     if family == route_family:
         return attribute(RTA_GATEWAY, packed)
@@ -119,7 +120,7 @@ def gateway(route_family: int, address: str) -> bytes:
 
 
 def read_header(data: bytes, start: int, size: int) -> tuple[int, int, int, int]:
-    """(length, type, flags, sequence) of the message at an offset; raises Malformed when it reaches beyond `size`."""
+    """(length, type, flags, sequence) of the message at an offset. Raises Malformed if it reaches beyond `size`."""
     if size - start < 16:
         raise Malformed(f"{size - start} bytes where a message should begin")
     length, kind, flags, sequence, _ = HEADER.unpack_from(data, start)
@@ -129,12 +130,12 @@ def read_header(data: bytes, start: int, size: int) -> tuple[int, int, int, int]
 
 
 def split(data: bytes, start: int, end: int) -> Attributes:
-    """The attributes between two offsets, by number; the last one wins. Raises Malformed as `places` does."""
+    """Attributes between two offsets, by number; the last of a number wins. Raises Malformed as `places` does."""
     return {kind: data[at + 4 : stop] for kind, at, stop in places(data, start, end)}
 
 
 def _string(payload: bytes | None) -> str:
-    """Text of the kernel: up to its zero byte. Bytes that are not UTF-8 (a container names its links) are escaped."""
+    """Text of the kernel, up to its NUL byte. Bytes that are not UTF-8 (a container names its links) are escaped."""
     return payload.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") if payload else ""
 
 
@@ -149,7 +150,7 @@ def _mac(payload: bytes | None) -> str:
 
 
 def parse_link(data: bytes, start: int, end: int) -> Link:
-    """The link of an RTM_NEWLINK whose body lies between two offsets."""
+    """Link of the RTM_NEWLINK body between two offsets."""
     if end - start < IFINFO.size:
         raise Malformed("a short link message")
     _, _, index, flags, _ = IFINFO.unpack_from(data, start)
@@ -174,12 +175,12 @@ def parse_link(data: bytes, start: int, end: int) -> Link:
 
 @lru_cache(maxsize=64)
 def _kind(nested: bytes) -> str:
-    """IFLA_INFO_KIND of an IFLA_LINKINFO: most links of a host are of one kind."""
+    """IFLA_INFO_KIND of an IFLA_LINKINFO. Cached, because most links of a host are of one kind."""
     return _string(split(nested, 0, len(nested)).get(IFLA_INFO_KIND))
 
 
 def link_message(data: bytes, start: int, end: int) -> tuple[int, bytes]:
-    """(index, body) of an RTM_NEWLINK whose body lies between two offsets, as parse_link wants it."""
+    """(index, body) of the RTM_NEWLINK body between two offsets, for parse_link."""
     if end - start < IFINFO.size:
         raise Malformed("a short link message")
     index: int = IFINFO.unpack_from(data, start)[2]
@@ -187,19 +188,20 @@ def link_message(data: bytes, start: int, end: int) -> tuple[int, bytes]:
 
 
 def parse_nic(data: bytes, start: int, end: int) -> Link | None:
-    """The same; None for the loopback interface, which every namespace has."""
+    """Link as of parse_link; None for the loopback interface, which every namespace has."""
     if end - start >= IFINFO.size and IFINFO.unpack_from(data, start)[3] & _IFF_LOOPBACK:
         return None
     return parse_link(data, start, end)
 
 
 def parse_address(data: bytes, start: int, end: int, links: Container[int] | None = None) -> Addr | None:
-    """The address of an RTM_NEWADDR; None for other families than IPv4 and IPv6, and links not asked for."""
+    """Address of the RTM_NEWADDR body between two offsets; None if neither IPv4 nor IPv6, or not of `links`."""
     if end - start < IFADDR.size:
         raise Malformed("a short address message")
     family, prefix_length, flags, scope, index = IFADDR.unpack_from(data, start)
     if family not in _LENGTHS or (links is not None and index not in links):
         return None
+    # On a point-to-point link, IFA_ADDRESS is the peer, and IFA_LOCAL the link's own address. linux/if_addr.h
     far, own, broadcast, all_flags = _ADDRESS.read(data, start + IFADDR.size, end)
     if own is None:
         own = far
@@ -217,7 +219,7 @@ def parse_address(data: bytes, start: int, end: int, links: Container[int] | Non
 
 
 def parse_route(data: bytes, start: int, end: int, lengths: Container[int] | None = None) -> Route | None:
-    """The route of an RTM_NEWROUTE; None for families other than IPv4 and IPv6, and for other prefix lengths."""
+    """Route of the RTM_NEWROUTE body between two offsets; None if neither IPv4 nor IPv6, or not of `lengths`."""
     if end - start < RTMSG.size:
         raise Malformed("a short route message")
     family, dst_length, source_length, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(data, start)
@@ -249,7 +251,7 @@ def _destination(family: int, dst: bytes | None, length: int) -> str:
 
 
 def _gateway(family: int, near: bytes | None, via: bytes | None) -> str:
-    """RTA_GATEWAY, or RTA_VIA: an IPv6 gateway of an IPv4 route."""
+    """Address in RTA_GATEWAY, or in RTA_VIA: an IPv6 gateway of an IPv4 route; "" without both."""
     if near is not None:
         return _ip(family, near)
     if via is None:
@@ -274,17 +276,18 @@ def _next_hops(family: int, data: bytes) -> list[NextHop]:
 
 
 def next_hops(route_family: int, hops: Iterable[NextHop]) -> bytes:
-    """RTA_MULTIPATH"""
+    """RTA_MULTIPATH of next hops."""
     packed = []
     for hop in hops:
         way = gateway(route_family, hop.gateway) if hop.gateway else b""
         flags = RTNH_F_ONLINK if hop.onlink else 0
+        # rtnh_hops is the weight minus one.
         packed.append(RTNEXTHOP.pack(RTNEXTHOP.size + len(way), flags, hop.weight - 1, hop.oif) + way)
     return attribute(RTA_MULTIPATH, b"".join(packed))
 
 
 def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) -> tuple[int, str]:
-    """(errno, what the kernel says about it) of an NLMSG_ERROR or NLMSG_DONE body; errno 0 acknowledges."""
+    """(errno, the kernel's text) of an NLMSG_ERROR or NLMSG_DONE body; errno 0 acknowledges."""
     if end - start < 4:
         raise Malformed("a short error message")
     code: int = -I32.unpack_from(data, start)[0]
@@ -302,7 +305,7 @@ def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) ->
 
 
 def table_of_rule(body: bytes) -> int:
-    """The table of an RTM_NEWRULE; 0: none. Its header has 8 bits for it, FRA_TABLE 32."""
+    """Table in an RTM_NEWRULE, 0 if none. The header has 8 bits for it, FRA_TABLE 32."""
     if len(body) < _RULE_BYTES:
         raise Malformed(f"a rule of {len(body)} bytes")
     found = split(body, _RULE_BYTES, len(body)).get(RTA_TABLE)
@@ -310,7 +313,7 @@ def table_of_rule(body: bytes) -> int:
 
 
 def parse_nsid(data: bytes, start: int, end: int) -> int:
-    """The id of an RTM_NEWNSID; -1: the namespace has none here. rtgenmsg takes four bytes."""
+    """ID in an RTM_NEWNSID; -1 if the namespace has none here. The header rtgenmsg takes four bytes."""
     found = split(data, start + 4, end).get(NETNSA_NSID)
     if found is None:
         return -1
