@@ -56,6 +56,7 @@ def _values(words: list[str], command: Command, settings: Settings) -> Mapping[s
             continue
         flag, equals, text = word.partition("=")
         option = by_flag.get(flag)
+        # A flag with a value, and `=` after a short option, are left to Typer.
         if option is None or (equals and (option.form == "flag" or not flag.startswith("--"))):
             return None
         if option.form == "flag":

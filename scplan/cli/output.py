@@ -77,6 +77,7 @@ def finish() -> bool:
 def silence() -> None:
     """Redirect both streams to /dev/null: their reader has gone, and Python would fail to flush them at exit."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    # dup2(2) replaces the file below the stream; the stream keeps its buffer, which then goes to /dev/null.
     for stream in (sys.stdout, sys.stderr):
         os.dup2(null, stream.fileno())
     os.close(null)

@@ -94,6 +94,7 @@ def _to_stderr() -> Callable[[Notice], None]:
     def tell(notice: Notice) -> None:
         from scplan.render.notices import notice_lines, priority
 
+        # systemd's journal takes the priority from a prefix such as <4>. sd-daemon(3).
         prefix = f"<{priority(notice)}>" if has_priorities else ""
         sys.stderr.write("".join(f"{prefix}{text}\n" for text in notice_lines(notice)))
         sys.stderr.flush()

@@ -25,6 +25,7 @@ MAX_CONTAINERS = 100_000
 
 # PID_MAX_LIMIT of 64-bit kernels, 2**22: include/linux/threads.h, proc_sys_kernel(5).
 _PID = integer(1, 4194304)
+# modprobe(8) takes - and _ for the same character.
 _MODULE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 

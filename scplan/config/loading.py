@@ -47,6 +47,7 @@ def _refuse_planted(path: str) -> None:
 
     The file was not named on the command line: its owner may be waiting for root to run scplan in that directory.
     """
+    # Of the symlink and of its target: the owner of either can choose the content.
     owners = {os.lstat(path).st_uid, os.stat(path).st_uid}
     if os.stat(".").st_mode & stat.S_IWOTH and not owners <= {0, os.geteuid()}:
         raise ConfigurationError(
@@ -152,6 +153,7 @@ def _node(value: object, depth: int) -> Node:
         raise ConfigurationError("nested too deeply", detail=f"more than {MAX_JSON_DEPTH} levels")
     if value is None:
         return Scalar("", True, None)
+    # Before int, of which bool is a subclass.
     if isinstance(value, bool):
         return Scalar("true" if value else "false", False, None)
     if isinstance(value, int | float):

@@ -32,6 +32,7 @@ _NAME = r"^(x-|[^-./\s][^/\s]*$)"
 
 def configuration_schema(kinds: Kinds) -> dict[str, Any]:
     """JSON Schema, draft 2020-12, of a configuration file."""
+    # patternProperties take keys that begin with x-; every other unknown key is an error, as in the readers.
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "scplan configuration",

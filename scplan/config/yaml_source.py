@@ -22,6 +22,7 @@ MAX_DEPTH = 32
 MAX_NODES = 1_000_000
 """Values of one file, with what its aliases stand for: about 17 000 containers of ten resources."""
 MAX_PROBLEMS = 100
+# A mask: the count is compared with its limit at each 65 536th node.
 _CHECKED_EVERY = 0xFFFF
 
 STDIN = "-"
@@ -32,6 +33,7 @@ _CORE_TAGS = {
     "sequence": frozenset({"tag:yaml.org,2002:seq"}),
     "mapping": frozenset({"tag:yaml.org,2002:map"}),
 }
+# Characters outside of c-printable, YAML 1.2.2, 5.1; U+FEFF is allowed at the start of a file only.
 # Compiled only when it is needed: compiling takes as long as reading a small file.
 _NOT_YAML = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff"
 
@@ -184,6 +186,7 @@ def _read_bounded(file: io.FileIO) -> bytes:
 
 def parse(data: bytes, name: str) -> Document:
     """The document in UTF-8 `data`. `name` is the file's name in messages."""
+    # The byte order marks of UTF-16, which libyaml would read.
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return _failed("the file is UTF-16", "save it as UTF-8", SourceRange(name, 1, 1))
     import yaml
@@ -434,6 +437,7 @@ class _Builder:
             hint = f'define it before, with "&{anchor}", or put the value in quotes'
             raise _Stop("unknown alias", f'there is no anchor "&{anchor}" above', hint, event.start_mark)
         node, size = self.anchors[anchor]
+        # An alias counts as the nodes that it stands for: nested aliases multiply, and could exhaust memory later.
         self.count += size
         self.check_count(event)
         return node

@@ -73,7 +73,7 @@ class Change(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One change in the kernel: create, update, delete; or adopt, which only writes a record.
+    """An operation on the kernel: create, update, delete; or adopt, which only writes a record.
 
     A replacement is a delete and a create. `owned_before` and `owned_after` are the record before and after the
     operation. With `at_next_start`, and without `at_once`, only the record changes, since the container does not run.
@@ -93,6 +93,7 @@ class Operation(NamedTuple):
 
     def inverse(self) -> Operation:
         """The operation that undoes this one."""
+        # UPDATE and ADOPT keep their action; only the sides are swapped.
         back = {Action.CREATE: Action.DELETE, Action.DELETE: Action.CREATE}
         return Operation(
             order=self.order,

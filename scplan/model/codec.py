@@ -65,6 +65,7 @@ def _checked(record: type[Attributes], document: dict[str, Any], where: str) -> 
     values = {}
     left = []
     for name, value in document.items():
+        # Not isinstance(): true would pass as an int.
         if type(value) is layout.plain.get(name):
             values[name] = value
         elif name in layout.by_name and value is not None:

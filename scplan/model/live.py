@@ -25,7 +25,7 @@ class Naming(NamedTuple):
 
     `by` "id": a container made again is another container. `by` "name": the record follows the name. `by` "" (not
     configured): the record follows the name only if the engine removes the container when it ends. The new container
-    must match `image` (a glob) and `label` (KEY=VALUE), where these are set.
+    must match `image` (a glob) and `label` (KEY=VALUE), if they are set.
     """
 
     by: str = ""
@@ -84,6 +84,7 @@ class ContainerFacts(NamedTuple):
 
 def _literal(text: str) -> str:
     """A glob that matches `text` alone."""
+    # In brackets these characters stand for themselves. glob(7).
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
 
 

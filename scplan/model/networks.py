@@ -35,6 +35,7 @@ class Network(NamedTuple):
 @lru_cache(maxsize=4096)
 def number_of(address: str) -> tuple[int, int]:
     """(family, number) of an address such as "10.0.0.5". Raises OSError if the text is not an address. inet_pton(3)."""
+    # Every IPv6 address has a colon, and no IPv4 address has one.
     family = AF_INET6 if ":" in address else AF_INET
     return family, int.from_bytes(inet_pton(family, address))
 

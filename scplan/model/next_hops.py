@@ -31,7 +31,10 @@ _TYPE_NUMBERS = {word: number for number, word in TYPES.items()}
 
 
 class Way(NamedTuple):
-    """One of several next hops. `gateway` is "" if the destination is on the link of `dev`. `weight` is 1 to 256."""
+    """One of several next hops. `gateway` is "" if the destination is on the link of `dev`. `weight` is 1 to 256.
+
+    `onlink` is RTNH_F_ONLINK: the kernel does not check that an address of `dev` reaches the gateway. ip-route(8).
+    """
 
     gateway: str
     dev: str

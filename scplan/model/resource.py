@@ -12,7 +12,7 @@ Stored = str | int | bool
 
 
 class Role(StrEnum):
-    """Part of an attribute in configuration, comparison and removal."""
+    """Role of an attribute in configuration, comparison and removal."""
 
     IDENTITY = "identity"  # part of the address
     MANAGED = "managed"  # compared with the kernel if it is set; changed in place

@@ -15,6 +15,7 @@ UINT64_MAX = 2**64 - 1
 PATH_MAX = 4096
 NAME_MAX = 255
 
+# The limited broadcast address, RFC 919: never the address of a host.
 _BROADCAST = b"\xff\xff\xff\xff"
 
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -98,6 +99,8 @@ def _parse_absolute_path(text: str) -> str:
     if len(text.encode()) >= PATH_MAX:
         raise ValueError(f"a path may have at most {PATH_MAX - 1} bytes")
     parts = [part for part in text.split("/") if part and part != "."]
+    # After a symlink ".." is the parent of the symlink's target, so that it can't be removed from the text.
+    # path_resolution(7).
     if ".." in parts:
         raise ValueError(f"{text!r} holds '..'; write the path that is meant")
     if any(len(part.encode()) > NAME_MAX for part in parts):
@@ -106,6 +109,7 @@ def _parse_absolute_path(text: str) -> str:
 
 
 def _parse_permissions(text: str) -> str:
+    # Accesses of the device cgroup controller: Documentation/admin-guide/cgroup-v1/devices.rst.
     if not text or set(text) - set("rwm") or len(set(text)) != len(text):
         raise ValueError(f"{text!r} is not a set of r (read), w (write) and m (mknod)")
     return "".join(letter for letter in "rwm" if letter in text)
@@ -165,6 +169,7 @@ def _with_prefix(text: str) -> tuple[bytes, int]:
 
 
 def _is_multicast(packed: bytes) -> bool:
+    # 224.0.0.0/4, RFC 5771; ff00::/8, RFC 4291.
     return packed[0] >> 4 == 0xE if len(packed) == 4 else packed[0] == 0xFF
 
 
@@ -216,7 +221,7 @@ def _parse_destination(text: str) -> str:
         packed, length = _with_prefix(text)
     except ValueError:
         raise ValueError(f"not a destination: {text!r}; write a network, an address or 'default'") from None
-    # 224.0.0.0/4 and ff00::/8 are multicast. Shorter prefixes, such as 0.0.0.0/0, contain other addresses as well.
+    # A network with a shorter prefix, such as 0.0.0.0/0, also contains addresses that are not multicast.
     if _is_multicast(packed) and length >= (4 if len(packed) == 4 else 8):
         raise ValueError(f"{text} is a multicast network")
     network = _network(packed, length)
@@ -261,6 +266,7 @@ def _show_file_identity(text: str) -> str:
     device, _, inode = text.partition(":")
     if not (device.isdecimal() and inode.isdecimal()):
         return text
+    # st_dev encodes both numbers. makedev(3).
     return f"inode {inode} on device {os.major(int(device))}:{os.minor(int(device))}"
 
 

@@ -61,7 +61,7 @@ def _flow(value: Any) -> str:
 
 
 def _scalar(text: str) -> str:
-    """A text as a YAML scalar: plain if no reader can take it for another type, else in double quotes with escapes."""
+    """A text as a YAML scalar: plain if it has only harmless characters, else in double quotes with escapes."""
     if _PLAIN.fullmatch(text) and text.lower() not in _NULLS:
         return text
     return f'"{"".join(_escaped(text))}"'
@@ -74,4 +74,5 @@ def _escaped(text: Iterable[str]) -> Iterator[str]:
         elif char.isprintable():
             yield char
         else:
+            # An escape of double-quoted scalars. YAML 1.2.2, 5.7.
             yield f"\\U{ord(char):08X}"

@@ -53,6 +53,7 @@ def visible(text: str) -> str:
 
     Names, paths and labels come from containers, which can choose any characters.
     """
+    # Not printable are control characters, and also format characters such as U+202E, which reverses the text after it.
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)

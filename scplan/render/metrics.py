@@ -93,4 +93,5 @@ def _head(name: str, text: str, kind: str = "gauge") -> str:
 
 
 def _escaped(label: str) -> str:
+    # The three escapes of label values in the text exposition format; the backslash comes first.
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -11,6 +11,7 @@ from scplan.render.lines import visible
 from scplan.render.machine import drifted_to_json
 from scplan.render.words import counted, difference_words, resource_name
 
+# LOG_ERR, LOG_WARNING, LOG_NOTICE and LOG_INFO of syslog(3).
 _ERR, _WARNING, _NOTICE, _INFO = 3, 4, 5, 6
 _PRIORITIES = {
     Occasion.WATCHING: _INFO,

@@ -38,6 +38,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 def write_lines(lines: Iterable[Line], stream: TextIO) -> None:
     """Print the lines, in colour if the stream is a terminal and NO_COLOR is not set."""
+    # no-color.org: any value but the empty one turns colours off.
     if not is_terminal(stream) or os.environ.get("NO_COLOR"):
         stream.write(plain(lines))
         return

@@ -208,7 +208,7 @@ def confirm(directory: str, kinds: Kinds, boot_id: str, wanted: str | None = Non
 
 
 def held(path: str) -> Journal:
-    """The journal, locked until its `with` block ends. Raises Locked if another process keeps the lock for 2 s."""
+    """The journal, locked until its `with` block ends. Raises Locked if another process keeps it for more than 2 s."""
     found: list[Journal] = []
 
     def is_settled() -> bool:

@@ -30,6 +30,7 @@ def default_state_dir() -> str:
     """/var/lib/scplan for root; $XDG_STATE_HOME/scplan for other users, also as root of their own user namespace."""
     if not acts_for_user():
         return "/var/lib/scplan"
+    # The default is that of the XDG Base Directory Specification.
     return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "scplan")
 
 
@@ -94,6 +95,7 @@ def refuse_foreign_directory(path: str) -> None:
     A directory that does not exist is accepted: scplan makes it for its owner alone.
     """
     try:
+        # Both: the owner of a symlink can point it to another directory.
         link, found = os.lstat(path), os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -143,6 +145,7 @@ def read_bytes(path: str) -> bytes | None:
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
     try:
+        # Of the fd, not of the path, which another process may have replaced since.
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise RecordDamaged(f"{path} is not a regular file")
@@ -177,6 +180,7 @@ class Prepared:
     def __init__(self, path: str, content: bytes | None, *, keep_previous: bool = False) -> None:
         self.path = path
         self._keeps_previous = keep_previous
+        # In the same directory, since rename(2) works within one file system.
         self._temporary = f"{path}.tmp"
         self._has_content = content is not None
         if content is None:
@@ -271,6 +275,7 @@ def _sweep_dead_writers(path: str) -> None:
         return
     for entry in entries:
         pid = entry.removeprefix(f"{name}.").removesuffix(".tmp")
+        # If another process has the PID now, the file stays until that process has ended.
         if entry == f"{name}.{pid}.tmp" and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
             _unlink_if_there(os.path.join(directory, entry))
 

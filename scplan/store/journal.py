@@ -73,6 +73,7 @@ def new_apply_id(directory: str) -> str:
     """
     stamp = _stamp(time.time_ns())
     names = (name for part in ("journal", "history") for name in listed(os.path.join(directory, part)))
+    # Stamps sort as texts as their times do: they have a fixed number of digits.
     later = sorted(found[1] for found in map(_ID.match, names) if found and found[1] >= stamp)
     while later:
         newest_ns = _time_ns(later.pop())
@@ -114,6 +115,7 @@ class Journal:
         self._fd = locks.open_locked(nameless, FILE_MODE)
         try:
             self._append(begin_to_json(begin, refreshed))
+            # The lock is kept: it belongs to the open file, not to the name. flock(2).
             os.rename(nameless, self.path)
             sync_directory(self.directory)
         except BaseException as error:
@@ -203,6 +205,7 @@ def open_again(path: str) -> Journal | None:
     journal.path = path
     journal.directory = os.path.dirname(path)
     try:
+        # O_APPEND: each write(2) goes to the end of the file, whatever the offset of the fd is.
         journal._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
     except FileNotFoundError:
         return None

@@ -239,6 +239,7 @@ def _resources(document: object, kinds: Kinds, where: str) -> dict[Address, Reso
 
 def _number(entry: dict[str, Any], where: str) -> int:
     number = entry.get("number")
+    # Not isinstance(): bool is a subclass of int.
     if type(number) is not int:
         raise RecordDamaged(f"{where}: no number")
     return number

@@ -41,6 +41,7 @@ def take(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        # EWOULDBLOCK is EAGAIN. EACCES is from fcntl(2) locks, with which NFS emulates flock(2).
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise KernelError.from_os("flock", error) from None
         return False
@@ -73,6 +74,7 @@ def is_held(path: str) -> bool:
 
 def comes_true(is_so: Callable[[], bool], deadline: float) -> bool:
     """Poll `is_so` until it returns True; False if it has not by `deadline`, in seconds of the monotonic clock."""
+    # Polled, because a blocking flock(2) has no timeout.
     while not is_so():
         if time.monotonic() >= deadline:
             return False

@@ -69,6 +69,7 @@ def is_as_saved(document: dict[str, Any]) -> bool:
 
 def _digest(document: dict[str, Any]) -> str:
     """Digest of a document without its own digest and without the host, which `check_host` compares."""
+    # sort_keys: a file whose JSON was formatted anew by another program keeps its digest.
     rest = {key: value for key, value in document.items() if key not in ("digest", "host")}
     return f"sha256:{sha256_hex(json.dumps(rest, sort_keys=True, separators=(',', ':')).encode())}"
 

@@ -39,7 +39,7 @@ class Record(NamedTuple):
     the process of the container in which the resources were made; "" and 0 if they wait for the container's next start.
     `cgroup` and `pid_namespace` belong to the same process; they and `place` are as in ContainerFacts. `bundle` is the
     directory of the container's OCI configuration, which distinguishes containers of the same ID. `modules` are kernel
-    modules to load before the resources are made. `naming` is how a container that was made again is recognised.
+    modules to load before the resources are made. `naming` is the rule that recognises a container made again.
 
     When a record is written, `modules` None, `bundle` "", `place` "" and `naming` None keep the value of the record on
     disk. `place` is "" in records of earlier versions.
@@ -62,6 +62,7 @@ class Record(NamedTuple):
     @classmethod
     def of(cls, facts: ContainerFacts, boot_id: str, resources: Mapping[Address, Resource]) -> Record:
         """Record of a container, from its current facts."""
+        # A container that does not run belongs to no boot: its resources wait for its next start.
         boot_id = boot_id if facts.start_time else ""
         return cls(
             facts.name,
