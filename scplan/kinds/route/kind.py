@@ -118,6 +118,9 @@ class RouteKind(Kind[Route]):
     def is_left_to_others(self, made: Route, live: Route | None) -> bool:
         if not made.carried or live is None:
             return False
+        # Under its index a link may have another name by now: the container's root renames links at any time.
+        if fits(made.but(dev=None, over=None), live):
+            return True
         # IPv6 would join the restored route to a route that others have added since.
         return kernel.is_behind(made, live) or (":" in made.to and not fits(made, live))
 
