@@ -132,6 +132,7 @@ def _of_root(host: Host, controller: str, file: str) -> str | None:
 def _weight(
     cgroup: Cgroup, setting: Setting, values: Mapping[str, str], formers: Mapping[str, str]
 ) -> Unsuitable | None:
+    """Refusal of a weight for a cgroup that is idle without an entry: sched_group_set_shares() refuses shares then."""
     if "cpu.idle" in values:
         return None
     is_idle = setting.value(setting.group.read(cgroup)) == NOT_IN_FORCE
@@ -145,6 +146,7 @@ def _weight(
 
 def _not_reclaimable(cgroup: Cgroup, limit: int) -> Unsuitable | None:
     """Refusal of a limit below the anonymous memory in use, if there is no swap to move that to. proc(5)."""
+    # total_rss is anonymous memory, that of the cgroups below included. admin-guide/cgroup-v1/memory
     stat = dict(line.split(" ", 1) for line in (cgroup.read("memory.stat") or "").splitlines() if " " in line)
     used = int(stat.get("total_rss", "0"))
     if limit >= used or _has_swap():
@@ -163,6 +165,7 @@ def _has_swap() -> bool:
 def _memory(
     cgroup: Cgroup, setting: Setting, name: str, values: Mapping[str, str], formers: Mapping[str, str]
 ) -> Unsuitable | None:
+    """Refusal of a limit of memory or swap by the limits that the container has now, without the removed settings."""
     names = grouped_with(name)
     now = laid_over(setting.group.read(cgroup), {one: value for one, value in formers.items() if one in names})
     return _memory_refusal(name, now, values, "the container has")
@@ -275,6 +278,7 @@ def _shares_below(cgroup: Cgroup) -> Iterable[tuple[str, float]]:
 
 def _share(cgroup: Cgroup) -> float | None:
     """CPUs of a cgroup, quota divided by period; None if it is not limited."""
+    # A quota of -1 is no limit. Documentation/scheduler/sched-bwc.rst
     quota, period = cgroup.read(QUOTA), cgroup.read(PERIOD)
     if quota is None or period is None or int(quota) < 0:
         return None

@@ -20,6 +20,7 @@ Files = Mapping[str, str]
 # The kernel shows "no limit" as the largest multiple of the page size below 2**63.
 _UNLIMITED_MEMORY = 1 << 62
 _UNLIMITED = "-1"
+# The kernel's default. Documentation/scheduler/sched-bwc.rst
 PERIOD_US = 100_000
 _MAX_CPU = 1 << 16
 # PID_MAX_LIMIT of linux/threads.h, on 64 bits.
@@ -96,10 +97,12 @@ def decoded(text: str) -> dict[str, str]:
     return {file: value for file, _, value in pairs}
 
 
-# one file of its own
+# settings with a file of their own
 
 
 def _write_each(hints: Mapping[int, str] | None = None) -> Callable[[Cgroup, Files, Files], None]:
+    """A function that writes the files which differ from the goal."""
+
     def write(cgroup: Cgroup, now: Files, goal: Files) -> None:
         for file, text in goal.items():
             if now.get(file) != text:
@@ -117,6 +120,7 @@ def _alone(
     hints: Mapping[int, str] | None = None,
     usual: str | None = None,
 ) -> Setting:
+    """A setting whose file no other setting uses."""
     return Setting(
         controller,
         Group((file,), _write_each(hints)),
@@ -152,6 +156,8 @@ def holds_same(file: str, one: str, other: str) -> bool:
 
 
 def _memory_value(file: str) -> Callable[[Files], str | None]:
+    """A function that returns a file's limit as cgroup v2 shows it: in bytes, or max."""
+
     def value_in(files: Files) -> str | None:
         if file not in files:
             return None
@@ -232,6 +238,7 @@ def _cpu_max(text: str, _: int) -> str:
     if not 1 <= len(fields) <= 2 or not all(field.isdecimal() for field in fields[1:]):
         raise ValueError(f"cpu.max is QUOTA [PERIOD] in microseconds, such as '50000 100000', not {text!r}")
     period = int(fields[1]) if len(fields) == 2 else PERIOD_US
+    # min_cfs_quota_period and max_cfs_quota_period of kernel/sched/core.c.
     if not 1000 <= period <= 1_000_000:
         raise ValueError(f"the period of cpu.max must be between 1000 and 1000000 microseconds, not {period}")
     if fields[0] == "max":
@@ -258,6 +265,7 @@ _QUOTA_HINTS = {
 
 
 def _write_cpu_max(cgroup: Cgroup, now: Files, goal: Files) -> None:
+    """Write quota and period, if one of them differs."""
     if all(now.get(file) == text for file, text in goal.items()):
         return
     # The quota is lifted first: the kernel checks each pair of quota and period against the parent's bandwidth.
@@ -268,6 +276,8 @@ def _write_cpu_max(cgroup: Cgroup, now: Files, goal: Files) -> None:
 
 
 def _number(low: int, high: int, word: str | None = None) -> Callable[[str, int], str]:
+    """A function that returns a whole number between both limits, or the word, in canonical form."""
+
     def normalise(text: str, _: int) -> str:
         if text == word:
             return text

@@ -51,6 +51,7 @@ def _reason(host: Host, device: Device) -> str:
     source = host.look_up(device.source)
     if source is None or (source.file_type, source.numbers) != (device.file_type, device.numbers):
         return f"the host has no node of this {device.file_type} device {device.numbers}"
+    # An owner that the container's user namespace does not map is shown as the overflow ID. user_namespaces(7)
     if OVERFLOW_ID in (device.uid, device.gid):
         return "the host's own node, which the runtime mounted there: its owner is nobody in the container"
     return "" if device.permissions else f"the container may not use this {device.file_type} device {device.numbers}"

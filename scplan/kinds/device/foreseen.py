@@ -73,6 +73,7 @@ def _refusal(
     *,
     is_in_sight: bool,
 ) -> Unsuitable | None:
+    """The first refusal of the device, by its entries, rules, limits, owner or target; None if there is none."""
     try:
         return (
             _contradicts(change, managed)
@@ -147,6 +148,7 @@ def _contradicts(change: Change, managed: Mapping[Address, Device]) -> Unsuitabl
 
 
 def _limits_refused(container: Container, host: Host, device: Device) -> Unsuitable | None:
+    """Refusal of I/O limits that the kernel, the disk's scheduler or the user's permissions rule out."""
     if device.io is None:
         return None
     cgroup = Cgroup(container, host, "blkio")
@@ -168,6 +170,7 @@ def _limits_refused(container: Container, host: Host, device: Device) -> Unsuita
 
 
 def _scheduler(device: Device) -> str:
+    """Schedulers of the disk, the active one in brackets; "" if it has none. Documentation/block/switching-sched.rst"""
     try:
         with open(f"/sys/dev/block/{device.numbers}/queue/scheduler", encoding="ascii") as file:
             return file.read()
@@ -198,6 +201,7 @@ def _node_refused(
     after: Mapping[Address, Resource],
     remade: Collection[Address],
 ) -> Unsuitable | None:
+    """Refusal of the node by the files at its target: those of now, or of the source of a planned mount."""
     mounts = container.mounts()
     points = {mount.point for mount in mounts}
     entries = {other: after[other] for other in covering(change.address, device.target, after)}
@@ -350,7 +354,7 @@ def _has_option(text: bytes, mount_id: int, option: str) -> bool:
     return False
 
 
-# who has it open
+# processes that have the node open
 
 
 def _open_in(container: Container, host: Host, change: Change, device: Device) -> Iterable[Foreseen]:
@@ -374,6 +378,7 @@ def _open_in(container: Container, host: Host, change: Change, device: Device) -
 
 
 def _processes(container: Container, host: Host) -> Iterable[int]:
+    """PIDs in the container's cgroup and the cgroups below, at most _MAX_PROCESSES."""
     waiting = [Cgroup(container, host, "devices")]
     if not waiting[0].is_its_own:
         return
@@ -386,19 +391,22 @@ def _processes(container: Container, host: Host) -> Iterable[int]:
 
 
 def _has_open(pid: int, kind: str, number: int) -> bool:
+    """True if the process has the device open."""
     try:
         return any(_is_of(f"/proc/{pid}/fd/{fd}", kind, number) for fd in os.listdir(f"/proc/{pid}/fd"))
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return False
 
 
 def _is_of(path: str, kind: str, number: int) -> bool:
+    """True if a link in /proc/PID/fd leads to a node of the device."""
     try:
         # The link's text first: a file that a process has open may lie on a file system that does not answer.
         if not os.readlink(path).startswith("/"):
             return False
+        # O_PATH does not call the device's driver. open(2)
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # closed meanwhile
+    except OSError:  # the process has closed the file
         return False
     try:
         found = statx(fd)
@@ -408,6 +416,7 @@ def _is_of(path: str, kind: str, number: int) -> bool:
 
 
 def _command(pid: int) -> str:
+    """Command name of a process. proc_pid_comm(5)"""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             return os.fsdecode(file.read().strip())

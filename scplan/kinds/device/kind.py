@@ -299,7 +299,7 @@ class DeviceKind(Kind[Device]):
 
     def delete(self, target: Target[Device], before: Device) -> None:
         if target.container.shares_host_mounts:
-            return  # nothing was made there
+            return  # nothing was made in the host's own /dev
         followed.forget(before)
         rules.unlimit(target, before)
         if before.former_node is None:

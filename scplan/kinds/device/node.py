@@ -59,6 +59,7 @@ def _list_nodes(container: Container) -> list[str]:
 
 
 def _nodes_below(root_fd: int, directory: str, depth: int) -> Iterable[str]:
+    """Paths of the device nodes below a directory, up to `depth` directories deep, without terminals."""
     try:
         fd = open_in_root(root_fd, directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -71,6 +72,7 @@ def _nodes_below(root_fd: int, directory: str, depth: int) -> Iterable[str]:
             kind = file_type(there.st_mode) if there is not None else ""
             if kind in NODE_TYPES:
                 yield f"{directory}/{name}"
+            # pts has the nodes of open terminals. pts(4)
             elif kind == "directory" and depth and name != "pts":
                 yield from _nodes_below(root_fd, f"{directory}/{name}", depth - 1)
 
@@ -157,6 +159,7 @@ def node_status(container: Container, device: Device) -> str | None:
 
 
 def _read_node(container: Container, device: Device) -> str | None:
+    """For a step: status of the device's node, encoded; None if it is absent."""
     try:
         with opened(open_in_root(container.root_fd, device.target)) as fd:
             return read_status(fd).encoded() if _is_node(statx(fd), device) else None
@@ -173,6 +176,7 @@ def set_node_status(container: Container, device: Device, wanted: NodeStatus, *,
 
 
 def _set_node_status(container: Container, device: Device, wanted: NodeStatus, times: bool) -> None:
+    """For a step: set the status of the device's node."""
     try:
         fd = open_in_root(container.root_fd, device.target)
     except OSError as error:
@@ -185,6 +189,7 @@ def _set_node_status(container: Container, device: Device, wanted: NodeStatus, t
 
 
 def _make_node(container: Container, device: Device) -> None:
+    """Make the node and its directories in the container."""
     making = partial(_make_inside, device=device)
     try:
         container.as_its_root(making, what=f"make {device.target} in container {container.name}")
@@ -295,6 +300,7 @@ def refuse_foreign_node(container: Container, device: Device, found: FileStatus)
 
 
 def _move_aside(container: Container, device: Device, there: FileStatus) -> None:
+    """Rename the file at the target, if the entry allows that."""
     if not device.replace_existing or device.saved_as is None:
         raise KernelError(
             f"mknodat({device.target})",
@@ -330,6 +336,7 @@ def _unlink_node(container: Container, device: Device, made: tuple[str, ...]) ->
 
 
 def _unlink_inside(container: Container, device: Device, made: tuple[str, ...]) -> None:
+    """For a step: remove the node if it is the device's, and the paths that were made for it."""
     try:
         with parent_of(container.root_fd, device.target) as (parent, name):
             there = _stat_at(parent, name)

@@ -56,7 +56,7 @@ class Device(Resource):
         "mode, owner, times and attributes of a node that others had made and scplan took over",
         TEXT,
         role=Role.FORMER,
-        lasting=True,  # who made it makes it again at the next start
+        lasting=True,  # its maker makes the node again at the next start
     )
     default_mode: str | None = attr("mode that it was made with where the entry says nothing", MODE, role=Role.PROMISED)
     default_uid: int | None = attr("owner that it was made with where the entry says nothing", ID, role=Role.PROMISED)

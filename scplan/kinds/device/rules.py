@@ -193,6 +193,7 @@ def _set_by(*devices: Device | None) -> set[str]:
 
 
 def _set_limits(target: Target[Device], device: Device, values: Mapping[str, int | None]) -> None:
+    """Write the limits that are not None and differ from the live ones. admin-guide/cgroup-v1/blkio-controller"""
     if not device.numbers or device.file_type != "block":
         return
     cgroup = Cgroup(target.container, target.host, "blkio")

@@ -9,6 +9,7 @@ from scplan.linux.host import Host, file_identity
 from scplan.linux.mounts.mountinfo import REMOVED, Mount
 from scplan.linux.syscalls import FileStatus
 
+# /run/host is systemd-nspawn's; /run/secrets and /run/.containerenv are Podman's. systemd-nspawn(1), podman-run(1)
 _TREES = ("/proc", "/sys", "/run/host")
 _OF_RUNTIMES = ("/dev", "/dev/mqueue", "/dev/pts", "/dev/shm", "/dev/console", "/run/secrets", "/run/.containerenv")
 _OF_INCUS = ("/dev/incus", "/dev/.incus-mounts", "/dev/lxd", "/dev/.lxd-mounts")
@@ -36,6 +37,7 @@ class BindSources:
 
     def had(self, mount: Mount, path: str) -> bool:
         """True if the mounted file or directory was at this path of the host, and was removed there."""
+        # mountinfo shows the root of a mount whose file was removed as "/path//deleted".
         root = mount.root.removesuffix(REMOVED)
         return root != mount.root and path in self._candidates(mount._replace(root=root))
 

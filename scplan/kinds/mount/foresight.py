@@ -69,6 +69,7 @@ class _Look:
     ) -> None:
         self._container = container
         self._on_host = host.mounts()
+        # Peer groups of the host: mounts on a member propagate to the host. mount_namespaces(7)
         self._groups = frozenset(mount.shared for mount in self._on_host) - {0}
         self._mounts = container.mounts()
         self._changes = changes
@@ -93,6 +94,7 @@ class _Look:
             assert isinstance(before, BindMount)
             if mount.target not in (before.made or ()):  # else the target is made again
                 _check_types(mount, there.st_mode)
+            # The new mount will lie on the mount that the old one lies on.
             self._check_shared(own[0].mount.parent, mount.target)
         elif there is not None:
             _check_types(mount, there.st_mode)
@@ -112,6 +114,7 @@ class _Look:
     def _check_in_source(self, outer: BindMount, mount: BindMount) -> None:
         """Raise Unsuitable if a target in a planned mount can't be made in the source of that mount."""
         source = source_tree(self._on_host, outer.source)
+        # A clone of a shared mount is in its peer group, so that mounts on the clone propagate. mount_namespaces(7)
         if outer.propagation.endswith("shared") and source.top is not None and source.top.shared:
             raise _shared(mount.target, f"{outer.source} is in a shared mount of the host, and so is {outer.target}")
         inner = outer.source.rstrip("/") + mount.target.removeprefix(outer.target)
@@ -143,6 +146,7 @@ class _Look:
         if there is not None and there.filesystem_read_only:
             raise _read_only(mount.target, f"the file system of {directory} is read-only")
         if outer is not None and outer.read_only:
+            # The mount point is made in the source, past the read-only mount.
             self._check_in_source(outer.but(propagation="private"), mount)
         elif there is not None and there.read_only:
             raise _read_only(mount.target, f"{there.point} is mounted read-only in the container")
@@ -199,7 +203,7 @@ class _Look:
             self._real[target] = real_path(self._container, target)
         return self._real[target]
 
-    # what goes along
+    # mounts of others
 
     def what_goes_along(self, change: Change) -> Iterator[Foreseen]:
         """Mounts of others that a change takes out, covers, or can't restore. Raises Unsuitable."""
@@ -268,6 +272,10 @@ class _Look:
         return [one[len(target) :] for one in targets if one is not None and _is_below(one, target)]
 
     def _about_others(self, change: Change, before: BindMount, found: Sequence[Branch]) -> Foreseen:
+        """The finding about mounts of others below a mount that is taken out.
+
+        They are restored if the replacement of the mount has a place for them, else lost.
+        """
         after = change.after
         again, lost = list[str](), list[str]()
         for branch in found:

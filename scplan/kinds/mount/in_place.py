@@ -43,6 +43,7 @@ def cloned_source(mount: BindMount) -> int:
 
 
 def _clone_without_symlinks(path: str, *, recursive: bool) -> int:
+    """A detached clone of the tree at a path. With a symlink in the path openat2(2) fails with ELOOP."""
     try:
         fd = openat2(AT_FDCWD, path, os.O_PATH, resolve=int(Resolve.NO_SYMLINKS))
     except OSError as error:
@@ -75,6 +76,7 @@ def _wanted_flags(mount: BindMount) -> list[tuple[str, str]]:
 
 
 def _add_flags(fd: int, options: str, *, name: str) -> None:
+    """Add the flags of `options` to a mount, and set its access times."""
     # Access times are a field, not flags: setting one needs MOUNT_ATTR__ATIME in attr_clr. mount_setattr(2)
     mount_setattr(fd, set_flags=flags_of(options), clear_flags=int(MountAttr.ATIME), recursive=False, name=name)
 
@@ -117,6 +119,7 @@ def _flags_after(live: list[Branch], source: SourceTree, before: BindMount, afte
     own = [live[0], *source.brought(live[1:])]
     promised = {submount_path(text): text.rpartition(" ")[2] for text in after.submounts or ()}
     promised["/"] = after.flags or ""
+    # Mounts that scplan has made read-only: only their flag is cleared.
     lifted = {"/", *(before.made_read_only or ())}
     wanted = {}
     for branch in own:

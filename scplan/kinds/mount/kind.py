@@ -150,6 +150,7 @@ class MountKind(Kind[BindMount]):
             container.refuse_host_mounts()
         points = None if wanted is None else frozenset(escape(mount.target) for mount in wanted.values())
         mounts = container.mounts(points, below=True)
+        # Of the mounts that are stacked at a point, the last one is visible.
         tops: dict[str, Mount] = {mount.point: mount for mount in mounts}
         if wanted is None:
             targets = [mount.point for mount in tops.values() if mount.point != "/"]

@@ -127,6 +127,7 @@ def hiding(container: Container, mount: BindMount) -> str | None:
     for own in mounts:
         if own.point != mount.target or (there is not None and own.id == there.mount_id):
             continue
+        # The mount and all mounts that it lies in.
         chain = {own.id}
         while own.parent in by_id and own.parent not in chain:
             own = by_id[own.parent]

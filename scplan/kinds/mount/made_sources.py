@@ -34,7 +34,10 @@ def missing_on_host(source: str) -> tuple[str, ...]:
 
 
 def leading_to(source: str, made: Iterable[str]) -> tuple[str, ...]:
-    """Directories on the way to the source, of those that were made: a record may have got another source since."""
+    """The directories that lie on the way to the source, of those that were made.
+
+    The record may have got another source since.
+    """
     return tuple(directory for directory in made if f"{source}/".startswith(f"{directory}/"))
 
 
@@ -132,6 +135,7 @@ def remove_source(mount: MadeFor, others: Callable[[], Collection[MadeFor]]) -> 
         except OSError as error:
             if error.errno == errno.ENOENT:  # this directory could not be made; the ones above it were
                 continue
+            # The directory is not empty, a mount point (EBUSY), or another file by now (ENOTDIR). rmdir(2)
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOTDIR):
                 return
             raise KernelError.from_os(f"rmdir({directory})", error) from None

@@ -97,6 +97,7 @@ def _lent(host: Host, change: Change, name: str) -> Iterator[Foreseen]:
 def _changed(
     container: Container, host: Host, change: Change, before: Nic, own: Collection[RouteKey]
 ) -> Iterator[Foreseen]:
+    """Objects of others that go with a NIC which the change removes, replaces or updates."""
     link = container.rtnl.link(before.name)
     if link is None:
         return
@@ -123,6 +124,7 @@ def _updated(
     after: Nic,
     own: Collection[RouteKey],
 ) -> Iterator[Foreseen]:
+    """Objects of others that go when an update sets a NIC down, removes IPv4 addresses, or changes the bridge's MTU."""
     outer = links.host_end(host, link, container.rtnl.nsid(host.netns_fd), host.rtnl.link)
     along = [] if outer is None else list(_mtu_of_bridge(host, outer, _mtu_there(host, outer, before, after)))
     if before.up and after.up is False:

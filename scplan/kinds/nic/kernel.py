@@ -46,6 +46,7 @@ def read(container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> 
     addresses: dict[int, list[Addr]] = {link.index: [] for link in inside}
     for addr in rtnl.addresses(addresses):
         addresses[addr.index].append(addr)
+    # ID of the host's namespace in the container's one: links with their other end on the host have it. ip-netns(8)
     host_nsid = rtnl.nsid(host.netns_fd)
     found = {}
     for link in inside:
@@ -167,7 +168,7 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
     is_physical = outer is None if wanted is None else wanted.is_physical
     is_foreign = wanted is not None and not (is_it(link, host_nsid, wanted) if is_physical else outer)
     chosen = {plain(address) for address in wanted.addresses or ()} if wanted is not None else set()
-    # scplan makes addresses permanent, so an address that expires by now is drift. An adopted NIC may have had it so.
+    # scplan makes addresses permanent, so that an expiring one is drift. An adopted NIC may have had expiring ones.
     is_made = wanted is not None and (wanted.host_mac is not None or wanted.origin_kind is not None)
     name, bridge, up = None, None, link.up
     host_mtu, host_txqueuelen = None, None
@@ -178,7 +179,7 @@ def _live(link: Link, addrs: list[Addr], host: Host, host_nsid: int, wanted: Nic
         name = wanted.host_name if wanted is not None and _is_lent(link, host, host_nsid, wanted) else link.name
     elif outer is not None:
         name, bridge = outer.name, links.bridge_of(host, outer)
-        # Both ends belong to the NIC: a veth has no carrier while its other end is down. drivers/net/veth.c
+        # Both ends belong to the NIC: if one is down, the link state of both is down. veth(4)
         up = link.up and outer.up
         host_mtu, host_txqueuelen = outer.mtu, outer.txqueuelen
     return Nic(
@@ -313,6 +314,7 @@ def create(target: Target[Nic], after: Nic) -> None:
     if after.is_physical:
         if after.carried_name == "":
             return  # an undo: the NIC was not in the container
+        # An interrupted run may have moved the NIC already.
         is_new = inner is None or not side.is_lent(inner, after)
         inner = side.take_in(after) if inner is None or is_new else inner
         if after.pinned is not None:
@@ -339,6 +341,7 @@ def update(target: Target[Nic], before: Nic, after: Nic) -> None:
         return
     if after.carried_name is not None and not after.is_physical and side.host_end(inner) is None:
         return  # as in `create`
+    # Addresses that expire or are deprecated, and are to be permanent again.
     renewed = {plain(address) for address in before.addresses or () if address != plain(address)}
     renewed &= set(_lasting(after.addresses))
     side.settle(inner, after, removed=without(before.addresses, after.addresses), renewed=renewed)
@@ -346,7 +349,7 @@ def update(target: Target[Nic], before: Nic, after: Nic) -> None:
 
 def delete(target: Target[Nic], before: Nic) -> None:
     if target.container.shares_host_network:
-        return  # nothing was made there
+        return  # nothing was made in the host's own namespace
     side = _Side(target)
     if before.is_physical:
         side.give_back(side.found_inside(before), before)
@@ -407,6 +410,7 @@ class _Side:
         reclaim(self.host, record)
 
     def make_veth(self, nic: Nic) -> Link:
+        """Create the pair, with its inner end in the container's namespace from the start. veth(4)"""
         master = links.linux_bridge(self.host, nic.bridge) if nic.bridge else None
         txqueuelen = DEFAULT_TXQUEUELEN if nic.txqueuelen is None else nic.txqueuelen
         self.host.rtnl.create_veth(
@@ -426,6 +430,7 @@ class _Side:
         return self.inside(nic.carried_name or nic.name)
 
     def inside(self, name: str) -> Link:
+        """The link of this name in the container. Raises KernelError if it vanished."""
         link = self.rtnl.link(name)
         if link is None:
             raise KernelError(f"RTM_GETLINK({name})", errno.ENODEV, detail="it vanished while scplan worked on it")
@@ -551,6 +556,7 @@ class _Side:
         return None
 
     def _lent_inside(self, nic: Nic) -> Link | None:
+        """The lent NIC in the container: preferably a link with its kind and MAC address, else one with its name."""
         host_nsid = self.rtnl.nsid(self.host.netns_fd)
         candidates = [
             link

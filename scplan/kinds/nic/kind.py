@@ -110,8 +110,7 @@ class NicKind(Kind[Nic]):
             return desired
         link = host.links.get(desired.bridge) if desired.bridge and desired.bridge not in host.ovs_bridges else None
         return desired.but(
-            # Another MTU would change the MTU of the bridge for all its ports. br_mtu_auto_adjust() in
-            # net/bridge/br_if.c
+            # Another MTU would change that of the bridge, for all its ports. br_mtu_auto_adjust() in br_if.c
             host_mtu=link.mtu if link is not None else desired.mtu,
             host_txqueuelen=desired.txqueuelen,
             host_bridge=None if desired.bridge else "",
@@ -140,7 +139,7 @@ class NicKind(Kind[Nic]):
         return Disruption.NONE, ""
 
     def is_given_back(self, removed: Nic, live: Nic) -> bool:
-        return live.host_name != removed.host_name  # another link, which has the name by now
+        return live.host_name != removed.host_name  # another link has the name by now
 
     def is_left_to_others(self, made: Nic, live: Nic | None) -> bool:
         if made.carried_name is None:
@@ -167,7 +166,7 @@ class NicKind(Kind[Nic]):
             return None if not is_new and live.host_name == name else False
         if is_new:
             return True if owned.host_name and live.host_name == owned.host_name else None
-        # An adopted NIC was on its bridge, with its addresses; a NIC that has neither is not the adopted one.
+        # An adopted NIC was on its bridge, with its addresses; a live NIC that has neither is not the adopted one.
         has_moved = bool(owned.bridge) and live.bridge != owned.bridge
         has_none = bool(owned.addresses) and not set(owned.addresses or ()) & set(live.addresses or ())
         return False if has_moved and has_none else None
@@ -261,6 +260,7 @@ def _check_address(text: str) -> None:
     address, _, length = text.partition("/")
     network = network_of(text)
     family, value = number_of(address)
+    # Networks of two addresses have no address of their own. RFC 3021, RFC 6164
     if int(length) < (31 if family == AF_INET else 127) and value == network.first:
         raise ValueError(f"{text} is the address of the network itself; a NIC needs one of its hosts'")
     if network.is_broadcast(address):

@@ -16,9 +16,10 @@ from scplan.linux.paths.rooted_path import opened
 from scplan.linux.processes.namespaces import socket_in
 from scplan.startup.named_tuple import NamedTuple
 
-# Name that the kernel gives a NIC which returns to a host where its name is in use: "dev%d". default_device_exit_net()
-# in net/core/dev.c
+# Name that the kernel gives a NIC which returns to a host where its name is in use.
+# default_device_exit_net() in net/core/dev.c: "dev%d"
 _FALLBACK_NAME = re.compile(r"dev\d+", re.ASCII)
+# Limit for the return of hardware, in seconds.
 _RETURN_S = 3.0
 _RETURN_POLL_S = 0.02
 
@@ -91,6 +92,7 @@ def _process_in(host: Host, pid: int, is_there: Callable[[int], bool]) -> int:
 
 
 def _delete_left_end(host: Host, nic: Nic) -> None:
+    """Delete the host end of a veth, and with it the other end. veth_dellink() in drivers/net/veth.c"""
     outer = left_end(host, nic)
     if outer is None:
         return
@@ -99,7 +101,7 @@ def _delete_left_end(host: Host, nic: Nic) -> None:
 
 
 def _fetch_from_pin(host: Host, nic: Nic) -> bool:
-    """Move a physical NIC to the host from the namespace that is pinned for its sake; False if it is not there."""
+    """Move a physical NIC from its pinned namespace to the host. False if it is not there."""
     pinned = pins.open_pin(nic.pinned) if nic.pinned is not None else None
     if pinned is None or nic.host_name is None:
         return False

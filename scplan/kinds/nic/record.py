@@ -8,8 +8,11 @@ from scplan.model.values import BOOL, INTERFACE_ADDRESS, INTERFACE_NAME, MAC, TE
 VETH, PHYSICAL = "veth", "physical"
 # Live type of another link that the container's root has given the name of a veth; users can't write it.
 FOREIGN = "foreign"
+# As ether_setup() makes a link: ETH_DATA_LEN, DEFAULT_TX_QUEUE_LEN. net/ethernet/eth.c
 DEFAULT_MTU, DEFAULT_TXQUEUELEN = 1500, 1000
+# RFC 8200, section 5.
 IPV6_MIN_MTU = 1280
+# IFNAMSIZ without the terminating zero. linux/if.h
 _HOST_NAME_BYTES = 15
 _MESSAGES = frozenset(("host_state", "carried_link", "carried_host_end"))
 
@@ -146,7 +149,7 @@ def derived_host_name(container: str, nic: str) -> str:
         try:
             return str(INTERFACE_NAME.parse(plain))
         except ValueError:
-            pass  # a container's name may hold what a link's can't
+            pass  # a container's name may have characters that a link's can't
     from scplan.startup.digest import sha256_hex
 
     digest = sha256_hex(f"{container}/{nic}".encode())

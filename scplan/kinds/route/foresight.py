@@ -68,6 +68,7 @@ class _Ground:
         self.on_link: list[_OnLink] = []
         self.tables: set[int] = set()
         self.routes = rtnl.raw_routes()
+        # Routes that the plan changes: `after` has their planned side.
         replaced = {
             _key(change.before)
             for change in changes
@@ -174,8 +175,7 @@ def _updated_link(
     made = []
     for text, network in zip(wanted, networks, strict=True):
         there_first = first.get(network if network.family == AF_INET else text)
-        # The route of an address that stays is in `routes`; if the link is down, the kernel adds it as the link comes
-        # up.
+        # `routes` has the live route of an address that stays; the kernel adds the route of a link that comes up.
         if there_first is None or (not is_up and not there_first.flags & IFA_F_NOPREFIXROUTE):
             made.append(network)
     return _Link(will_be_up, _hosts([*wanted, *(addr.address for addr in staying)]), tuple(made)), routes
@@ -204,6 +204,7 @@ def foresee(container: Container, changes: Sequence[Change], after: Mapping[Addr
 
 
 def _refused(route: Route, ground: _Ground) -> Unsuitable | None:
+    """Refusal of a route whose NIC, source address or gateway will not be usable."""
     dev, name = route.link, ground.container.name
     if dev is not None and dev not in ground.links:
         return Unsuitable(f"container {name} has no NIC {dev} for the route", hint=nics_hint(ground.links))
@@ -250,6 +251,7 @@ def _gateway_route(route: Route) -> LiveRoute:
 
 
 def _is_of_key(raw: RawRoute, route: Route) -> bool:
+    """True if a live route has the key of the planned one."""
     live = raw.route
     return (
         (live.dst, live.metric, live.table) == _key(route)

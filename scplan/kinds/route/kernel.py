@@ -34,6 +34,7 @@ from scplan.model.comparison import as_recorded
 from scplan.model.networks import network_of
 from scplan.model.next_hops import TYPES, Way, is_address, text_of, type_of, ways_of
 
+# The kernel's routes to its own addresses: RT_TABLE_LOCAL. ip-route(8)
 LOCAL_TABLE = 255
 _OWN, _MOVED, _STAYS = "-", "~", "="
 _TAKEN_AWAY = (_OWN, _MOVED)
@@ -45,6 +46,7 @@ NameOf = Callable[[int], str]
 
 
 def read(container: Container, wanted: Mapping[str, Route] | None, identity: Identify) -> dict[str, Route]:
+    """Live routes by identity. `wanted` as in Kind.read."""
     if wanted is not None and not wanted:
         return {}
     if container.shares_host_network:
@@ -111,6 +113,7 @@ def describe(container: Container, identity: Identify) -> Described[Route]:
 
 
 def _why_left_out(live: LiveRoute) -> str:
+    """Reason why no entry can make the route; "" if an entry can."""
     if live.nexthops:
         return "it has several next hops"
     if live.tos:
@@ -141,6 +144,7 @@ def _listed(rtnl: Rtnl, wanted: Collection[Route]) -> list[RawRoute]:
 
 
 def _names(rtnl: Rtnl) -> NameOf:
+    """A function that returns the name of the link with an index. It asks the kernel once for each link."""
     known: dict[int, str] = {}
 
     def name_of(index: int) -> str:
@@ -202,6 +206,7 @@ class _Places:
         self.look()
 
     def look(self) -> None:
+        """Read the routes of the key again."""
         key = self._key
         listed = self.rtnl.raw_routes(
             key.family, table=table_of(key), lengths={network_of(kernel_destination(key.to)).length}
@@ -420,6 +425,7 @@ def create(target: Target[Route], after: Route) -> None:
     made = _to_kernel(target.container, after)
     if any(raw is not there and not _gives_way(raw) for raw in places.entries):
         raise KernelError(f"RTM_NEWROUTE({made.route.text()})", errno.EEXIST, hint=_hint(errno.EEXIST, after))
+    # The kernel refuses a second equal IPv4 route: fib_table_insert() in net/ipv4/fib_trie.c
     if there is not None and not places.is_ipv6 and places.is_exact(there, after):
         places.take([there])
         there = None
@@ -435,6 +441,7 @@ def update(target: Target[Route], before: Route, after: Route, identity: Identif
     if after.carried is not None:
         _put_back(places, after, mine=before)
         return
+    # An interrupted update may have made the route already.
     done = places.find(after)
     own = places.own(before, target.peers.get(identity(before)))
     if done is not None and not places.is_exact(done, after):
@@ -457,7 +464,7 @@ def update(target: Target[Route], before: Route, after: Route, identity: Identif
 
 def delete(target: Target[Route], before: Route, identity: Identify) -> None:
     if target.container.shares_host_network:
-        return  # nothing was made there
+        return  # nothing was made in the host's own namespace
     places = _Places(target.container, before)
     record = target.peers.get(identity(before))
     own = places.own(before, record)
@@ -498,7 +505,7 @@ def _put_back(places: _Places, after: Route, mine: Route | None) -> None:
     if places.is_ipv6:
         newer = [raw for raw in newer if not _is_part_of(raw, goal)]
         if newer and not known <= there:
-            return  # it would be joined to what others have made there since
+            return  # IPv6 would join the restored routes to those that others have made since
     places.arrange([*goal, *newer], after)
 
 
@@ -542,6 +549,7 @@ def _to_kernel(container: Container, route: Route) -> RawRoute:
         prefsrc=route.src or "",
         metric=metric_of(route),
         table=table_of(route),
+        # RTPROT_STATIC: a route of the administrator. rtnetlink(7)
         protocol=RTPROT_STATIC if route.protocol is None else route.protocol,
         scope=RT_SCOPE_LINK if is_on_link and route.family != AF_INET6 else 0,
         type=kind,
@@ -552,6 +560,7 @@ def _to_kernel(container: Container, route: Route) -> RawRoute:
 
 
 def _index_of(container: Container, dev: str) -> int:
+    """Index of the container's link of this name. Raises KernelError ENODEV."""
     link = container.rtnl.link(dev)
     if link is not None:
         return link.index
@@ -569,6 +578,7 @@ def nics_hint(names: Iterable[str]) -> str:
 
 
 def _link_that_has(container: Container, src: str) -> int:
+    """Index of the container's link with this address. Raises ScplanError if there is none."""
     for addr in container.rtnl.addresses():
         if addr.address.partition("/")[0] == src:
             return addr.index
