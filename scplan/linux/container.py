@@ -119,9 +119,11 @@ class Container(Closing):
             os.close(fd)
 
     def _unreadable(self, call: str, path: str, error: OSError) -> ScplanError:
+        # The files of a process that was reaped give ESRCH, or do not exist any more.
         if error.errno in (errno.ESRCH, errno.ENOENT):
             return self._gone()
         hint = ""
+        # root and ns/* of another process take a ptrace access check. proc_pid_ns(5), ptrace(2)
         if error.errno in (errno.EACCES, errno.EPERM):
             hint = f"to look into container {self.name} takes root (CAP_SYS_PTRACE); `plan --live` does without"
         return KernelError.from_os(f"{call}(/proc/{self.pid}/{path})", error, hint=hint)
@@ -327,6 +329,7 @@ class Container(Closing):
         try:
             yield
         finally:
+            # setns() also sets the working directory and the root of the process: both are restored by fd.
             setns(home_fd, CLONE_NEWNS, name="scplan's own mount namespace")
             os.fchdir(home_root_fd)
             os.chroot(".")
@@ -520,6 +523,7 @@ def _as_its_root(container: Container, work: Callable[[Container], T]) -> T:
     if os.getgroups():
         os.setgroups([])
     setns(container.userns_fd, CLONE_NEWUSER, name=f"the user namespace of container {container.name}")
+    # setns() gives all capabilities in the namespace, but keeps the ids, which may not be mapped there.
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     return work(container)

@@ -248,6 +248,7 @@ class Host(Closing):
 
     @cached_property
     def _mounts(self) -> dict[str, Mount]:
+        # Of mounts stacked on a point, the last in the list is the visible one.
         return {mount.point: mount for mount in parse_mountinfo(self.mountinfo())}
 
     def look_up(self, path: str) -> HostPath | None:
@@ -307,6 +308,7 @@ class Host(Closing):
             if mount.filesystem == "cgroup2":
                 points.setdefault("", mount.point)
             elif mount.filesystem == "cgroup":
+                # Controllers that are mounted together share a mount point: /sys/fs/cgroup/cpu,cpuacct.
                 for controller in os.path.basename(mount.point).split(","):
                     points.setdefault(controller, mount.point)
         return points
@@ -327,6 +329,7 @@ class Host(Closing):
         paths = {}
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             for line in file:
+                # HIERARCHY:CONTROLLERS:PATH. cgroups(7)
                 _, names, path = line.rstrip("\n").split(":", 2)
                 for name in names.split(","):
                     paths[name] = path

@@ -29,9 +29,9 @@ class Mask(enum.IntFlag):
     DELETE = 0x200
     DELETE_SELF = 0x400
     MOVE_SELF = 0x800
-    Q_OVERFLOW = 0x4000
-    IGNORED = 0x8000
-    ONLYDIR = 0x1000000
+    Q_OVERFLOW = 0x4000  # events were lost
+    IGNORED = 0x8000  # the kernel has removed the watch
+    ONLYDIR = 0x1000000  # watch the path only if it is a directory
 
 
 ENTRIES = Mask.CLOSE_WRITE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.CREATE | Mask.DELETE

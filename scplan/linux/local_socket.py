@@ -96,6 +96,7 @@ def _get(target: str) -> bytes:
 
 
 def _check_owner(connection: socket.socket, name: str) -> None:
+    # SO_PEERCRED: the ids with which the daemon called listen(2). unix(7)
     _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     if uid not in (0, os.geteuid()):
         raise KernelError(

@@ -33,6 +33,7 @@ def _builtin() -> frozenset[str]:
     path = f"/lib/modules/{os.uname().release}/modules.builtin"
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
+            # A line is the path of a module: kernel/drivers/net/veth.ko.
             return frozenset(_as_listed(os.path.basename(line.strip()).partition(".ko")[0]) for line in file)
     except FileNotFoundError:
         return frozenset()

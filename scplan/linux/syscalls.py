@@ -29,8 +29,8 @@ CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
-MNT_DETACH = 2
-UMOUNT_NOFOLLOW = 8
+MNT_DETACH = 2  # lazily: out of sight now, released after the last use
+UMOUNT_NOFOLLOW = 8  # not the target of a symlink
 RENAME_NOREPLACE = 1
 MS_REC = 1 << 14
 MS_PRIVATE = 1 << 18
@@ -58,18 +58,18 @@ _NR_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+_syscall.restype = ctypes.c_long  # ctypes expects an int otherwise
 
 
 class Resolve(enum.IntFlag):
     """RESOLVE_* of openat2(2)."""
 
-    NO_XDEV = 0x01
-    NO_MAGICLINKS = 0x02
+    NO_XDEV = 0x01  # not into other mounts
+    NO_MAGICLINKS = 0x02  # not over /proc/PID/fd/N, /proc/PID/root …
     NO_SYMLINKS = 0x04
-    BENEATH = 0x08
-    IN_ROOT = 0x10
-    CACHED = 0x20
+    BENEATH = 0x08  # not out of the directory: EXDEV
+    IN_ROOT = 0x10  # with the directory as root, as after chroot(2)
+    CACHED = 0x20  # from the dentry cache alone, else EAGAIN
 
 
 class MountAttr(enum.IntFlag):
@@ -81,7 +81,7 @@ class MountAttr(enum.IntFlag):
     NOEXEC = 0x8
     NOATIME = 0x10
     STRICTATIME = 0x20
-    ATIME = 0x70
+    ATIME = 0x70  # mask of the atime modes
     NODIRATIME = 0x80
     IDMAP = 0x100000
     NOSYMFOLLOW = 0x200000
@@ -155,6 +155,7 @@ def new_mount(filesystem: str, source: str, attributes: MountAttr) -> int:
     if context < 0:
         _raise(f"fsopen({what})")
     try:
+        # FSCONFIG_CMD_CREATE makes the file system, fsmount() a mount of it.
         steps = ((_FSCONFIG_SET_STRING, b"source", os.fsencode(source)), (_FSCONFIG_CMD_CREATE, None, None))
         for command, key, value in steps:
             if _syscall(_NR_FSCONFIG, context, command, key, value, 0) < 0:

@@ -136,6 +136,7 @@ class DeviceRules:
     @property
     def allow_all(self) -> bool:
         """True without a whitelist: all devices are allowed, and none can be granted or denied."""
+        # Then the kernel lists "a *:* rwm": devcgroup_seq_show() of security/device_cgroup.c.
         return any(kind == "a" for kind, *_ in self._wider)
 
     def exact(self, kind: str, numbers: str) -> str:

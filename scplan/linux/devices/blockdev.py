@@ -14,6 +14,7 @@ def _sysfs(numbers: str) -> str:
 
 def is_whole_disk(numbers: str) -> bool:
     """True if "major:minor" is a whole disk; False for a partition, and for a number without a device."""
+    # In sysfs only a partition has the file "partition", with its number.
     return os.path.exists(_sysfs(numbers)) and not os.path.exists(f"{_sysfs(numbers)}/partition")
 
 
@@ -36,6 +37,7 @@ def partitions(numbers: str) -> tuple[tuple[int, str, str], ...]:
 def disk_name(numbers: str) -> str:
     """Kernel's name of a block device: sdb for 8:16, as in sysfs paths. Raises KernelError if it does not exist."""
     try:
+        # A symlink to the directory of the device, which has the device's name.
         return os.path.basename(os.readlink(_sysfs(numbers)))
     except OSError as error:
         raise KernelError.from_os(f"readlink({_sysfs(numbers)})", error) from None

@@ -31,6 +31,7 @@ def make_loose_node(name: str, mode: int, device: int, uid: int, gid: int) -> in
     while it is attached.
     """
     unshare(CLONE_NEWNS, name="the mount namespace")
+    # Without this, the mounts made here would propagate to the host. mount_namespaces(7)
     make_rprivate("/")
     with (
         opened(new_mount("tmpfs", _SOURCE, MountAttr.NOSUID | MountAttr.NOEXEC)) as tmpfs,

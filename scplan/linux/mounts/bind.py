@@ -108,6 +108,7 @@ class Missing(NamedTuple):
                         inner = path.removeprefix(outer.target)
                         if self._make_one(top, inner, is_target=path == target):
                             with opened(open_in_root(top, inner)) as made:
+                                # fchown(2) refuses an O_PATH fd; its link in /proc works. open(2)
                                 os.chown(f"/proc/self/fd/{made}", *owner)
             for text in self.attributes:
                 with opened(open_in_root(container.root_fd, path_of(text))) as fd:
@@ -218,6 +219,7 @@ class _Attaching(NamedTuple):
                 tree = lock_tree(tree, _owner_of_mounts(container), name=self.source)
                 self._finish(tree)
             container.enter()
+            # move_mount(2) accepts only targets in the mount namespace of the process.
             move_mount(tree, fd, name=self.target)
             # On a shared mount (such as the root under systemd and LXC), the tree becomes shared. mount_namespaces(7)
             self._finish(tree)
@@ -344,6 +346,7 @@ class _Detaching(NamedTuple):
             has_mounts = not self.lazy and len(tree_of(container.mounts(), statx(fd).mount_id)) > 1
             if has_mounts:
                 with container.mounts_entered():
+                    # mount_setattr(2) changes only mounts in the mount namespace of the process.
                     mount_setattr(fd, propagation=MS_PRIVATE, recursive=True, name=self.target)
         return parent, has_mounts
 
@@ -364,6 +367,7 @@ def _ours(container: Container, target: str, is_ours: Callable[[Container, int],
             stack.callback(os.close, fd)
             if not statx(fd).is_mount_root or not is_ours(container, fd):
                 return None
+            # Copies, because the stack closes its own fds.
             return os.dup(parent), os.dup(fd)
     except OSError as error:
         if error.errno in _ABSENT:
@@ -437,6 +441,7 @@ def _unmount(name: str, target: str, flags: int) -> None:
     deadline = time.monotonic() + _PASSING_S
     while True:
         try:
+            # UMOUNT_NOFOLLOW: the container could have put a symlink there.
             umount2(name, UMOUNT_NOFOLLOW | flags)
         except OSError as error:
             is_busy = error.errno == errno.EBUSY

@@ -31,6 +31,7 @@ def lock_tree(tree: int, owner_fd: int, *, name: str) -> int:
     For a child: leaves this process in that user namespace, in a mount namespace of its own. `name` is for errors.
     """
     unshare(CLONE_NEWNS, name="the mount namespace")
+    # Without this, the mounts made here would propagate to the host. mount_namespaces(7)
     make_rprivate("/")
     attributes = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
     with opened(new_mount("tmpfs", "scplan", attributes)) as scratch:

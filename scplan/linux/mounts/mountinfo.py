@@ -121,6 +121,7 @@ def escape(path: str) -> bytes:
 
 def _parse_line(fields: list[bytes]) -> Mount | None:
     try:
+        # Optional fields, such as shared:N and master:N, end with a hyphen. proc_pid_mountinfo(5)
         separator = fields.index(b"-", 6)
         shared = master = 0
         for tag in fields[6:separator]:

@@ -174,6 +174,7 @@ def release(state_dir: str, apply_id: str) -> None:
             mount_setattr(fd, propagation=MS_PRIVATE, recursive=True, name=directory)
     try:
         if is_mounted:
+            # MNT_DETACH takes the clones below along. umount2(2)
             umount2(directory, MNT_DETACH | UMOUNT_NOFOLLOW)
         os.rmdir(directory)
     except OSError as error:

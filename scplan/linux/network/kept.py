@@ -46,6 +46,7 @@ from scplan.startup.named_tuple import NamedTuple
 
 _AF_INET, _AF_INET6 = 2, 10
 _LOCAL_TABLE = 255
+# EXCL: fail if the object exists. REPLACE: replace it then. netlink(7)
 _ADD = wire.NLM_F_CREATE | wire.NLM_F_EXCL
 _REPLACE = wire.NLM_F_CREATE | wire.NLM_F_REPLACE
 _EXISTS = frozenset((errno.EEXIST,))
@@ -387,7 +388,7 @@ def _placed(
 ) -> list[tuple[RawRoute, str]]:
     """Missing routes, each to prepend to the routes of its key, or to append.
 
-    A route is prepended, the last one first, if routes that came after it are there.
+    A route is prepended, the last one first, if a route that came after it exists.
     """
     behind: list[tuple[RawRoute, str]] = []
     before: list[tuple[RawRoute, str]] = []

@@ -334,6 +334,7 @@ def host_end(host: Host, inner: Link, host_nsid: int, look_up: LookUp | None = N
     """
     if inner.kind != "veth" or inner.peer_nsid < 0 or inner.peer_nsid != host_nsid:
         return None
+    # IFLA_LINK is the index of the peer in the namespace that IFLA_LINK_NETNSID names.
     outer = (look_up or host.links().get)(inner.peer_index)
     return outer if outer is not None and outer.kind == "veth" and outer.peer_index == inner.index else None
 

@@ -71,7 +71,7 @@ class Ovsdb(Closing):
 
     def _insert(self, bridge: str, port: str) -> None:
         operations: list[dict[str, Any]] = [
-            # Fails if another process has added the port meanwhile, instead of adding it twice.
+            # Fails if another process has added the port meanwhile, instead of adding it twice. RFC 7047, 5.2.6
             {
                 "op": "wait",
                 "table": "Port",
@@ -209,6 +209,7 @@ class Ovsdb(Closing):
             self._send(json.dumps({"method": method, "params": params, "id": self._id}).encode())
             while True:
                 message = self._receive(what)
+                # The server checks that the client is alive. RFC 7047, 4.1.11
                 if message.get("method") == "echo":
                     answer = {"result": message.get("params"), "error": None, "id": message.get("id")}
                     self._send(json.dumps(answer).encode())

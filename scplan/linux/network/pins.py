@@ -29,6 +29,7 @@ def pin(netns_fd: int, path: str) -> None:
     try:
         os.makedirs(PINS, mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        # A bind mount of the file in /proc/PID/ns keeps the namespace. namespaces(7)
         with (
             opened(open_tree(f"/proc/self/fd/{netns_fd}", recursive=False)) as tree,
             opened(os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)) as place,

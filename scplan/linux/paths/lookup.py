@@ -76,6 +76,7 @@ class _Opener(Closing):
     """Process that opens paths: a request is a path and the fd of its root, an answer an errno, or 0 and an fd."""
 
     def __init__(self) -> None:
+        # SOCK_SEQPACKET keeps the boundaries of messages. unix(7)
         self._resident = Resident(_serve, socket.SOCK_SEQPACKET)
         self._socket = self._resident.socket
 

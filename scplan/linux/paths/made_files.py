@@ -44,6 +44,7 @@ def restore_attributes(fd: int, text: str) -> None:
     mode, owner, _, *extended = text.split(" ")
     uid, _, gid = owner.partition(":")
     place = f"/proc/self/fd/{fd}"
+    # chown() first: it clears set-user-ID bits. chown(2)
     os.chown(place, int(uid), int(gid))
     os.chmod(place, int(mode, 8))
     for name, _, value in (word.partition("=") for word in extended):

@@ -19,6 +19,7 @@ from scplan.linux.syscalls import FileStatus, Resolve, openat2, statx
 
 # RESOLVE_IN_ROOT implies NO_MAGICLINKS, but need not in future kernels. openat2(2)
 IN_ROOT = int(Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
+# For a name in a directory that is open: over no symlink, and not out of the directory.
 BENEATH = int(Resolve.BENEATH | Resolve.NO_SYMLINKS | Resolve.NO_MAGICLINKS)
 _RACE_RETRIES = 64
 
@@ -103,6 +104,7 @@ def make_file(root_fd: int, path: str) -> bool:
     Raises OSError.
     """
     with parent_of(root_fd, path) as (parent, name), contextlib.suppress(FileExistsError):
+        # O_EXCL does not follow a symlink that the container has put there. open(2)
         os.close(openat2(parent, name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o644, resolve=BENEATH))
         return True
     return False

@@ -73,6 +73,7 @@ class Child(Generic[T]):
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        # Else the child would have a copy of output that is not written yet.
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = os.fork()

@@ -31,6 +31,7 @@ def raise_open_files(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if wanted <= soft:
         return soft
+    # Raising the hard limit takes CAP_SYS_RESOURCE. getrlimit(2)
     for limits in ((wanted, max(hard, wanted)), (min(wanted, hard), hard)):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)

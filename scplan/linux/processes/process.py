@@ -11,7 +11,7 @@ _NS_GET_OWNER_UID = 0xB704
 # /proc/PID/stat is one line, which the kernel returns whole.
 _STAT_BYTES = 4096
 _CGROUPS, _FREEZER = "/sys/fs/cgroup", "freezer"
-_OVER = (b"Z", b"X")
+_OVER = (b"Z", b"X")  # zombie, dead. proc_pid_stat(5)
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 """Inode of the user namespace of the host's init: PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h."""
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -64,6 +64,7 @@ def cgroup_of(pid: int) -> str:
             lines = [line.rstrip("\n").split(":", 2) for line in file]
     except (FileNotFoundError, ProcessLookupError):
         return ""  # the process has ended, which the caller notices when it acts
+    # Hierarchy 0 is cgroup v2. cgroups(7)
     return common_end([path for number, _, path in lines if number != "0"])
 
 
@@ -83,6 +84,7 @@ def is_in_cgroup(pid: int, end: str) -> bool | None:
         return None
     wanted = end.split("/")
     for path in paths:
+        # The kernel marks a removed cgroup with " (deleted)". cgroup-v2.rst
         parts = path.removesuffix(" (deleted)").strip("/").split("/")
         if any(ends_in_cgroup(parts[:count], wanted) for count in range(len(wanted), len(parts) + 1)):
             return True

@@ -79,6 +79,7 @@ def start_service(name: str, command: Sequence[str], *, private_mounts: bool = F
         return False
     import subprocess
 
+    # --collect: systemd forgets the unit even if it failed. systemd-run(1)
     options = ["--quiet", "--collect", f"--unit={name}", "--property=Restart=on-failure", "--property=RestartSec=1"]
     try:
         ended = subprocess.run(

@@ -27,6 +27,7 @@ def stop_requests_raise() -> Iterator[None]:
 
     heard = [number for number in _ASK_TO_STOP if signal.getsignal(number) is not signal.SIG_IGN]
     handlers = {number: signal.signal(number, interrupt) for number in heard}
+    # Blocks no further signal: returns the present mask.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         try:
@@ -48,6 +49,7 @@ class Woken:
         self._taken: set[int] = set()
         for number in numbers:
             signal.signal(number, lambda came, _: self._taken.add(came))
+        # Python writes a byte into the pipe for each signal, which ends a wait for `fd`.
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def take(self) -> set[int]:

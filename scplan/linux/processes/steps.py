@@ -197,6 +197,7 @@ def _is_locked(fd: int) -> bool:
         if not stat.S_ISREG(found.st_mode) or not found.st_mode & stat.S_IWUSR:
             return False
         with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            # fdinfo has a line "lock:" for each lock of the open file description. proc_pid_fdinfo(5)
             return any(line.startswith(b"lock:") for line in file)
     except OSError as error:
         if error.errno in (errno.EBADF, errno.ENOENT):  # fd of the listing itself, closed by now

@@ -83,7 +83,7 @@ class _Layout:
         self.headers = headers.compiled()
         self.expected = self.headers(data, start)
         self.payloads = payloads.compiled()
-        # Missing attributes get the None behind all payloads.
+        # A missing attribute gets the None that `read` puts behind all payloads.
         indexes = [found.get(kind, payloads.count) for kind in wanted]
         self.pick: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*indexes)
 

@@ -29,6 +29,7 @@ _NEIGHBOUR_STATE = frozenset(("NDA_CACHEINFO", "NDA_PROBES", "NDA_MASTER", "NDA_
 
 _TRAFFIC = Struct("=BxxxiIIi")  # tcmsg: family, index, handle, parent, info
 _TC_H_ROOT, _TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
+# TC_H_INGRESS, then ingress and egress of clsact. linux/pkt_sched.h
 _INGRESS_BLOCKS = (0xFFFFFFF1, 0xFFFFFFF2, 0xFFFFFFF3)
 _TCA_HTB_INIT, _HTB_GLOBAL = 2, Struct("=IIIII")
 _TCA_KIND, _TCA_OPTIONS, _TCA_STATISTICS = 1, 2, frozenset((3, 4, 6, 7, 9, 12, 13))
@@ -163,7 +164,7 @@ def _are_usual(vlans: Iterable[bytes]) -> bool:
 
 
 def _has_qdisc(rtnl: Rtnl, index: int, parent: int) -> bool:
-    """True if a qdisc was added to the link there; the kernel's own qdiscs have no handle, or are not shown."""
+    """True if the link has a qdisc at `parent`, except the kernel's own: these have no handle, or are not shown."""
     try:
         body = rtnl.body(
             wire.RTM_GETQDISC, wire.RTM_NEWQDISC, _TRAFFIC.pack(0, index, 0, parent, 0), f"RTM_GETQDISC({index})"

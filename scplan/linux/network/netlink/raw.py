@@ -26,10 +26,10 @@ _NOT_ASKED_FOR = frozenset((_CACHEINFO, _MFC_STATS, _PAD, _UID))
 # that has both.
 _OF_THE_NEXTHOP = frozenset((_OIF, _GATEWAY, _MULTIPATH, _FLOW, _VIA, _ENCAP_TYPE, _ENCAP))
 _RTNH_F_PERVASIVE = 2
-_RTM_F_CLONED = 0x200
+_RTM_F_CLONED = 0x200  # a cached route
 _ASKED_FLAGS = RTNH_F_ONLINK | _RTNH_F_PERVASIVE
 _CACHED = Struct("=IIi")  # rta_cacheinfo: references, last use, time left
-_USER_HZ = 100
+_USER_HZ = 100  # clock ticks per second, the unit of the time left
 _NO_GATEWAY = bytes(16)
 
 

@@ -6,6 +6,7 @@ from socket import AF_INET, AF_INET6
 
 from scplan.startup.named_tuple import NamedTuple
 
+# linux/if.h, linux/if_addr.h, linux/rtnetlink.h
 IFF_UP = 0x1
 IFA_F_SECONDARY, IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x01, 0x02, 0x20, 0x80, 0x200
 RTN_UNICAST = 1

@@ -18,6 +18,7 @@ _IFA_CACHEINFO = 6
 _FOREVER = b"\xff" * 8 + bytes(8)  # ifa_cacheinfo: preferred and valid in seconds
 # NODAD, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN
 _KEPT_ADDRESS_FLAGS = 0x02 | 0x10 | 0x100 | 0x200 | 0x400
+# CREATE alone puts an IPv4 route before the others of its key, as ip-route(8) does for "prepend".
 _PLACES = {
     "append": wire.NLM_F_CREATE | wire.NLM_F_APPEND,
     "prepend": wire.NLM_F_CREATE,

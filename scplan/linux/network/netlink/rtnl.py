@@ -23,7 +23,7 @@ from scplan.linux.network.netlink.wire import HEADER, IFADDR, IFINFO, RTMSG
 T = TypeVar("T")
 
 TIMEOUT_S = 5
-_TIMEOUT = struct.pack("@ll", TIMEOUT_S, 0)
+_TIMEOUT = struct.pack("@ll", TIMEOUT_S, 0)  # struct timeval of SO_RCVTIMEO
 _SOCKET_TYPE = int(socket.SOCK_RAW | socket.SOCK_CLOEXEC)
 _SOL_NETLINK = 270
 _MSG_TRUNC = int(socket.MSG_TRUNC)  # the enum would make an enum of every result
@@ -35,6 +35,7 @@ _BUFFER_BYTES = 1 << 16
 _MAX_ENTRIES = 1 << 21
 # The answers to a batch wait in the socket's receive buffer, which holds some 250.
 _BATCH_MESSAGES = 64
+# SKIP_STATS: links without their counters
 _LINK_REQUEST = IFINFO.pack(0, 0, 0, 0, 0) + wire.u32(wire.IFLA_EXT_MASK, wire.RTEXT_FILTER_SKIP_STATS)
 
 
@@ -183,6 +184,7 @@ class Rtnl(Requests, Closing):
     def link_name(self, index: int) -> str:
         """Name of a link by index, "" if there is none: many times cheaper than `link`. SIOCGIFNAME, netdevice(7)."""
         try:
+            # struct ifreq: a name of 16 bytes, then here the index
             answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, struct.pack("@16si20x", b"", index))
         except OSError as error:
             if error.errno == errno.ENODEV:
@@ -225,6 +227,7 @@ class Rtnl(Requests, Closing):
         waiting = {first + place: request for place, request in enumerate(requests)}
         errors: list[KernelError] = []
         for data, start, end, number, message_flags, sequence in self._messages(operation, lambda: bool(waiting)):
+            # Each request has one answer, because of NLM_F_ACK: an NLMSG_ERROR, with errno 0 for success. netlink(7)
             if number != wire.NLMSG_ERROR or sequence not in waiting:
                 continue
             request = waiting.pop(sequence)

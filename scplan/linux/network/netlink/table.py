@@ -27,6 +27,7 @@ class SharedDump(Closing):
     """
 
     def __init__(self) -> None:
+        # A file in memory, which forked processes inherit. memfd_create(2)
         self._fd = os.memfd_create("links", os.MFD_CLOEXEC)
 
     def close(self) -> None:

@@ -300,6 +300,7 @@ def parse_error(data: bytes, start: int, end: int, flags: int, *, done: bool) ->
         if end - start < HEADER.size:
             raise Malformed("an error message without its request")
         request_length: int = HEADER.unpack_from(data, start)[0]
+        # The request follows, or with NLM_F_CAPPED only its header, then attributes. netlink(7)
         start += HEADER.size if flags & NLM_F_CAPPED else (request_length + 3) & ~3
     return code, _string(split(data, start, end).get(NLMSGERR_ATTR_MSG))
 
