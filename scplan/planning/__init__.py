@@ -1,1 +1,1 @@
-"""Desired, live and owned resources → ordered changes, and those that take an apply back. Pure."""
+"""Plans from desired, live and owned resources: the ordered changes of an apply, or of its undo. Pure."""

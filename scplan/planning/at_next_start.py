@@ -1,4 +1,4 @@
-"""What containers that do not run get at their next start: desired compared with the records alone. Pure."""
+"""Changes of stopped containers, which wait for the next start: desired compared with the records alone. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from scplan.model.live import HostFacts
 from scplan.model.resource import Resource, Role
 from scplan.planning.draft import Draft
 
-# What the host makes of it is looked up anew at the start: it is no change when a disk has another number by now.
+# Roles compared for a stopped container. Not RESOLVED: device numbers and the like are looked up again at the start,
+# and a disk may have another number after each boot.
 _WRITTEN = frozenset({Role.MANAGED, Role.FIXED, Role.REFERENCE})
 
 
 def waiting(
     kind: Kind[Any], address: Address, desired: Resource, owned: Resource | None, host: HostFacts
 ) -> Draft | None:
-    """The change of what the container is started with; None when the record says that already."""
+    """Change of the resource that the next start attaches; None if the record equals `desired` already."""
     if owned is None:
         return Draft(
             address=address,
@@ -52,7 +53,11 @@ AT_ONCE = "at once: other containers are in its network namespace"
 
 
 def removal_at_next_start(address: Address, owned: Resource, reason: str, *, stays: bool) -> Draft:
-    """The container is started without it. All else went when it ended, unless it `stays` in a namespace of others."""
+    """Removal of a resource from the record of a stopped container, whose next start goes without the resource.
+
+    The live resource went when the container ended, unless it `stays` in a namespace that other containers share: then
+    the removal acts at once.
+    """
     return Draft(
         address=address,
         action=Action.DELETE,

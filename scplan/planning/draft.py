@@ -1,4 +1,4 @@
-"""The resources before and after a plan, and who requires, hides or claims what in each."""
+"""The resources before and after a plan, and which resources require, hide or claim each other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REMADE = "gone until it is made again"
 
 
 class Draft(NamedTuple):
-    """A change before it has its place. `cause` is the address of the change that takes this resource down.
+    """A change without a number yet. `cause` is the address of the change that takes this resource down.
 
-    `at_next_start` and `at_once`: as in Change.
+    The other fields are those of Change.
     """
 
     address: Address
@@ -37,12 +37,16 @@ class Draft(NamedTuple):
     at_once: bool = False
 
     def interrupting(self, disruption: Disruption, effect: str) -> Draft:
-        """The same draft with what it interrupts."""
+        """Copy of the draft with its disruption, and the effect in words."""
         return self._replace(disruption=disruption, effect=effect)
 
 
 class World:
-    """The resources before and after, and who requires whom in each; draws in what a change takes down."""
+    """The resources before and after a plan, with their dependencies; adds drafts for resources that drafts take down.
+
+    Only containers with drafts are looked at. "Before" are the owned resources with their live values, "after" the
+    desired ones.
+    """
 
     def __init__(
         self,
@@ -72,11 +76,11 @@ class World:
                 self._after.setdefault(address.container, {})[address] = resource
 
     def required_before(self, address: Address) -> list[Address]:
-        """What `address` stands on as long as it is as it is."""
+        """Addresses that the resource depends on before the plan."""
         return self._required(address, False)
 
     def required_after(self, address: Address) -> list[Address]:
-        """What `address` will stand on."""
+        """Addresses that the resource will depend on after the plan."""
         return self._required(address, True)
 
     def _required(self, address: Address, after: bool) -> list[Address]:
@@ -89,26 +93,30 @@ class World:
         return self._memo[key]
 
     def hidden_by(self, draft: Draft) -> list[Address]:
-        """What a creation would bury."""
+        """Addresses that a creation would hide, such as mounts below its target."""
         if draft.after is None or draft.action not in (Action.CREATE, Action.REPLACE):
             return []
         before = self._before.get(draft.address.container, {})
         return list(self.kinds[draft.address.kind].hides(draft.address, draft.after, before))
 
     def would_stand_on(self, draft: Draft) -> list[Address]:
-        """What a creation would stand on if it came first: of that, what goes must be gone by then."""
+        """Addresses that a creation would depend on if it came first.
+
+        The plan deletes some of them: these deletions must come before the creation.
+        """
         before = self._before.get(draft.address.container)
         if not before or draft.after is None or draft.action not in (Action.CREATE, Action.REPLACE):
             return []
         return list(self.kinds[draft.address.kind].requires(draft.after, before, draft.address))
 
     def claims(self, address: Address, resource: Resource | None) -> list[Claim]:
+        """Claims of the resource on things of the host; none for None."""
         return [] if resource is None else list(self.kinds[address.kind].claims(address, resource))
 
     def select(self, selection: Selection) -> None:
-        """Leaves in the chosen drafts, those that the chosen ones stand on, and those that go with them.
+        """Keep the selected drafts, the drafts that they depend on, and the drafts of resources that go with them.
 
-        Raises PlanError where one that goes with a chosen one is excluded.
+        An excluded dependency is left out. Raises PlanError when a draft that goes with a selected one is excluded.
         """
         if selection.is_everything:
             return
@@ -130,14 +138,14 @@ class World:
         self.drafts = {address: draft for address, draft in self.drafts.items() if address in chosen}
 
     def _going_with(self, address: Address) -> set[Address]:
-        """The changes of what stands on a resource that is removed or replaced."""
+        """Addresses of the drafts whose resources depend on a resource that is removed or replaced."""
         if self.drafts[address].action not in (Action.DELETE, Action.REPLACE):
             return set()
         alongside = (other for other in self.drafts if other.container == address.container)
         return {other for other in alongside if address in self.required_before(other)}
 
     def draw_in_dependents(self) -> None:
-        """Adds the re-creation of resources that a change takes down or buries, until there are no more."""
+        """Add re-creations of the resources that a change takes down or hides, until no more are found."""
         waiting = list(self.drafts.values())
         while waiting:
             cause = waiting.pop()
@@ -148,7 +156,10 @@ class World:
                     waiting.append(draft)
 
     def break_circle(self, addresses: Iterable[Address]) -> bool:
-        """Makes a replacement of an update among these, with what goes down with it; false if there is none."""
+        """Turn one of the updates into a replacement, and re-create the resources that it takes down.
+
+        Returns False if none of the addresses has an update that can become a replacement.
+        """
         for address in addresses:
             draft = self.drafts.get(address)
             if draft is None or draft.action is not Action.UPDATE:
@@ -163,6 +174,7 @@ class World:
         return False
 
     def _taken_down_by(self, cause: Draft) -> Iterable[Address]:
+        """Addresses that the change hides, or that depend on its resource and are interrupted by it."""
         yield from self.hidden_by(cause)
         takes_down = cause.action in (Action.REPLACE, Action.DELETE) or cause.disruption is not Disruption.NONE
         if takes_down and cause.action is not Action.CREATE:
@@ -176,7 +188,7 @@ class World:
         return self.kinds[address.kind].is_interrupted(resource, cause.address, cause.before, cause.after)
 
     def _recreation(self, address: Address, cause: Draft) -> Draft | None:
-        """The replacement of a kept resource; None when it is replaced or deleted or made anyway."""
+        """Replacement of a resource that the plan keeps; None if the plan creates, replaces or deletes it anyway."""
         planned = self.drafts.get(address)
         if planned is not None and planned.action is not Action.UPDATE:
             return None

@@ -1,7 +1,7 @@
-"""Desired, live and owned → ordered changes. Pure: no file, no clock, no kernel.
+"""The plan from desired, live and owned resources. Pure: no file, no clock, no kernel.
 
-Each address becomes at most one draft of a change; drafts that take others down with them draw these in; then the
-operations of all drafts are put in order (ordering.py).
+Each address gets at most one draft of a change. Drafts are then added for the resources that these changes take down
+(draft.py), and the operations of all drafts are put in order (ordering.py).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ SourceOf = Callable[[Address], SourceRange | None]
 
 
 class Resolution(NamedTuple):
-    """What the host makes of the desired resources.
+    """The desired resources, resolved on the host.
 
-    `skipped` are addresses that it can't provide; for those that need not be provided there is a warning, for the
-    others an error in `diagnostics`. Of those that are `remarked` a warning says what the host does not do for them.
+    `skipped` are addresses that the host can't provide: `diagnostics` has an error for each, or a warning if the
+    resource is optional. `remarked` are addresses with a warning about something that the host does not do for them.
     """
 
     desired: Resources
@@ -53,9 +53,9 @@ class Resolution(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """The owner of a resource that two containers share: an address, and its state directory where that is another one.
+    """The owner of a resource that two containers share: its address, and its state directory if not this one.
 
-    `origin` is set for a resource of the container's runtime: the part of its configuration that it came from.
+    `origin` is set for a resource of the container's runtime: the part of the runtime's configuration that made it.
     """
 
     address: Address
@@ -69,15 +69,15 @@ class Owner(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """All that a plan is made from.
+    """The inputs of a plan.
 
-    `owned` is what the records of these containers hold, `foreign` those of all other containers. `source_of` finds the
-    place of an address in the files. Containers that are `unread` have no live state here, since nothing is to change
-    in them: the selection leaves all of them out. `shared` tells of a resource who else has it: a container in the
-    same namespace or cgroup, or the container's runtime. With `goes_on` an entry that can't be planned does not keep
-    the others from it: for reports, which nobody applies. Containers that are `new` were started since their records
-    were written: nothing of scplan's is in them yet. What is `staying` is in a namespace that other containers have,
-    although its own does not run.
+    `owned` are the resources in the records of these containers, `foreign` those in the records of all other
+    containers. `source_of` returns the place of an address in the files. `unread` containers have no live state here,
+    because the selection leaves out all of their resources. `shared` maps a resource to its other owner: a container
+    in the same namespace or cgroup, or the container's runtime. With `goes_on`, for reports, an entry that can't be
+    planned is reported and the other entries are planned all the same. `new` containers were started after their
+    records were written: scplan has attached nothing to them yet. `staying` resources belong to stopped containers,
+    but are in a namespace that other containers share.
     """
 
     containers: Mapping[str, ContainerFacts]
@@ -95,7 +95,7 @@ class Inputs(NamedTuple):
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
-    """Looks up on the host what the files only name: device numbers, partitions, the files behind paths."""
+    """Look up on the host what the files only name: device numbers, partitions, the files behind paths."""
     resolved: dict[Address, Resource] = {}
     skipped: set[Address] = set()
     remarked: set[Address] = set()
@@ -109,7 +109,7 @@ def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: Source
                     resolved[address] = one
                     continue
                 place = Address(address.container, kind.name, identity)
-                # An entry of its own wins over one that another entry stands for, such as a partition.
+                # An entry of its own wins over a resource derived from another entry, such as a partition of a disk.
                 if place not in desired:
                     resolved[place] = one
             for words in kind.remarks(resource, host):
@@ -126,10 +126,10 @@ def _remark(source: SourceRange | None, address: Address, summary: str, hint: st
 
 
 def accounts(resolution: Resolution, containers: Iterable[str], selection: Selection) -> dict[str, str]:
-    """By name, what is desired in the containers of which there is nothing else to say (account_of).
+    """Digests (account_of) of the desired resources of each container without skipped or remarked resources.
 
-    There is nothing to do in those whose records say the same when live state is as recorded. Those that the selection
-    speaks of are left out: else nobody could tell whether it means anything.
+    A container has no changes if the digest of its record is equal and live state is as recorded. Containers that the
+    globs of the selection match are left out: a glob that matches something must not be reported as idle.
     """
     others = {address.container for address in (*resolution.skipped, *resolution.remarked)}
     for _, glob in _globs(selection):
@@ -142,20 +142,21 @@ def accounts(resolution: Resolution, containers: Iterable[str], selection: Selec
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:
-    """A warning about each thing that is absent, or taken by others, and need not be there."""
+    """WARNING if the resource is optional and is absent from the host, or its place taken by others; else ERROR."""
     optional = getattr(resource, "required", True) is False or brought_by(resource) is not None
     return Severity.WARNING if optional and (error.absent or error.taken) else Severity.ERROR
 
 
 def make_plan(inputs: Inputs, kinds: Kinds) -> Plan:
-    """The changes that make live state as desired, in order. Raises PlanError with all that stands against it."""
+    """The ordered changes from live to desired. Raises PlanError with all errors, in file order."""
     inputs = inputs._replace(resolution=inputs.resolution._replace(desired=_promised(inputs, kinds)))
     return finish(inputs, kinds, *_draft_all(inputs, kinds))
 
 
 def _promised(inputs: Inputs, kinds: Kinds) -> Resources:
-    """What is desired, with what kinds promise of it where the files say nothing."""
+    """The desired resources, with values that their kinds promise for attributes that the files leave unset."""
     desired = inputs.resolution.desired
+    # Only kinds that override `promised`; without them the resources need not be grouped.
     promising = {name for name, kind in kinds.items() if type(kind).promised is not Kind.promised}
     chosen = [address for address in desired if address.kind in promising and address.container not in inputs.unread]
     by_container: dict[str, dict[Address, Resource]] = {address.container: {} for address in chosen}
@@ -185,12 +186,13 @@ def finish(
     refreshed: Mapping[Address, Resource],
     problems: Iterable[Diagnostic],
 ) -> Plan:
-    """The plan of these drafts and what they draw in. Raises PlanError with all that stands against it."""
+    """The plan of these drafts and of the drafts that they add. Raises PlanError with all errors, in file order."""
     diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds), *_idle_globs(inputs)]
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity is Severity.ERROR]
     if errors and not inputs.goes_on:
         raise PlanError.of(in_file_order(errors))
     world = World(kinds, drafts, desired=inputs.resolution.desired, owned=inputs.owned, live=inputs.live)
+    # Selection first: resources that a selected change takes down are re-created even if the selection lacks them.
     world.select(inputs.selection)
     world.draw_in_dependents()
     changes, operations = _ordered(world, list(inputs.containers), kinds)
@@ -205,9 +207,10 @@ def finish(
 
 
 def _ordered(world: World, containers: list[str], kinds: Kinds) -> tuple[tuple[Change, ...], tuple[Operation, ...]]:
-    """Changes and operations in order. Of changes that trade things of the host in a circle one becomes a replacement.
+    """Changes and operations in order.
 
-    It gives up what it has, and takes what it is to have when the others have made their change.
+    When updates exchange things of the host in a circle (two NICs that swap their host names), one update becomes a
+    replacement: its deletion releases a thing for the other updates, and its creation comes after them.
     """
     while True:
         try:
@@ -221,7 +224,7 @@ def _ordered(world: World, containers: list[str], kinds: Kinds) -> tuple[tuple[C
 
 
 def _record_changes(owned: Resources, refreshed: Resources, before: int) -> Iterator[Change]:
-    """A row for each record that will say something else of what users write, numbered from `before` + 1."""
+    """A change for each refreshed record that differs in attributes users write, numbered from `before` + 1."""
     order = before
     for address, record in refreshed.items():
         changed = rewritten(owned[address], record, _WRITTEN)
@@ -244,7 +247,7 @@ def _record_changes(owned: Resources, refreshed: Resources, before: int) -> Iter
 
 
 def unsuitable(source: SourceRange | None, address: Address, error: Unsuitable, severity: Severity) -> Diagnostic:
-    """What the host or the container can't give, as a diagnostic."""
+    """A diagnostic for a resource that the host or the container can't provide."""
     return Diagnostic(
         summary=str(error.args[0]),
         detail=str(address),
@@ -255,6 +258,7 @@ def unsuitable(source: SourceRange | None, address: Address, error: Unsuitable, 
 
 
 def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict[Address, Resource], list[Diagnostic]]:
+    """(drafts by address, records to refresh because only they change, diagnostics about unsuitable entries)"""
     drafts: dict[Address, Draft] = {}
     refreshed: dict[Address, Resource] = {}
     diagnostics = []
@@ -265,6 +269,7 @@ def _draft_all(inputs: Inputs, kinds: Kinds) -> tuple[dict[Address, Draft], dict
             continue
         if address not in desired and address not in inputs.resolution.skipped:
             drafts[address] = _removal(inputs, kinds, address)
+    # Things that these removals release are free for creations of the same plan.
     given_up = [claim for address in drafts for claim in kinds[address.kind].claims(address, inputs.owned[address])]
     for address, wanted in desired.items():
         if address.container in inputs.unread:
@@ -310,17 +315,17 @@ def _belongs_to(kind: Kind[Any], address: Address, owner: Owner) -> Unsuitable:
 
 
 def is_waiting(inputs: Inputs, address: Address) -> bool:
-    """Whether the container does not run: it is planned for from its records, and gets it at its next start."""
+    """True if the container is stopped: its resources are planned from its record, and attached at its next start."""
     return inputs.containers[address.container].status is Status.STOPPED
 
 
 def needs_check(inputs: Inputs, address: Address, draft: Draft | None) -> bool:
-    """Whether the host must allow the resource to be made: now, or whenever the container starts."""
+    """True if the plan, or the next start of the container, creates the resource: the host must allow that."""
     return is_waiting(inputs, address) or (draft is not None and inputs.live.resources.get(address) is None)
 
 
 def is_handed_over(kind: Kind[Any], address: Address, wanted: Resource, given_up: list[Claim]) -> bool:
-    """Whether a deletion of the same plan gives up something that the creation claims."""
+    """True if a deletion in the same plan releases a thing of the host that the creation claims."""
     if not given_up:
         return False
     return any(claim.collides(other) for claim in kind.claims(address, wanted) for other in given_up)
@@ -336,10 +341,10 @@ def _draft(
     recorded: bool,
     is_others: bool,
 ) -> Draft | None:
-    """The change of one address that is desired; None when it is as it should be. Raises Unsuitable.
+    """The change of one desired address; None if live state is as desired. Raises Unsuitable.
 
-    `recorded` tells that the record says what is desired already; `is_others`, that the live resource is not the one
-    that the record is about: it is treated as in a first plan.
+    `recorded`: the record equals the desired resource already. `is_others`: the live resource was not made by scplan
+    although the address is owned, and is handled as in a first plan.
     """
     if live is None:
         gone = "owned, but gone from the container"
@@ -348,11 +353,12 @@ def _draft(
     if owned is None:
         return taking_over(kind, address, desired, live, host)
     if recorded and not promises_more(desired, owned):
-        # The record says the same, and what was promised where the files say nothing.
+        # Compare with the record: it equals the desired resource, and has the promised values besides.
         wanted, changed = desired, differences(owned, live)
     else:
         wanted = with_promises(with_values(desired, _given_back(kind, address, desired, owned, host)), owned)
         changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
+    # is_own() is None if nothing tells: a resource without differences is then taken for scplan's.
     is_foreign = is_others and (changed or kind.is_own(owned, live, is_new=True) is False)
     if is_foreign and not kind.can_take_over(desired, live):
         raise _taken(kind, address, changed)
@@ -364,8 +370,9 @@ def _draft(
 def _is_of_others(inputs: Inputs, kinds: Kinds, address: Address, live: Resource) -> bool:
     """True if the live resource at an owned address is not the recorded one.
 
-    A mark of scplan's decides. Without one, everything in a namespace that is new since the record was written was made
-    by the container's runtime; a namespace in which anything has a mark was kept.
+    scplan's mark decides, where the kind has marks. Without a mark, resources of a container that was started after the
+    record was written come from its runtime, unless another resource in the same namespace has a mark: then the
+    namespace outlived the earlier process.
     """
     owned, is_new = inputs.owned[address], address.container in inputs.new
     own = kinds[address.kind].is_own(owned, live, is_new=is_new)
@@ -375,7 +382,7 @@ def _is_of_others(inputs: Inputs, kinds: Kinds, address: Address, live: Resource
 
 
 def _is_kept(inputs: Inputs, kinds: Kinds, address: Address) -> bool:
-    """True if the namespace of an address has outlived the container's process with things of scplan's in it."""
+    """True if a mark of scplan's shows that the namespace of the address outlived the container's earlier process."""
     place = kinds[address.kind].lives_in
     return any(
         kinds[other.kind].is_own(owned, live, is_new=True)
@@ -399,7 +406,7 @@ def _taken(kind: Kind[Any], address: Address, changed: tuple[str, ...]) -> Unsui
 def _given_back(
     kind: Kind[Any], address: Address, desired: Resource, owned: Resource, host: HostFacts
 ) -> dict[str, Any]:
-    """By dotted path, what attributes go back to that scplan had set and the files set no more."""
+    """Values to restore, by dotted path, for attributes that scplan had set and the files no longer set."""
     paths = withdrawn(owned, desired)
     if not paths:
         return {}
@@ -433,9 +440,9 @@ def _creation(
 
 
 def taking_over(kind: Kind[Any], address: Address, desired: Resource, live: Resource, host: HostFacts) -> Draft:
-    """What is there already, without scplan: adopted when it is as desired, else changed only where the kind allows.
+    """The change for a live resource that scplan does not own: an adoption if it is as desired, else a take-over.
 
-    Raises Unsuitable where it does not.
+    Raises Unsuitable if the kind does not allow the take-over.
     """
     changed = differences(desired, live)
     if not changed:
@@ -480,7 +487,7 @@ def _alteration(
     host: HostFacts,
     changed: tuple[str, ...],
 ) -> Draft:
-    """An update in place, or a replacement when an attribute differs that can't change in place."""
+    """An update in place, or a replacement if one of the changed attributes can't change in place."""
     before = as_recorded(live, owned)
     drifted = set(differences(owned, live))
     reason = "changed outside scplan" if set(changed) <= drifted else "changed in the configuration"
@@ -503,6 +510,7 @@ def _alteration(
 
 
 def _removal(inputs: Inputs, kinds: Kinds, address: Address) -> Draft:
+    """Removal of an owned resource that left the files; by its record alone if others made the live resource there."""
     live, owned = inputs.live.resources.get(address), inputs.owned[address]
     is_gone = live is not None and not kinds[address.kind].can_take_over(owned, live)
     is_gone = is_gone and live is not None and _is_of_others(inputs, kinds, address, live)
@@ -510,9 +518,10 @@ def _removal(inputs: Inputs, kinds: Kinds, address: Address) -> Draft:
 
 
 def removal(inputs: Inputs, address: Address, reason: str, *, is_gone: bool = False) -> Draft:
-    """The removal of what is owned, now or from what the container is started with.
+    """Removal of an owned resource: from the running container, or from the record of a stopped one.
 
-    `is_gone`: another resource has its address, so that only the record finds what is left of it.
+    `is_gone`: the live resource at the address is not the owned one, so the deletion works from the record alone. A
+    resource that another container or the runtime owns, too, is released and stays.
     """
     owned = inputs.owned[address]
     if is_waiting(inputs, address):
@@ -524,7 +533,7 @@ def removal(inputs: Inputs, address: Address, reason: str, *, is_gone: bool = Fa
 
 
 def released(address: Address, live: Resource, owned: Resource, reason: str) -> Draft:
-    """The end of a record alone: the resource stays as it is."""
+    """Release: the resource leaves the record, and stays in the container as it is."""
     there = as_recorded(live, owned)
     return Draft(
         address=address, action=Action.RELEASE, reason=reason, before=there, after=there, managed=None, owned=owned
@@ -532,7 +541,7 @@ def released(address: Address, live: Resource, owned: Resource, reason: str) -> 
 
 
 def _deletion(address: Address, live: Resource | None, owned: Resource, reason: str) -> Draft:
-    """The removal of what is owned, which gives back what was there before it."""
+    """Deletion of an owned resource, which also restores what was there before scplan."""
     return Draft(
         address=address,
         action=Action.DELETE,
@@ -545,7 +554,7 @@ def _deletion(address: Address, live: Resource | None, owned: Resource, reason: 
 
 
 def _collisions(inputs: Inputs, kinds: Kinds) -> list[Diagnostic]:
-    """Things of the host that a desired resource claims although a container outside the files has them already."""
+    """An error for each thing of the host that a desired resource claims and a container outside the plan owns."""
     taken: dict[str, list[tuple[Claim, Address]]] = {}
     for address, resource in inputs.foreign.items():
         for claim in kinds[address.kind].claims(address, resource):
@@ -571,7 +580,7 @@ def _collision(inputs: Inputs, address: Address, claim: Claim, owner: Address) -
 
 
 def _idle_globs(inputs: Inputs) -> list[Diagnostic]:
-    """A warning for each glob of the selection that matches nothing: else a slip of the pen looks like `No changes.`"""
+    """A warning for each glob of the selection that matches nothing: a misspelt glob would look like `No changes.`"""
     known = (inputs.resolution.desired, inputs.owned, inputs.resolution.skipped)
     return [
         Diagnostic(
@@ -585,11 +594,11 @@ def _idle_globs(inputs: Inputs) -> list[Diagnostic]:
 
 
 def _globs(selection: Selection) -> list[tuple[str, str]]:
-    """(option, glob)"""
+    """(option, glob) of the selection, targets first."""
     return [("--target", glob) for glob in selection.targets] + [("--exclude", glob) for glob in selection.excludes]
 
 
 def _named_by(glob: str, *known: Iterable[Address]) -> Iterable[Address]:
-    """The addresses that one glob matches."""
+    """The addresses in `known` that one glob matches."""
     alone = Selection((glob,))
     return (address for addresses in known for address in addresses if address in alone)

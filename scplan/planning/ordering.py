@@ -1,4 +1,4 @@
-"""Drafts of changes → operations in the order in which they can be made, and the changes numbered by it."""
+"""Drafts sorted by their dependencies: the operations in order, and the changes numbered by that order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scplan.startup.named_tuple import NamedTuple
 
 
 class Circle(Exception):
-    """Changes that wait for one another."""
+    """Changes that wait for one another, so that none can come first."""
 
     def __init__(self, addresses: Iterable[Address]) -> None:
         super().__init__()
@@ -22,7 +22,10 @@ class Circle(Exception):
 
 
 class Act(NamedTuple):
-    """One half of a change: taking away, or making (creating, updating, adopting)."""
+    """One half of a change: removing the old resource, or making the new one (create, update, adopt, release).
+
+    A replacement has both halves; all other changes have one.
+    """
 
     address: Address
     takes_away: bool
@@ -34,10 +37,10 @@ _TAKES_AWAY = (Action.DELETE, Action.REPLACE)
 def put_in_order(
     drafts: list[Draft], world: World, containers: list[str], kinds: Kinds
 ) -> tuple[tuple[Change, ...], tuple[Operation, ...]]:
-    """Changes in the order of execution with the operations that they are made of.
+    """Changes in the order of execution, and their operations.
 
-    Without a reason to do otherwise: containers as in the files, kinds as registered, deletions after the rest.
-    Raises Circle when changes wait for one another.
+    Where dependencies leave a choice: containers as in the files, kinds as registered, deletions last. Raises Circle
+    when changes wait for one another.
     """
     by_address = {draft.address: draft for draft in drafts}
     acts = list(_sorted_acts(by_address, world, _priority(drafts, containers, list(kinds))))
@@ -49,6 +52,7 @@ def put_in_order(
 
 
 def _acts(draft: Draft) -> list[Act]:
+    """The halves of a change, in order."""
     acts = []
     if draft.action in _TAKES_AWAY:
         acts.append(Act(draft.address, True))
@@ -58,6 +62,7 @@ def _acts(draft: Draft) -> list[Act]:
 
 
 def _priority(drafts: list[Draft], containers: list[str], kinds: list[str]) -> Callable[[Act], tuple[int, ...]]:
+    """Sort key of acts that do not depend on each other; deletions in reverse order of kinds and drafts."""
     container_rank = {name: rank for rank, name in enumerate(containers)}
     kind_rank = {name: rank for rank, name in enumerate(kinds)}
     position = {draft.address: (rank, draft.action is Action.DELETE) for rank, draft in enumerate(drafts)}
@@ -79,6 +84,8 @@ def _priority(drafts: list[Draft], containers: list[str], kinds: list[str]) -> C
 def _sorted_acts(
     drafts: dict[Address, Draft], world: World, priority: Callable[[Act], tuple[int, ...]]
 ) -> Iterator[Act]:
+    """All acts of the drafts in the order of execution. Raises Circle."""
+    # graphlib leaves the order of ready acts open; the heap picks by priority, so that equal inputs give equal plans.
     graph: TopologicalSorter[Act] = TopologicalSorter()
     dependents = _dependents(drafts, world)
     for draft in drafts.values():
@@ -89,6 +96,7 @@ def _sorted_acts(
     try:
         graph.prepare()
     except CycleError as error:
+        # args[1] lists the nodes of one cycle, first and last the same.
         raise Circle(act.address for act in error.args[1]) from None
     ready: list[tuple[tuple[int, ...], Act]] = []
     while graph.is_active():
@@ -100,7 +108,7 @@ def _sorted_acts(
 
 
 def _dependents(drafts: dict[Address, Draft], world: World) -> dict[Address, list[Act]]:
-    """For each address, the acts that take away what stands on it: these come before it goes."""
+    """By address, the acts that remove resources which depend on it: they come before the resource is removed."""
     dependents: dict[Address, list[Act]] = {}
     for address, draft in drafts.items():
         if draft.action in _TAKES_AWAY:
@@ -112,12 +120,14 @@ def _dependents(drafts: dict[Address, Draft], world: World) -> dict[Address, lis
 def _predecessors(
     act: Act, draft: Draft, drafts: dict[Address, Draft], dependents: dict[Address, list[Act]], world: World
 ) -> Iterator[Act]:
+    """The acts that must come before `act`."""
     if act.takes_away:
         yield from dependents.get(draft.address, ())
         return
     if draft.action is Action.REPLACE:
         yield Act(draft.address, True)
     if draft.action is Action.UPDATE:
+        # Dependents that the update interrupts are replaced: remove them before, create them after.
         yield from dependents.get(draft.address, ())
     for needed in world.required_after(draft.address):
         if needed in drafts and drafts[needed].action is not Action.DELETE:
@@ -134,7 +144,7 @@ def _predecessors(
 
 
 def _handovers(drafts: dict[Address, Draft], world: World) -> Iterator[tuple[Act, Act]]:
-    """(the act that gives a thing up, the act that takes it) for things of the host that change hands."""
+    """(act that releases a thing of the host, act that claims it) for each thing that moves between resources."""
     given: dict[str, list[tuple[Claim, Draft]]] = {}
     claims = {
         address: (world.claims(address, draft.before if draft.owned else None), world.claims(address, draft.after))
@@ -155,6 +165,7 @@ def _handovers(drafts: dict[Address, Draft], world: World) -> Iterator[tuple[Act
 
 
 def _change(draft: Draft, number: int, numbers: dict[Address, int], world: World) -> Change:
+    """The numbered change; a draft with a `cause` gets its reason and effect from the number of that change."""
     reason, effect = draft.reason, draft.effect
     if draft.cause is not None:
         reason = (
@@ -181,14 +192,17 @@ def _change(draft: Draft, number: int, numbers: dict[Address, int], world: World
 
 
 def _operation(act: Act, draft: Draft, number: int) -> Operation:
-    """The half of a change that an act is. What a creation takes over is remembered by its kind, not taken away."""
+    """The operation of one act.
+
+    A creation has no `before`, even if it takes over a live resource: its kind captures and remembers the live one.
+    """
     replaced = draft.action is Action.REPLACE
     if act.takes_away:
         action, before, after = Action.DELETE, draft.before, None
     elif replaced or draft.action is Action.CREATE:
         action, before, after = Action.CREATE, None, draft.after
     else:
-        # A release is an adoption the other way round: an act on the record alone.
+        # A release is the inverse of an adoption: both change the record alone.
         action = Action.ADOPT if draft.action is Action.RELEASE else draft.action
         before, after = draft.before, draft.after
     return Operation(

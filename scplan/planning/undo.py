@@ -1,6 +1,6 @@
-"""What an apply changed, live and owned → the plan that takes it back. Pure, as making.py is.
+"""The plan that undoes an apply, from what the apply changed and from live and owned resources. Pure, as making.py.
 
-It is planned against live state like any change, so that what was done by others since then shows in it.
+An undo is planned against live state like any change, so changes that others made since the apply show in the plan.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _ELSEWHERE = "changed by the apply that is undone, and outside scplan since"
 
 
 class Reversal(NamedTuple):
-    """What an apply did to one address: the resource and its record before, and the resource after it.
+    """The net effect of an apply on one address: resource and record before the apply, resource after the apply.
 
-    `adopted` tells that it only took over what was there.
+    `adopted`: the apply only recorded a resource that was there already.
     """
 
     before: Resource | None
@@ -52,7 +52,7 @@ class Reversal(NamedTuple):
 def reversals(
     operations: Mapping[int, Operation], refreshed: Mapping[Address, tuple[Resource | None, Resource]]
 ) -> dict[Address, Reversal]:
-    """What an apply did, by address: its operations by number, and the records (before, after) that it refreshed."""
+    """Net effects of an apply by address, from its numbered operations and the records (before, after) it refreshed."""
     made: dict[Address, Reversal] = {}
     for _, operation in sorted(operations.items()):
         first = made.get(operation.address)
@@ -66,7 +66,10 @@ def reversals(
 def with_brought(
     past: Mapping[Address, Reversal], owned: Mapping[Address, Resource], kinds: Kinds
 ) -> dict[Address, Reversal]:
-    """The same with what came by itself since, for an entry that the undo takes back: partitions, of a disk."""
+    """`past` with the resources that came by themselves since the apply, for an entry that the undo removes.
+
+    Such as partitions that a disk got later: they go with the entry of the disk.
+    """
     found = dict(past)
     for address, resource in owned.items():
         origin = brought_by(resource)
@@ -79,13 +82,13 @@ def with_brought(
 
 
 def desired_after(owned: Mapping[Address, Resource], past: Mapping[Address, Reversal]) -> dict[Address, Resource]:
-    """What scplan should own once the apply is undone."""
+    """Records that scplan should have after the undo."""
     desired = {address: one for address, one in owned.items() if address not in past}
     return desired | {address: one.owned_before for address, one in past.items() if one.owned_before is not None}
 
 
 def make_undo(inputs: making.Inputs, past: Mapping[Address, Reversal], kinds: Kinds) -> Plan:
-    """The changes that take the apply back. Raises PlanError with all that stands against it."""
+    """The changes that undo the apply. Raises PlanError with all errors, in file order."""
     drafts: dict[Address, Draft] = {}
     refreshed: dict[Address, Resource] = {}
     problems: list[Diagnostic] = []
@@ -102,7 +105,7 @@ def make_undo(inputs: making.Inputs, past: Mapping[Address, Reversal], kinds: Ki
         if draft is not None:
             drafts[address] = draft
         elif wanted is not None and owned is not None:
-            # What was remembered of another life of the container is over.
+            # Former values that were remembered before a restart of the container no longer apply.
             record = keep_former(wanted, owned) if making.is_waiting(inputs, address) else wanted
             if record != owned:
                 refreshed[address] = record
@@ -113,7 +116,7 @@ def make_undo(inputs: making.Inputs, past: Mapping[Address, Reversal], kinds: Ki
 def _draft(
     kind: Kind[Any], address: Address, reversal: Reversal, wanted: Resource | None, inputs: making.Inputs
 ) -> Draft | None:
-    """The change that takes one address back; None where there is nothing to do. Raises Unsuitable."""
+    """The change that undoes one address; None if there is nothing to undo. Raises Unsuitable."""
     live, owned = inputs.live.resources.get(address), inputs.owned.get(address)
     if wanted is None:
         return None if owned is None else _withdrawal(address, reversal, owned, inputs)
@@ -129,12 +132,13 @@ def _draft(
 
 
 def _withdrawal(address: Address, reversal: Reversal, owned: Resource, inputs: making.Inputs) -> Draft:
+    """Undo for an address that scplan did not own before: a release if the apply adopted it, else a removal."""
     live = inputs.live.resources.get(address)
     if live is None or not reversal.adopted:
         draft = making.removal(inputs, address, _MADE)
         if draft.before is None or reversal.after is None:
             return draft
-        # What its creation took the place of comes back with it.
+        # The removal restores what the creation had replaced: CARRIED values are not in records.
         return draft._replace(before=laid_over(draft.before, reversal.after, (Role.CARRIED,)))
     return making.released(address, live, owned, "adopted by the apply that is undone")
 
@@ -161,7 +165,7 @@ def _creation(
 def _as_it_was(
     kind: Kind[Any], address: Address, reversal: Reversal, wanted: Resource, inputs: making.Inputs
 ) -> Resource:
-    """All that it had when the apply took it away, as far as the record does not say otherwise."""
+    """The resource with all values from before the apply; values of the record win."""
     bare = without_former(wanted)
     completed: Resource = kind.completed(address, bare, inputs.live.host)
     if reversal.before is None:
@@ -182,7 +186,7 @@ def _alteration(
     owned: Resource,
     inputs: making.Inputs,
 ) -> Draft | None:
-    """An update in place to what it was before the apply, or a replacement."""
+    """An update in place to the values from before the apply, or a replacement."""
     values = {path: reversal.before.get(path) for path in withdrawn(owned, wanted)} if reversal.before else {}
     target = with_values(wanted, {path: value for path, value in values.items() if value is not None})
     changed = tuple(dict.fromkeys(differences(target, live) + surplus(owned, target, live)))
@@ -205,7 +209,7 @@ def _alteration(
         action=Action.UPDATE,
         reason=_ELSEWHERE if differences(owned, live) else _CHANGED,
         before=before,
-        # What the record remembered then; where it remembered nothing, what the one of now does.
+        # Former values of the record before the apply; where it has none, those of the present record.
         after=laid_over(
             with_promises_of(laid_over(after, wanted, (Role.FORMER,)), wanted),
             reversal.before or wanted,
@@ -219,7 +223,7 @@ def _alteration(
 
 
 def _refused_creations(drafts: Mapping[Address, Draft], inputs: making.Inputs, kinds: Kinds) -> list[Diagnostic]:
-    """What the host, as it is now, does not allow to be made again."""
+    """Errors about resources that the host, as it is now, does not allow to be created again."""
     removed = [draft for draft in drafts.values() if draft.action is Action.DELETE and draft.owned is not None]
     given_up = [claim for one in removed for claim in kinds[one.address.kind].claims(one.address, one.before)]
     problems = []
