@@ -1,1 +1,1 @@
-"""A plan is carried out, read back, and taken back when a step fails or the process dies."""
+"""Execution of a plan: operations are made and read back, and undone when one fails or the process dies."""

@@ -1,7 +1,7 @@
-"""The last way out of an apply that can be neither undone nor finished: the records follow live state.
+"""Acceptance of live state, for an apply that can be neither undone nor finished: the records are set to live state.
 
-Nothing in a container or on the host is changed. What is there and was recorded or expected is owned as it is, what is
-gone is forgotten, and every difference is reported.
+Nothing is changed in containers or on the host. A live resource that is recorded, or that the apply expected, is owned
+as it is; a resource that is gone leaves the records; every difference is reported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Candidates = dict[Address, list[Resource]]
 
 
 class Acceptance(NamedTuple):
-    """Records, kinds and host of an acceptance, and how long it waits for locks."""
+    """Records, kinds and host of an acceptance; it waits up to `timeout_s` for locks."""
 
     state: State
     kinds: Kinds
@@ -39,9 +39,10 @@ class Acceptance(NamedTuple):
 
 
 def accept_live(path: str, acceptance: Acceptance) -> list[str]:
-    """Accept live state as the outcome of the apply with this journal, and retire it; returns a line per difference.
+    """Accept live state as the outcome of the apply with this journal, and retire the journal.
 
-    Raises Locked when the containers are in use; KernelError when the records can't be written.
+    Returns a line per difference. Raises Locked if the containers are in use, and KernelError if the records can't be
+    written.
     """
     name = os.path.basename(path).removesuffix(".jsonl")
     entries, begin = _read(path, acceptance.kinds)
@@ -67,7 +68,7 @@ def accept_live(path: str, acceptance: Acceptance) -> list[str]:
 
 
 def _read(path: str, kinds: Kinds) -> tuple[Entries | None, Begin | None]:
-    """(all entries, the first one); None for what is damaged."""
+    """(all entries, first entry) of a journal; None for each that is damaged."""
     try:
         entries = read_journal(path, kinds)
     except RecordDamaged:
@@ -75,8 +76,10 @@ def _read(path: str, kinds: Kinds) -> tuple[Entries | None, Begin | None]:
     return entries, entries.begin
 
 
+# SIGINT, SIGTERM and SIGHUP stay blocked until both the records and the end of the journal are written.
 @stop_requests_wait()
 def _accept(begin: Begin, entries: Entries | None, journal: Journal, acceptance: Acceptance) -> list[str]:
+    """Write the records from live state and end the journal; returns a line per difference. Needs the locks."""
     operations = _made(begin, entries)
     lines: list[str] = []
     records: list[Record] = []
@@ -95,7 +98,7 @@ def _accept(begin: Begin, entries: Entries | None, journal: Journal, acceptance:
 
 
 def _made(begin: Begin, entries: Entries | None) -> Sequence[Operation]:
-    """The operations that may have left something, newest first: all planned ones where the journal can't tell."""
+    """Operations that may have changed something, newest first; all planned ones if the journal is damaged."""
     if entries is None:
         return tuple(reversed(begin.operations))
     return [operation for _, operation in sorted(entries.started.items(), reverse=True)]
@@ -104,8 +107,9 @@ def _made(begin: Begin, entries: Entries | None) -> Sequence[Operation]:
 def _accepted(
     facts: ContainerFacts, operations: Sequence[Operation], begin: Begin, acceptance: Acceptance
 ) -> tuple[Record | None, list[str]]:
-    """(the container's record as live state has it, its differences); None where the record stays as it is."""
+    """(record of the container from live state, lines about its differences); None if the record is to stay."""
     stranded = list(_stranded(operations, acceptance))
+    # A damaged record, an ended container and an unreadable one each keep their record: live state is not known.
     try:
         record = acceptance.state.read(facts.runtime, facts.name)
     except RecordDamaged as error:
@@ -126,10 +130,11 @@ def _accepted(
 
 
 def _candidates(recorded: Mapping[Address, Resource], operations: Iterable[Operation]) -> Candidates:
+    """The forms of each resource in the operations and in the record, by address, the most recent first."""
     found: Candidates = {}
     for operation in operations:
         known = found.setdefault(operation.address, [])
-        # `owned_after` first: it has what was captured just before the operation.
+        # `owned_after` first: it has the values captured just before the operation.
         known += (one for one in (operation.owned_after, operation.owned_before) if one is not None)
     for address, resource in recorded.items():
         found.setdefault(address, []).append(resource)
@@ -137,6 +142,7 @@ def _candidates(recorded: Mapping[Address, Resource], operations: Iterable[Opera
 
 
 def _live(facts: ContainerFacts, candidates: Candidates, acceptance: Acceptance) -> dict[Address, Resource]:
+    """Live resources at the addresses of the candidates; absent ones are left out."""
     live: dict[Address, Resource] = {}
     by_kind: dict[str, dict[str, Resource]] = {}
     for address, resources in candidates.items():
@@ -149,12 +155,13 @@ def _live(facts: ContainerFacts, candidates: Candidates, acceptance: Acceptance)
 
 
 def _as_live(candidates: Sequence[Resource], live: Resource) -> Resource:
-    """The record of a resource as it is: the form that fits live state best, with live values where it differs."""
+    """The record for a live resource: the candidate with the fewest differences, these set to their live values."""
     best = min(candidates, key=lambda one: len(differences(one, live)))
     values = {}
     for path in differences(best, live):
         attribute, there = best.attribute(path), live.get(path)
         if attribute.many:
+            # Elements that others added are not scplan's: the record keeps only its own ones that are live.
             there = tuple(item for item in best.get(path) or () if item in (there or ()))
         values[path] = there
     return with_values(best, values)
@@ -179,7 +186,7 @@ def _changes(
 
 
 def _stranded(operations: Iterable[Operation], acceptance: Acceptance) -> Iterator[str]:
-    """A line for each thing of the host that is not where it belongs."""
+    """A line for each thing of the host that an operation left away from its place."""
     told: set[str] = set()
     for operation in operations:
         kind = acceptance.kinds[operation.address.kind]

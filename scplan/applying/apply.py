@@ -1,4 +1,4 @@
-"""The only writer: each operation of a plan is journaled, made and read back; when one fails, all are taken back."""
+"""The only writer: journals, makes and reads back each operation of a plan; if one fails, undoes all of them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Prepare = Callable[[Mapping[Address, Resource]], Update]
 
 
 class Assurance(NamedTuple):
-    """What has to say yes before the changes are for good.
+    """Conditions for keeping the changes.
 
-    `check` is called when all are made, and raises ScplanError to have them undone. With `confirm_within_s` the
-    journal stays open, for a confirmation in so many seconds.
+    `check` is called after the last operation; if it raises ScplanError, the changes are undone. With
+    `confirm_within_s` the journal stays open, and the apply must be confirmed within that many seconds.
     """
 
     check: Callable[[], None] = lambda: None
@@ -37,7 +37,7 @@ class Assurance(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """How far an apply had come that is gone on with: what was journaled, by number, and what of it is done."""
+    """Progress of an apply that is being resumed: its journaled operations by number, and the numbers that are done."""
 
     started: Mapping[int, Operation] = MappingProxyType({})
     done: frozenset[int] = frozenset()
@@ -52,14 +52,15 @@ def apply(
     assurance: Assurance = Assurance(),  # noqa: B008 - a value that never changes
     begun: Begun = Begun(),  # noqa: B008
 ) -> None:
-    """Makes all operations in order, those that are done already left out, and puts the records in place.
+    """Make all operations in order, except those that `begun` has as done, and commit the records.
 
-    Raises ApplyFailed when one failed and everything was undone, RollbackIncomplete when that failed too: the journal
-    is closed in the first case and kept in the second.
+    Raises ApplyFailed if an operation failed and everything was undone: the journal is closed. Raises
+    RollbackIncomplete if the undo failed, too: the journal is kept.
     """
     total = len(operations)
     made = dict(begun.started)
-    # At no moment may a request to stop end scplan with a journal that is open.
+    # Signals that ask scplan to stop must not end it while the journal is open: they are blocked here, and raise
+    # KeyboardInterrupt only while operations are made.
     with stop_requests_wait():
         try:
             with stop_requests_raise():
@@ -88,11 +89,13 @@ def _step(
     on_event: OnEvent,
     made: dict[int, Operation],
 ) -> None:
+    """Capture, journal and make one operation, and add it to `made`. Raises ScplanError or OSError."""
     on_event(Event(step=Step.STARTED, operation=operation, number=number, total=total))
     begun = time.monotonic()
     try:
-        # What was there before is what was captured the first time: an operation may be half made by now.
+        # A resumed operation keeps its first capture: live state may be half changed by now.
         captured = made.get(number) or executor.capture(operation)
+        # On disk before the kernel changes, so that recovery knows every operation that may have been made.
         journal.intended(number, captured)
         made[number] = captured
         executor.perform(captured)
@@ -109,9 +112,10 @@ def _step(
 
 
 def _commit(update: Update, journal: Journal, confirm_within_s: float | None) -> None:
-    """Says that all is made; from there on only renames are left to do, and the journal ends or awaits confirmation.
+    """Journal that all operations are made, rename the records into place, and end the journal or await confirmation.
 
-    One that fails leaves live state as wanted, and the journal to write the records from.
+    If a rename fails, live state is as desired, and the journal is kept to write the records from. Raises
+    RollbackIncomplete then.
     """
     try:
         journal.applied()
@@ -143,12 +147,13 @@ def _roll_back(
     journal: Journal,
     on_event: OnEvent,
 ) -> NoReturn:
+    """Undo the operations in `made`; raises ApplyFailed, or RollbackIncomplete if some could not be undone."""
     cause = _diagnostics(error)
-    # On a full disk without: whether it goes back is the user's choice then, and back is the default.
+    # A full disk may refuse the line. Without it recovery still undoes by default, but the user may have it finish.
     with suppress(KernelError):
         journal.giving_up(cause[0].summary)
     if made and isinstance(error, KeyboardInterrupt):
-        # At once: the first step back may take its time, and who pressed ^C should know that it was heard.
+        # Report at once that ^C was received: the first undo may take a while.
         on_event(GoingBack(cause[0].summary, len(made)))
     failures = undo(made, total, executor, journal, on_event)
     if failures:

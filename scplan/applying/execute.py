@@ -1,4 +1,4 @@
-"""One operation on the kernel: what it will replace is captured, it is made, and it is read back."""
+"""One operation on the kernel: capture the state that it will replace, make the operation, read live state back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scplan.model.resource import REPLACING, Resource
 
 
 class Executor:
-    """Acts on opened containers, and keeps up with what scplan answers for at each moment."""
+    """Makes operations in opened containers, and keeps the set of owned resources up to date."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Executor:
         elsewhere: Callable[[], Mapping[Address, Resource]],
         apply_id: str,
     ) -> None:
-        """`elsewhere` reads what the records of all other containers hold, where an operation has to know."""
+        """`elsewhere` reads the resources in the records of all other containers, on demand."""
         self.host = host
         self.containers = containers
         self.kinds = kinds
@@ -39,13 +39,14 @@ class Executor:
         self._apply_id = apply_id
         self._read_elsewhere = elsewhere
         self._owned: dict[tuple[str, str], dict[str, Resource]] = {}
-        # One that took steps before does not hold the journal that is to be written now; the next one will.
+        # The forked stepper inherits the fds of locks and journal, so that neither is free while a step runs: flock(2)
+        # locks belong to the open file, not to a process. An older stepper lacks the journal: end it.
         host.stepper.close()
         for address, resource in owned.items():
             self._peers(address)[address.identity] = resource
 
     def owned(self) -> dict[Address, Resource]:
-        """What scplan answers for now."""
+        """Resources that scplan owns now."""
         return {
             Address(container, kind, identity): resource
             for (container, kind), peers in self._owned.items()
@@ -53,7 +54,7 @@ class Executor:
         }
 
     def note(self, address: Address, record: Resource | None) -> None:
-        """Takes over what the record of a resource is now; None: there is none."""
+        """Set the record of a resource; None removes it."""
         if record is None:
             self._peers(address).pop(address.identity, None)
         else:
@@ -61,14 +62,14 @@ class Executor:
 
     @cached_property
     def _elsewhere(self) -> Mapping[str, list[Resource]]:
-        """By kind."""
+        """Owned resources of all other containers, by kind; read once."""
         found: dict[str, list[Resource]] = {}
         for address, resource in self._read_elsewhere().items():
             found.setdefault(address.kind, []).append(resource)
         return found
 
     def _others(self, address: Address) -> list[Resource]:
-        """What scplan answers for of the kind at other addresses, on the whole host."""
+        """Owned resources of the same kind at all other addresses of the host."""
         found = list(self._elsewhere.get(address.kind, ()))
         for (container, kind), peers in self._owned.items():
             if kind == address.kind:
@@ -77,10 +78,11 @@ class Executor:
         return found
 
     def _peers(self, address: Address) -> dict[str, Resource]:
+        """Owned resources of the kind in the container, by identity; changes to the dict are kept."""
         return self._owned.setdefault((address.container, address.kind), {})
 
     def capture(self, operation: Operation) -> Operation:
-        """The operation with what was there before it filled in, as it must be journaled before it is made."""
+        """The operation with the state that it will replace filled in, to be journaled before it is made."""
         if operation.at_next_start:
             return operation
         kind, target = self._target(operation.address)
@@ -94,10 +96,10 @@ class Executor:
         return operation._replace(was_gone=_read_back(kind, target, operation) is None)
 
     def perform(self, operation: Operation) -> None:
-        """Makes the operation and reads it back.
+        """Make the operation and read live state back.
 
-        One that waits for the container's next start changes what scplan answers for, and nothing in a container.
-        Raises ScplanError when the kernel refuses, or when live state is not as it should be afterwards.
+        An operation that waits for the container's next start changes only the owned resources. Raises ScplanError if
+        the kernel refuses, or if live state is not as expected afterwards.
         """
         if operation.at_next_start:
             waiting = self.kinds[operation.address.kind]
@@ -126,19 +128,22 @@ class Executor:
         self.note(operation.address, operation.owned_after)
 
     def _beside(self, operation: Operation, stack: ExitStack) -> Container | None:
-        """A container, open until the stack ends, in the network namespace where NICs of the operation's stay."""
+        """Another container in the network namespace where NICs of the ended container stay; None if there is none.
+
+        The container is open until `stack` ends.
+        """
         name = operation.address.container
         for address, resource in self.owned().items():
             kind = self.kinds[address.kind]
             pid = kind.process_beside(self.host, resource) if address.container == name else 0
             if pid:
                 container = stack.enter_context(Container(name, pid, 0, self.host))
-                # It may have ended before it was opened, and its PID be another process's.
+                # The process may have ended before its fds were opened, and the PID may be reused: look again.
                 return container if kind.stays(self.host, resource, pid) else None
         return None
 
     def release(self) -> None:
-        """Drops what the kinds keep for the undo of this apply, once its journal has ended."""
+        """Release objects that kinds keep for the undo of this apply; only after its journal has ended."""
         release(self.kinds, self._state_dir, self._apply_id)
 
     def _target(self, address: Address) -> tuple[Kind[Any], Target[Any]]:
@@ -148,7 +153,7 @@ class Executor:
         return self.kinds[address.kind], target
 
     def _verify(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> None:
-        """Reads back; raises ScplanError when the kernel did something else than was asked."""
+        """Read live state back; raises ScplanError if the kernel did not do what the operation asked for."""
         live = _read_back(kind, target, operation)
         if operation.after is None:
             _check_gone(kind, operation, live)
@@ -165,15 +170,15 @@ class Executor:
 
 
 def release(kinds: Kinds, state_dir: str, apply_id: str) -> None:
-    """Drops what the kinds keep for the undo of an apply that has ended."""
+    """Release objects that kinds keep for the undo of an apply that has ended."""
     for kind in kinds.values():
         kind.release(state_dir, apply_id)
 
 
 def release_ended(kinds: Kinds, state_dir: str, open_ids: Callable[[], Collection[str]]) -> None:
-    """The same for all applies without an open journal: one may have been killed between its end and the release."""
+    """`release` for all applies without an open journal: an apply may be killed after its end, before its release."""
     kept = {(kind.name, apply_id) for kind in kinds.values() for apply_id in kind.kept_by(state_dir)}
-    # Read afterwards: an apply has a journal before anything is kept for it.
+    # Read the journals last: an apply has its journal before a kind keeps anything for it.
     still_open = open_ids() if kept else ()
     for name, apply_id in sorted(kept):
         if apply_id not in still_open:
@@ -181,7 +186,7 @@ def release_ended(kinds: Kinds, state_dir: str, open_ids: Callable[[], Collectio
 
 
 def _read_back(kind: Kind[Any], target: Target[Any], operation: Operation) -> Resource | None:
-    """What is live at its address."""
+    """Live resource at the address of the operation; None if absent."""
     expected = _present(operation.after if operation.after is not None else operation.before)
     wanted = {**target.peers, operation.address.identity: expected}
     live: Resource | None = kind.read(target.container, target.host, wanted).get(operation.address.identity)
@@ -189,9 +194,11 @@ def _read_back(kind: Kind[Any], target: Target[Any], operation: Operation) -> Re
 
 
 def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) -> None:
+    """Raises ScplanError if the removed resource is still live; what was there before scplan may be live again."""
     before = _present(operation.before)
     if live is None or kind.is_given_back(before, live):
         return
+    # Another resource has its place: a difference in these roles can't come from a change in place.
     if any(before.attribute(path).role in REPLACING for path in differences(before, live)):
         return
     raise ScplanError(f"{operation.address} was removed without an error, but is still there")

@@ -1,4 +1,4 @@
-"""Probes, run one after the other when the changes are made: the first that fails undoes them."""
+"""Probes: commands run in order after the last change. If one fails, the changes are undone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEPT_LINES = 20
 
 
 def run_probes(probes: Sequence[Probe], apply_id: str, on_event: OnEvent) -> None:
-    """Raises ScplanError, with the end of what it wrote, for the first that fails or takes too long."""
+    """Run the probes in order; raises ScplanError, with the end of the output, if a probe fails or takes too long."""
     environment = _environment(apply_id)
     for number, probe in enumerate(probes, 1):
         running = Probed(step=Step.STARTED, probe=probe, number=number, total=len(probes))
@@ -34,6 +34,7 @@ def run_probes(probes: Sequence[Probe], apply_id: str, on_event: OnEvent) -> Non
 
 
 def _problem(status: int | None, probe: Probe) -> str:
+    """Why the probe failed; "" if it passed. `status` as in Ended: None if its time was up, negative for a signal."""
     if status is None:
         return f"it did not end within {probe.timeout_s:g} s"
     if status < 0:
@@ -42,12 +43,12 @@ def _problem(status: int | None, probe: Probe) -> str:
 
 
 def _readable(output: bytes) -> str:
-    """The last lines as text; what could steer a terminal is escaped where it is printed."""
+    """The last lines as text. Control characters are escaped later, where the text is printed."""
     return "\n".join(output.decode(errors="replace").splitlines()[-_KEPT_LINES:])
 
 
 def _environment(apply_id: str) -> dict[str, str]:
-    """What a probe finds in its environment: nothing of the caller's."""
+    """Environment of a probe; nothing is inherited from the caller."""
     import pwd
 
     uid = os.geteuid()

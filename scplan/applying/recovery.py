@@ -1,6 +1,6 @@
-"""What a crash left half done: found by its journal, then undone, or finished where all operations had been made.
+"""Recovery of applies that did not end: found by their journals, then undone, or finished if all operations were made.
 
-An apply that was to be confirmed and was not, is undone in the same way.
+An apply that was not confirmed in time is undone in the same way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Direction = Literal["auto", "forward", "back"]
 
 
 class Recovery(NamedTuple):
-    """What recovering takes: the records, the host, how long to wait for locks, and who is told of each step."""
+    """Inputs of a recovery: records, kinds, host, the seconds to wait for locks, and the receiver of events."""
 
     state: State
     kinds: Kinds
@@ -41,7 +41,7 @@ class Recovery(NamedTuple):
 
 
 def refuse_if_needed(state: State, kinds: Kinds, host: Host, scope: Scope) -> None:
-    """Raises RecoveryNeeded when an apply did not end, or awaits confirmation, that touches something of the scope."""
+    """Raises RecoveryNeeded if an apply in the scope did not end, or awaits confirmation."""
     if not state.has_open_journals():
         return
     error = refusal(blocking(all_left_behind(state.directory, kinds, host.boot_id), scope, kinds))
@@ -52,10 +52,7 @@ def refuse_if_needed(state: State, kinds: Kinds, host: Host, scope: Scope) -> No
 def elsewhere(
     state: State, kinds: Kinds, boot_id: str, containers: Collection[ContainerFacts]
 ) -> dict[Address, Resource]:
-    """The resources of all other containers than these: recorded ones, and those of applies there that did not end.
-
-    Raises RecordDamaged.
-    """
+    """Resources of all containers but these, from records and from applies that did not end. Raises RecordDamaged."""
     found = state.elsewhere(containers)
     if not state.has_open_journals():
         return found
@@ -69,10 +66,11 @@ def elsewhere(
 
 
 def recover(recovery: Recovery, direction: Direction, tell: Callable[[str], None]) -> None:
-    """Recover every journal that a crash left; `tell` gets a line about each.
+    """Recover every journal that a crash left; `tell` gets a line per journal.
 
-    What awaits confirmation is left alone. Goes on after a failure, and raises all of them as one error, whose exit
-    code is that of RollbackIncomplete where something could not be undone. The journals of those are kept.
+    Applies that await confirmation are ignored. After a failure the other journals are recovered, too; then all
+    failures are raised as one error, with the exit code of RollbackIncomplete if anything could not be undone. The
+    journals of failures are kept.
     """
     sweep(recovery.state.directory)
     release_ended(recovery.kinds, recovery.state.directory, partial(open_ids, recovery.state.directory))
@@ -80,7 +78,7 @@ def recover(recovery: Recovery, direction: Direction, tell: Callable[[str], None
 
 
 def for_each_left(state: State, settle: Callable[[str], None]) -> None:
-    """Call `settle` with the path of each journal that nobody holds; goes on after a failure, and raises all."""
+    """Call `settle` with the path of each journal that no process holds; failures are raised together at the end."""
     failures: list[ScplanError] = []
     for path in left_behind(state.directory):
         try:
@@ -99,7 +97,7 @@ def for_each_left(state: State, settle: Callable[[str], None]) -> None:
 
 
 def undo_overdue(recovery: Recovery) -> tuple[list[str], list[ScplanError]]:
-    """Undo the applies that nobody confirmed in time; returns (a line about each undone one, the failures)."""
+    """Undo the applies that were not confirmed in time; returns (a line per undone apply, failures)."""
     lines: list[str] = []
     failures: list[ScplanError] = []
     for one in all_left_behind(recovery.state.directory, recovery.kinds, recovery.host.boot_id):
@@ -113,12 +111,12 @@ def undo_overdue(recovery: Recovery) -> tuple[list[str], list[ScplanError]]:
 
 
 def give_up(path: str, recovery: Recovery, reason: str) -> str:
-    """Undoes an apply that awaits confirmation, at once; returns a line about it."""
+    """Undo an apply that awaits confirmation now; returns a line about the result."""
     return recover_one(path, recovery, "back", reason)
 
 
 def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str = "") -> str:
-    """Recovers one journal. With a `reason` also one that awaits confirmation is undone."""
+    """Recover one journal; returns a line about the result. With a `reason`, undo it even if it awaits confirmation."""
     name = os.path.basename(path).removesuffix(".jsonl")
     try:
         entries = read_journal(path, recovery.kinds)
@@ -136,7 +134,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
         if journal is None:
             return f"{name}: recovered by another process meanwhile"
         with journal:
-            # Read again: it may have gone on before it was held.
+            # Read again under the lock: another process may have added lines since.
             entries = read_journal(path, recovery.kinds)
             left_s = seconds_left(entries, recovery.host.boot_id)
             if left_s and not reason:
@@ -154,7 +152,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
 
 @stop_requests_wait()
 def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
-    """What is left where all operations had been made."""
+    """Write the records of an apply that had made all operations, and commit its journal."""
     owned = _owned(entries, recovery.state, entries.started, _refreshed(entries))
     recovery.state.write(_records(entries, owned))
     journal.close("committed")
@@ -163,15 +161,15 @@ def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Jou
 
 
 def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
-    """Makes the operations that were not made, and again those that may be half made or half undone.
+    """Make the operations that are missing, and repeat those that may be half made or half undone.
 
-    Raises ApplyFailed when one fails and all were undone.
+    Raises ApplyFailed if an operation fails and all were undone. After a boot the apply is undone instead.
     """
     if entries.begin.boot_id != recovery.host.boot_id:
         return _take_back(name, entries, recovery, journal, "the host was booted since")
     _put_records_back(entries, recovery.state)
     begun = Begun(entries.started, frozenset() if entries.goes_back else entries.done)
-    # A journal of format 1.0 names only the operations that were begun.
+    # A journal of format 1.0 has only the operations that were begun.
     operations = entries.begin.operations or [operation for _, operation in sorted(entries.started.items())]
     containers = entries.begin.containers
     with OpenContainers(containers, recovery.host) as opened:
@@ -206,10 +204,11 @@ def _executor(
 
 @stop_requests_wait()
 def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal, reason: str) -> str:
+    """Undo the operations that are not undone yet, and end the journal. Raises RollbackIncomplete."""
     reason = entries.giving_up or reason
     if not entries.giving_up:
         _give_up(entries, journal, reason)
-    # Nothing that was plugged in lives across a boot.
+    # Nothing attached to a container survives a boot: only the records have to be restored.
     started = entries.started if entries.begin.boot_id == recovery.host.boot_id else {}
     left = started.keys() - entries.undone
     started = to_take_back(started, entries.undone)
@@ -229,7 +228,10 @@ def _take_back(name: str, entries: Entries, recovery: Recovery, journal: Journal
 
 
 def _give_up(entries: Entries, journal: Journal, reason: str) -> None:
-    """Notes that the apply goes back. Only one that would else go forward after another crash needs the note."""
+    """Journal that the apply is being undone.
+
+    A full disk matters only if the apply is applied or unconfirmed: it could otherwise be finished after another crash.
+    """
     try:
         journal.giving_up(reason)
     except KernelError:
@@ -240,14 +242,14 @@ def _give_up(entries: Entries, journal: Journal, reason: str) -> None:
 def _owned(
     entries: Entries, state: State, made: Collection[int], refreshed: Mapping[Address, Resource]
 ) -> dict[Address, Resource]:
-    """What scplan answers for when `made` of the operations are made, and the others are not or not any more."""
+    """Owned resources if exactly the operations numbered in `made` are made."""
     owned: dict[Address, Resource] = {}
 
     def note(address: Address, resource: Resource | None) -> None:
         if resource is not None:
             owned[address] = resource
         else:
-            # What is made comes last again: removals go by this order.
+            # Remove the key, so that a later creation is inserted last: removals go by this order.
             owned.pop(address, None)
 
     for facts in entries.begin.containers.values():
@@ -270,7 +272,7 @@ def _records(entries: Entries, owned: Mapping[Address, Resource]) -> list[Record
 
 
 def _put_records_back(entries: Entries, state: State) -> None:
-    """Where "applied" had been written, some records may be the new ones already."""
+    """Write the old records if "applied" was journaled: some of the new ones may be in place already."""
     if entries.applied:
         before = {address: one.before for address, one in entries.refreshed.items() if one.before is not None}
         owned = _owned(entries, state, (), before)

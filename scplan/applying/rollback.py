@@ -1,4 +1,4 @@
-"""Inverse operations, newest first: for an apply that failed, and for what a crash left behind."""
+"""Inverse operations, newest first: for an apply that failed, and for one that a crash interrupted."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def undo(
     *,
     undone: Collection[int] = (),
 ) -> list[Diagnostic]:
-    """Takes back what was made, or was begun, by number; goes on after a failure and returns all failures.
+    """Undo the operations that were made or begun, by number; returns a diagnostic per failure, after all were tried.
 
-    What was plugged into a container that is gone went with it, and counts as undone; a NIC of the host is given back.
-    `undone` are those of them that were taken back before.
+    Operations in a container that ended count as undone, because its resources went with it; a NIC of the host is
+    returned. `undone` are the numbers that were undone before.
     """
     told = set(undone)
     left = set(made) - told
@@ -37,7 +37,7 @@ def undo(
     while left:
         waiting = sorted(to_take_back(made, made.keys() - left).items(), reverse=True)
         failed = _undo_once(waiting, total, executor, journal, on_event, told)
-        # What stood in the way of one may have been put back by the undo of an older one: an address, for its route.
+        # Try failed ones again: the undo of an older operation may restore what they need (the address for a route).
         if len(failed) >= len(left):
             break
         left = set(failed)
@@ -51,10 +51,10 @@ def undo(
 
 
 def to_take_back(made: Mapping[int, Operation], undone: Collection[int]) -> dict[int, Operation]:
-    """Of what was made, what was not taken back yet, and what must be once more: what was added before any of that.
+    """Operations to undo, by number: those that are not undone, and creations older than these that are undone already.
 
-    It was taken back in the wrong order then, and may have left a directory in which the newer thing still was. What
-    was replaced is not: that would take away what has been put back.
+    Such a creation was undone out of order, and may have left a directory that a newer resource still occupied. It is
+    undone again, but not if other operations had its address: that would remove a resource which the undo restored.
     """
     left = made.keys() - set(undone)
     newest = max(left, default=-1)
@@ -75,16 +75,16 @@ def _undo_once(
     on_event: OnEvent,
     told: set[int],
 ) -> dict[int, ScplanError]:
-    """Tries to take back each operation; returns why those that are still to be undone are, by number.
+    """Try to undo each operation once; returns the errors of those that could not be undone, by number.
 
-    Those that are `told` were taken back before: nothing is said of them again, and the others join them.
+    Numbers in `told` were reported as undone before, and are not reported again; numbers undone here are added.
     """
     failed: dict[int, ScplanError] = {}
     stuck: dict[Address, Resource] = {}
     for number, operation in waiting:
         inverse = operation.inverse()
         if in_the_way := _what_is_in_the_way(inverse, stuck, executor):
-            # It would be put back on top of, or into, what should not be there.
+            # The resource would be restored on top of, or inside, one that should not be there.
             failed[number] = ScplanError(f"{in_the_way}: what is in its place could not be taken away")
             _be_stuck(stuck, inverse)
             continue
@@ -107,7 +107,7 @@ def _undo_once(
 
 
 def _what_is_in_the_way(inverse: Operation, stuck: Mapping[Address, Resource], executor: Executor) -> Address | None:
-    """The address of which something newer could not be taken back, where that is this one's, or one that it is in."""
+    """Stuck address that blocks this undo: the same address, or a dependency of the restored resource; None if none."""
     if inverse.address in stuck:
         return inverse.address
     if inverse.after is None:
@@ -117,14 +117,19 @@ def _what_is_in_the_way(inverse: Operation, stuck: Mapping[Address, Resource], e
 
 
 def _be_stuck(stuck: dict[Address, Resource], inverse: Operation) -> None:
+    """Add the resource that the failed undo left to `stuck`."""
     there = inverse.before if inverse.before is not None else inverse.after
     if there is not None:
         stuck[inverse.address] = there
 
 
 def _take_back(inverse: Operation, executor: Executor) -> None:
+    """Make the inverse operation. Raises ScplanError or OSError.
+
+    If the container ended meanwhile its resources are gone, and only things of the host are returned.
+    """
     if inverse.action is Action.ADOPT:
-        # Nothing was made: what was adopted, or was to be, may be gone by now.
+        # An adoption changed the record alone, and the resource may be gone by now: nothing to do in the kernel.
         executor.note(inverse.address, inverse.owned_after)
         return
     try:
@@ -137,18 +142,20 @@ def _take_back(inverse: Operation, executor: Executor) -> None:
             return
         if not inverse.was_gone:
             raise
-        # It was not there before the apply either, and can't be made: what it needs is gone, or its place is taken.
+        # The resource was gone before the apply, too, and can't be created (a dependency is gone, its place is taken):
+        # restore the record alone.
         executor.note(inverse.address, inverse.owned_after)
 
 
 def _has_ended(inverse: Operation, executor: Executor) -> bool:
-    """True if the operation failed because its container's process ended meanwhile: that fails in many ways."""
+    """True if the operation failed because the container's process ended meanwhile, which can cause any error."""
     if inverse.at_next_start:
         return False
     try:
         container = executor.containers[inverse.address.container]
         container.check_alive()
-        # It gives up its namespaces a moment before it is seen to have ended.
+        # An exiting process leaves its namespaces (exit_task_namespaces) before it becomes a zombie (exit_notify), in
+        # do_exit() of the kernel: look again a moment later.
         time.sleep(_ENDING_S)
         container.check_alive()
     except ContainerGone:
@@ -157,7 +164,7 @@ def _has_ended(inverse: Operation, executor: Executor) -> bool:
 
 
 def _note_undone(journal: Journal, number: int) -> None:
-    """The line spares a recovery some work. On a full disk the undo goes on without: to undo twice is harmless."""
+    """Journal that the operation is undone. A full disk is ignored: a recovery may repeat the undo without harm."""
     try:
         journal.undone(number)
     except KernelError:

@@ -1,6 +1,7 @@
-"""Undoes what is not confirmed in time: a process that outlives the apply, its terminal and its connection.
+"""The watchdog: a process that undoes applies which are not confirmed in time.
 
-It holds `locks/watchdog.lock`, and writes the IDs of the applies that it watches into it.
+It outlives the apply, its terminal and its connection. It holds the lock of `locks/watchdog.lock`, and writes its PID
+and the IDs of the applies that it watches into this file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MAX_NOTED_BYTES = 4096
 
 
 def arm(directory: str, apply_id: str, start: Callable[[], None]) -> None:
-    """Returns when a watchdog has the apply in its care; `start` starts one. Raises ScplanError when none comes."""
+    """Return when a watchdog watches the apply; `start` starts a watchdog. Raises ScplanError after _ARMED_WITHIN_S."""
     deadline = time.monotonic() + _ARMED_WITHIN_S
     next_start = 0.0
     while time.monotonic() < deadline:
@@ -45,15 +46,16 @@ def arm(directory: str, apply_id: str, start: Callable[[], None]) -> None:
 
 
 def is_watched(directory: str) -> bool:
-    """Whether a watchdog is at work."""
+    """True if a watchdog runs for the state directory."""
     return locks.is_held(_lock_path(directory))
 
 
 def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
-    """Waits until no apply is to be confirmed any more, and undoes those whose time is up.
+    """Undo applies whose time is up, until no apply has to be confirmed any more.
 
-    Returns at once where another watchdog is at work. Raises RollbackIncomplete when an undo fails again and again.
+    Returns at once if another watchdog runs. Raises RollbackIncomplete if an undo keeps failing.
     """
+    # SIGHUP: the controlling terminal hung up, which may be the very reason why nobody confirms. signal(7).
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with _only_watchdog(recovery.state.directory) as lock:
         if lock is None:
@@ -66,6 +68,7 @@ def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
             _note(lock, watched)
             if not watched:
                 return
+            # CLOCK_BOOTTIME goes on in suspend, and nobody can set it. clock_gettime(2).
             for path, due in watched.items():
                 if due is None or due <= time.clock_gettime(time.CLOCK_BOOTTIME):
                     watched[path] = _look_after(path, recovery, tell)
@@ -73,7 +76,7 @@ def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
 
 
 def _look_after(path: str, recovery: Recovery, tell: Callable[[str], None]) -> float | None:
-    """When the apply is due by CLOCK_BOOTTIME; None when that is not known, or it has just been undone."""
+    """Time by CLOCK_BOOTTIME at which the apply is to be undone; None if not known yet, or just undone."""
     journal = open_again(path) if os.path.exists(path) else None
     if journal is None:
         return None
@@ -86,7 +89,7 @@ def _look_after(path: str, recovery: Recovery, tell: Callable[[str], None]) -> f
 
 
 def _undo(path: str, recovery: Recovery, tell: Callable[[str], None]) -> None:
-    """Undoes the apply, and tries again for a while: what is in the way may go, and nobody else may be there."""
+    """Undo the apply; retry with growing pauses, since the cause may pass and no user may be there to retry."""
     pause_s = 1.0
     for tries_left in reversed(range(_TRIES)):
         try:
@@ -103,14 +106,16 @@ def _undo(path: str, recovery: Recovery, tell: Callable[[str], None]) -> None:
 
 
 def _is_to_be_confirmed(path: str, recovery: Recovery) -> bool:
+    """True if the journal is that of an apply that must be confirmed."""
     try:
         return read_journal(path, recovery.kinds).must_be_confirmed
     except RecordDamaged:
-        # Not there any more, or for people to look at.
+        # The journal is gone, or damaged: `scplan recover` reports damage to the user.
         return False
 
 
 def _open_journals(directory: str) -> list[str]:
+    """Paths of the open journals, oldest first."""
     top = os.path.join(directory, "journal")
     try:
         return [os.path.join(top, name) for name in sorted(os.listdir(top)) if name.endswith(".jsonl")]
@@ -127,7 +132,7 @@ def _lock_path(directory: str) -> str:
 
 @contextmanager
 def _only_watchdog(directory: str) -> Iterator[int | None]:
-    """The fd of the lock; None where another watchdog has it."""
+    """The fd of the locked file, until the block ends; None if another watchdog holds the lock."""
     path = _lock_path(directory)
     make_directory(os.path.dirname(path))
     try:
@@ -141,6 +146,7 @@ def _only_watchdog(directory: str) -> Iterator[int | None]:
 
 
 def _note(lock: int, watched: dict[str, float | None]) -> None:
+    """Write the PID of this process and the IDs of the watched applies into the lock file, if they changed."""
     names = "".join(f"{os.path.basename(path).removesuffix('.jsonl')}\n" for path in watched)
     text = f"{os.getpid()}\n{names}".encode()
     if os.pread(lock, _MAX_NOTED_BYTES, 0) != text:
@@ -149,7 +155,7 @@ def _note(lock: int, watched: dict[str, float | None]) -> None:
 
 
 def _noted(directory: str) -> list[str]:
-    """IDs of the applies that a watchdog, which is at work, has in its care."""
+    """IDs of the applies that a running watchdog watches."""
     if not is_watched(directory):
         return []
     try:
