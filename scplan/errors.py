@@ -1,4 +1,4 @@
-"""Diagnostics, exceptions and exit codes: how everything that goes wrong is said."""
+"""Diagnostics, exceptions and exit codes: the form of every error and warning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scplan.startup.named_tuple import NamedTuple
 
 
 class ExitCode(IntEnum):
-    """What the shell sees. The table is part of the contract with users (docs/reference/exit-codes.md)."""
+    """Exit status of the process. The values are a contract with users (docs/reference/exit-codes.md)."""
 
     OK = 0
     ERROR = 1
@@ -44,7 +44,7 @@ class SourceRange(NamedTuple):
 
 
 class Diagnostic(NamedTuple):
-    """What is wrong (`summary`), with which object (`detail`), how to mend it (`hint`), and where it was written."""
+    """An error or warning: problem (`summary`), object (`detail`), way to repair it (`hint`), place in the files."""
 
     summary: str
     detail: str = ""
@@ -54,7 +54,7 @@ class Diagnostic(NamedTuple):
 
     @property
     def line(self) -> str:
-        """All of it in one line, for logs."""
+        """Summary, detail and hint in one line, for logs."""
         return "; ".join(" ".join(part.split()) for part in (self.summary, self.detail, self.hint) if part)
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Diagnostic(NamedTuple):
 
 
 def in_file_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """Diagnostics by their places: those without one first, then file by file as the files appear."""
+    """Diagnostics sorted by place: first the ones without a place, then by file in the order of first appearance."""
     given = list(diagnostics)
     files = {file: rank for rank, file in enumerate(dict.fromkeys(one.source.file for one in given if one.source), 1)}
 
@@ -76,7 +76,7 @@ def in_file_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 
 class ScplanError(Exception):
-    """An error that the user can act on. `exit_code` is what the command returns for it."""
+    """An error that the user can act on. `exit_code` is the exit status of the command."""
 
     exit_code = ExitCode.ERROR
 
@@ -88,7 +88,7 @@ class ScplanError(Exception):
 
     @classmethod
     def of(cls, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> ScplanError:
-        """One error that carries several diagnostics, in the order given."""
+        """One error with all of these diagnostics, in this order."""
         error = cls(diagnostics[0].summary)
         error.diagnostics = tuple(diagnostics)
         return error
@@ -97,11 +97,13 @@ class ScplanError(Exception):
         return "\n".join(str(diagnostic) for diagnostic in self.diagnostics)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Subclasses take other arguments than Exception; this form crosses from a child process unharmed.
+        # Errors of child processes are pickled. Exception.__reduce__ would call the class with self.args, but
+        # subclasses take other arguments.
         return _restored, (type(self), self.args, self.__dict__)
 
 
 def _restored(kind: type[ScplanError], args: tuple[object, ...], state: dict[str, object]) -> ScplanError:
+    """The unpickled error, made without calling the `__init__` of its class."""
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
@@ -109,7 +111,7 @@ def _restored(kind: type[ScplanError], args: tuple[object, ...], state: dict[str
 
 
 class ConfigurationError(ScplanError):
-    """The files are wrong; all that is wrong in them, in file order."""
+    """The files are wrong; the diagnostics are all of their errors, in file order."""
 
 
 class PlanError(ScplanError):
@@ -125,28 +127,28 @@ class NoSuchContainer(ContainerNotFound):
 
 
 class ContainerReplaced(ContainerNotFound):
-    """The name is that of another container than the one that the records are about."""
+    """Another container than the recorded one has the name."""
 
 
 class ContainerRenamed(ContainerNotFound):
-    """The records are about the container, under a name that it had before."""
+    """The container is recorded, under its former name."""
 
 
 class ContainerElsewhere(ContainerReplaced):
-    """The environment chooses another place than the record's, and a container there has the recorded one's name."""
+    """The environment selects another place than the recorded one, and another container there has the name."""
 
 
 class EngineUnreachable(ScplanError):
-    """An engine did not answer: whether it has the container is not known. Never "not found", and never "gone".
+    """An engine did not answer, so it is unknown if it has the container. Never handled as "not found" or "gone".
 
-    `errno` is why: ENOENT where there is no socket, as of an engine that is not installed; 0 for a wrong answer.
+    `errno` is the cause: ENOENT if there is no socket (the engine may not be installed), 0 for an invalid answer.
     """
 
     errno = 0
 
     @classmethod
     def at(cls, engine: str, place: str, why: str, code: int = 0) -> EngineUnreachable:
-        """The error about an engine at a socket or directory, the same for all of its containers."""
+        """The error for an engine at a socket or directory; equal for all of its containers, so that it is reported once."""
         ways = ["start it", "name the socket that the environment does not"]
         if os.geteuid() != 0:
             ways.append("run scplan as root")
@@ -159,7 +161,7 @@ class EngineUnreachable(ScplanError):
 
 
 class ContainerGone(ScplanError):
-    """The container's process ended, or its PID belongs to another process now."""
+    """The container's process ended; its PID may belong to another process now."""
 
 
 class RecordDamaged(ScplanError):
@@ -167,32 +169,42 @@ class RecordDamaged(ScplanError):
 
 
 class StalePlan(ScplanError):
+    """Planning again gives other changes than the saved plan."""
+
     exit_code = ExitCode.STALE_PLAN
 
 
 class Locked(ScplanError):
+    """Another scplan process holds a lock, and did not release it in time."""
+
     exit_code = ExitCode.LOCKED
 
 
 class Declined(ScplanError):
+    """The user did not approve the plan, or could not be asked."""
+
     exit_code = ExitCode.DECLINED
 
 
 class RecoveryNeeded(ScplanError):
+    """An apply to the same containers or things of the host did not end: recover it first."""
+
     exit_code = ExitCode.RECOVERY_NEEDED
 
 
 class AwaitingConfirmation(RecoveryNeeded):
-    """An apply awaits confirmation; until then nothing else may change anything."""
+    """An apply awaits confirmation; until it ends, no other apply may change its containers and things of the host."""
 
 
 class Refused(ScplanError):
-    """The plan does more than a gate (--max-disruption) allows; nothing was changed."""
+    """The plan exceeds a limit (--max-disruption); nothing was changed."""
 
     exit_code = ExitCode.REFUSED
 
 
 class UsageError(ScplanError):
+    """The arguments of the command are wrong."""
+
     exit_code = ExitCode.USAGE
 
 
@@ -203,18 +215,20 @@ class ApplyFailed(ScplanError):
 
 
 class ApplyOvertaken(ApplyFailed):
-    """A container ended while it was changed, and everything was rolled back: it can be planned for again."""
+    """A container ended during its apply, and runs again; everything was rolled back, and can be planned again."""
 
 
 class RollbackIncomplete(ScplanError):
+    """Changes could not be undone, or their records not be written; the journal is kept."""
+
     exit_code = ExitCode.ROLLBACK_INCOMPLETE
 
 
 class KernelError(ScplanError):
-    """The kernel refused an operation. Keeps `errno`, so that callers can tell refusals apart.
+    """The kernel refused an operation. Keeps `errno`, so that callers can distinguish causes.
 
-    `operation` is the call with its object and decoded flags: `mount_setattr(/srv/data, MOUNT_ATTR_RDONLY)`;
-    `said` is what the kernel, or else the C library, says about it.
+    `operation` is the call with its object and decoded flags: `mount_setattr(/srv/data, MOUNT_ATTR_RDONLY)`.
+    `said` is the `detail`, such as the message of a netlink answer, or else the text of strerror(3).
     """
 
     def __init__(self, operation: str, code: int, *, detail: str = "", hint: str = "") -> None:

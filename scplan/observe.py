@@ -1,4 +1,4 @@
-"""Containers and kinds → live resources: the only stage that reads the kernel for a plan."""
+"""Live resources of containers, for all kinds: the only stage that reads the kernel for a plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEPT_OPEN = 16
 
 
 class Wanted(NamedTuple):
-    """What to read of one container: by kind and identity, its record or else what is desired. None: all there is."""
+    """Resources to read in one container: its record, or else the desired resource, by kind and identity. None: all."""
 
     by_kind: Mapping[str, Mapping[str, Resource]] | None
 
@@ -27,7 +27,8 @@ class Wanted(NamedTuple):
 def observe(
     containers: Mapping[str, ContainerFacts], wanted: Mapping[str, Wanted], kinds: Kinds, host: Host
 ) -> dict[Address, Resource]:
-    """Live resources; containers that do not run have none. Raises ContainerGone when one ends meanwhile."""
+    """Live resources by address; none for stopped containers. Raises ContainerGone if a container ends meanwhile."""
+    # A few containers at a time: each open container holds fds, which RLIMIT_NOFILE limits. getrlimit(2).
     running = [(name, facts) for name, facts in containers.items() if facts.status is not Status.STOPPED]
     resources: dict[Address, Resource] = {}
     for first in range(0, len(running), _KEPT_OPEN):
@@ -43,7 +44,10 @@ def observe(
 def _read(
     opened: Mapping[str, Container], wanted: Mapping[str, Wanted], kinds: Kinds, host: Host
 ) -> Iterator[tuple[Address, Resource]]:
-    """Kind by kind: what one container has warmed up is still in the CPU's caches for the next."""
+    """(address, live resource) of open containers, grouped by container.
+
+    Kind by kind, because the code and data of a kind stay in the CPU's caches from one container to the next.
+    """
     found: dict[str, list[tuple[Address, Resource]]] = {name: [] for name in opened}
     for kind in kinds.values():
         for name, container in opened.items():
@@ -57,7 +61,7 @@ def _read(
 
 
 def open_container(facts: ContainerFacts, host: Host) -> Container:
-    """The container, pinned by its process; raises ScplanError when it is not running."""
+    """The container, pinned by its process. Raises ScplanError if the container is stopped."""
     if facts.status is Status.STOPPED:
         raise ScplanError(
             f"container {facts.name} is not running", hint=f"start it with {facts.runtime}, then run scplan again"
@@ -66,9 +70,9 @@ def open_container(facts: ContainerFacts, host: Host) -> Container:
 
 
 class OpenContainers(Mapping[str, Container]):
-    """Running containers by name, opened on first use; only the last few stay open, since each takes some fds.
+    """Running containers by name, opened on first use. Only the last few stay open, since each holds several fds.
 
-    Use it in a `with` block. Looking one up raises ContainerGone when its process has ended.
+    Use it in a `with` block. A look-up raises ContainerGone if the process of the container has ended.
     """
 
     def __init__(self, containers: Mapping[str, ContainerFacts], host: Host) -> None:
@@ -84,6 +88,7 @@ class OpenContainers(Mapping[str, Container]):
             self._open.popitem()[1].close()
 
     def __getitem__(self, name: str) -> Container:
+        # A dict keeps the order of insertion: to pop and insert makes the first entry the least recently used.
         container = self._open.pop(name, None) or open_container(self._facts[name], self._host)
         self._open[name] = container
         if len(self._open) > _KEPT_OPEN:
@@ -98,7 +103,7 @@ class OpenContainers(Mapping[str, Container]):
 
 
 def host_facts(host: Host, paths: Iterable[str] = ()) -> HostFacts:
-    """What planning needs to know of the host; `paths` are those that whoever keeps the facts wants to have."""
+    """Facts of the host that planning needs; `paths` are the paths that iteration gives, for snapshots."""
     return HostFacts(
         paths=_PathFacts(host, paths),
         links=_LinkFacts(host),
@@ -111,7 +116,7 @@ def host_facts(host: Host, paths: Iterable[str] = ()) -> HostFacts:
 
 
 class _PathFacts(Mapping[str, PathFact | None]):
-    """Paths of the host, each looked up when it is asked for first."""
+    """Facts of host paths, each looked up on first access; iteration gives only the paths in `named`."""
 
     def __init__(self, host: Host, named: Iterable[str]) -> None:
         self._host = host
@@ -132,9 +137,9 @@ class _PathFacts(Mapping[str, PathFact | None]):
 
 
 class _LinkFacts(Mapping[str, LinkFact]):
-    """The host's links by name; a fact is made when it is asked for, since a host can have thousands.
+    """The host's links by name; a fact is made on access, since a host can have thousands of links.
 
-    Under an alternative name of a link is the fact with its own name.
+    An alternative name (ip-link(8), "property") returns the fact with the link's own name.
     """
 
     def __init__(self, host: Host) -> None:
