@@ -65,13 +65,14 @@ class Diagnostic(NamedTuple):
 
 
 def in_file_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """Diagnostics sorted by place: first the ones without a place, then by file in the order of first appearance."""
+    """Diagnostics sorted by place: diagnostics without a place first, then by file in the order of first appearance."""
     given = list(diagnostics)
     files = {file: rank for rank, file in enumerate(dict.fromkeys(one.source.file for one in given if one.source), 1)}
 
     def place(one: Diagnostic) -> tuple[int, int, int]:
         return (files[one.source.file], one.source.line, one.source.column) if one.source else (0, 0, 0)
 
+    # sorted() is stable: diagnostics of one place keep their order.
     return sorted(given, key=place)
 
 
@@ -148,7 +149,7 @@ class EngineUnreachable(ScplanError):
 
     @classmethod
     def at(cls, engine: str, place: str, why: str, code: int = 0) -> EngineUnreachable:
-        """The error for an engine at a socket or directory; equal for all of its containers, so that it is reported once."""
+        """The error for an engine at a socket or directory, equal for all of its containers."""
         ways = ["start it", "name the socket that the environment does not"]
         if os.geteuid() != 0:
             ways.append("run scplan as root")
@@ -187,7 +188,7 @@ class Declined(ScplanError):
 
 
 class RecoveryNeeded(ScplanError):
-    """An apply to the same containers or things of the host did not end: recover it first."""
+    """An apply that shares containers or things of the host did not end: recover it first."""
 
     exit_code = ExitCode.RECOVERY_NEEDED
 

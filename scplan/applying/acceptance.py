@@ -62,6 +62,7 @@ def accept_live(path: str, acceptance: Acceptance) -> list[str]:
         if journal is None:
             return [f"{name}: recovered by another process meanwhile"]
         with journal:
+            # Again under the locks: another process may have added lines since.
             entries, _ = _read(path, acceptance.kinds)
             acceptance.state.sweep(containers)
             return [f"{name}: {text}" for text in _accept(begin, entries, journal, acceptance)]
@@ -98,7 +99,7 @@ def _accept(begin: Begin, entries: Entries | None, journal: Journal, acceptance:
 
 
 def _made(begin: Begin, entries: Entries | None) -> Sequence[Operation]:
-    """Operations that may have changed something, newest first; all planned ones if the journal is damaged."""
+    """Operations that may have been made, newest first; all planned operations if the journal is damaged."""
     if entries is None:
         return tuple(reversed(begin.operations))
     return [operation for _, operation in sorted(entries.started.items(), reverse=True)]
@@ -115,6 +116,7 @@ def _accepted(
     except RecordDamaged as error:
         return None, [f"container {facts.name}: {error.diagnostics[0].summary}; it stays as it is", *stranded]
     before = dict(record.resources) if record is not None else {}
+    # PID and start time identify a process within one boot: PIDs are reused.
     is_alive = begin.boot_id == acceptance.host.boot_id and bool(facts.pid) and start_of(facts.pid) == facts.start_time
     if not is_alive:
         return None, [f"container {facts.name} does not run any more: its records stay as they are", *stranded]
@@ -161,7 +163,7 @@ def _as_live(candidates: Sequence[Resource], live: Resource) -> Resource:
     for path in differences(best, live):
         attribute, there = best.attribute(path), live.get(path)
         if attribute.many:
-            # Elements that others added are not scplan's: the record keeps only its own ones that are live.
+            # Elements that others added are not scplan's: the record keeps only its own elements that are live.
             there = tuple(item for item in best.get(path) or () if item in (there or ()))
         values[path] = there
     return with_values(best, values)

@@ -52,7 +52,7 @@ def apply(
     assurance: Assurance = Assurance(),  # noqa: B008 - a value that never changes
     begun: Begun = Begun(),  # noqa: B008
 ) -> None:
-    """Make all operations in order, except those that `begun` has as done, and commit the records.
+    """Make all operations in order, except operations that are done in `begun`, and commit the records.
 
     Raises ApplyFailed if an operation failed and everything was undone: the journal is closed. Raises
     RollbackIncomplete if the undo failed, too: the journal is kept.
@@ -70,13 +70,16 @@ def apply(
                 assurance.check()
             _commit(prepare(executor.owned()), journal, assurance.confirm_within_s)
         except RollbackIncomplete:
+            # From _commit: all operations are made, so nothing is rolled back here.
             raise
         except (ScplanError, OSError, KeyboardInterrupt) as error:
             _roll_back(error, made, total, executor, journal, on_event)
         else:
             if assurance.confirm_within_s is None:
+                # An unconfirmed apply still needs the objects that kinds keep for its undo.
                 executor.release()
         finally:
+            # The apply has ended as pending signals asked: consume them. sigtimedwait(2).
             forget_stop_requests()
 
 
@@ -93,7 +96,7 @@ def _step(
     on_event(Event(step=Step.STARTED, operation=operation, number=number, total=total))
     begun = time.monotonic()
     try:
-        # A resumed operation keeps its first capture: live state may be half changed by now.
+        # A resumed operation keeps its first capture: live state may be half changed.
         captured = made.get(number) or executor.capture(operation)
         # On disk before the kernel changes, so that recovery knows every operation that may have been made.
         journal.intended(number, captured)

@@ -111,6 +111,7 @@ class Executor:
             self.note(operation.address, operation.owned_after)
             return
         kind, target = self._target(operation.address)
+        # setns(2) and /proc would fail with unclear errors for a process that has ended.
         target.container.check_alive()
         match operation.action:
             case Action.CREATE:
@@ -123,6 +124,7 @@ class Executor:
                 pass
             case Action.REPLACE:
                 raise ScplanError("a replacement is a deletion and a creation; this is a bug in scplan")
+        # Cached links and mounts of the host may be outdated by the operation.
         self.host.forget()
         self._verify(kind, target, operation)
         self.note(operation.address, operation.owned_after)
@@ -153,7 +155,7 @@ class Executor:
         return self.kinds[address.kind], target
 
     def _verify(self, kind: Kind[Any], target: Target[Any], operation: Operation) -> None:
-        """Read live state back; raises ScplanError if the kernel did not do what the operation asked for."""
+        """Read live state back; raises ScplanError if it is not as the operation asked for."""
         live = _read_back(kind, target, operation)
         if operation.after is None:
             _check_gone(kind, operation, live)
@@ -194,7 +196,7 @@ def _read_back(kind: Kind[Any], target: Target[Any], operation: Operation) -> Re
 
 
 def _check_gone(kind: Kind[Any], operation: Operation, live: Resource | None) -> None:
-    """Raises ScplanError if the removed resource is still live; what was there before scplan may be live again."""
+    """Raises ScplanError if the removed resource is still live; a resource from before scplan may be live again."""
     before = _present(operation.before)
     if live is None or kind.is_given_back(before, live):
         return

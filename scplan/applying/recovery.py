@@ -72,6 +72,7 @@ def recover(recovery: Recovery, direction: Direction, tell: Callable[[str], None
     failures are raised as one error, with the exit code of RollbackIncomplete if anything could not be undone. The
     journals of failures are kept.
     """
+    # Journals whose first line never reached the disk: no operation had begun.
     sweep(recovery.state.directory)
     release_ended(recovery.kinds, recovery.state.directory, partial(open_ids, recovery.state.directory))
     for_each_left(recovery.state, lambda path: tell(recover_one(path, recovery, direction)))
@@ -125,6 +126,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
             raise
         return f"{name}: recovered by another process meanwhile"
     if entries.ending:
+        # The crash came between the last line and the move into the history.
         retire(path)
         release(recovery.kinds, recovery.state.directory, entries.begin.apply_id)
         return f"{name}: had ended, and is put away"
@@ -142,6 +144,7 @@ def recover_one(path: str, recovery: Recovery, direction: Direction, reason: str
             recovery.state.sweep(containers)
             if entries.must_be_confirmed:
                 return _take_back(name, entries, recovery, journal, reason or "not confirmed in time")
+            # "applied" means that all operations were made: go forward, unless an undo has begun.
             made = entries.applied and not entries.goes_back
             if direction == "back" or (direction == "auto" and not made):
                 return _take_back(name, entries, recovery, journal, "after a crash")
@@ -161,13 +164,14 @@ def _write_records(name: str, entries: Entries, recovery: Recovery, journal: Jou
 
 
 def _finish(name: str, entries: Entries, recovery: Recovery, journal: Journal) -> str:
-    """Make the operations that are missing, and repeat those that may be half made or half undone.
+    """Make the operations that are missing, and repeat operations that may be half made or half undone.
 
     Raises ApplyFailed if an operation fails and all were undone. After a boot the apply is undone instead.
     """
     if entries.begin.boot_id != recovery.host.boot_id:
         return _take_back(name, entries, recovery, journal, "the host was booted since")
     _put_records_back(entries, recovery.state)
+    # If an undo had begun, any operation may be half undone: make all of them again.
     begun = Begun(entries.started, frozenset() if entries.goes_back else entries.done)
     # A journal of format 1.0 has only the operations that were begun.
     operations = entries.begin.operations or [operation for _, operation in sorted(entries.started.items())]
@@ -272,7 +276,7 @@ def _records(entries: Entries, owned: Mapping[Address, Resource]) -> list[Record
 
 
 def _put_records_back(entries: Entries, state: State) -> None:
-    """Write the old records if "applied" was journaled: some of the new ones may be in place already."""
+    """Write the old records if "applied" was journaled: some new records may be in place already."""
     if entries.applied:
         before = {address: one.before for address, one in entries.refreshed.items() if one.before is not None}
         owned = _owned(entries, state, (), before)

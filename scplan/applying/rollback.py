@@ -1,4 +1,4 @@
-"""Inverse operations, newest first: for an apply that failed, and for one that a crash interrupted."""
+"""Inverse operations, newest first: for a failed apply, and for an apply that a crash interrupted."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def undo(
     while left:
         waiting = sorted(to_take_back(made, made.keys() - left).items(), reverse=True)
         failed = _undo_once(waiting, total, executor, journal, on_event, told)
-        # Try failed ones again: the undo of an older operation may restore what they need (the address for a route).
-        if len(failed) >= len(left):
+        # Try failed undos again: the undo of an older operation may restore a dependency (the address for a route).
+        if len(failed) >= len(left):  # no progress
             break
         left = set(failed)
     for number in sorted(failed, reverse=True):
@@ -51,7 +51,7 @@ def undo(
 
 
 def to_take_back(made: Mapping[int, Operation], undone: Collection[int]) -> dict[int, Operation]:
-    """Operations to undo, by number: those that are not undone, and creations older than these that are undone already.
+    """Operations to undo, by number: all that are not undone, and creations older than these that are undone already.
 
     Such a creation was undone out of order, and may have left a directory that a newer resource still occupied. It is
     undone again, but not if other operations had its address: that would remove a resource which the undo restored.
@@ -75,7 +75,7 @@ def _undo_once(
     on_event: OnEvent,
     told: set[int],
 ) -> dict[int, ScplanError]:
-    """Try to undo each operation once; returns the errors of those that could not be undone, by number.
+    """Try to undo each operation once; returns the errors of operations that could not be undone, by number.
 
     Numbers in `told` were reported as undone before, and are not reported again; numbers undone here are added.
     """
@@ -84,7 +84,7 @@ def _undo_once(
     for number, operation in waiting:
         inverse = operation.inverse()
         if in_the_way := _what_is_in_the_way(inverse, stuck, executor):
-            # The resource would be restored on top of, or inside, one that should not be there.
+            # The resource would be restored on top of, or inside, a resource that should not be there.
             failed[number] = ScplanError(f"{in_the_way}: what is in its place could not be taken away")
             _be_stuck(stuck, inverse)
             continue
@@ -129,7 +129,7 @@ def _take_back(inverse: Operation, executor: Executor) -> None:
     If the container ended meanwhile its resources are gone, and only things of the host are returned.
     """
     if inverse.action is Action.ADOPT:
-        # An adoption changed the record alone, and the resource may be gone by now: nothing to do in the kernel.
+        # An adoption changed the record alone, and the resource may be gone: nothing to do in the kernel.
         executor.note(inverse.address, inverse.owned_after)
         return
     try:

@@ -35,6 +35,7 @@ def arm(directory: str, apply_id: str, start: Callable[[], None]) -> None:
     while time.monotonic() < deadline:
         if apply_id in _noted(directory):
             return
+        # A watchdog may die before it takes the lock: start another after a while.
         if not is_watched(directory) and time.monotonic() >= next_start:
             start()
             next_start = time.monotonic() + _STARTED_WITHIN_S
@@ -55,7 +56,7 @@ def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
 
     Returns at once if another watchdog runs. Raises RollbackIncomplete if an undo keeps failing.
     """
-    # SIGHUP: the controlling terminal hung up, which may be the very reason why nobody confirms. signal(7).
+    # SIGHUP: the controlling terminal hung up, which may be the reason why no user confirms. signal(7).
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with _only_watchdog(recovery.state.directory) as lock:
         if lock is None:
@@ -63,12 +64,13 @@ def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
         watched: dict[str, float | None] = {}
         while True:
             paths = _open_journals(recovery.state.directory)
+            # Also journals that an apply still holds: the apply waits until its ID is noted here.
             found = [path for path in paths if path in watched or _is_to_be_confirmed(path, recovery)]
             watched = {path: watched.get(path) for path in found}
             _note(lock, watched)
             if not watched:
                 return
-            # CLOCK_BOOTTIME goes on in suspend, and nobody can set it. clock_gettime(2).
+            # CLOCK_BOOTTIME counts suspends, and can't be set. clock_gettime(2).
             for path, due in watched.items():
                 if due is None or due <= time.clock_gettime(time.CLOCK_BOOTTIME):
                     watched[path] = _look_after(path, recovery, tell)
@@ -136,6 +138,7 @@ def _only_watchdog(directory: str) -> Iterator[int | None]:
     path = _lock_path(directory)
     make_directory(os.path.dirname(path))
     try:
+        # O_NOFOLLOW: a symlink in place of the lock file fails with ELOOP. open(2).
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     except OSError as error:
         raise KernelError.from_os(f"open({path})", error) from None
@@ -147,6 +150,7 @@ def _only_watchdog(directory: str) -> Iterator[int | None]:
 
 def _note(lock: int, watched: dict[str, float | None]) -> None:
     """Write the PID of this process and the IDs of the watched applies into the lock file, if they changed."""
+    # First line: the PID, as in the other lock files.
     names = "".join(f"{os.path.basename(path).removesuffix('.jsonl')}\n" for path in watched)
     text = f"{os.getpid()}\n{names}".encode()
     if os.pread(lock, _MAX_NOTED_BYTES, 0) != text:

@@ -19,7 +19,7 @@ REMADE = "gone until it is made again"
 class Draft(NamedTuple):
     """A change without a number yet. `cause` is the address of the change that takes this resource down.
 
-    The other fields are those of Change.
+    The other fields are as in Change.
     """
 
     address: Address
@@ -45,7 +45,7 @@ class World:
     """The resources before and after a plan, with their dependencies; adds drafts for resources that drafts take down.
 
     Only containers with drafts are looked at. "Before" are the owned resources with their live values, "after" the
-    desired ones.
+    desired resources.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class World:
         touched = {address.container for address in drafts}
         for address, resource in owned.items():
             if address.container in touched:
+                # The live resource decides about dependencies; a resource that is gone keeps its recorded ones.
                 there = live.resources.get(address)
                 self._before.setdefault(address.container, {})[address] = (
                     as_recorded(there, resource) if there is not None else resource
@@ -122,6 +123,7 @@ class World:
             return
         chosen = {address for address in self.drafts if address in selection}
         excluded = Selection((), selection.excludes)
+        # Each added draft can need further drafts: repeat until nothing is added.
         waiting = list(chosen)
         while waiting:
             address = waiting.pop()
@@ -164,6 +166,7 @@ class World:
             draft = self.drafts.get(address)
             if draft is None or draft.action is not Action.UPDATE:
                 continue
+            # A replacement has two operations: the changes that wait can come between removal and creation.
             made_again = self._recreation(address, draft)
             if made_again is not None:
                 reason = "trades what it has on the host with another one, and is made again"
@@ -189,6 +192,7 @@ class World:
 
     def _recreation(self, address: Address, cause: Draft) -> Draft | None:
         """Replacement of a resource that the plan keeps; None if the plan creates, replaces or deletes it anyway."""
+        # An update of the same resource becomes part of its replacement.
         planned = self.drafts.get(address)
         if planned is not None and planned.action is not Action.UPDATE:
             return None

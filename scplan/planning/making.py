@@ -43,7 +43,7 @@ class Resolution(NamedTuple):
     """The desired resources, resolved on the host.
 
     `skipped` are addresses that the host can't provide: `diagnostics` has an error for each, or a warning if the
-    resource is optional. `remarked` are addresses with a warning about something that the host does not do for them.
+    resource is optional. `remarked` are addresses with a warning about a feature that the host lacks.
     """
 
     desired: Resources
@@ -75,7 +75,7 @@ class Inputs(NamedTuple):
     containers. `source_of` returns the place of an address in the files. `unread` containers have no live state here,
     because the selection leaves out all of their resources. `shared` maps a resource to its other owner: a container
     in the same namespace or cgroup, or the container's runtime. With `goes_on`, for reports, an entry that can't be
-    planned is reported and the other entries are planned all the same. `new` containers were started after their
+    planned is reported, and the other entries are planned. `new` containers were started after their
     records were written: scplan has attached nothing to them yet. `staying` resources belong to stopped containers,
     but are in a namespace that other containers share.
     """
@@ -95,7 +95,7 @@ class Inputs(NamedTuple):
 
 
 def resolve(desired: Resources, host: HostFacts, kinds: Kinds, source_of: SourceOf) -> Resolution:
-    """Look up on the host what the files only name: device numbers, partitions, the files behind paths."""
+    """Look up on the host the objects that the files only name: device numbers, partitions, the files behind paths."""
     resolved: dict[Address, Resource] = {}
     skipped: set[Address] = set()
     remarked: set[Address] = set()
@@ -129,7 +129,7 @@ def accounts(resolution: Resolution, containers: Iterable[str], selection: Selec
     """Digests (account_of) of the desired resources of each container without skipped or remarked resources.
 
     A container has no changes if the digest of its record is equal and live state is as recorded. Containers that the
-    globs of the selection match are left out: a glob that matches something must not be reported as idle.
+    globs of the selection match are left out: a glob that matches their resources must not be reported as idle.
     """
     others = {address.container for address in (*resolution.skipped, *resolution.remarked)}
     for _, glob in _globs(selection):
@@ -142,7 +142,7 @@ def accounts(resolution: Resolution, containers: Iterable[str], selection: Selec
 
 
 def _severity(resource: Resource, error: Unsuitable) -> Severity:
-    """WARNING if the resource is optional and is absent from the host, or its place taken by others; else ERROR."""
+    """WARNING if the resource is optional and is absent from the host, or its place is taken; else ERROR."""
     optional = getattr(resource, "required", True) is False or brought_by(resource) is not None
     return Severity.WARNING if optional and (error.absent or error.taken) else Severity.ERROR
 
@@ -189,6 +189,7 @@ def finish(
     """The plan of these drafts and of the drafts that they add. Raises PlanError with all errors, in file order."""
     diagnostics = [*inputs.resolution.diagnostics, *problems, *_collisions(inputs, kinds), *_idle_globs(inputs)]
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity is Severity.ERROR]
+    # Reports go on with the entries that can be planned.
     if errors and not inputs.goes_on:
         raise PlanError.of(in_file_order(errors))
     world = World(kinds, drafts, desired=inputs.resolution.desired, owned=inputs.owned, live=inputs.live)
@@ -358,7 +359,7 @@ def _draft(
     else:
         wanted = with_promises(with_values(desired, _given_back(kind, address, desired, owned, host)), owned)
         changed = tuple(dict.fromkeys(differences(wanted, live) + surplus(owned, desired, live)))
-    # is_own() is None if nothing tells: a resource without differences is then taken for scplan's.
+    # is_own() is None without a mark: a resource without differences is then taken for scplan's.
     is_foreign = is_others and (changed or kind.is_own(owned, live, is_new=True) is False)
     if is_foreign and not kind.can_take_over(desired, live):
         raise _taken(kind, address, changed)
@@ -510,7 +511,7 @@ def _alteration(
 
 
 def _removal(inputs: Inputs, kinds: Kinds, address: Address) -> Draft:
-    """Removal of an owned resource that left the files; by its record alone if others made the live resource there."""
+    """Removal of an owned resource that left the files; by its record alone if the live resource is not scplan's."""
     live, owned = inputs.live.resources.get(address), inputs.owned[address]
     is_gone = live is not None and not kinds[address.kind].can_take_over(owned, live)
     is_gone = is_gone and live is not None and _is_of_others(inputs, kinds, address, live)
@@ -541,7 +542,7 @@ def released(address: Address, live: Resource, owned: Resource, reason: str) -> 
 
 
 def _deletion(address: Address, live: Resource | None, owned: Resource, reason: str) -> Draft:
-    """Deletion of an owned resource, which also restores what was there before scplan."""
+    """Deletion of an owned resource, which also restores the resource from before scplan."""
     return Draft(
         address=address,
         action=Action.DELETE,

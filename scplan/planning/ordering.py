@@ -44,6 +44,7 @@ def put_in_order(
     """
     by_address = {draft.address: draft for draft in drafts}
     acts = list(_sorted_acts(by_address, world, _priority(drafts, containers, list(kinds))))
+    # A change has the number of its last act.
     last = {act.address: position for position, act in enumerate(acts)}
     numbers = {address: number for number, address in enumerate(sorted(last, key=last.__getitem__), 1)}
     changes = [_change(by_address[address], number, numbers, world) for address, number in numbers.items()]
@@ -129,12 +130,15 @@ def _predecessors(
     if draft.action is Action.UPDATE:
         # Dependents that the update interrupts are replaced: remove them before, create them after.
         yield from dependents.get(draft.address, ())
+    # Dependencies first, as far as they stay.
     for needed in world.required_after(draft.address):
         if needed in drafts and drafts[needed].action is not Action.DELETE:
             yield Act(needed, False)
+    # Created before the deletion, the resource would depend on one that goes: a mount inside a deleted mount.
     for going in world.would_stand_on(draft):
         if going in drafts and drafts[going].action is Action.DELETE:
             yield Act(going, True)
+    # Mounts below the target are removed first, and created again on top.
     for hidden in world.hidden_by(draft):
         if hidden in drafts and drafts[hidden].action in _TAKES_AWAY:
             yield Act(hidden, True)
@@ -160,6 +164,7 @@ def _handovers(drafts: dict[Address, Draft], world: World) -> Iterator[tuple[Act
     for address, draft in drafts.items():
         for claim in claims[address][1]:
             for other, giver in given.get(claim.thing, ()):
+                # A thing is released by the first act of its holder, and claimed by the last act of the taker.
                 if giver.address != address and claim.collides(other):
                     yield _acts(giver)[0], _acts(draft)[-1]
 

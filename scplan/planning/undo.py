@@ -1,4 +1,4 @@
-"""The plan that undoes an apply, from what the apply changed and from live and owned resources. Pure, as making.py.
+"""The plan that undoes an apply, from the changes of the apply, live and owned resources. Pure, as making.py.
 
 An undo is planned against live state like any change, so changes that others made since the apply show in the plan.
 """
@@ -54,6 +54,7 @@ def reversals(
 ) -> dict[Address, Reversal]:
     """Net effects of an apply by address, from its numbered operations and the records (before, after) it refreshed."""
     made: dict[Address, Reversal] = {}
+    # The first operation at an address has the state before the apply, the last one the state after.
     for _, operation in sorted(operations.items()):
         first = made.get(operation.address)
         if first is None:
@@ -123,6 +124,7 @@ def _draft(
     if making.is_waiting(inputs, address):
         return waiting(kind, address, wanted, owned, inputs.live.host)
     if owned is None and live is not None:
+        # The apply removed the resource, and others have made one there since.
         draft = making.taking_over(kind, address, without_former(wanted), live, inputs.live.host)
         return draft._replace(reason=_REMOVED)
     if live is None:
@@ -187,6 +189,7 @@ def _alteration(
     inputs: making.Inputs,
 ) -> Draft | None:
     """An update in place to the values from before the apply, or a replacement."""
+    # Attributes that the apply had set go back to their captured values, not to defaults of the kind.
     values = {path: reversal.before.get(path) for path in withdrawn(owned, wanted)} if reversal.before else {}
     target = with_values(wanted, {path: value for path, value in values.items() if value is not None})
     changed = tuple(dict.fromkeys(differences(target, live) + surplus(owned, target, live)))
@@ -209,7 +212,7 @@ def _alteration(
         action=Action.UPDATE,
         reason=_ELSEWHERE if differences(owned, live) else _CHANGED,
         before=before,
-        # Former values of the record before the apply; where it has none, those of the present record.
+        # Former values of the record before the apply; where it has none, of the present record.
         after=laid_over(
             with_promises_of(laid_over(after, wanted, (Role.FORMER,)), wanted),
             reversal.before or wanted,

@@ -1,7 +1,7 @@
-"""Live state compared with the records, by a process for each other CPU, while this one reads the files.
+"""Comparison of live state with the records, by a child process per further CPU, while this process reads the files.
 
-Most containers of a plan are as scplan left them, and most plans change few. Whether a container is as recorded does
-not depend on the files: it can be found out while they are still being read.
+Most containers of a plan are as scplan left them, and most plans change few containers. The comparison of a container
+with its record does not depend on the files, so it can run while they are still being read.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Accounts = Mapping[tuple[str, str], str | None]
 
 
 class Seen(NamedTuple):
-    """A record of a container that is as recorded: its ID and place, and its resources as account_of has them."""
+    """Record of a container whose live state is as recorded: its ID, its place and the account_of of its resources."""
 
     id: str
     place: str
@@ -53,36 +53,40 @@ class Seen(NamedTuple):
 
 
 def processes(containers: Collection[object]) -> int:
-    """How many should look at so many containers: each needs enough to do, and a CPU."""
+    """Number of processes for so many containers: at least one; each gets a CPU and enough containers."""
+    # The CPUs that this process may use, which can be fewer than the host has. sched_getaffinity(2).
     return max(1, min(len(os.sched_getaffinity(0)), len(containers) // (WORTH_SHARING_OUT // 2)))
 
 
 def is_worth_sharing_out(containers: Collection[object]) -> bool:
+    """True if several processes look at so many containers faster than one."""
     return len(containers) >= WORTH_SHARING_OUT and processes(containers) > 1
 
 
 def in_shares(names: Iterable[T], at_a_time: int = _AT_A_TIME) -> list[list[T]]:
-    """A few at a time, so that the same memory is used again and again."""
+    """The names in lists of `at_a_time`: the memory for a short list is reused for the next."""
     listed = list(names)
     return [listed[first : first + at_a_time] for first in range(0, len(listed), at_a_time)]
 
 
 class LookAhead(Closing):
-    """Processes at work on containers with records: whoever has time takes the next few from a queue, which is a pipe.
+    """Child processes that compare recorded containers; each takes its next share from a queue, which is a pipe.
 
-    Use it in a `with` block, at the end of which those that are still at work are ended.
+    Use it in a `with` block, which kills children that still work at its end.
     """
 
     def __init__(self, state: State, names: Sequence[tuple[str, str]]) -> None:
-        """Starts them. `names` are runtime and name of containers, in the order in which they are looked at."""
+        """Start the children. `names` are (runtime, name) of the containers, in the order of the comparison."""
         from scplan.linux.network.netlink import SharedDump
 
         self._state = state
         at_a_time = min(_AT_A_TIME, max(1, len(names) // (_SHARES_EACH * processes(names))))
+        # All indexes must fit into the pipe, since no process reads yet: 65536 bytes by default. pipe(7).
         at_a_time = max(at_a_time, -(-len(names) * _INDEX_BYTES // _PIPE_BYTES))
         self._shares = in_shares(names, at_a_time)
         self._queue, writer = os.pipe2(os.O_CLOEXEC)
         os.write(writer, b"".join(index.to_bytes(_INDEX_BYTES, "little") for index in range(len(self._shares))))
+        # Before the forks: without a writer, a reader of the empty pipe gets end of file. pipe(7).
         os.close(writer)
         self._dump = SharedDump()
         self._children = [
@@ -99,14 +103,15 @@ class LookAhead(Closing):
     def as_recorded(
         self, containers: Mapping[str, ContainerFacts], accounts: Mapping[str, str] | None = None
     ) -> frozenset[str]:
-        """The containers in which all that the records hold is there as they say; to be asked once.
+        """Names of the containers whose live state equals their records; call it only once.
 
-        With `accounts` of all of them, those whose records say so (account_of). Takes part in looking, at those alone.
-        What can't be read is not as recorded, nor is what a process had to look at that waits for a container for long.
+        With `accounts`, given for all containers: only containers whose record has this account_of. This process takes
+        shares from the queue, too, but looks at these containers alone. Containers that can't be read are left out, and
+        so are shares of a child that does not answer within _PATIENCE_S.
         """
         seen = self._look({_pair(one): accounts[name] if accounts else None for name, one in containers.items()})
         for child in self._children:
-            # The queue is empty: what it still looks at is a share, or does not answer.
+            # The queue is empty: the child is at its last share, or waits for a container that does not answer.
             if is_ready(child.fd, _PATIENCE_S):
                 seen |= child.answer()
         found = {name: seen.get(_life(facts)) for name, facts in containers.items()}
@@ -119,9 +124,9 @@ class LookAhead(Closing):
         )
 
     def _look(self, asked: Accounts | None = None) -> dict[Life, Seen]:
-        """What is as recorded, of the shares that are left; of what is not asked for, nothing is."""
+        """Containers in the remaining shares that are as recorded; only containers in `asked`, if given."""
         seen: dict[Life, Seen] = {}
-        # A process of its own needs sockets of its own.
+        # Each process needs its own netlink sockets: forked copies of one socket would read each other's answers.
         with Host(self._dump) as host:
             for share in self._next_shares():
                 looked_at = (
@@ -131,6 +136,7 @@ class LookAhead(Closing):
         return seen
 
     def _next_shares(self) -> Iterator[Sequence[tuple[str, str]]]:
+        """Shares from the queue, until it is empty."""
         while index := os.read(self._queue, _INDEX_BYTES):
             yield self._shares[int.from_bytes(index, "little")]
 
@@ -140,13 +146,14 @@ def _pair(facts: ContainerFacts) -> tuple[str, str]:
 
 
 def _life(facts: ContainerFacts) -> Life:
+    """Key of the container's present process."""
     return *_pair(facts), facts.pid, facts.start_time
 
 
 def _as_recorded(state: State, asked: Accounts, host: Host) -> Iterator[tuple[Life, Seen]]:
-    """Those that are, of a share.
+    """Containers of a share that are as recorded.
 
-    Step by step for all of them, and kind by kind: what one has warmed up is still in the CPU's caches for the next.
+    Each step is done for all containers, and kind by kind: its code and data stay in the CPU's caches.
     """
     records = [record for pair in asked if (record := _record(state, pair, host))]
     told = [(record, _account(record)) for record in records]
@@ -163,7 +170,7 @@ def _as_recorded(state: State, asked: Accounts, host: Host) -> Iterator[tuple[Li
 
 
 class _Opened(NamedTuple):
-    """A container that is being looked at, and what its record says of each kind."""
+    """An open container, and its recorded resources by kind and identity."""
 
     facts: ContainerFacts
     seen: Seen
@@ -171,10 +178,11 @@ class _Opened(NamedTuple):
     recorded: Mapping[str, Mapping[str, Resource]]
 
 
-# What can't be read is left out: whoever plans for it finds the same, and says so.
+# Records and containers that can't be read are left out here: planning meets their error again, and reports it.
 
 
 def _record(state: State, pair: tuple[str, str], host: Host) -> Record | None:
+    """The record; None if it can't be read, or its resources were not attached at this boot."""
     try:
         record = state.read(*pair)
     except (ScplanError, OSError):
@@ -187,8 +195,8 @@ def _account(record: Record) -> str:
 
 
 def _opened(record: Record, said: str, host: Host, stack: ExitStack) -> _Opened | None:
-    """The container, until the stack ends."""
-    # The process that it was plugged into, by the record alone; no runtime is asked.
+    """The container, open until `stack` ends; None if it can't be opened."""
+    # By the recorded process alone; no runtime is asked.
     facts = record.facts()
     try:
         container = stack.enter_context(observe.open_container(facts, host))
@@ -201,6 +209,7 @@ def _opened(record: Record, said: str, host: Host, stack: ExitStack) -> _Opened 
 
 
 def _is_as_recorded(one: _Opened, kind: Kind[Any], host: Host) -> bool:
+    """True if all recorded resources of the kind are live without differences; False if they can't be read."""
     wanted = one.recorded.get(kind.name)
     if not wanted:
         return True

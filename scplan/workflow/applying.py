@@ -1,4 +1,4 @@
-"""From a plan to changed containers: under locks, journaled, and recovered after a crash."""
+"""Applies: plans executed under locks and journaled, and recovered after a crash."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _STARTING_S, _RESTART_S, _POLL_S = 5.0, 3.0, 0.1
 
 @contextmanager
 def open_apply(request: Request) -> Iterator[Run]:
-    """Takes the locks, then plans: what is planned can't be changed by another scplan until the block ends."""
+    """Lock the containers, then plan: no other scplan can change them until the block ends."""
     from scplan.config import default_paths
 
     state = State(request.state_dir, KINDS)
@@ -73,7 +73,7 @@ def open_apply(request: Request) -> Iterator[Run]:
 
 @contextmanager
 def open_saved(path: str, request: Request) -> Iterator[Run]:
-    """The same for a saved plan. Raises StalePlan when planning again gives other changes."""
+    """`open_apply` for a saved plan. Raises StalePlan if planning again gives other changes."""
     from scplan.config import configuration_from_json
     from scplan.store import saved_plans
 
@@ -107,10 +107,10 @@ def open_saved(path: str, request: Request) -> Iterator[Run]:
 def run_under_locks(
     scene: Scene, request: Request, state: State, host: Host, make: Callable[[Scene], Run]
 ) -> Iterator[Run]:
-    """The run that `make` returns for the scene as it is under its locks; those are held until the block ends.
+    """The run that `make` returns for the scene under its locks, which are held until the block ends.
 
-    When they are released, engines are asked about containers that ended or started meanwhile. Raises ApplyOvertaken
-    for an apply that failed because a container ended, which runs again.
+    After the locks are released, engines are asked about containers that ended or started meanwhile. Raises
+    ApplyOvertaken if the apply failed because a container ended, and the container runs again.
     """
     run: Run | None = None
     try:
@@ -120,11 +120,12 @@ def run_under_locks(
         if run is not None and run.runs_again():
             raise ApplyOvertaken.of(error.diagnostics) from error
         raise
+    # Only now: no engine may be asked under the locks (locking.py).
     run.see_to_started()
 
 
 def _check_probes(configuration: Configuration, request: Request) -> None:
-    """A plan file can't make scplan run a command: those of its configuration must be given again."""
+    """Raises UsageError unless the probes of a saved plan are given again: a plan file must not run commands."""
     given = {probe.command for probe in request.probes}
     missing = [probe.command for probe in configuration.probes if probe.command not in given]
     if missing:
@@ -137,10 +138,10 @@ def _check_probes(configuration: Configuration, request: Request) -> None:
 
 
 class Run:
-    """A plan with the locks that it needs, ready to be executed once.
+    """A plan under the locks that it needs, to be executed once.
 
-    `undoes` is the apply that it takes back. `is_start` says that nobody asked for it, but a container starts, or a
-    disk was partitioned: it does not go into the history.
+    `undoes` is the ID of the apply that the plan undoes. `is_start`: no user asked for the run, but a container
+    starts or a disk was partitioned; such a run is not kept in the history.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class Run:
         """What was found out, and done, once the locks had been released."""
 
     def execute(self, on_event: OnEvent) -> Outcome:
-        """Makes the changes. Raises ApplyFailed (all undone) or RollbackIncomplete (the journal is kept)."""
+        """Make the changes. Raises ApplyFailed (all undone) or RollbackIncomplete (the journal is kept)."""
         from scplan.model.report import Outcome
 
         begun = time.monotonic()
@@ -185,12 +186,12 @@ class Run:
 
     @property
     def changes_records(self) -> bool:
-        """Whether there is something to record even if nothing changes in the kernel."""
+        """True if records change even without an operation."""
         return bool(self.plan.refreshed or self.plan.new_modules or self._scene.renamed)
 
     @property
     def _confirm_within_s(self) -> float | None:
-        """Where nothing changes in the kernel there is nothing to confirm."""
+        """Seconds for the confirmation; None if nothing changes in the kernel, so that nothing has to be confirmed."""
         return self._request.confirm_within_s if self._changes_kernel else None
 
     @property
@@ -198,9 +199,10 @@ class Run:
         return any(not operation.at_next_start for operation in self.plan.operations)
 
     def runs_again(self) -> bool:
-        """True if containers that the plan changes have ended, and all of them run again within a moment."""
+        """True if containers that the plan changes have ended, and all of these run again within _RESTART_S."""
         names = {one.address.container for one in self.plan.operations if not one.at_next_start}
         changed = [self._scene.containers[name] for name in names]
+        # PID and start time identify a process within one boot.
         ended = [facts for facts in changed if start_of(facts.pid) != facts.start_time]
         deadline = time.monotonic() + _RESTART_S
         for facts in ended:
@@ -211,7 +213,10 @@ class Run:
         return bool(ended)
 
     def see_to_started(self) -> None:
-        """Plugs in what waits for a start where the container was started meanwhile, and its hook did not."""
+        """Attach resources that wait for a start, if the container was started meanwhile without its hook doing so.
+
+        Adds a notice per container to `afterwards`.
+        """
         for name in self._waiting:
             done = self._plugged_into_started(self._scene.containers[name])
             if done:
@@ -219,6 +224,7 @@ class Run:
                 self.afterwards.append(Diagnostic(summary=summary, severity=Severity.NOTICE))
 
     def _plugged_into_started(self, then: ContainerFacts) -> int:
+        """Number of resources attached to a container that was started since; 0 if it is stopped or has them."""
         from scplan.workflow import plugging
 
         deadline = time.monotonic() + _STARTING_S
@@ -226,7 +232,7 @@ class Run:
             try:
                 facts = located_again(then)
             except (ContainerNotFound, EngineUnreachable):
-                return 0  # there is nothing to plug it into; the next command reports it
+                return 0  # no container to attach to; the next command reports it
             record = self._state.read(then.runtime, then.name)
             is_waiting = record is not None and not is_plugged_in(record, self._host.boot_id)
             if facts.status is Status.STOPPED or not is_waiting:
@@ -234,17 +240,19 @@ class Run:
             try:
                 return plugging.start(facts, self._state, self._host, self._request).changed
             except ScplanError:
-                # It may be just starting, with its hook at work, or just ending.
+                # The container may be starting, with its hook at work, or ending: look again.
                 if time.monotonic() > deadline:
                     raise
             time.sleep(_POLL_S)
 
     def _execute(self, apply_id: str, on_event: OnEvent) -> None:
+        """Load modules, then make the operations under a new journal. Raises as `execute`."""
         from scplan.applying.apply import Assurance, apply
         from scplan.applying.execute import Executor, release_ended
         from scplan.applying.recovery import elsewhere
         from scplan.store.journal import Journal, Refreshed, open_ids
 
+        # Applies with another state directory find the owners of shared resources by this note (sharing.py).
         note_state_dir(self._state.directory)
         release_ended(KINDS, self._state.directory, partial(open_ids, self._state.directory))
         modules = self.plan.new_modules
@@ -265,7 +273,7 @@ class Run:
                 elsewhere=partial(elsewhere, self._state, KINDS, self._host.boot_id, touched.values()),
                 apply_id=apply_id,
             )
-            # As long as the journal is open no request to stop may end scplan otherwise than by undoing.
+            # While the journal is open, signals that ask scplan to stop wait, or interrupt the apply to undo it.
             stack.enter_context(stop_requests_wait())
             journal = stack.enter_context(Journal(self._state.directory, self._begin(apply_id, touched), refreshed))
             if self._confirm_within_s is not None:
@@ -280,6 +288,7 @@ class Run:
             )
 
     def _begin(self, apply_id: str, touched: Mapping[str, ContainerFacts]) -> Begin:
+        """First entry of the journal."""
         from scplan.store.journal import Begin
 
         request, configuration = self._request, self._scene.configuration
@@ -299,7 +308,7 @@ class Run:
         )
 
     def _arm(self, journal: Journal, apply_id: str) -> None:
-        """Before the first change: from here on what this process does is undone even if it is never heard of again."""
+        """Start the watchdog before the first change: it undoes the apply even if this process dies or is cut off."""
         try:
             with stop_requests_raise():
                 arm_watchdog(self._state, apply_id)
@@ -308,6 +317,7 @@ class Run:
             raise
 
     def _probe(self, apply_id: str, on_event: OnEvent) -> None:
+        """Run the probes if anything changed in the kernel. Raises ScplanError if a probe fails."""
         probes: tuple[Probe, ...] = self._request.probes if self._changes_kernel else ()
         if probes:
             from scplan.applying.probes import run_probes
@@ -316,7 +326,7 @@ class Run:
 
 
 def _is_running(then: ContainerFacts) -> bool:
-    """True if the container runs, be it as another process."""
+    """True if the container runs, even as another process than before."""
     try:
         return located_again(then).status is not Status.STOPPED
     except (ContainerNotFound, EngineUnreachable):
@@ -324,7 +334,7 @@ def _is_running(then: ContainerFacts) -> bool:
 
 
 def _user() -> str:
-    """Who it was: the one who became root by sudo(8), else the name of this process's user, else its number."""
+    """User of this apply: the name in SUDO_USER (sudo(8)), else the name of this process's user, else its UID."""
     import pwd
 
     try:
@@ -334,7 +344,7 @@ def _user() -> str:
 
 
 def _digest(configuration: Configuration) -> str:
-    """The same for all files that say the same."""
+    """SHA-256 of the configuration; equal for files with equal content, in any form of YAML."""
     import json
 
     from scplan.startup.digest import sha256_hex
@@ -344,9 +354,9 @@ def _digest(configuration: Configuration) -> str:
 
 
 def recover(request: Request, direction: Direction, on_event: OnEvent, tell: Callable[[str], None]) -> None:
-    """Undo, or finish, what a crash left half done, and return to the host what containers that ended had of it.
+    """Undo or finish applies that did not end, and return things of the host from containers that ended.
 
-    `tell` gets a line about each apply and each thing. Goes on after a failure, and raises all of them.
+    `tell` gets a line per apply and per thing. All are tried before failures are raised together.
     """
     from scplan.applying import recovery
 
@@ -355,6 +365,7 @@ def recover(request: Request, direction: Direction, on_event: OnEvent, tell: Cal
         try:
             recovery.recover(asked, direction, tell)
         finally:
+            # Return things of the host even if an apply can't be recovered.
             for line in bring_home(asked.state, host, request.lock_timeout_s):
                 tell(line)
 
@@ -362,7 +373,7 @@ def recover(request: Request, direction: Direction, on_event: OnEvent, tell: Cal
 def accept_live(request: Request, tell: Callable[[str], None]) -> None:
     """Accept live state as the outcome of every apply that did not end; `tell` gets a line per difference.
 
-    An apply that can still be confirmed is left alone. Goes on after a failure, and raises all of them.
+    Applies that can still be confirmed are ignored. All are tried before failures are raised together.
     """
     from scplan.applying import acceptance, recovery
     from scplan.store import confirmation, journal

@@ -1,4 +1,4 @@
-"""Applies that are undone unless they are confirmed: the watchdog, the confirmation, and what every command says."""
+"""Applies that are undone unless they are confirmed: the watchdog, the confirmation, and the notices of commands."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def notices(state: State) -> list[Diagnostic]:
-    """Warnings about what a crash left half done, and about what awaits confirmation.
+    """Warnings about applies that did not end, or await confirmation.
 
-    Where its watchdog is gone, another one is started: so any command brings an undo about that is due.
+    Starts a new watchdog if an apply awaits confirmation and none runs: any command thus gets a due undo made.
     """
     if not state.has_open_journals():
         return []
@@ -33,31 +33,33 @@ def notices(state: State) -> list[Diagnostic]:
 
 
 def state_notices(request: Request) -> list[Diagnostic]:
-    """The same for a command that has nothing else to do with applies."""
+    """`notices` for a command that does not deal with applies otherwise."""
     return notices(State(request.state_dir, KINDS))
 
 
 def arm_watchdog(state: State, apply_id: str) -> None:
-    """Returns when something is there that undoes the apply, whatever becomes of this process."""
+    """Return when a watchdog watches the apply, independent of this process. Raises ScplanError if none starts."""
     from scplan.applying.watchdog import arm
 
     arm(state.directory, apply_id, lambda: _start_watchdog(state, apply_id))
 
 
 def _start_watchdog(state: State, apply_id: str) -> None:
+    """Start a watchdog as a service of systemd, else as a detached process; only with write access to the state."""
     from scplan.linux.processes.programs import scplan_command, start_detached, start_service
 
     if not os.access(state.directory, os.W_OK):
         return
     command = scplan_command(["--state-dir", os.path.abspath(state.directory), "recover", "--wait"])
+    # A service is restarted when killed, and outlives the login session: logind.conf(5), KillUserProcesses.
     if not start_service(f"scplan-confirm-{apply_id}", command):
         start_detached(command)
 
 
 def undo_overdue(state: State, host: Host, timeout_s: float) -> list[Diagnostic]:
-    """Undo what nobody confirmed in time, before anything else is changed; a warning about each apply.
+    """Undo applies that were not confirmed in time, before other changes are made; returns a warning per apply.
 
-    One that could not be undone goes on blocking what it touches, and nothing else.
+    An apply that could not be undone still blocks its own containers and things of the host, and nothing else.
     """
     if not state.has_open_journals():
         return []
@@ -69,9 +71,9 @@ def undo_overdue(state: State, host: Host, timeout_s: float) -> list[Diagnostic]
 
 
 def confirm(request: Request, wanted: str | None = None) -> str:
-    """Keep what an apply that awaits confirmation did; returns its ID. `wanted` is its ID, or one of its containers.
+    """Confirm the apply that awaits confirmation; returns its ID. `wanted` is its ID, or one of its containers.
 
-    Raises ScplanError when it is too late.
+    Raises ScplanError if it is too late.
     """
     from scplan.store import confirmation
 
@@ -82,7 +84,7 @@ def confirm(request: Request, wanted: str | None = None) -> str:
 
 
 def wait_for_confirmation(request: Request, tell: Callable[[str], None]) -> None:
-    """Undoes what is not confirmed in time; what is done is told, and written to the system's log."""
+    """Run the watchdog: undo applies that are not confirmed in time. `tell` and syslog(3) get a line per event."""
     import syslog
 
     from scplan.applying import recovery, watchdog

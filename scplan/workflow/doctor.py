@@ -1,4 +1,4 @@
-"""What this host supports: kernel interfaces, cgroups, runtimes, privileges."""
+"""Findings about this host: privileges, kernel interfaces, cgroups, runtimes, network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONTROLLERS |= {"cpuset": "cpuset.*", "pids": "pids.max"}
 
 
 class Looked(NamedTuple):
-    """Where a runtime is looked for; `problem` is why that is not known."""
+    """Places where a runtime is looked for; `problem` is the reason if they are not known."""
 
     places: Sequence[str] = ()
     evidence: Sequence[str] = ()
@@ -25,7 +25,7 @@ class Looked(NamedTuple):
 
 
 def examine(host: Host, runtimes: Mapping[str, Looked]) -> list[Finding]:
-    """Findings by topic, in the order in which they are worth reading; `runtimes` by name."""
+    """Findings by topic, the most important topic first; `runtimes` are by name."""
     return [*_privileges(), *_kernel(), *_cgroups(host), *_runtimes(runtimes), *_network(host)]
 
 
@@ -35,6 +35,7 @@ def _found(topic: str, subject: str, there: bool, detail: str = "", needed_for: 
 
 
 def _privileges() -> Iterator[Finding]:
+    # The bit of a capability in CapEff of /proc/self/status. capabilities(7), proc_pid_status(5).
     held = interfaces.effective_capabilities()
     for name, (bit, needed_for) in interfaces.CAPABILITIES.items():
         yield _found("privileges", name, bool(held >> bit & 1), f"user {os.geteuid()}", needed_for)
@@ -42,12 +43,14 @@ def _privileges() -> Iterator[Finding]:
 
 def _kernel() -> Iterator[Finding]:
     for name, (number, since, needed_for) in interfaces.INTERFACES.items():
+        # Called with invalid arguments: any error but ENOSYS means that the kernel has the system call.
         there = interfaces.has_system_call(number)
         detail = interfaces.kernel_release() if there else f"needs Linux {since}, this is {interfaces.kernel_release()}"
         yield _found("kernel", name, there, detail, needed_for)
 
 
 def _cgroups(host: Host) -> Iterator[Finding]:
+    # cgroup v1 has a mount per controller; the v2 hierarchy is known under the empty name here. cgroups(7).
     for controller, needed_for in _CONTROLLERS.items():
         point = host.cgroup_mounts.get(controller, "")
         yield _found("cgroup v1", controller, bool(point), point, needed_for)
@@ -66,6 +69,7 @@ def _runtimes(runtimes: Mapping[str, Looked]) -> Iterator[Finding]:
 
 
 def _runtime(name: str, looked: Looked) -> Finding:
+    """Finding about one runtime: found, installed without a container so far, absent, or unknown."""
     places = ", ".join(looked.places) or "nothing"
     if looked.problem:
         return Finding(topic="runtimes", subject=name, support=Support.UNKNOWN, detail=looked.problem)

@@ -1,4 +1,4 @@
-"""A plan held against the containers that it changes: what they refuse, and what of others goes with each change."""
+"""A plan checked against the containers that it changes: refusals, and side effects on resources of others."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def with_foresight(
     host: Host,
     about_start: Callable[[str], AboutStart | None] = lambda _: None,
 ) -> Plan:
-    """The plan with the findings of Kind.foresee about its changes, and of Kind.foresee_start about those that wait.
+    """The plan with the findings of Kind.foresee about its changes, and of Kind.foresee_start about waiting changes.
 
-    Raises PlanError with every change that is refused. `owned` are the records before the plan, `about_start` returns
-    how a container's engine will start it.
+    Raises PlanError with every refused change. `owned` are the records before the plan; `about_start` returns
+    facts about the next start of a container, by its engine.
     """
     found = list(_found(made, owned, host, KINDS.values()))
     made = _without_optional(made, found, source_of)
@@ -45,7 +45,7 @@ def with_foresight(
     if refused:
         raise PlanError.of(in_file_order(refused))
     warnings = [_warning(one, source_of) for one in found if one.warning is not None]
-    # Recorded before, or not required: the start goes on without.
+    # Recorded before, or not required: the container starts without the resource.
     warnings += [
         unsuitable(source_of(one.address), one.address, one.refused, Severity.WARNING) for one in waiting if one.refused
     ]
@@ -54,11 +54,11 @@ def with_foresight(
 
 
 def with_start_foreseen(made: Plan, owned: Mapping[Address, Resource], host: Host) -> Plan:
-    """The plan of a start without the changes that limits of the runtime stand against: a warning about each.
+    """The plan of a start without the changes that limits of the runtime prevent; each becomes a warning.
 
-    Nobody could see them in the plan before: the runtime's limits may have been changed since. A user's engine can call
-    the hook with less authority than the apply had (`podman unshare --rootless-netns`): raises PlanError for what is
-    beyond it.
+    These could not be seen when the apply was planned: the runtime's limits may have changed since. A user's engine may
+    call the hook with less authority than the apply had (`podman unshare --rootless-netns`): raises PlanError for
+    changes beyond this authority.
     """
     kinds = [kind for kind in KINDS.values() if kind.foresees_starts]
     has_authority = host.is_in_initial_user_namespace
@@ -77,17 +77,18 @@ def with_start_foreseen(made: Plan, owned: Mapping[Address, Resource], host: Hos
 
 
 def _without_optional(made: Plan, found: Iterable[Foreseen], source_of: SourceOf) -> Plan:
-    """The plan without the refused changes of entries with `required: false`; a warning about each."""
+    """The plan without the refused changes of entries with `required: false`; each becomes a warning."""
     return _without(made, [one for one in found if one.refused is not None and not _is_required(made, one)], source_of)
 
 
 def _is_required(made: Plan, found: Foreseen) -> bool:
-    """False for an entry with `required: false`, and for one that the plan leaves out already."""
+    """False for an entry with `required: false`, and for an address that is not in the plan."""
     after = [change.after for change in made.changes if change.address == found.address]
     return any(getattr(one, "required", True) is not False for one in after)
 
 
 def _without(made: Plan, refused: Iterable[Foreseen], source_of: SourceOf) -> Plan:
+    """The plan without the addresses of these findings; each becomes a warning."""
     warnings = {
         one.address: unsuitable(source_of(one.address), one.address, one.refused, Severity.WARNING)
         for one in refused
@@ -106,6 +107,7 @@ def _without(made: Plan, refused: Iterable[Foreseen], source_of: SourceOf) -> Pl
 def _found(
     made: Plan, owned: Mapping[Address, Resource], host: Host, kinds: Collection[Kind[Any]]
 ) -> Iterable[Foreseen]:
+    """Findings about the changes that are made at once, container by container."""
     for name, changes in made.by_container():
         now = [change for change in changes if not (change.at_next_start or change.records_only)]
         if not now:
@@ -113,6 +115,7 @@ def _found(
         after = _managed_after(name, changes, owned)
         with open_container(made.containers[name], host) as container:
             beyond = list(_beyond_authority(container, made.containers[name], now))
+            # Kind.foresee enters the namespaces, which takes the same authority. setns(2).
             if beyond:
                 yield from beyond
                 continue
@@ -126,7 +129,7 @@ def _found(
 def _found_at_starts(
     made: Plan, owned: Mapping[Address, Resource], host: Host, about_start: Callable[[str], AboutStart | None]
 ) -> Iterable[Foreseen]:
-    """Findings about all that waits for the next start of containers, whether the plan changes it or not."""
+    """Findings about all resources that wait for the next start of stopped containers, changed by the plan or not."""
     for name, facts in made.containers.items():
         if facts.status is not Status.STOPPED:
             continue
@@ -138,20 +141,21 @@ def _found_at_starts(
 
 
 def _beyond_authority(container: Container, facts: ContainerFacts, changes: Iterable[Change]) -> Iterable[Foreseen]:
-    """A refusal of each change in a namespace of the container that this process may not change."""
+    """A refusal for each change in a namespace of the container that this process has no authority to change."""
     reasons: dict[str, str] = {}
     for change in changes:
         kind = KINDS[change.address.kind]
         if kind.lives_in in ("net", "mnt") and kind.name not in reasons:
             reasons[kind.name] = lacking(container, kind.lives_in, of_host=kind.of_host)
         if reason := reasons.get(kind.name):
-            # The owner of the container's namespaces has no more authority over those of the host than the user.
+            # Root in the container's user namespace has no authority over the host's namespaces. user_namespaces(7).
             as_owner = "" if kind.of_host else RUNTIMES[facts.runtime].as_owner
             hint = f"run scplan as root{f', or by `{as_owner} scplan …`' if as_owner else ''}"
             yield Foreseen(change.address, refused=Unsuitable(reason, hint=hint))
 
 
 def _managed_after(name: str, changes: Iterable[Change], owned: Mapping[Address, Resource]) -> dict[Address, Resource]:
+    """Owned resources of the container after these changes."""
     after = {address: one for address, one in owned.items() if address.container == name}
     for change in changes:
         if change.after is None or change.action is Action.RELEASE:
@@ -162,6 +166,7 @@ def _managed_after(name: str, changes: Iterable[Change], owned: Mapping[Address,
 
 
 def _with(change: Change, found: list[Foreseen]) -> Change:
+    """The change with the side effects of its findings, each text once."""
     if not found:
         return change
     return change._replace(

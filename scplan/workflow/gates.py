@@ -1,4 +1,4 @@
-"""Limits on what a plan may do, which refuse it before anyone is asked."""
+"""Limits on plans: a plan that exceeds a limit is refused before the user is asked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _WORDS = {Disruption.BRIEF: "it is interrupted for a moment", Disruption.RECREAT
 
 
 def refuse_disruption(plan: Plan, most: Disruption | None) -> None:
-    """Raises Refused, naming each change, when changes interrupt more than `most`. None: no limit.
+    """Raises Refused, with each such change, if changes interrupt more than `most`. None: no limit.
 
-    A change that loses something for good exceeds every limit. One that waits for its container's next start
+    A change with irrecoverable losses exceeds every limit. A change that waits for the container's next start
     interrupts nothing.
     """
     if most is None:

@@ -1,4 +1,4 @@
-"""What a container has now as a configuration: entries that a plan only adopts, and why the rest is none."""
+"""Import: the live resources of a container as a configuration that a plan only adopts, and reasons for the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OF_COMPOSE = ("com.docker.compose.project=", "io.podman.compose.project=")
 
 
 class Meant(NamedTuple):
-    """Which container: its name or the beginning of its ID; `pid` or `pid_file` for runtime process."""
+    """The container to import: its name or the beginning of its ID; `pid` or `pid_file` for the runtime "process"."""
 
     reference: str
     runtime: str = AUTO
@@ -42,7 +42,7 @@ class Meant(NamedTuple):
 
 
 def import_container(meant: Meant, request: Request) -> Imported:
-    """The container as a configuration. Raises ScplanError when it does not run, or can't be read."""
+    """The container as a configuration. Raises ScplanError if the container is stopped or can't be read."""
     from scplan.model.report import Imported
 
     facts = locate(meant.reference, meant.runtime, RUNTIMES, pid=meant.pid, pid_file=meant.pid_file)
@@ -56,6 +56,7 @@ def import_container(meant: Meant, request: Request) -> Imported:
         found, left_out = _described(facts, host)
         left_out += _take_out_provided(found, facts)
         found = _with_owned(found, facts, state)
+        # Each refused entry is left out; plan again, since the rest may depend on it.
         while True:
             document = _document(meant, facts, found, state)
             refused = _refused(document, found, request, state, host)
@@ -69,7 +70,7 @@ def import_container(meant: Meant, request: Request) -> Imported:
 
 @contextmanager
 def open_adoption(imported: Imported, request: Request) -> Iterator[Run]:
-    """The plan that takes over what was imported, under its locks. Raises ScplanError when it would change anything."""
+    """The plan that adopts the imported resources, under its locks. Raises ScplanError if it would change anything."""
     from scplan.config import configuration_from_json
 
     state = State(request.state_dir, KINDS)
@@ -93,7 +94,7 @@ def open_adoption(imported: Imported, request: Request) -> Iterator[Run]:
 
 
 def _described(facts: ContainerFacts, host: Host) -> tuple[dict[Address, Resource], list[tuple[str, str, str]]]:
-    """(entries, (section, what, why) of what is left out)"""
+    """(resources by address, (section, identity or place, reason) of each that is left out)"""
     found: dict[Address, Resource] = {}
     left_out: list[tuple[str, str, str]] = []
     with open_container(facts, host) as container:
@@ -109,7 +110,7 @@ def _described(facts: ContainerFacts, host: Host) -> tuple[dict[Address, Resourc
 
 
 def _take_out_provided(found: dict[Address, Resource], facts: ContainerFacts) -> list[tuple[str, str, str]]:
-    """Take out of the entries what the container's runtime put there; (section, what, why) of each."""
+    """Remove the resources of the container's runtime from `found`; returns (section, identity, reason) of each."""
     provided = RUNTIMES[facts.runtime].provided(facts)
     left_out = []
     for kind in KINDS.values():
@@ -122,12 +123,13 @@ def _take_out_provided(found: dict[Address, Resource], facts: ContainerFacts) ->
 
 
 def _compact(kind: Kind[Any], resource: Resource) -> Resource:
-    """The entry without what goes without saying. Raises ValueError for a resource that can't be written."""
+    """The entry without attributes that would be derived anyway. Raises ValueError if the resource can't be written."""
     values = {one.name: getattr(resource, one.name) for one in resource.attributes() if one.role in CONFIGURABLE}
     if not all(text.isprintable() for text in _texts(values.values())):
         raise ValueError("it has a name that is no text, or holds control characters")
     entry = type(resource)(**values)
     meaning = kind.normalise(entry)
+    # An attribute is left out if the entry means the same with its default.
     for name in values:
         default = entry.layout.defaults.get(name)
         if name in entry.layout.defaults and values[name] != default:
@@ -135,11 +137,12 @@ def _compact(kind: Kind[Any], resource: Resource) -> Resource:
             try:
                 entry = shorter if kind.normalise(shorter) == meaning else entry
             except ValueError:
-                continue  # it takes this attribute to make sense
+                continue  # the entry is invalid without this attribute
     return entry
 
 
 def _texts(values: Iterable[object]) -> Iterator[str]:
+    """All strings in the values, nested tuples included."""
     for value in values:
         if isinstance(value, str):
             yield value
@@ -148,7 +151,7 @@ def _texts(values: Iterable[object]) -> Iterator[str]:
 
 
 def _with_owned(found: dict[Address, Resource], facts: ContainerFacts, state: State) -> dict[Address, Resource]:
-    """What scplan owns already stays as its records have it: a file without it would take it away."""
+    """`found` with owned resources as recorded, sorted by kind: a file without them would have them removed."""
     record = state.read(facts.runtime, facts.name)
     for address, owned in record.resources.items() if record else ():
         kind = KINDS[address.kind]
@@ -156,12 +159,14 @@ def _with_owned(found: dict[Address, Resource], facts: ContainerFacts, state: St
         if again is not None:
             found[address] = _compact(kind, again)
         elif brought_by(owned) is not None:
+            # Derived from another entry, such as a partition from its disk.
             found.pop(address, None)
     order = list(KINDS)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0].kind)))
 
 
 def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resource], state: State) -> dict[str, Any]:
+    """The configuration with one container, without attributes that have their default."""
     from scplan.config import add_entry
     from scplan.model.codec import to_entry
 
@@ -185,9 +190,9 @@ def _document(meant: Meant, facts: ContainerFacts, found: Mapping[Address, Resou
 
 
 def _naming(facts: ContainerFacts, record: Record | None) -> Naming:
-    """The identity of the container, as its record has it; else `name` where its engine or compose makes it again.
+    """The recorded identity of the container; else "name" if its engine or compose re-creates it under the name.
 
-    An image is named only where the record has another glob than that for the container's own.
+    An image is given only if the record has another glob than the one for the container's own image.
     """
     if record is not None and record.naming is not None and record.naming.by:
         own = facts._replace(naming=Naming("name")).recorded_naming
@@ -195,14 +200,14 @@ def _naming(facts: ContainerFacts, record: Record | None) -> Naming:
     if not RUNTIMES[facts.runtime].has_own_ids:
         return Naming()
     label = next((one for one in facts.labels or () if one.startswith(_OF_COMPOSE)), "")
-    # An image without a name tells no container from another one.
+    # An image without a name does not distinguish containers.
     return Naming("name", label=label) if label or (facts.is_temporary and facts.image) else Naming()
 
 
 def _refused(
     document: dict[str, Any], found: Mapping[Address, Resource], request: Request, state: State, host: Host
 ) -> dict[Address, str]:
-    """Why entries can't be adopted as they are; nothing about those that scplan owns. Raises PlanError for the rest."""
+    """Reasons, by address, why entries that scplan does not own can't be adopted. Raises PlanError for other errors."""
     from scplan.config import configuration_from_json
 
     scene = scene_of_configuration(configuration_from_json(document, KINDS), request, state)

@@ -1,4 +1,4 @@
-"""What happens to the things of the host when containers end and start again, whoever finds out about it."""
+"""Things of the host (NICs) that containers had: returned when these end, and the resources wanted at a new start."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from scplan.workflow.recorded import AboutStart, gone, is_plugged_in
 
 
 def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -> list[Diagnostic]:
-    """Gives the host back what a container that has ended had of it, and records that; a warning about each thing.
+    """Return to the host the things that an ended container had, and update its record; returns a warning per thing.
 
-    What is in a network namespace that other containers of its pod have stays there, until these have ended.
+    Things in a network namespace that other containers of the pod share stay there until these containers end.
 
-    Needs the container's lock. Goes on after a failure, and raises ScplanError with all of them: the record then still
-    says what has to be given back.
+    Needs the container's lock. All things are tried before failures are raised as one ScplanError; the record is then
+    unchanged, and still has the things to return.
     """
     if not record.is_over(facts, host.boot_id) and not record.has_lent:
         return []
@@ -56,7 +56,7 @@ def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -
 def left_on_host(
     lost: Mapping[Address, Resource], host: Host, what: str = "comes home by the next apply for it, or `scplan recover`"
 ) -> list[Diagnostic]:
-    """A warning about each thing of the host that a container left somewhere when it ended."""
+    """A warning about each thing of the host that a container left away from its place when it ended."""
     found = []
     for address, resource in lost.items():
         words = KINDS[address.kind].left_behind(host, resource)
@@ -68,9 +68,9 @@ def left_on_host(
 
 
 def bring_home(state: State, host: Host, timeout_s: float) -> list[str]:
-    """Gives the host back what containers that have ended had of it; a line about each thing.
+    """Return to the host the things that ended containers had; returns a line per thing.
 
-    What an apply touches that did not end, or awaits confirmation, is left alone.
+    Containers of an apply that did not end, or awaits confirmation, are ignored.
     """
     lines = []
     for runtime, name in state.names():
@@ -78,6 +78,7 @@ def bring_home(state: State, host: Host, timeout_s: float) -> list[str]:
         if record is None or not _has_of_host(record, host):
             continue
         with state.locked([gone(record)], host=True, timeout_s=timeout_s):
+            # Again under the lock: another process may have returned them.
             record = state.read(runtime, name)
             if record is not None and _has_of_host(record, host) and not _is_blocked(record, state, host):
                 lines += [one.summary for one in give_back(record, gone(record), state, host)]
@@ -85,7 +86,7 @@ def bring_home(state: State, host: Host, timeout_s: float) -> list[str]:
 
 
 def return_lent(state: State, host: Host, timeout_s: float) -> list[str]:
-    """Return to the host what containers left in pods that have ended since; a line about each thing."""
+    """Return to the host the things that containers left in their pods, if these have ended since; a line per thing."""
     lines = []
     for runtime, name in state.names():
         record = state.read(runtime, name)
@@ -99,13 +100,14 @@ def return_lent(state: State, host: Host, timeout_s: float) -> list[str]:
 
 
 def _may_return(record: Record, host: Host) -> bool:
+    """True if no other container shares the namespace of a lent resource any more."""
     return any(
         one.is_lent and not KINDS[address.kind].process_beside(host, one) for address, one in record.resources.items()
     )
 
 
 def _is_blocked(record: Record, state: State, host: Host) -> bool:
-    """True if an apply to the container, or to what it has of the host, did not end."""
+    """True if an apply to the container, or to its things of the host, did not end."""
     if not state.has_open_journals():
         return False
     from scplan.store.confirmation import Scope, all_left_behind, blocking
@@ -115,22 +117,23 @@ def _is_blocked(record: Record, state: State, host: Host) -> bool:
 
 
 def _has_of_host(record: Record, host: Host) -> bool:
-    """True if its container has ended, at this boot, and had things of the host, or its pod has some."""
+    """True if the container ended at this boot and had things of the host, or left some in its pod."""
     if record.has_lent:
         return True
+    # Network namespaces end with the boot, so after a boot the host has its NICs.
     ended = record.boot_id == host.boot_id and bool(record.start_time) and not is_plugged_in(record, host.boot_id)
     return ended and any(KINDS[address.kind].of_host for address in record.resources)
 
 
 def facts_after_return(facts: HostFacts, lost: Mapping[Address, Resource], host: Host) -> HostFacts:
-    """The facts of the host as they will be when it has got these things back."""
+    """Facts of the host as they will be once the lost things are returned."""
     for address, resource in lost.items():
         facts = KINDS[address.kind].after_reclaim(facts, host, resource)
     return facts
 
 
 def wanted_again(record: Record) -> dict[Address, Resource]:
-    """What the records ask for when their container starts."""
+    """Resources to attach when the container of the record starts."""
     wanted = {}
     for address, resource in record.resources.items():
         again = KINDS[address.kind].wanted_again(resource)
@@ -147,12 +150,12 @@ def start_warnings(
     *,
     of_running: bool,
 ) -> list[Diagnostic]:
-    """Warnings about the next start of containers: of those that do not run and are to have any of these resources,
-    and with `of_running` of those that run and get any by the plan.
+    """Warnings about the next start of containers: of stopped containers with any of these resources, and with
+    `of_running` of running containers that get resources by the plan.
 
-    `about` returns how the engine starts a container, None where it could not be asked. One warning about all that are
-    started without the hook, one about all whose hook is called with another state directory than `state_dir`, and one
-    about all that nobody knows any more.
+    `about` returns facts about the next start of a container; None if the engine could not be asked. At most three
+    warnings: about containers that start without the hook, about containers that start with a hook for another state
+    directory than `state_dir`, and about containers that their engine no longer knows.
     """
     concerned = {address.container for address in resources}
     waiting = [one for name, one in made.containers.items() if one.status is Status.STOPPED and name in concerned]
@@ -189,6 +192,7 @@ def start_warnings(
 
 
 def _about(containers: list[ContainerFacts], what: str, hint: str) -> list[Diagnostic]:
+    """One warning for all of these containers; none without containers."""
     if not containers:
         return []
     names = ", ".join(one.name for one in containers)

@@ -1,8 +1,8 @@
-"""Plans made under scplan's locks. No engine is asked while they are held.
+"""Plans made under scplan's locks. No engine is asked while the locks are held.
 
-An engine that starts a container answers no question about it until scplan's hook has ended, and the hook waits for
-these locks. Under them only processes and records are looked at; where these are others than before, the locks are
-released, and the engine is asked again.
+An engine that starts a container answers no query about it until scplan's hook has ended, and the hook waits for these
+locks: a query under the locks would be a deadlock. So only processes and records are read under the locks. If these
+have changed, the locks are released and the engine is asked again.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ _ATTEMPTS, _POLL_S, _ENDING_S = 20, 0.1, 0.05
 def made_under_locks(
     scene: Scene, request: Request, state: State, host: Host, make: Callable[[Scene], T]
 ) -> Iterator[T]:
-    """What `make` returns for the scene as it is under its locks, which are held until the block ends.
+    """The result of `make` for the scene under its locks, which are held until the block ends.
 
-    Locks the scene's containers, and the host when NICs are concerned. `make` is called again, with new locks, when a
-    container ended or started before or while it was at work.
+    Locks the scene's containers, and the host if NICs are concerned. If a container ended or started before or during
+    `make`, it is called again with new locks.
     """
     for left in reversed(range(_ATTEMPTS)):
         scene.ask_about_starts()
         with ExitStack() as stack:
             try:
                 locked = stack.enter_context(_locked(scene, request, state, host))
+                # The last attempt is made without this check, and reports the error that it meets.
                 changed = () if not left else tuple(_changed(scene, state, host))
                 made = None if changed else make(_settled(locked, state, host))
             except (Locked, RecoveryNeeded):
                 raise
             except (ScplanError, OSError) as error:
-                # What ends while it is read fails in many ways.
+                # A container that ends while it is read can cause any error.
                 is_gone = isinstance(error, ContainerGone) or _is_changing(scene, state, host, error)
                 if not left or not is_gone:
                     raise
@@ -58,7 +59,7 @@ def made_under_locks(
             if made is not None:
                 yield made
                 return
-        # A runtime that keeps files may write them a moment after the hook has seen the start.
+        # A runtime may write its state files a moment after the hook has run.
         time.sleep(_POLL_S)
         host.forget()
         scene = scene.located_again()
@@ -66,7 +67,7 @@ def made_under_locks(
 
 @contextmanager
 def _locked(scene: Scene, request: Request, state: State, host: Host) -> Iterator[Scene]:
-    """The scene, its records read again under its locks."""
+    """The scene with its records read again, under its locks. Raises Locked, or RecoveryNeeded for an open journal."""
     kinds = {address.kind for address in (*scene.desired, *scene.owned)}
     of_host = any(KINDS[kind].of_host for kind in kinds)
     with state.locked(list(scene.containers.values()), host=of_host, timeout_s=request.lock_timeout_s):
@@ -80,7 +81,7 @@ def _locked(scene: Scene, request: Request, state: State, host: Host) -> Iterato
 
 
 def _settled(scene: Scene, state: State, host: Host) -> Scene:
-    """The scene once the host has got back what containers that ended had of it. Needs the locks."""
+    """The scene after things of ended containers are returned to the host. Needs the locks."""
     scene.refuse_stale()
     returned: list[Diagnostic] = []
     for name in dict.fromkeys(address.container for address in scene.lost):
@@ -92,9 +93,10 @@ def _settled(scene: Scene, state: State, host: Host) -> Scene:
 
 
 def _is_changing(scene: Scene, state: State, host: Host, error: ScplanError | OSError) -> bool:
-    """True if the error may come of a container that ends: it gives up its namespaces before it is seen to have ended.
+    """True if the error may come from an ending container.
 
-    Source: exit_task_namespaces() comes before exit_notify() in the kernel's do_exit().
+    An exiting process leaves its namespaces before it becomes a zombie: exit_task_namespaces() comes before
+    exit_notify() in the kernel's do_exit(). So look again after a moment.
     """
     if any(True for _ in _changed(scene, state, host)):
         return True
@@ -105,9 +107,10 @@ def _is_changing(scene: Scene, state: State, host: Host, error: ScplanError | OS
 
 
 def _changed(scene: Scene, state: State, host: Host) -> Iterator[str]:
-    """Containers that ended or started since they were located, by their processes and records alone."""
+    """Names of containers that ended or started since they were located, by their processes and records alone."""
     for name, facts in scene.containers.items():
         if facts.status is not Status.STOPPED:
+            # Another start time: the process has ended, and its PID may be reused.
             if start_of(facts.pid) != facts.start_time:
                 yield name
             continue
@@ -117,7 +120,7 @@ def _changed(scene: Scene, state: State, host: Host) -> Iterator[str]:
 
 
 def _scope(scene: Scene, request: Request) -> Scope:
-    """What of the scene an apply may change: containers that the selection leaves out altogether are not touched."""
+    """Containers and resources that an apply may change: only containers with a selected resource."""
     from scplan.store.confirmation import Scope
 
     known = [*scene.desired.items(), *scene.owned.items()]

@@ -1,4 +1,4 @@
-"""Kernel modules that containers need: said by plans, loaded before anything is applied, kept for the next start."""
+"""Kernel modules that containers need: shown in plans, loaded before an apply, recorded for the next start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scplan.workflow.scene import Scene
 
 
 def asked_modules(scene: Scene) -> dict[str, tuple[str, ...]]:
-    """The modules that the files name, by the name of the container as its runtime knows it; not where no files are."""
+    """Modules that the files name, by the runtime's name of the container; none without files."""
     if scene.configuration is None:
         return {}
     configs = scene.configuration.containers
@@ -21,7 +21,7 @@ def asked_modules(scene: Scene) -> dict[str, tuple[str, ...]]:
 
 
 def new_modules(scene: Scene, state: State, made: Plan) -> dict[str, tuple[str, ...]]:
-    """What the records of containers will name that they don't name yet."""
+    """Modules of containers whose records are to be written with other modules than now."""
     changing = {operation.address.container for operation in made.operations}
     new = {}
     for name, modules in asked_modules(scene).items():
@@ -33,14 +33,14 @@ def new_modules(scene: Scene, state: State, made: Plan) -> dict[str, tuple[str, 
 
 
 def load_modules(scene: Scene, made: Plan, new: Mapping[str, tuple[str, ...]]) -> None:
-    """Loads what is missing for the containers that change. Raises ScplanError; nothing was changed then."""
+    """Load missing modules of containers that get resources. Raises ScplanError before anything else is changed."""
     growing = _growing(made) | new.keys()
     asked = asked_modules(scene)
     kernel_modules.load(name for container in asked if container in growing for name in asked[container])
 
 
 def notices(scene: Scene, made: Plan) -> list[Diagnostic]:
-    """What an apply of the plan would load first."""
+    """A notice per module that an apply of the plan would load first."""
     growing = _growing(made)
     return [
         Diagnostic(summary=f"loads kernel module {name} first", detail=container, severity=Severity.NOTICE)
@@ -51,13 +51,13 @@ def notices(scene: Scene, made: Plan) -> list[Diagnostic]:
 
 
 def _growing(made: Plan) -> set[str]:
-    """The containers in which something is made, or is to be as the files say."""
+    """Names of the containers in which the plan creates, updates or adopts a resource."""
     return {operation.address.container for operation in made.operations if operation.after is not None}
 
 
 @contextmanager
 def missing_said(scene: Scene) -> Iterator[None]:
-    """Adds to a PlanError which modules are not loaded yet: what is absent on the host may come with them."""
+    """Add a notice about modules that are not loaded to a PlanError: an absent source may come with them."""
     try:
         yield
     except PlanError as error:

@@ -1,4 +1,4 @@
-"""Records carried over to another container: one that was made again, was renamed, or has another runtime now."""
+"""Records moved to another container: a re-created or renamed one, or one of another runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scplan.workflow.scene import Request, record_of
 
 
 class _Place(NamedTuple):
-    """What a user wrote: NAME, RUNTIME/NAME, or the address of one resource."""
+    """A parsed argument: NAME, RUNTIME/NAME, or the address of one resource."""
 
     runtime: str
     name: str
@@ -26,10 +26,10 @@ class _Place(NamedTuple):
 
 
 def state_mv(request: Request, source: str, target: str) -> Moved:
-    """Carries over what the records of one container hold, or one resource of it, to the container `target`.
+    """Move the record of one container, or one resource of the record, to the container `target`.
 
-    Nothing is changed but the records: the next apply, or start, of the container plugs it in. Raises ScplanError when
-    it is plugged in still, or when the records of the target hold something already.
+    Only records change: the next apply, or start, of the target attaches the resources. Raises ScplanError if the
+    resources are still attached, or if the target has a record already.
     """
     old, new = _place(source), _place(target)
     _check_addresses(old, new)
@@ -50,6 +50,7 @@ def state_mv(request: Request, source: str, target: str) -> Moved:
 
 
 def _place(text: str) -> _Place:
+    """The parsed argument. Raises UsageError."""
     parts = text.split("/", 2)
     if not all(parts):
         raise UsageError(f"not a container: {text!r}", hint="write NAME, RUNTIME/NAME, or CONTAINER/KIND/IDENTITY")
@@ -61,6 +62,7 @@ def _place(text: str) -> _Place:
 
 
 def _check_addresses(old: _Place, new: _Place) -> None:
+    """Raises UsageError unless both are containers, or both are addresses of the same kind and identity."""
     if (old.address is None) != (new.address is None):
         raise UsageError("an address is moved to an address, a container's records to a container")
     if old.address is not None and new.address is not None and old.address[1:] != new.address[1:]:
@@ -71,6 +73,7 @@ def _check_addresses(old: _Place, new: _Place) -> None:
 
 
 def _chosen(record: Record, address: Address | None) -> list[Address]:
+    """Addresses of the record to move: all, or the given one. Raises UsageError if the record lacks it."""
     if address is None:
         return list(record.resources)
     chosen = address._replace(container=record.name)
@@ -80,12 +83,15 @@ def _chosen(record: Record, address: Address | None) -> list[Address]:
 
 
 def _is_same(record: Record, facts: ContainerFacts) -> bool:
-    """True if the record is about that very container, whatever its name is by now."""
+    """True if the record is about this container, even if it was renamed."""
     return record.runtime == facts.runtime and is_same_container(record.id, record.place, facts)
 
 
 def _refuse_plugged_in(record: Record, facts: ContainerFacts, host: Host) -> None:
-    """What is in a running container would be nobody's, unless that is the same one under another name."""
+    """Raises ScplanError if the record's container runs, and is not the target under another name.
+
+    Its resources would stay attached without an owner.
+    """
     if is_plugged_in(record, host.boot_id) and not _is_same(record, facts):
         raise ScplanError(
             f"container {record.name} runs, with what its records hold plugged in",
@@ -95,7 +101,7 @@ def _refuse_plugged_in(record: Record, facts: ContainerFacts, host: Host) -> Non
 
 
 def _check_room(there: Record, facts: ContainerFacts, addresses: list[Address], *, is_whole: bool) -> None:
-    """Raises ScplanError where the records of two containers would be mixed up."""
+    """Raises ScplanError if the target has a record that would be mixed with the moved one."""
     if not is_about(there.id, there.place, facts):
         raise replaced(there, facts)
     arriving = {address._replace(container=facts.name) for address in addresses}
@@ -111,7 +117,8 @@ def _check_room(there: Record, facts: ContainerFacts, addresses: list[Address], 
 def _moved(
     record: Record, there: Record | None, facts: ContainerFacts, addresses: list[Address], host: Host
 ) -> list[Record]:
-    """The records as they will be, of the target first: nothing is lost when only that is written."""
+    """The new records, the target's first: if only that one gets written, nothing is lost."""
+    # A running renamed container keeps its attached resources, and with them the former values.
     is_renamed = _is_same(record, facts) and is_plugged_in(record, host.boot_id)
     source = record if is_renamed else record.at_next_start()
     resources = {address._replace(container=facts.name): source.resources[address] for address in addresses}

@@ -1,4 +1,4 @@
-"""From a scene to a plan: resolved on the host, read from the kernel or a snapshot, compared; and plans in files."""
+"""Plans from scenes: resolved on the host, compared with live state of the kernel or a snapshot; and saved plans."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from scplan.workflow.settled import settled
 
 
 def make_plan(request: Request) -> Plan:
-    """The changes that the files ask for, against the kernel or a snapshot. Changes nothing."""
+    """The plan for the files, against the kernel or a snapshot. Changes nothing."""
     if request.live is not None:
         return _plan_against_snapshot(request, request.live)
     state = State(request.state_dir, KINDS)
@@ -40,6 +40,7 @@ def make_plan(request: Request) -> Plan:
 
 
 def _plan_now(request: Request, state: State) -> Plan:
+    """The plan from the files, records and live state of this moment, without locks."""
     with ahead_of_files(request, state) as ahead, Host() as host:
         scene = set_scene(request, state)
         made = _with_foresight(look_and_plan(scene, request, state, host, ahead).plan, scene, host)
@@ -50,7 +51,7 @@ def _plan_now(request: Request, state: State) -> Plan:
 
 @contextmanager
 def ahead_of_files(request: Request, state: State) -> Iterator[LookAhead | None]:
-    """Looks ahead at all containers with records, where they are many, while the files are read."""
+    """Start comparing all recorded containers in child processes while the files are read; None for few containers."""
     names = [] if request.containers else state.names()
     if not is_worth_sharing_out(names):
         yield None
@@ -60,11 +61,12 @@ def ahead_of_files(request: Request, state: State) -> Iterator[LookAhead | None]
 
 
 def plan_scene(scene: Scene, request: Request, state: State, host: Host) -> Plan:
-    """The plan for a scene, with what was found about it in the containers. Raises PlanError."""
+    """The plan for a scene, with the findings of foresight. Raises PlanError."""
     return _with_foresight(look_and_plan(scene, request, state, host).plan, scene, host)
 
 
 def _with_foresight(made: Plan, scene: Scene, host: Host) -> Plan:
+    """The plan with findings in the containers; unchanged if nothing changes and no container is stopped."""
     if not made.changes and not any(facts.status is Status.STOPPED for facts in scene.containers.values()):
         return made
     from scplan.workflow.foresight import with_foresight
@@ -73,7 +75,7 @@ def _with_foresight(made: Plan, scene: Scene, host: Host) -> Plan:
 
 
 class Planned(NamedTuple):
-    """A plan, and the live state that it was made from: of all containers but those in which nothing is to be done.
+    """A plan and the live state that it was made from, without containers that are `unchanged`.
 
     `unread` are containers whose live state is not known.
     """
@@ -93,10 +95,10 @@ def look_and_plan(
     *,
     goes_on: bool = False,
 ) -> Planned:
-    """The plan for a scene; what was found out ahead is used where the containers are many.
+    """The plan for a scene. Of many containers, the ones that `ahead` finds unchanged are not read again.
 
-    With `goes_on` what can't be planned, read or located is an error among the plan's diagnostics, and the rest is
-    planned: for reports.
+    With `goes_on`, for reports, entries and containers that can't be planned, read or located become errors among the
+    plan's diagnostics, and the rest is planned.
     """
     unchanged: frozenset[str] = frozenset()
     if is_worth_sharing_out(scene.containers):
@@ -120,7 +122,7 @@ def look_and_plan(
 
 
 def _with_orders(made: Plan, scene: Scene, request: Request) -> Plan:
-    """The plan with what else of the files an apply obeys."""
+    """The plan with the modules and probes of the files."""
     probes = scene.configuration.probes if scene.configuration is not None and not request.destroy else ()
     modules = {name: modules for name, modules in asked_modules(scene).items() if modules}
     return made._replace(modules=modules, probes=probes)
@@ -133,7 +135,10 @@ def with_neighbours(
     state: State,
     host: Host,
 ) -> Plan:
-    """The plan, made again where other containers have what it would make or remove. Raises PlanError."""
+    """The plan; planned again if resources that it would make or remove have another owner. Raises PlanError.
+
+    Other owners are containers that share a namespace or cgroup, and the containers' runtimes.
+    """
     made = make(inputs, KINDS)
     if not made.changes:
         return made
@@ -148,12 +153,12 @@ def with_neighbours(
 
 
 def _unchanged(scene: Scene, request: Request, host: Host, ahead: LookAhead) -> frozenset[str]:
-    """Containers with nothing to do: live state is as recorded, and the records say what is desired."""
+    """Containers without changes: live state is as recorded, and the records equal the desired resources."""
     facts = observe.host_facts(host)
     wanted: dict[str, str] = {}
     for names in in_shares(scene.containers):
         part = scene.only(frozenset(names))
-        # Kind by kind, for which each needs other code.
+        # Kind by kind: each kind runs its own code, which then stays in the CPU's caches.
         desired = dict(sorted(part.desired.items(), key=_kind_of))
         resolution = making.resolve(desired, facts, KINDS, part.source_of)
         wanted |= making.accounts(resolution, part.containers, request.selection)
@@ -165,6 +170,7 @@ def _kind_of(one: tuple[Address, Resource]) -> str:
 
 
 def _start_warnings(made: Plan, scene: Scene, state: State, *, of_running: bool) -> list[Diagnostic]:
+    """start_warnings for the desired resources of stopped containers and for the plan's changes."""
     stopped = [name for name, facts in scene.containers.items() if facts.status is Status.STOPPED]
     if not stopped and not (of_running and made.changes):
         return []
@@ -173,12 +179,12 @@ def _start_warnings(made: Plan, scene: Scene, state: State, *, of_running: bool)
 
 
 def plan_alone(scene: Scene, request: Request, host: Host) -> Plan:
-    """The same for what is in the records already: it was compared with those of all other containers then."""
+    """The plan for recorded resources: they were compared with other containers when they were recorded."""
     return making.make_plan(_gather(scene, request, host), KINDS)
 
 
 def _with_foreign(inputs: making.Inputs, state: State) -> making.Inputs:
-    """The inputs with what scplan owns elsewhere. Raises RecordDamaged, unless it goes on all the same."""
+    """The inputs with owned resources of other containers. Raises RecordDamaged, unless `goes_on` is set."""
     try:
         return inputs._replace(foreign=foreign_to(inputs, state))
     except ScplanError as error:
@@ -189,13 +195,14 @@ def _with_foreign(inputs: making.Inputs, state: State) -> making.Inputs:
 
 
 def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False) -> making.Inputs:
-    """Resolves on the host and reads live state."""
+    """The inputs of a plan: desired resources resolved on the host, and live state read. Raises ScplanError."""
     scene.refuse_stale()
     facts = observe.host_facts(host)
     facts = facts_after_return(facts, scene.lost, host)
     resolution = _resolve(scene, facts)
     left = left_on_host(scene.lost, host)
     resolution = resolution._replace(diagnostics=(*resolution.diagnostics, *left))
+    # The record of an owned resource, else the desired one, as observe.Wanted needs them.
     known = {**resolution.desired, **scene.owned}
     unread = left_out_of(scene.containers, known, request)
     read = {name: one for name, one in scene.containers.items() if name not in unread}
@@ -209,6 +216,7 @@ def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False
         unread |= problems.keys()
         said = (*resolution.diagnostics, *problems.values())
         resolution = resolution._replace(diagnostics=said)
+    # An owned resource that is not live may have left objects on the host, which its creation removes.
     for address in resolution.desired.keys() & scene.owned.keys() - resources.keys():
         owned, pid = scene.owned[address], scene.containers[address.container].pid
         facts = KINDS[address.kind].without_left_over(facts, host, owned, pid)
@@ -218,7 +226,7 @@ def _gather(scene: Scene, request: Request, host: Host, *, goes_on: bool = False
 
 
 def staying(inputs: making.Inputs, host: Host) -> frozenset[Address]:
-    """What is to be removed of containers that do not run, and stays in a namespace which other containers have."""
+    """Resources to remove from stopped containers that are still in a namespace which other containers share."""
     stopped = {name for name, facts in inputs.containers.items() if facts.status is Status.STOPPED}
     going = [one for one in inputs.owned.keys() - inputs.resolution.desired.keys() if one.container in stopped]
     names = {address.container for address in going}
@@ -233,7 +241,7 @@ def staying(inputs: making.Inputs, host: Host) -> frozenset[Address]:
 def live_of(
     containers: Mapping[str, ContainerFacts], wanted: Mapping[str, observe.Wanted], host: Host
 ) -> tuple[dict[Address, Resource], dict[str, Diagnostic]]:
-    """Live resources, and by container why they could not be read."""
+    """(live resources, error by name of each container that could not be read)"""
     live: dict[Address, Resource] = {}
     problems: dict[str, Diagnostic] = {}
     for name, facts in containers.items():
@@ -250,7 +258,7 @@ def live_of(
 
 
 def left_out_of(containers: Collection[str], known: Iterable[Address], request: Request) -> frozenset[str]:
-    """Containers that the selection leaves out altogether: who can't be read can be excluded from a plan of many."""
+    """Containers without a selected resource. They are not read: --exclude must work for an unreadable container."""
     selection = request.selection
     if selection.is_everything:
         return frozenset()
@@ -260,13 +268,13 @@ def left_out_of(containers: Collection[str], known: Iterable[Address], request: 
 def _observe(
     containers: Mapping[str, ContainerFacts], wanted: Mapping[str, observe.Wanted], host: Host
 ) -> dict[Address, Resource]:
-    """Live resources, read by a process for each CPU where the containers are many."""
+    """Live resources; for many containers, read by a process per CPU."""
     if not is_worth_sharing_out(containers):
         return observe.observe(containers, wanted, KINDS, host)
     from scplan.linux.network.netlink import SharedDump
 
     def look(share: list[str]) -> dict[Address, Resource]:
-        # A process of its own needs sockets of its own.
+        # Each process needs its own netlink sockets: forked copies of a socket would read each other's answers.
         with Host(dump) as own:
             return observe.observe({name: containers[name] for name in share}, wanted, KINDS, own)
 
@@ -279,7 +287,7 @@ def _observe(
 
 
 def _resolve(scene: Scene, host: HostFacts) -> making.Resolution:
-    """What the host makes of the scene, with the warnings about its files in front."""
+    """The scene's desired resources resolved on the host, with the diagnostics of the files first."""
     resolution = making.resolve(scene.desired, host, KINDS, scene.source_of)
     return resolution._replace(diagnostics=(*scene.diagnostics, *resolution.diagnostics))
 
@@ -287,6 +295,7 @@ def _resolve(scene: Scene, host: HostFacts) -> making.Resolution:
 def wanted_of(
     containers: Mapping[str, ContainerFacts], resources: Mapping[Address, Resource]
 ) -> dict[str, observe.Wanted]:
+    """The resources to read, by container."""
     wanted: dict[str, dict[str, dict[str, Resource]]] = {name: {} for name in containers}
     for address, resource in resources.items():
         wanted[address.container].setdefault(address.kind, {})[address.identity] = resource
@@ -294,6 +303,7 @@ def wanted_of(
 
 
 def inputs_of(scene: Scene, resolution: making.Resolution, live: Live, request: Request) -> making.Inputs:
+    """The inputs of a plan, without owned resources of other containers."""
     return making.Inputs(
         containers=scene.containers,
         resolution=resolution,
@@ -307,7 +317,7 @@ def inputs_of(scene: Scene, resolution: making.Resolution, live: Live, request: 
 
 
 def foreign_to(inputs: making.Inputs, state: State) -> dict[Address, Resource]:
-    """What scplan owns in containers that the plan is not about; not read when nothing could collide with it."""
+    """Owned resources of containers outside the plan; empty, and not read, if no desired resource claims anything."""
     desired = inputs.resolution.desired
     if not any(True for address, one in desired.items() for _ in KINDS[address.kind].claims(address, one)):
         return {}
@@ -315,6 +325,7 @@ def foreign_to(inputs: making.Inputs, state: State) -> dict[Address, Resource]:
 
 
 def _plan_against_snapshot(request: Request, path: str) -> Plan:
+    """The plan for the files against the live state and records of a snapshot; the kernel is not read."""
     from scplan.store import snapshot
 
     captured = snapshot.load(path, KINDS)
@@ -365,7 +376,7 @@ def _not_captured(reference: str, count: int, source: SourceRange | None, known:
 
 
 def save_plan(made: Plan, request: Request, path: str) -> None:
-    """Saves a plan with the configuration that it can be made again from."""
+    """Save a plan with its configuration, from which an apply makes the plan again."""
     from scplan.store import saved_plans
 
     origin: dict[str, Any] = {
@@ -378,7 +389,7 @@ def save_plan(made: Plan, request: Request, path: str) -> None:
 
 
 def _host_of(request: Request) -> dict[str, str]:
-    """Whose plan it is: this host's, or that of the snapshot it was made against."""
+    """Identity of the host of the plan: this host, or the host of the snapshot."""
     if request.live is not None:
         from scplan.store import snapshot
 
@@ -388,7 +399,7 @@ def _host_of(request: Request) -> dict[str, str]:
 
 
 def load_plan_view(path: str) -> Plan:
-    """A saved plan, to be looked at; with a warning when it is not as it was saved."""
+    """A saved plan for display, with a warning if the file was changed since it was saved."""
     from scplan.store import saved_plans
 
     document = saved_plans.load(path)

@@ -1,4 +1,4 @@
-"""What the records of one container ask for, plugged in again: when it starts, and when somebody changed it."""
+"""Recorded resources reattached to one container: when it starts, and when its live state drifts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scplan.workflow.scene import Request, Scene, read_records
 
 
 class Plugged(NamedTuple):
-    """How many resources were plugged in, or changed, what is to be told of that, and what was ended before it."""
+    """Number of resources attached or changed, lines to report (`said`), and lines about applies ended before."""
 
     changed: int
     said: list[str]
@@ -31,12 +31,12 @@ class Plugged(NamedTuple):
 
 
 def start(facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
-    """Plugs in what the records ask for, into a container that starts, or has just been started.
+    """Attach the recorded resources to a container that starts, or has just been started.
 
-    Whatever was begun in it before is ended first. Raises ScplanError.
+    An apply to the container that did not end is ended first. Raises ScplanError.
     """
     with Container(facts.name, facts.pid, facts.start_time, host, facts.root) as container:
-        # Before anything else: what the runtime says may be wrong, and the process one of the host.
+        # First of all: the runtime may report a wrong PID, and the process may be in the host's mount namespace.
         container.refuse_host_mounts()
     settled = _settle(facts, state, host, request)
     with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
@@ -50,9 +50,9 @@ def start(facts: ContainerFacts, state: State, host: Host, request: Request) -> 
 
 
 def mend(facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
-    """The same for a container that goes on running.
+    """Reattach the recorded resources to a running container.
 
-    Raises AwaitingConfirmation or RecoveryNeeded when an apply that people asked for did not end: that is for them.
+    Raises AwaitingConfirmation or RecoveryNeeded if an apply of a user did not end: the user must decide about it.
     """
     end_starts(state, host, request)
     with state.locked([facts], host=True, timeout_s=request.lock_timeout_s):
@@ -65,7 +65,7 @@ def mend(facts: ContainerFacts, state: State, host: Host, request: Request) -> P
 
 
 def end(record: Record, state: State, host: Host, request: Request) -> bool:
-    """Gives the host back what a container that has ended had of it; true if that was anything. Asks no runtime."""
+    """Return to the host the things that an ended container had; True if its record changed. Asks no runtime."""
     with state.locked([gone(record)], host=True, timeout_s=request.lock_timeout_s):
         now = state.read(record.runtime, record.name)
         if now is None or not (now.start_time or now.has_lent) or is_plugged_in(now, host.boot_id):
@@ -75,7 +75,7 @@ def end(record: Record, state: State, host: Host, request: Request) -> bool:
 
 
 def end_starts(state: State, host: Host, request: Request) -> list[str]:
-    """Undoes what died while it plugged something in again, which nobody asked for; returns a line about each."""
+    """Undo runs of `start` or `mend` that did not end; returns a line per run. Applies of users are ignored."""
     if not state.has_open_journals():
         return []
     asked = recovery.Recovery(state, KINDS, host, request.lock_timeout_s, lambda _: None)
@@ -84,20 +84,23 @@ def end_starts(state: State, host: Host, request: Request) -> list[str]:
 
 
 def _plug_in(record: Record, facts: ContainerFacts, state: State, host: Host, request: Request) -> Plugged:
-    """Needs the locks."""
+    """Attach the recorded resources. Needs the locks. Raises ScplanError."""
     scene = Scene({facts.name: facts}, {facts.name: wanted_again(record)}, partial(read_records, state))
     made = with_start_foreseen(plan_alone(scene, request, host), scene.owned, host)
     Run(made, scene, state, host, request, is_start=True).execute(lambda _: None)
     now = state.read(facts.runtime, facts.name)
     if now is not None and not is_plugged_in(now, host.boot_id):
-        # Everything was there already: nothing was journaled, but from now on it belongs to this life.
+        # Everything was attached already and nothing was journaled: record the new process of the container.
         state.write([Record.of(facts, host.boot_id, now.resources)])
     plugged_in = sum(not change.records_only for change in made.changes)
     return Plugged(plugged_in, [one.line for one in made.diagnostics], [])
 
 
 def _settle(facts: ContainerFacts, state: State, host: Host, request: Request) -> list[str]:
-    """Ends what a crash left half done in it, and undoes what is not confirmed: a container starts from the records."""
+    """Recover applies to the container that did not end, and undo unconfirmed applies; returns a line per apply.
+
+    A container starts with the resources of its record, so the record must be final.
+    """
     if not state.has_open_journals():
         return []
     asked = recovery.Recovery(state, KINDS, host, request.lock_timeout_s, lambda _: None)

@@ -1,4 +1,4 @@
-"""What the container's runtime has put into it: no plan changes, adopts or removes that."""
+"""Resources that the container's runtime made: no plan changes, adopts or removes them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _OF_RECORDS = (Action.DELETE, Action.UPDATE, Action.REPLACE)
 
 
 def owned_by_runtimes(made: Plan) -> dict[Address, Owner]:
-    """The resources that a plan would adopt, change or remove although their containers' runtimes made them.
+    """Resources of runtimes that the plan would adopt, change or remove, with the runtime as owner.
 
-    Also those that a container which does not run would get in the place of its runtime's.
+    Also resources that a stopped container would get in the place of its runtime's.
     """
     found: dict[Address, Owner] = {}
     for name, changes in made.by_container():
@@ -37,17 +37,18 @@ def owned_by_runtimes(made: Plan) -> dict[Address, Owner]:
 
 
 def _provided(facts: ContainerFacts, asked: Iterable[Change]) -> Provided:
+    """Things that the runtime puts into the container. Raises EngineUnreachable."""
     try:
         return RUNTIMES[facts.runtime].provided(facts)
     except EngineUnreachable:
-        # A removal by the records alone works without the engine, too.
+        # Removals need only the records: they must work while the engine is down.
         if all(change.action is Action.DELETE for change in asked):
             return NOTHING_PROVIDED
         raise
 
 
 def _concerns(change: Change) -> bool:
-    """True for changes that would make a resource scplan's, or change one that may never have been."""
+    """True if the change makes a resource scplan's, or changes a recorded resource that scplan may never have made."""
     if change.records_only:
         return False
     if change.owned is None:
@@ -61,7 +62,7 @@ def _concerns(change: Change) -> bool:
 
 
 def _is_marked(change: Change, owned: Resource) -> bool:
-    """True if the record shows that scplan made or changed the resource."""
+    """True if the record, or a mark, shows that scplan made or changed the resource."""
     known = [attribute for _, attribute, value in owned.leaves() if value is not None and attribute.role is Role.FORMER]
     if known:
         return not all(attribute.of_others for attribute in known)

@@ -1,4 +1,4 @@
-"""Which container a record is about: found again, gone, or not the one that has its name by now."""
+"""The container of a record: found again, gone, or replaced by another container with its name."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ _SHOWN_OF_ID = 12
 
 
 def is_about(recorded_id: str, place: str, facts: ContainerFacts) -> bool:
-    """True if a record with this ID and place is about the container. A plain process has neither."""
+    """True if a record with this ID and place is about the container; always for plain processes, without either."""
     return is_same_container(recorded_id, place, facts) or not recorded_id or RUNTIMES[facts.runtime].needs_pid
 
 
 def is_same_container(container_id: str, place: str, facts: ContainerFacts) -> bool:
-    """True if the container has that ID, in that place."""
+    """True if the container has this ID and place.
+
+    A generated ID is enough if the place is only one of several addresses (sockets) of the same containers.
+    """
     if container_id != facts.id:
         return False
     is_known_by_id = RUNTIMES[facts.runtime].is_place_an_address and is_generated(container_id)
@@ -42,15 +45,16 @@ def is_same_container(container_id: str, place: str, facts: ContainerFacts) -> b
 
 
 def is_followed_by(record: Record, facts: ContainerFacts) -> bool:
-    """True if a container with another ID is the record's, made again: by its name, image and label."""
+    """True if a container with another ID is the record's container re-created: by name, image and label."""
     return not why_not_followed(record, facts)
 
 
 def why_not_followed(record: Record, facts: ContainerFacts) -> str:
-    """Why a record does not follow its name to a container with another ID; "" if it does."""
+    """Reason why a record does not follow its name to a container with another ID; "" if it does."""
     if not RUNTIMES[facts.runtime].is_place_an_address and not is_same_place(record.place, facts.place):
         return f"it is in {facts.place}, the recorded one in {record.place}"
     declared, known = facts.naming, record.naming or Naming()
+    # The files' naming counts, but `identity: name` alone keeps the recorded image and label.
     wanted = known if declared is None or not declared.by else declared
     if declared is not None and declared.by == "name" and not (declared.image or declared.label):
         wanted = known._replace(by="name")
@@ -69,10 +73,10 @@ def why_not_followed(record: Record, facts: ContainerFacts) -> str:
 
 
 def locate_recorded(record: Record) -> ContainerFacts:
-    """The container that a record is about, running or not; under its recorded name, if it was renamed since.
+    """The container of a record, running or not; under its recorded name if it was renamed since.
 
-    Raises ContainerReplaced when another one has its name, ContainerNotFound when there is none, and EngineUnreachable
-    where that is not known: the engine does not answer, or does not know a container whose process runs.
+    Raises ContainerReplaced if another container has its name, and ContainerNotFound if no container has. Raises
+    EngineUnreachable if this is unknown: the engine does not answer, or does not know a container whose process runs.
     """
     known = RUNTIMES.get(record.runtime)
     for facts in known.find_recorded(record.name, record.id, record.place) if known else ():
@@ -80,13 +84,13 @@ def locate_recorded(record: Record) -> ContainerFacts:
             known.refuse_foreign(facts)
             return facts if facts.name == record.name else facts._replace(name=record.name, renamed_to=facts.name)
         if facts.name != record.name or (facts.status is Status.STOPPED and RUNTIMES[facts.runtime].needs_pid):
-            continue  # a process that has ended is nobody's any more
+            continue  # a plain process that has ended has no container
         if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
             raise replaced(record, facts)
         RUNTIMES[facts.runtime].refuse_foreign(facts)
         return facts
     if is_plugged_in(record, boot_id()):
-        # Another engine was asked than the one that has it, or it was removed from the engine alone.
+        # The wrong engine was asked, or the container was removed from the engine alone.
         raise EngineUnreachable(
             f"container {record.name} is not known to {record.runtime} here, but its process {record.pid} runs",
             hint="is the environment as it was at its apply (DOCKER_HOST, INCUS_DIR, …)?",
@@ -98,9 +102,9 @@ def locate_recorded(record: Record) -> ContainerFacts:
 
 
 def find_again(record: Record) -> ContainerFacts:
-    """The same, but a container that its name alone makes out is taken for one that does not run when it is gone.
+    """`locate_recorded`; but a container that is gone counts as stopped if its name alone identifies it.
 
-    Many runtimes remove a container that has ended, and make it again to start it.
+    Many runtimes remove a container that has ended, and create it again to start it.
     """
     try:
         return locate_recorded(record)
@@ -113,18 +117,18 @@ def find_again(record: Record) -> ContainerFacts:
 
 
 def _is_made_out_by_name(record: Record) -> bool:
-    """True if another container of the record's name and place is the same container to its runtime."""
+    """True if any container with the record's name and place is the same container to its runtime."""
     if record.id == record.name:
         return True
     known = RUNTIMES.get(record.runtime)
-    # LXC's ID is the path of the container.
+    # Neither name nor generated: LXC's ID is the path of the container.
     return known is not None and not (known.has_own_ids or known.needs_pid or is_generated(record.id))
 
 
 def located_again(facts: ContainerFacts) -> ContainerFacts:
-    """The same container as it is by now: it may have ended, or have been started, since it was located.
+    """The container located again: it may have ended, or started, since.
 
-    Raises ContainerNotFound when one that ran was removed.
+    Raises ContainerNotFound if it ran before and was removed.
     """
     if facts.start_time and start_of(facts.pid) == facts.start_time:
         return facts
@@ -138,10 +142,10 @@ def located_again(facts: ContainerFacts) -> ContainerFacts:
 
 
 class AboutStart(NamedTuple):
-    """How a container will be started next: by an engine that may know it no more; with calls of scplan's hook.
+    """The next start of a container. `is_absent`: its engine no longer knows it.
 
-    `state_dirs` are those that the hook is called with; None where that can't be found out. `settings` are the cgroup
-    settings that the engine gives a container that does not run, as in Provided.
+    `state_dirs` are the state directories with which scplan's hook is called; None if unknown. `settings` are the
+    cgroup settings that the engine gives a stopped container, as in Provided.
     """
 
     is_absent: bool
@@ -150,9 +154,10 @@ class AboutStart(NamedTuple):
 
 
 def about_start(facts: ContainerFacts) -> AboutStart | None:
-    """How the container's engine will start it; None where that can't be reached.
+    """The next start of the container, as its engine will make it; None if the engine can't be reached.
 
-    Not to be called under locks for a container that does not run, nor for those of engines with `asks_for_hooks`.
+    Not to be called under locks for a stopped container, or for an engine with `asks_for_hooks`: the engine may wait
+    for scplan's hook, which waits for the locks.
     """
     engine = RUNTIMES[facts.runtime]
     is_running = facts.status is not Status.STOPPED
@@ -166,11 +171,11 @@ def about_start(facts: ContainerFacts) -> AboutStart | None:
     except RecordDamaged:
         if not is_running:
             raise
-        return None  # what is plugged into a container that runs needs no hook
+        return None  # a running container needs no hook for its attached resources
 
 
 def renamed(containers: Iterable[ContainerFacts]) -> list[Diagnostic]:
-    """A warning about each container that has another name by now than its records."""
+    """A warning about each container that has another name now than in its record."""
     return [
         Diagnostic(
             summary=f"container {facts.name} was renamed: {facts.runtime} has it as {facts.renamed_to}",
@@ -184,7 +189,7 @@ def renamed(containers: Iterable[ContainerFacts]) -> list[Diagnostic]:
 
 
 def refuse_renamed(facts: ContainerFacts, state: State) -> None:
-    """Raises ContainerRenamed where the records are about this container, under a name that it had before."""
+    """Raises ContainerRenamed if this container has a record under a former name."""
     if not RUNTIMES[facts.runtime].has_own_ids or (facts.runtime, facts.name) in state.names():
         return
     for _, name in (pair for pair in state.names() if pair[0] == facts.runtime):
@@ -197,29 +202,29 @@ def refuse_renamed(facts: ContainerFacts, state: State) -> None:
 
 
 def gone(record: Record) -> ContainerFacts:
-    """The record's container as one that does not run."""
+    """The record's container as a stopped one."""
     return ContainerFacts(record.name, record.runtime, record.id, Status.STOPPED, place=record.place)
 
 
 def as_plugged_in(record: Record, boot_id: str) -> ContainerFacts:
-    """The record's container by the record alone: running where the process that it names still does."""
+    """The record's container by the record alone: running if the recorded process still runs, else stopped."""
     return record.facts() if is_plugged_in(record, boot_id) else gone(record)
 
 
 class Asked(NamedTuple):
-    """A container, and why only its record and process were asked about it; None where its engine answered."""
+    """A container, and the error if its engine did not answer, so that only record and process were consulted."""
 
     facts: ContainerFacts
     silent: EngineUnreachable | None = None
 
     @property
     def is_known(self) -> bool:
-        """False where neither the engine nor the recorded process says whether the container runs."""
+        """False if it is unknown whether the container runs: no answer of the engine, and no recorded process."""
         return self.silent is None or self.facts.status is not Status.STOPPED
 
 
 def ask(record: Record, find: Callable[[Record], ContainerFacts]) -> Asked:
-    """The record's container by `find`; where its engine can't be reached, by the process that the record names."""
+    """The record's container by `find`; if its engine can't be reached, by the recorded process."""
     try:
         return Asked(find(record))
     except EngineUnreachable as error:
@@ -227,21 +232,25 @@ def ask(record: Record, find: Callable[[Record], ContainerFacts]) -> Asked:
 
 
 def is_plugged_in(record: Record, boot_id: str) -> bool:
-    """True if the process into which the resources were plugged still runs; asks no runtime.
+    """True if the process to which the resources were attached still runs; asks no runtime.
 
-    Raises ScplanError where that is not known: nothing is to be plugged in, taken out or forgotten then.
+    Raises ScplanError if this is unknown: then nothing may be attached, removed or forgotten.
     """
+    # Start times count from boot, so a process of another boot can have an equal one. random(4), boot_id.
     if not record.start_time or record.boot_id != boot_id:
         return False
+    # A PID is valid in one PID namespace only. pid_namespaces(7).
     if record.pid_namespace and not sees_all_processes():
         raise ScplanError(
             f"container {record.name}: its records name process {record.pid} of the host's PID namespace",
             detail="scplan runs in another PID namespace, where processes have other numbers",
             hint="run scplan in that of the host (`--pid=host` for a container in which it runs)",
         )
+    # The kernel reuses PIDs: PID and start time together identify a process within one boot.
     if start_of(record.pid) != record.start_time:
         return False
     why = _why_another_process(record)
+    # Look again: an exiting process leaves its cgroups before it is seen to have ended.
     if why and start_of(record.pid) == record.start_time:
         raise ScplanError(
             f"container {record.name}: process {record.pid} is not as its records have it",
@@ -252,7 +261,7 @@ def is_plugged_in(record: Record, boot_id: str) -> bool:
 
 
 def _why_another_process(record: Record) -> str:
-    """How the process with the record's PID differs from the recorded one, as far as is known; "" if it does not."""
+    """Difference of the process with the record's PID from the recorded process; "" if none is known."""
     pid_namespace = pid_namespace_of(record.pid)
     if record.pid_namespace and pid_namespace not in (0, record.pid_namespace):
         return f"it is in PID namespace {pid_namespace}, the container's in {record.pid_namespace}"
@@ -262,7 +271,7 @@ def _why_another_process(record: Record) -> str:
 
 
 def replaced(record: Record, facts: ContainerFacts) -> ContainerReplaced:
-    """What to say when another container has the name: nothing that a record holds is applied to it unasked."""
+    """The error if another container has the record's name: a record is applied to it only if the user moves it."""
     if not is_same_place(record.place, facts.place):
         return ContainerElsewhere(
             f"container {record.name} is not the one that scplan's records are about: that is in another place",
@@ -280,6 +289,7 @@ def replaced(record: Record, facts: ContainerFacts) -> ContainerReplaced:
 
 
 def _ways_out(record: Record, name: str) -> str:
+    """Hint with the commands that move or forget the record."""
     to = "this one" if name == record.name else "another container"
     old = record.name
     found = f"`scplan state mv {old} {name}` carries the records over to {to}, `scplan state rm {old}` forgets them"

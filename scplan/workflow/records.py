@@ -1,4 +1,4 @@
-"""The records themselves: listed, shown, forgotten."""
+"""Records listed, shown and forgotten."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def recorded_containers(request: Request) -> list[str]:
 
 
 def state_list(request: Request) -> list[Owned]:
-    """Everything in the records that can be read, without looking at the kernel."""
+    """All resources in readable records; the kernel is not read."""
     records, _ = State(request.state_dir, KINDS).survey()
     return [_owned_of(record, address) for record in records for address in record.resources]
 
 
 def state_show(request: Request, address: Address) -> Owned:
-    """One resource of the records, with its live value."""
+    """One recorded resource with its live values. Raises UsageError if it is not recorded."""
     for owned in show_owned(request):
         if owned.address == address:
             return owned
@@ -45,9 +45,10 @@ def state_show(request: Request, address: Address) -> Owned:
 
 
 def state_rm(request: Request, glob: str) -> list[Diagnostic]:
-    """Forgets a resource, or all that a glob matches (a container's name: all of it); it stays in its container.
+    """Remove the resources that a glob matches from the records; they stay in their containers.
 
-    What a container that has ended had of the host goes back to it before; returns a warning about each thing.
+    A container's name matches all of its resources. Things of the host that an ended container had are returned first;
+    returns a warning per thing.
     """
     state = State(request.state_dir, KINDS)
     chosen = Selection((glob,))
@@ -70,7 +71,7 @@ def state_rm(request: Request, glob: str) -> list[Diagnostic]:
 
 
 class Held(NamedTuple):
-    """A record that nobody else changes, as it is now, and warnings about what the host has back of its container."""
+    """A locked record, read under its lock, and warnings about things returned to the host."""
 
     record: Record
     returned: list[Diagnostic]
@@ -80,9 +81,9 @@ class Held(NamedTuple):
 def unchanging(
     record: Record, state: State, host: Host, timeout_s: float, also: tuple[ContainerFacts, ...] = ()
 ) -> Iterator[Held]:
-    """Locks a record, and those of the containers in `also`; gives back what its container had of the host if it ended.
+    """Lock a record and the containers in `also`; if its container ended, return its things to the host.
 
-    Raises RecoveryNeeded when a crash left something half done.
+    Raises RecoveryNeeded if an apply to these containers did not end.
     """
     from scplan.applying.recovery import refuse_if_needed
     from scplan.store.confirmation import Scope
@@ -91,6 +92,7 @@ def unchanging(
     of_host = has_ended and any(KINDS[address.kind].of_host for address in record.resources)
     with state.locked([gone(record), *also], host=of_host, timeout_s=timeout_s):
         refuse_if_needed(state, KINDS, host, Scope((gone(record), *also), record.resources.items()))
+        # Again under the lock: the record may have changed since.
         now = state.read(record.runtime, record.name) or record._replace(resources={})
         returned = []
         if of_host and not is_plugged_in(now, host.boot_id):

@@ -1,4 +1,4 @@
-"""What is read and told without planning to change it: drift, owned resources, snapshots, the host."""
+"""Reports that change nothing: drift, owned resources, snapshots, facts of the host."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 
 def drift(request: Request) -> DriftReport:
-    """How the owned state differs from live, and apart from it what the files ask for and was never applied."""
+    """Owned resources that differ from live state, and separately the changes in the files that were never applied."""
     state = State(request.state_dir, KINDS)
     return settled(state, lambda: _drift_now(request, state))
 
 
 def _drift_now(request: Request, state: State) -> DriftReport:
-    """Each part that can't be read, located or planned is an error of the report, and hides no other part."""
+    """The report; each part that can't be read, located or planned is an error in it, and hides no other part."""
     with ahead_of_files(request, state) as ahead, Host() as host:
         problems: list[Diagnostic] = []
         if request.files or has_default_files():
@@ -55,12 +55,13 @@ def _drift_now(request: Request, state: State) -> DriftReport:
                 scene = set_scene(request, state)
                 return _drift_of_files(scene, request, state, host, ahead)
             except ScplanError as error:
-                # Files that are wrong, or can't be planned at all: what is owned is compared all the same.
+                # Files that are wrong, or can't be planned at all: report the drift of the records alone.
                 problems += error.diagnostics
         return _drift_of_records(state, host, ahead, problems)
 
 
 def _drift_of_files(scene: Scene, request: Request, state: State, host: Host, ahead: LookAhead | None) -> DriftReport:
+    """The report for containers in the files."""
     notices_of_files = [*unlisted(scene, state)]
     scene, problems = scene.readable()
     notices_of_files += emptied(scene)
@@ -78,6 +79,7 @@ def _drift_of_files(scene: Scene, request: Request, state: State, host: Host, ah
 
 
 def _drift_of_records(state: State, host: Host, ahead: LookAhead | None, problems: list[Diagnostic]) -> DriftReport:
+    """The report for all containers with records; `problems` are errors found before."""
     scene, stale, more, unknown = _known(state)
     left = tuple(left_on_host(scene.lost, host))
     scene = scene.only({name for name in scene.containers if name not in unknown})
@@ -107,21 +109,22 @@ def _report(
         checked=len(checked),
         drifted=drifted,
         pending=made._replace(changes=pending, operations=()),
+        # Each diagnostic once, in order.
         diagnostics=tuple(dict.fromkeys((*made.diagnostics, *diagnostics))),
         waiting=tuple(address for address in scene.owned if does_wait(scene, address)),
     )
 
 
 def _asks_for_more(change: Change) -> bool:
-    """Whether the files ask for something else than what was applied."""
+    """True if the desired resource differs from its record: the change is pending, not drift alone."""
     if change.managed is None or change.owned is None:
         return change.managed is not change.owned
     return not is_recorded_as(change.managed, change.owned)
 
 
 def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]], list[Diagnostic], frozenset[str]]:
-    """(containers with records, records whose containers were made again, warnings and errors about others, containers
-    of which neither the engine nor the recorded process says whether they run)"""
+    """(containers with records, records whose containers were re-created, warnings and errors about the rest, names of
+    containers of which it is unknown whether they run)"""
     scene, unfound, problems = scene_of_all_records(state)
     again = {name: error for name, error in unfound.items() if isinstance(error, ContainerReplaced)}
     stale = [(record, again[record.name]) for record in state.survey()[0] if record.name in again] if again else []
@@ -133,7 +136,7 @@ def _known(state: State) -> tuple[Scene, list[tuple[Record, ContainerReplaced]],
 
 
 def _left_alone(records: Iterable[Record]) -> Iterator[Drifted]:
-    """What is owned in containers that were made again: nothing of it is in the new ones."""
+    """Drift for the records of re-created containers: the new containers lack every recorded resource."""
     from scplan.model.report import Drifted
 
     for record in records:
@@ -146,7 +149,7 @@ def _warning(error: ScplanError) -> Diagnostic:
 
 
 def does_wait(scene: Scene, address: Address) -> bool:
-    """Whether the resource waits for the next start of its container."""
+    """True if the resource waits for the next start of its container."""
     return scene.containers[address.container].status is Status.STOPPED
 
 
@@ -156,7 +159,7 @@ def does_not_run(scene: Scene, name: str) -> bool:
 
 
 def drifted_in(scene: Scene, host: Host) -> tuple[tuple[Drifted, ...], dict[str, Diagnostic]]:
-    """Owned resources that are not as recorded, and by container why live state could not be read."""
+    """(owned resources that are not as recorded, warning by name of each container that could not be read)"""
     live, problems = _live_of(scene, host)
     return _drifted(scene, live, problems.keys()), problems
 
@@ -164,7 +167,7 @@ def drifted_in(scene: Scene, host: Host) -> tuple[tuple[Drifted, ...], dict[str,
 def _drifted(
     scene: Scene, live: Mapping[Address, Resource], unread: Collection[str] = frozenset()
 ) -> tuple[Drifted, ...]:
-    """Owned resources that are not as recorded; of containers that could not be read nothing is known."""
+    """Owned resources that are not as recorded; an absent one counts only if its container could be read."""
     from scplan.model.report import Drifted
 
     drifted = []
@@ -179,13 +182,13 @@ def _drifted(
 
 
 def _live_of(scene: Scene, host: Host) -> tuple[dict[Address, Resource], dict[str, Diagnostic]]:
-    """Live values of what is owned, and by container a warning why they could not be read."""
+    """(live values of owned resources, warning by name of each container that could not be read)"""
     live, problems = live_of(scene.containers, wanted_of(scene.containers, scene.owned), host)
     return live, {name: one._replace(severity=Severity.WARNING) for name, one in problems.items()}
 
 
 def show_owned(request: Request) -> list[Owned]:
-    """What scplan owns, with its live values."""
+    """All owned resources with their live values."""
     from scplan.model.report import Owned
 
     state = State(request.state_dir, KINDS)
@@ -210,7 +213,7 @@ def show_owned(request: Request) -> list[Owned]:
 
 
 def snapshot(request: Request) -> str:
-    """Live state and records of the containers in the files and the records, as JSON; nothing live of stopped ones."""
+    """Live state and records, as JSON, of all containers in files and records; no live state of stopped containers."""
     from scplan.store import snapshot as snapshots
 
     state = State(request.state_dir, KINDS)
@@ -223,6 +226,8 @@ def snapshot(request: Request) -> str:
     with Host() as host:
         facts = observe.host_facts(host, (*_paths_of(scene.desired), *_paths_of(scene.owned), *host.disks()))
         resolution = making.resolve(running.desired, facts, KINDS, scene.source_of)
+        # All live resources first, then the known ones with their records: a source, for instance, can't always be
+        # read back without its record.
         everything = {name: observe.Wanted(by_kind=None) for name in running.containers}
         wanted = wanted_of(running.containers, {**resolution.desired, **running.owned})
         resources = observe.observe(running.containers, everything, KINDS, host)
@@ -233,7 +238,7 @@ def snapshot(request: Request) -> str:
 
 
 def _told_apart(record: Record, container_id: str) -> str:
-    """The ID of the container that a record is about; with its place where the ID alone does not distinguish it."""
+    """ID of the recorded container; with its place if another container has the same ID."""
     return record.id if record.id != container_id else f"{record.id} in {record.place}"
 
 
@@ -242,8 +247,8 @@ def _paths_of(resources: Mapping[Address, Resource]) -> Iterator[str]:
 
 
 def record_notices(request: Request) -> list[Diagnostic]:
-    """What stands against trusting the records: warnings about containers that are gone or were made again, and about
-    what they have left of the host; errors about records and runtimes that can't be read."""
+    """Doubts about the records: warnings about containers that are gone, re-created or renamed, and about things of the
+    host that they left; errors about records and runtimes that can't be read."""
     scene, unfound, problems = scene_of_all_records(State(request.state_dir, KINDS))
     with Host() as host:
         left = left_on_host(scene.lost, host)
@@ -252,7 +257,7 @@ def record_notices(request: Request) -> list[Diagnostic]:
 
 
 def doctor() -> list[Finding]:
-    """What this host supports."""
+    """Findings about the support of this host for scplan."""
     from scplan.workflow.doctor import Looked, examine
 
     def looked(runtime: Runtime) -> Looked:

@@ -1,4 +1,4 @@
-"""Who is meant, what is desired and what is owned: everything that a plan needs except live state."""
+"""Scenes: the containers, desired resources and records of a command; all inputs of a plan except live state."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ _SHOWN = 5
 
 
 class Request(NamedTuple):
-    """What a command is about.
+    """The arguments of a command.
 
     `files` empty: scplan.yaml, else scplan.d/. `targets` and `excludes` are globs. `containers` are names for destroy.
-    `live` is a snapshot to plan against instead of the kernel. `probes` are run besides those of the files, and
-    `confirm_within_s` is the time in which what was applied must be confirmed. `command` goes into the history.
+    `live` is the path of a snapshot to plan against instead of the kernel. `probes` are run in addition to the
+    files' probes. An apply must be confirmed within `confirm_within_s`. `command` is kept in the history.
     """
 
     state_dir: str
@@ -83,12 +83,12 @@ class Request(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What the records of some containers hold.
+    """The contents of the records of some containers.
 
-    `owned` is what is true of containers that were started again since: what was remembered of their former life, and
-    what they had of the host in it, is `lost`. `stale` are records of others that had the containers' names before.
-    `renamed` are containers whose records are to follow their names by other rules than so far.
-    Running containers that are `new` were started since their records were written.
+    `owned` are the recorded resources; of a container that ended or was restarted since, without the former values of
+    its last run. `lost` are the resources of that last run, of which things of the host must be returned. `stale` are
+    records of former containers with the same names. `renamed` are containers whose records must be written with other
+    rules for following the name. `new` are running containers that were started after their records were written.
     """
 
     owned: Mapping[Address, Resource]
@@ -99,12 +99,12 @@ class Records(NamedTuple):
 
 
 class Scene:
-    """Everything that a plan needs except live state: who is meant, what is desired, what is owned.
+    """All inputs of a plan except live state: containers, desired resources, owned resources.
 
-    `desired` holds the addresses of each container by its name. Records are read when they are asked for first.
-    `configuration` is None where no files say what is desired; `written_as` tells by which name or ID prefix they mean
-    a container. `silent` is about engines that could not be reached: an error where containers are left out, a warning
-    where they are known by their processes.
+    `desired` has the desired resources by container name. Records are read on first access. `configuration` is None
+    without files; `written_as` maps a container to the name or ID prefix that the files use for it. `silent` are
+    diagnostics about engines that could not be reached: an error if containers are left out, a warning if all are
+    known by their processes.
     """
 
     def __init__(
@@ -143,28 +143,28 @@ class Scene:
 
     @property
     def lost(self) -> Mapping[Address, Resource]:
-        """What containers had of the host that have ended since; it has not been given back yet."""
+        """Things of the host that ended containers had, and that are not returned yet."""
         return self._records.lost
 
     @property
     def renamed(self) -> frozenset[str]:
-        """Containers whose records are to follow their names by other rules than so far."""
+        """Containers whose records must be written with other rules for following the name."""
         return self._records.renamed
 
     @property
     def new(self) -> frozenset[str]:
-        """Running containers that were started since their records were written."""
+        """Running containers that were started after their records were written."""
         return self._records.new
 
     @property
     def stale(self) -> list[tuple[Record, ContainerReplaced]]:
-        """Records of containers that had the names of these before, and what to say about each."""
+        """(record of a former container with the name of one in the scene, error about it)"""
         return [(record, replaced(record, self.containers[record.name])) for record in self._records.stale]
 
     def readable(self) -> tuple[Scene, list[Diagnostic]]:
-        """(the same without the containers whose records can't be read, why those can't)"""
+        """(scene without containers whose records can't be read, errors about these records)"""
         try:
-            self.owned  # noqa: B018 - all at once, as long as they are as they should be
+            self.owned  # noqa: B018 - reads all records at once; raises if one is damaged
         except ScplanError:
             kept, problems = set[str](), list[Diagnostic]()
             for name in self.containers:
@@ -177,31 +177,31 @@ class Scene:
         return self, []
 
     def refuse_missing(self) -> None:
-        """Raises ContainerNotFound with every container of the files that can't be located."""
+        """Raises ContainerNotFound with all containers of the files that can't be located."""
         errors = [one for one in (*self.diagnostics, *self.silent) if one.severity is Severity.ERROR]
         if errors:
             raise ContainerNotFound.of(errors)
 
     def refuse_stale(self) -> None:
-        """Raises ContainerReplaced when any of the containers is not the one that its records are about."""
+        """Raises ContainerReplaced if any container is not the recorded one."""
         found = [diagnostic for _, error in self.stale for diagnostic in error.diagnostics]
         if found:
             raise ContainerReplaced.of(found)
 
     def joined_by(self, containers: Mapping[str, ContainerFacts]) -> Scene:
-        """The same with more containers, of which only the records count."""
+        """The scene with more containers, of which only the records are used."""
         return self._with({**containers, **self.containers})
 
     def only(self, names: Collection[str]) -> Scene:
-        """The same with some of the containers; their records are read anew."""
+        """The scene with only these containers; their records are read again."""
         return self._with({name: facts for name, facts in self.containers.items() if name in names})
 
     def saying(self, diagnostics: Iterable[Diagnostic]) -> Scene:
-        """The same with more to say about it."""
+        """The scene with more diagnostics."""
         return self._with(self.containers, (*self.diagnostics, *diagnostics))
 
     def hearing_of(self, silent: tuple[Diagnostic, ...]) -> Scene:
-        """The same with these as what is said about engines that could not be reached."""
+        """The scene with these as its `silent` diagnostics."""
         return Scene(
             self.containers,
             self._desired,
@@ -215,21 +215,24 @@ class Scene:
         )
 
     def about_start(self, name: str) -> AboutStart | None:
-        """How its engine will start the container, asked once; None where that can't be reached."""
+        """The next start of the container; its engine is asked once. None if the engine can't be reached."""
         if name not in self._starts:
             self._starts[name] = about_start(self.containers[name])
         return self._starts[name]
 
     def ask_about_starts(self) -> None:
-        """Asks for all that do not run, and those whose engine has to be asked, as long as no locks are held."""
+        """Ask engines about the next start of stopped containers, and of all whose engine must be asked for hooks.
+
+        To be called before locks are taken.
+        """
         for name, facts in self.containers.items():
             if facts.status is Status.STOPPED or RUNTIMES[facts.runtime].asks_for_hooks:
                 self.about_start(name)
 
     def located_again(self) -> Scene:
-        """The same with the containers as they are by now; their records are read anew. Asks engines.
+        """The scene with its containers located again, and their records read again. Asks engines.
 
-        Raises ContainerNotFound for containers that ended meanwhile whose engine can't be reached.
+        Raises ContainerNotFound for containers that ended meanwhile and whose engine can't be reached.
         """
         containers, silent = {}, Silent()
         for name, facts in self.containers.items():
@@ -258,22 +261,23 @@ class Scene:
 
 
 def validate(request: Request) -> Configuration:
-    """The configuration in the files; raises ConfigurationError with everything that is wrong in them."""
+    """The configuration in the files. Raises ConfigurationError with all errors in them."""
     from scplan.config import default_paths, load
 
     return load(request.files or default_paths(), KINDS)
 
 
 def set_scene(request: Request, state: State) -> Scene:
+    """The scene of the containers that `destroy` names, else of the files."""
     if request.containers:
         return _scene_of_records(request, state)
     return scene_of_configuration(validate(request), request, state)
 
 
 def scene_of_configuration(configuration: Configuration, request: Request, state: State) -> Scene:
-    """Locates the containers of the files. Addresses carry the name that the runtime gives a container.
+    """The scene of the files, their containers located. Addresses have the names that runtimes give the containers.
 
-    A container that can't be located is an error among the scene's diagnostics, with its place in the files.
+    A container that can't be located becomes an error among the scene's diagnostics, with its place in the files.
     """
     containers: dict[str, ContainerFacts] = {}
     written_as: dict[str, str] = {}
@@ -297,7 +301,7 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
             continue
         except ScplanError as error:
             for one in error.diagnostics:
-                # A runtime that does not answer is said once, not for each of its containers.
+                # A runtime that does not answer is reported once, not for each of its containers.
                 problems.setdefault((one.summary, one.detail), one._replace(source=config.source))
             continue
         containers[facts.name] = facts
@@ -316,7 +320,7 @@ def scene_of_configuration(configuration: Configuration, request: Request, state
 
 
 class Silent:
-    """Engines that can't be reached, and what becomes of the containers that could not be asked about."""
+    """Engines that can't be reached, with their containers: known by their processes, or left out."""
 
     def __init__(self) -> None:
         self._errors: dict[str, EngineUnreachable] = {}
@@ -325,7 +329,7 @@ class Silent:
         self._left_out: dict[str, list[str]] = {}
 
     def add(self, asked: Asked, source: SourceRange | None = None) -> None:
-        """A container of the records: known by its process, or left out where that has ended."""
+        """Add a recorded container: known by its process, or left out if the process has ended."""
         assert asked.silent is not None
         if asked.is_known:
             self._note(asked.silent, source)
@@ -334,12 +338,12 @@ class Silent:
             self.leave_out(asked.silent, asked.facts.name, source)
 
     def leave_out(self, error: EngineUnreachable, name: str, source: SourceRange | None = None) -> None:
-        """A container of which nothing is known."""
+        """Add a container of which nothing is known."""
         self._note(error, source)
         self._left_out.setdefault(str(error), []).append(name)
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """An error about each engine with containers that are left out, a warning where all are known."""
+        """An error per engine with containers that are left out, a warning per engine if all are known."""
         return tuple(self._diagnostic(key, error) for key, error in self._errors.items())
 
     def _note(self, error: EngineUnreachable, source: SourceRange | None) -> None:
@@ -364,8 +368,8 @@ class Silent:
 
 
 def _ask(reference: str, config: ContainerConfig, state: State) -> Asked:
-    """The container of the files. Where the engine that the environment names can't be reached, by its records: at
-    the place that these name, else by its process."""
+    """The container of the files. If the engine of the environment can't be reached: the recorded container, from its
+    engine at the recorded place, else by its process."""
     try:
         return Asked(_locate(reference, config, state))
     except EngineUnreachable:
@@ -376,16 +380,16 @@ def _ask(reference: str, config: ContainerConfig, state: State) -> Asked:
 
 
 def _unreadable_states() -> Iterator[Diagnostic]:
-    """A warning about each file of a runtime that was left out because it is damaged."""
+    """A warning about each damaged state file of a runtime, which was ignored."""
     for error in unreadable_states():
         first = error.diagnostics[0]
         yield Diagnostic(summary=first.summary, detail=first.detail, hint=first.hint, severity=Severity.WARNING)
 
 
 def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerFacts:
-    """The container of the files: the one of just that name or ID, else the recorded one, else by its ID's beginning.
+    """The container of the files: by exact name or ID, else the recorded container, else by the beginning of its ID.
 
-    Of several that are equally meant it is the recorded one.
+    If several containers match, the recorded one. Raises ScplanError.
     """
     try:
         facts = locate(reference, config.runtime, RUNTIMES, pid=config.pid, pid_file=config.pid_file)
@@ -419,10 +423,10 @@ def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerF
 
 
 def _refuse_unchecked(facts: ContainerFacts, config: ContainerConfig) -> None:
-    """Raises ScplanError where nothing could tell the container from another one that is made under its name."""
+    """Raises ScplanError for `identity: name` if neither image nor label could identify a re-created container."""
     naming = config.naming
     if naming.by != "name" or type(RUNTIMES[facts.runtime]).in_bundle is Runtime.in_bundle:
-        return  # in other runtimes the name is the ID
+        return  # not an engine with generated IDs: the name is the ID
     if naming.label and RUNTIMES[facts.runtime].labels(facts) is None:
         raise ScplanError(
             f"container {facts.name}: scplan can't read the labels that {facts.runtime} keeps",
@@ -437,13 +441,13 @@ def _refuse_unchecked(facts: ContainerFacts, config: ContainerConfig) -> None:
 
 
 def _recorded_as(reference: str, config: ContainerConfig, state: State) -> Record | None:
-    """The record of a container of just that name; None where there is none, or more than one."""
+    """The record with exactly this container name; None if there is no such record, or more than one."""
     recorded = [pair for pair in state.names() if pair[1] == reference and config.runtime in (AUTO, pair[0])]
     return state.read(*recorded[0]) if len(recorded) == 1 else None
 
 
 def _with_guess(error: NoSuchContainer, reference: str, config: ContainerConfig) -> NoSuchContainer:
-    """The error with the name that was probably meant, of those that the runtimes know."""
+    """The error with a hint to the most similar name that the runtimes know."""
     from difflib import get_close_matches
 
     names: set[str] = set()
@@ -451,7 +455,7 @@ def _with_guess(error: NoSuchContainer, reference: str, config: ContainerConfig)
         try:
             names |= {one.name for one in RUNTIMES[runtime].all()}
         except ScplanError:
-            continue  # it was asked for the container before, and what it said is in the error
+            continue  # its failure is part of the error already
     first = error.diagnostics[0]
     close = get_close_matches(reference, names, 1)
     hint = f'did you mean "{close[0]}"?' if close else first.hint
@@ -459,7 +463,7 @@ def _with_guess(error: NoSuchContainer, reference: str, config: ContainerConfig)
 
 
 class _Desired(Mapping[str, Mapping[Address, Resource]]):
-    """What the files ask for, by the names of containers; read when it is asked for."""
+    """Desired resources by container name, taken from the configuration on access."""
 
     def __init__(self, configuration: Configuration, written_as: Mapping[str, str]) -> None:
         self._configuration = configuration
@@ -477,13 +481,14 @@ class _Desired(Mapping[str, Mapping[Address, Resource]]):
 
 
 def named(resources: Mapping[Address, Resource], reference: str, name: str) -> Mapping[Address, Resource]:
+    """The resources with the runtime's container name in their addresses, instead of the reference in the files."""
     if reference == name:
         return resources
     return {address._replace(container=name): resource for address, resource in resources.items()}
 
 
 def _scene_of_records(request: Request, state: State) -> Scene:
-    """The containers that `destroy` names, as their records know them."""
+    """The scene of the containers that `destroy` names, by their records; nothing is desired."""
     containers = {}
     silent = Silent()
     for reference in request.containers:
@@ -492,7 +497,7 @@ def _scene_of_records(request: Request, state: State) -> Scene:
         try:
             asked = ask(record, locate_recorded)
         except ContainerNotFound:
-            asked = Asked(gone(record))  # also one that was made again: nothing of it is touched
+            asked = Asked(gone(record))  # also a re-created container, which is not touched
         if asked.silent is not None:
             silent.add(asked)
         if asked.is_known:
@@ -501,14 +506,14 @@ def _scene_of_records(request: Request, state: State) -> Scene:
 
 
 def _refuse_other_place(record: Record) -> None:
-    """Raises ContainerReplaced where the environment chooses another place, which has another container of the name."""
+    """Raises ContainerReplaced if the environment selects another place, which has another container of the name."""
     runtime = RUNTIMES.get(record.runtime)
     if runtime is None or not record.place:
         return
     try:
         found = [facts for facts in runtime.find(record.name, None, None) if facts.name == record.name]
     except ScplanError:
-        return  # nothing can be meant there; the recorded place is asked next
+        return  # the recorded place is asked next
     if any(is_about(record.id, record.place, facts) for facts in found):
         return
     for facts in found:
@@ -517,7 +522,8 @@ def _refuse_other_place(record: Record) -> None:
 
 
 def record_of(reference: str, state: State, runtime: str = AUTO) -> Record:
-    """The record of a container by its name, or by its generated ID or the beginning of that."""
+    """The record of a container by its name, generated ID, or beginning of that ID. Raises ContainerNotFound."""
+    # By recorded name, else by ID, else by the present name of a renamed container.
     names = [pair for pair in state.names() if runtime in (AUTO, pair[0])]
     found = [pair for pair in names if pair[1] == reference]
     if not found:
@@ -538,11 +544,11 @@ def record_of(reference: str, state: State, runtime: str = AUTO) -> Record:
 
 
 def _under_another_name(reference: str, state: State, runtime: str) -> list[tuple[str, str]]:
-    """(runtime, name in the records) of the container that has this name by now; none if no engine knows it."""
+    """(runtime, recorded name) of the container that has this name now; empty if no engine knows the name."""
     try:
         facts = locate(reference, runtime, RUNTIMES)
     except ScplanError:
-        return []  # the records have no such container, which is said then
+        return []  # the caller reports that the records have no such container
     if not RUNTIMES[facts.runtime].has_own_ids:
         return []
     records, _ = state.survey()
@@ -556,8 +562,8 @@ def _under_another_name(reference: str, state: State, runtime: str) -> list[tupl
 class Known(NamedTuple):
     """All containers with records.
 
-    `unfound` says by name why a container can't be found again: it is gone, or was made again. `problems` are errors
-    about what could not be asked or read, by container ("" for a record whose container is not known).
+    `unfound` has an error by name for each container that can't be found again: gone or re-created. `problems` are
+    (container, error) of engines and records that could not be read; "" if the container of a record is not known.
     """
 
     scene: Scene
@@ -566,7 +572,7 @@ class Known(NamedTuple):
 
 
 def scene_of_all_records(state: State) -> Known:
-    """All containers with records, as far as these and their runtimes can be read."""
+    """All containers with records, as far as records and runtimes can be read."""
     containers: dict[str, ContainerFacts] = {}
     unfound: dict[str, ContainerNotFound] = {}
     records, failures = state.survey()
@@ -578,7 +584,7 @@ def scene_of_all_records(state: State) -> Known:
             containers[record.name] = gone(record)
             unfound[record.name] = error
         except ScplanError as error:
-            # Its runtime does not answer: the record says which process it was plugged into.
+            # The runtime does not answer: use the recorded process.
             containers[record.name] = as_plugged_in(record, boot_id())
             problems += [(record.name, one) for one in error.diagnostics]
     scene = Scene(containers, {}, partial(read_records, state)).only(containers.keys())
@@ -586,7 +592,7 @@ def scene_of_all_records(state: State) -> Known:
 
 
 def unlisted(scene: Scene, state: State) -> list[Diagnostic]:
-    """A notice about the containers that have records and are in none of the files; none where no files are."""
+    """A notice about containers that have records but are in none of the files; none without files."""
     if scene.configuration is None:
         return []
     listed = {(facts.runtime, facts.name) for facts in scene.containers.values()}
@@ -607,7 +613,7 @@ def unlisted(scene: Scene, state: State) -> list[Diagnostic]:
 
 
 def emptied(scene: Scene) -> list[Diagnostic]:
-    """A warning about each container of the files that has no entry, while scplan owns something in it."""
+    """A warning about each container of the files that has no entries while scplan owns resources in it."""
     if scene.configuration is None:
         return []
     owned = {address.container for address in scene.owned}
@@ -636,6 +642,7 @@ def _size(state: State, runtime: str, name: str) -> str:
 
 
 def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Records:
+    """The records of these containers. Raises RecordDamaged, or ScplanError if a recorded process is in doubt."""
     owned: dict[Address, Resource] = {}
     lost: dict[Address, Resource] = {}
     stale: list[Record] = []
@@ -648,13 +655,14 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
         if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
             stale.append(record)
             continue
+        # Without files `naming` is None: the record keeps its own.
         naming = facts.recorded_naming
         if naming is not None and naming != (record.naming or Naming()) and (facts.image or naming.image):
             renamed.add(facts.name)
         if facts.start_time and (not record.start_time or record.is_over(facts, boot_id())):
             new.add(facts.name)
         if record.is_over(facts, boot_id()):
-            is_plugged_in(record, boot_id())  # raises where it is not known whether that process has ended
+            is_plugged_in(record, boot_id())  # raises if it is unknown whether the recorded process has ended
             lost.update(record.lost(facts, boot_id()))
             record = record.at_next_start()
         elif record.has_lent:

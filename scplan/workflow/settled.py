@@ -1,4 +1,4 @@
-"""Looking at records and live state without locks: looked at again when an apply changed both meanwhile."""
+"""Consistent reads of records and live state without locks: repeated if an apply changed both meanwhile."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _AT_WORK = Diagnostic(
 
 
 def settled(state: State, look: Callable[[], T]) -> T:
-    """What `look()` returns, or raises, when no apply began, ended or was at work meanwhile.
+    """The result, or error, of a `look()` during which no apply began, ended or was at work.
 
-    In the middle of an apply the records do not fit live state: what it has made looks like somebody else's. Where
-    applies never pause, what was seen last counts after some seconds.
+    During an apply the records do not match live state: resources that it has made look like foreign ones. If
+    applies never pause, the last result is returned after _PATIENCE_S.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -42,11 +42,11 @@ def settled(state: State, look: Callable[[], T]) -> T:
 
 
 def is_quiet(state: State, before: int) -> bool:
-    """Whether no apply is at work, and none began or ended since `before`, a time of last_begun_or_ended."""
+    """True if no apply is at work, and none began or ended since `before`, a time of last_begun_or_ended."""
     if state.has_open_journals():
         from scplan.store.journal import is_at_work
 
         if is_at_work(state.directory):
             return False
-    # Last: one that ends between the two questions is told by the second.
+    # In this order: an apply that ends between the two checks is noticed by the second.
     return state.last_begun_or_ended() == before

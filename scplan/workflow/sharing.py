@@ -1,7 +1,7 @@
-"""Containers that share a namespace or a cgroup, as those of a pod do: which of them owns a resource there.
+"""Owners of resources in a namespace or cgroup that several containers share, as the containers of a pod do.
 
-To the kernel it is one thing, whichever container it was reached through. What one container owns is not adopted, made
-or removed for another.
+To the kernel such a resource is one object, whichever container leads to it. A resource that one container owns is not
+adopted, made or removed for another container.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _TAKING = frozenset({Action.CREATE, Action.ADOPT})
 
 
 def shared_in(made: Plan, scene: Scene, state: State, boot_id: str) -> tuple[dict[Address, Owner], list[Diagnostic]]:
-    """By address of a planned change, who else has the resource: an address, and its state directory if another.
+    """(other owners of the resources by address of a planned change, warnings about records that can't be read)
 
-    And warnings about records that can't be read. Nothing is read where nothing is made, adopted or removed.
+    Nothing is read if the plan creates, adopts or removes nothing.
     """
     actions = {*_TAKING, Action.DELETE}
     changed = [change for change in made.changes if change.action in actions and not change.at_next_start]
@@ -45,7 +45,7 @@ def shared_in(made: Plan, scene: Scene, state: State, boot_id: str) -> tuple[dic
 
 
 class _Neighbours:
-    """Other containers that have a resource of the same name, and whether it is in the same place."""
+    """Other containers with an equal kind and identity in one namespace or cgroup."""
 
     def __init__(self, scene: Scene, state: State, boot_id: str) -> None:
         self._scene = scene
@@ -56,10 +56,10 @@ class _Neighbours:
         self._order = {name: rank for rank, name in enumerate(scene.containers)}
 
     def owner(self, address: Address, *, is_taking: bool) -> Owner | None:
-        """Who else has the resource; None for nobody.
+        """The other owner of the resource; None if there is none.
 
-        For one that is to be taken: whoever owns it, or is written before it. For one that is to be removed: whoever
-        keeps it, or, where all of them give it up, is written before it.
+        If the plan creates or adopts the resource: a container that owns it, or is written earlier in the files. If the
+        plan removes it: a container that keeps it, or, if all remove it, a container that is written earlier.
         """
         facts = self._scene.containers[address.container]
         place = self._place(facts, address.kind)
@@ -76,6 +76,7 @@ class _Neighbours:
         return next(self._elsewhere(address, place), None)
 
     def _elsewhere(self, address: Address, place: str) -> Iterator[Owner]:
+        """Owners of the resource outside the scene: other records, and other state directories of the host."""
         for directory, record in self._recorded.get((address.kind, address.identity), ()):
             if self._is_plugged_in(record):
                 facts = ContainerFacts(
@@ -85,6 +86,7 @@ class _Neighbours:
                     yield Owner(address._replace(container=record.name), directory)
 
     def _is_plugged_in(self, record: Record) -> bool:
+        """True if the record's container runs; True with a warning if this is unknown."""
         try:
             return is_plugged_in(record, self._boot_id)
         except ScplanError as error:
@@ -93,6 +95,7 @@ class _Neighbours:
 
     @cached_property
     def _of_name(self) -> Mapping[tuple[str, str], list[Address]]:
+        """Addresses of the scene by kind and identity."""
         found: dict[tuple[str, str], list[Address]] = {}
         for address in dict.fromkeys((*self._scene.desired, *self._scene.owned)):
             found.setdefault((address.kind, address.identity), []).append(address)
@@ -100,7 +103,7 @@ class _Neighbours:
 
     @cached_property
     def _recorded(self) -> Mapping[tuple[str, str], list[tuple[str, Record]]]:
-        """By kind and identity, (state directory if another, record) of other containers and of other directories."""
+        """(state directory, "" for this one; record) of containers outside the scene, by kind and identity."""
         found: dict[tuple[str, str], list[tuple[str, Record]]] = {}
         for directory, record in self._records():
             for address in record.resources:
@@ -115,7 +118,7 @@ class _Neighbours:
                 yield from ((directory, record) for record in self._readable(State(directory, KINDS)))
 
     def _readable(self, state: State) -> list[Record]:
-        """Records of a state directory; each that can't be read is a warning, since it may be of another pod."""
+        """Readable records of a state directory; each unreadable one adds a warning, since it may be of another pod."""
         try:
             records, failures = state.survey()
         except ScplanError as error:  # the directory can't be listed
@@ -124,7 +127,7 @@ class _Neighbours:
         return records
 
     def _place(self, facts: ContainerFacts, kind: str) -> str:
-        """The namespace or cgroups in which a container has its resources of a kind; "" where it has none by now."""
+        """Key of the namespace or cgroups that hold the container's resources of a kind; "" if it has ended."""
         lives_in = KINDS[kind].lives_in
         if not lives_in or not facts.pid:
             return ""
@@ -135,17 +138,22 @@ class _Neighbours:
 
 
 def _place_of(facts: ContainerFacts, lives_in: str) -> str:
+    """Key of the namespace or cgroups; "" if the process has ended. Source: proc_pid_ns(5), proc_pid_cgroup(5)."""
     try:
         if lives_in == "cgroup":
             with open(f"/proc/{facts.pid}/cgroup") as file:
+                # A line with the cgroup's path per hierarchy: equal text means equal cgroups. cgroups(7).
                 place = file.read()
         else:
+            # The inode number identifies a namespace as long as it exists. namespaces(7).
             place = str(namespace_id(f"/proc/{facts.pid}/ns/{lives_in}"))
         if lives_in == "mnt":
+            # Processes of one mount namespace can have different roots (chroot(2)): compare the root, too.
             root = os.stat(f"/proc/{facts.pid}/root")
             place = f"{place} {root.st_dev}:{root.st_ino}"
     except OSError:
         if start_of(facts.pid) == facts.start_time:
             raise
-        return ""  # it has ended meanwhile
+        return ""  # the process has ended meanwhile
+    # Read the start time last: if the PID was reused meanwhile, the namespace is that of another process.
     return place if not facts.start_time or start_of(facts.pid) == facts.start_time else ""

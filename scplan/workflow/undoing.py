@@ -1,4 +1,4 @@
-"""Taking the last apply back: planned against live state like any change; and the history of the applies."""
+"""Undo of the last apply, planned against live state like any change; and the history of applies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_undo(request: Request) -> Iterator[Run]:
-    """The plan that takes back the last committed apply, under its locks. Raises ScplanError where there is none."""
+    """The plan that undoes the last committed apply, under its locks. Raises ScplanError if there is no such apply."""
     from scplan.store.history import last_committed
 
     state = State(request.state_dir, KINDS)
@@ -44,6 +44,7 @@ def open_undo(request: Request) -> Iterator[Run]:
         scene = _scene_of(kept, state)
 
         def make(locked: Scene) -> Run:
+            # Under the locks: another apply may have been committed since `kept` was read.
             if last_committed(state.directory, KINDS).apply_id != kept.apply_id:
                 raise ScplanError("another apply was committed meanwhile", hint="look at the history, and undo again")
             made = _plan(_reversals(kept), locked, request, state, host)
@@ -65,7 +66,7 @@ def _nothing_left_of(apply_id: str) -> Diagnostic:
 
 
 def awaiting(request: Request) -> Past | None:
-    """The last apply, if it awaits confirmation; None where another one was committed since."""
+    """The apply that awaits confirmation; None if there is none, or another apply was committed or undone since."""
     if not State(request.state_dir, KINDS).has_open_journals():
         return None
     from scplan.model.report import Ended
@@ -79,7 +80,7 @@ def awaiting(request: Request) -> Past | None:
 
 
 def give_up(pending: Past, request: Request, on_event: OnEvent) -> str:
-    """Undoes an apply that awaits confirmation, at once; returns a line about it."""
+    """Undo an apply that awaits confirmation now; returns a line about the result."""
     from scplan.applying import recovery
 
     with Host() as host:
@@ -98,6 +99,7 @@ def history(request: Request, limit: int | None) -> list[Past]:
 
 
 def _reversals(kept: Kept) -> dict[Address, Reversal]:
+    """Net effects of the apply by address."""
     from scplan.planning import undo
 
     assert kept.entries is not None
@@ -105,7 +107,10 @@ def _reversals(kept: Kept) -> dict[Address, Reversal]:
 
 
 def _scene_of(kept: Kept, state: State) -> Scene:
-    """The containers of the apply, as they are now. Raises ContainerNotFound for one that is gone for good."""
+    """The containers of the apply as they are now, with the records before the apply as desired.
+
+    Raises ContainerNotFound if a container is gone for good.
+    """
     from scplan.planning import undo
 
     assert kept.entries is not None
@@ -124,6 +129,7 @@ def _scene_of(kept: Kept, state: State) -> Scene:
 
 
 def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, state: State, host: Host) -> Plan:
+    """The plan that undoes these net effects, with the findings of foresight. Raises PlanError."""
     from scplan.planning import undo
 
     past = undo.with_brought(past, scene.owned, KINDS)
@@ -134,7 +140,7 @@ def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, stat
     kept = {address: one for address, one in desired.items() if address not in past}
     resolved = {address: one for address, one in resolution.desired.items() if address in touched}
     resolution = resolution._replace(desired={**kept, **resolved})
-    # What is not owned now is looked at as anything that others may have made.
+    # Read a resource that is not owned now without its former values: the live resource may be of others.
     known = {address: without_former(one) for address, one in resolved.items()} | dict(scene.owned)
     found = observe.observe(scene.containers, wanted_of(scene.containers, known), KINDS, host)
     live = Live(host=facts, containers=scene.containers, resources=found)
