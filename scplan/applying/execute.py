@@ -102,6 +102,7 @@ class Executor:
         the kernel refuses, or if live state is not as expected afterwards.
         """
         if operation.at_next_start:
+            # Part of the change may be due now: a NIC can still be in a namespace that the pod's containers share.
             waiting = self.kinds[operation.address.kind]
             with ExitStack() as stack:
                 beside = partial(self._beside, operation, stack)
@@ -160,6 +161,7 @@ class Executor:
         if operation.after is None:
             _check_gone(kind, operation, live)
             return
+        # An undo may find the place taken by others since, and leaves theirs there.
         if kind.is_left_to_others(operation.after, live):
             return
         if live is None:

@@ -256,6 +256,7 @@ def _owned(
             # Remove the key, so that a later creation is inserted last: removals go by this order.
             owned.pop(address, None)
 
+    # From the records back to the state before all operations, then forward by the operations in `made`.
     for facts in entries.begin.containers.values():
         record = state.read(facts.runtime, facts.name)
         owned.update(record.resources if record else {})

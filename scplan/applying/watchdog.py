@@ -81,7 +81,7 @@ def _look_after(path: str, recovery: Recovery, tell: Callable[[str], None]) -> f
     """Time by CLOCK_BOOTTIME at which the apply is to be undone; None if not known yet, or just undone."""
     journal = open_again(path) if os.path.exists(path) else None
     if journal is None:
-        return None
+        return None  # still held by its apply, or ended
     with journal:
         entries = read_journal(path, recovery.kinds)
         if seconds_left(entries, recovery.host.boot_id) and entries.awaiting:

@@ -71,13 +71,13 @@ class Owner(NamedTuple):
 class Inputs(NamedTuple):
     """The inputs of a plan.
 
-    `owned` are the resources in the records of these containers, `foreign` those in the records of all other
+    `owned` are the resources in the records of these containers, `foreign` the resources in the records of all other
     containers. `source_of` returns the place of an address in the files. `unread` containers have no live state here,
     because the selection leaves out all of their resources. `shared` maps a resource to its other owner: a container
     in the same namespace or cgroup, or the container's runtime. With `goes_on`, for reports, an entry that can't be
-    planned is reported, and the other entries are planned. `new` containers were started after their
-    records were written: scplan has attached nothing to them yet. `staying` resources belong to stopped containers,
-    but are in a namespace that other containers share.
+    planned is reported, and the other entries are planned. `new` containers were started after their records were
+    written: scplan has attached nothing to them yet. `staying` resources belong to stopped containers, but are in a
+    namespace that other containers share.
     """
 
     containers: Mapping[str, ContainerFacts]

@@ -80,6 +80,7 @@ class LookAhead(Closing):
         from scplan.linux.network.netlink import SharedDump
 
         self._state = state
+        # Several shares per process, so that all processes finish at about the same time.
         at_a_time = min(_AT_A_TIME, max(1, len(names) // (_SHARES_EACH * processes(names))))
         # All indexes must fit into the pipe, since no process reads yet: 65536 bytes by default. pipe(7).
         at_a_time = max(at_a_time, -(-len(names) * _INDEX_BYTES // _PIPE_BYTES))

@@ -298,6 +298,7 @@ class Run:
             user=_user(),
             containers=touched,
             uid=os.getuid(),
+            # A command line can have megabytes: keep its beginning. execve(2), "Limits on size of arguments".
             command=tuple(word[:_MAX_WORD] for word in request.command[:_MAX_COMMAND_WORDS]),
             files=request.files,
             configuration=_digest(configuration) if configuration else "",
@@ -349,6 +350,7 @@ def _digest(configuration: Configuration) -> str:
 
     from scplan.startup.digest import sha256_hex
 
+    # Sorted: the order of keys in the files does not change the digest.
     text = json.dumps(configuration.to_json(), sort_keys=True, separators=(",", ":"))
     return f"sha256:{sha256_hex(text.encode())}"
 

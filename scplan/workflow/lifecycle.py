@@ -169,6 +169,7 @@ def start_warnings(
     absent = [one for one, start in known if start.is_absent]
     called = [(one, start.state_dirs) for one, start in known if start.state_dirs is not None]
     hookless = [one for one, state_dirs in called if not state_dirs]
+    # A hook may name the state directory by another path, over symlinks.
     own = os.path.realpath(state_dir)
     elsewhere = {one: dirs for one, dirs in called if dirs and own not in map(os.path.realpath, dirs)}
     return [

@@ -77,6 +77,7 @@ def _locked(scene: Scene, request: Request, state: State, host: Host) -> Iterato
 
             sweep(state.directory)
             refuse_if_needed(state, KINDS, host, _scope(scene, request))
+        # A new scene, whose records are read under the locks.
         yield scene.only(scene.containers.keys())
 
 
@@ -120,7 +121,7 @@ def _changed(scene: Scene, state: State, host: Host) -> Iterator[str]:
 
 
 def _scope(scene: Scene, request: Request) -> Scope:
-    """Containers and resources that an apply may change: only containers with a selected resource."""
+    """Containers and resources that an apply may change: without containers that the selection leaves out."""
     from scplan.store.confirmation import Scope
 
     known = [*scene.desired.items(), *scene.owned.items()]

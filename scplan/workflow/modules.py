@@ -57,7 +57,7 @@ def _growing(made: Plan) -> set[str]:
 
 @contextmanager
 def missing_said(scene: Scene) -> Iterator[None]:
-    """Add a notice about modules that are not loaded to a PlanError: an absent source may come with them."""
+    """Add a notice about modules that are not loaded to a PlanError: they may provide an absent source."""
     try:
         yield
     except PlanError as error:

@@ -41,6 +41,7 @@ def state_mv(request: Request, source: str, target: str) -> Moved:
     with Host() as host, unchanging(record, state, host, request.lock_timeout_s, also=(facts,)) as held:
         addresses = _chosen(held.record, old.address)
         _refuse_plugged_in(held.record, facts, host)
+        # A re-created container has the name of its old record: then this is the record to move, not another one.
         there = state.read(facts.runtime, facts.name)
         if there is not None and (there.runtime, there.name) != (record.runtime, record.name):
             _check_room(there, facts, addresses, is_whole=old.address is None)

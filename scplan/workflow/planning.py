@@ -107,6 +107,7 @@ def look_and_plan(
         else:
             with LookAhead(state, [(facts.runtime, name) for name, facts in scene.containers.items()]) as beside:
                 unchanged = _unchanged(scene, request, host, beside)
+    # Unchanged containers are not planned again, but stay among the containers of the plan.
     rest = scene.only(scene.containers.keys() - unchanged) if unchanged else scene
     inputs = _gather(rest, request, host, goes_on=goes_on)._replace(containers=scene.containers)
     with missing_said(scene):
@@ -345,6 +346,7 @@ def _plan_against_snapshot(request: Request, path: str) -> Plan:
         if not request.destroy:
             desired[matches[0]] = named(config.resources, reference, matches[0])
     own = {address: one for address, one in captured.owned.items() if address.container in containers}
+    # A snapshot has only the IDs of stale records.
     stale = tuple(
         Record(name, containers[name].runtime, recorded_id, {})
         for name, recorded_id in captured.stale.items()

@@ -67,10 +67,12 @@ def _drift_of_files(scene: Scene, request: Request, state: State, host: Host, ah
     notices_of_files += emptied(scene)
     stale = scene.stale
     scene = scene.only(scene.containers.keys() - {record.name for record, _ in stale})
+    # An engine that does not answer is an error in a report, since drift of its containers can be missed.
     scene, silent = scene.hearing_of(()), scene.silent
     problems += (one._replace(severity=Severity.ERROR) for one in silent)
     made, live, unchanged, unread = look_and_plan(scene, request, state, host, ahead, goes_on=True)
     drifted = _drifted(scene.only(scene.containers.keys() - unchanged), live.resources, unread)
+    # If the environment only selects another place, the recorded container may be as recorded: no drift, but an error.
     again = [(record, error) for record, error in stale if not isinstance(error, ContainerElsewhere)]
     drifted = (*drifted, *_left_alone(record for record, _ in again))
     problems += (_warning(error) for _, error in again)
@@ -238,7 +240,7 @@ def snapshot(request: Request) -> str:
 
 
 def _told_apart(record: Record, container_id: str) -> str:
-    """ID of the recorded container; with its place if another container has the same ID."""
+    """ID of the recorded container; with its place if the present container has an equal ID."""
     return record.id if record.id != container_id else f"{record.id} in {record.place}"
 
 
@@ -257,7 +259,7 @@ def record_notices(request: Request) -> list[Diagnostic]:
 
 
 def doctor() -> list[Finding]:
-    """Findings about the support of this host for scplan."""
+    """Findings about this host, for `scplan doctor`."""
     from scplan.workflow.doctor import Looked, examine
 
     def looked(runtime: Runtime) -> Looked:

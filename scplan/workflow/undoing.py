@@ -137,6 +137,7 @@ def _plan(past: Mapping[Address, Reversal], scene: Scene, request: Request, stat
     touched = {address: one for address, one in desired.items() if address in past}
     facts = observe.host_facts(host)
     resolution = making.resolve(touched, facts, KINDS, scene.source_of)
+    # Only the addresses of the apply are resolved; other owned resources stay as recorded.
     kept = {address: one for address, one in desired.items() if address not in past}
     resolved = {address: one for address, one in resolution.desired.items() if address in touched}
     resolution = resolution._replace(desired={**kept, **resolved})
