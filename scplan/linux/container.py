@@ -1,7 +1,7 @@
 """A running container, opened: a directory fd of /proc/PID pins its process, with its namespaces, root and cgroups.
 
-A fd of /proc/PID keeps naming the same process: when the process has ended, every use fails with ESRCH, even if the PID
-is used again.
+An fd of /proc/PID keeps naming the same process: when the process has ended, every use fails with ESRCH, even if the
+PID is used again.
 Sources: proc(5), pid_namespaces(7), cgroups(7), user_namespaces(7).
 """
 
@@ -222,7 +222,7 @@ class Container(Closing):
         return self.host.lookup.status(self.root_fd, path, container=self.name)
 
     def mounts(self, only: frozenset[bytes] | None = None, *, below: bool = False) -> list[Mount]:
-        """Mounts below the container's root, "/" in their mount points; parameters as in parse_mountinfo."""
+        """Mounts below the container's root, which is "/" in their mount points; parameters as in parse_mountinfo."""
         if not self._root:
             return parse_mountinfo(self.read_proc("mountinfo"), only, below=below)
         prefix = escape(self._root)

@@ -210,7 +210,7 @@ def read_weight(cgroup: Cgroup, numbers: str) -> int:
 
 
 def weight_file(cgroup: Cgroup) -> str | None:
-    """File of weights per device in this kernel: BFQ's, or the CFQ scheduler's on old kernels; None without both."""
+    """File of weights per device in this kernel: BFQ's, or the CFQ scheduler's on old kernels; None without either."""
     return next((file for file in _WEIGHT_FILES if cgroup.has(file)), None)
 
 

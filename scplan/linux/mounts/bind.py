@@ -301,7 +301,7 @@ class _Detaching(NamedTuple):
     def take(self, container: Container) -> None:
         parent = self._prepared(container)
         if parent is None and not self._has_left(container):
-            return  # nothing was made; an undo must get by without the privileges to enter
+            return  # nothing was made: to undo that takes no privileges to enter
         with ExitStack() as stack:
             sources = {outer: fd for outer in self.through if (fd := _open_source(outer)) is not None}
             for fd in sources.values():

@@ -185,7 +185,7 @@ def _routes_with(rtnl: Rtnl, index: int, addresses: Collection[RawAddr]) -> Iter
 
 
 def _goes_with(route: Route, index: int, sources: Collection[str]) -> bool:
-    """True if the kernel may drop the route with the link, and neither the kernel nor a router makes the same again."""
+    """True if the kernel may drop the route with the link, and is not sure to make the same route again."""
     if route.protocol in (RTPROT_RA, RTPROT_REDIRECT):
         return False
     if route.protocol == RTPROT_KERNEL and not _is_of_an_address(route):

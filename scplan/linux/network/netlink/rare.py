@@ -1,7 +1,7 @@
 """Objects that few links have: permanent neighbours, static fdb entries, bridge VLANs, qdiscs, classes and filters.
 
 pyroute2 decodes, describes and encodes them. Its import takes longer than an apply, so that only this module imports
-it, and only if the kernel's headers show such an object (docs/decisions/001).
+it, and only if the headers of the kernel's messages show such an object (docs/decisions/001).
 Sources: rtnetlink(7), bridge(8), tc(8), linux/{neighbour,pkt_sched,if_bridge}.h.
 """
 

@@ -102,7 +102,7 @@ class Requests:
         """Change attributes of a link in one message; `master` 0 removes it from its bridge, None changes nothing.
 
         The kernel carries them out in its own order and not atomically: the move to another namespace first (only if
-        the name, or the new name if given, is free there), then MAC, MTU, name. `label` names the link in errors.
+        the old name, or else the new one, is free there), then MAC, MTU, name. `label` names the link in errors.
         """
         # ifinfomsg has a mask of the flags to change: all others stay as they are. rtnetlink(7)
         state = IFF_UP if up else 0

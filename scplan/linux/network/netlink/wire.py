@@ -251,7 +251,7 @@ def _destination(family: int, dst: bytes | None, length: int) -> str:
 
 
 def _gateway(family: int, near: bytes | None, via: bytes | None) -> str:
-    """Address in RTA_GATEWAY, or in RTA_VIA: an IPv6 gateway of an IPv4 route; "" without both."""
+    """Address in RTA_GATEWAY, or in RTA_VIA: an IPv6 gateway of an IPv4 route; "" without either."""
     if near is not None:
         return _ip(family, near)
     if via is None:
