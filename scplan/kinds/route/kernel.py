@@ -260,7 +260,7 @@ class _Places:
         return raw.text({index: self._name_of(index) or "?" for index in raw.route.oifs})
 
     def of_text(self, text: str) -> RawRoute | None:
-        """The route of a text, with the present indexes of its links; None if a link is gone."""
+        """The route of a text, over its links of now: by name, else by index. None if a link is gone."""
         raw, names = raw_from_text(text)
         indexes = {}
         for index, name in names.items():

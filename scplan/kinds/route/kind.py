@@ -95,7 +95,7 @@ class RouteKind(Kind[Route]):
     ) -> Route:
         known = owned if owned is not None else live
         over = None
-        # Snapshots of earlier versions don't have it.
+        # Snapshots of earlier versions have no `over`.
         is_known = live is None or live.over is not None or (live.via != "" and not is_address(live.via))
         if desired.dev is None and is_known:
             over = reach.link_of(desired, others, address)
@@ -118,7 +118,7 @@ class RouteKind(Kind[Route]):
     def is_left_to_others(self, made: Route, live: Route | None) -> bool:
         if not made.carried or live is None:
             return False
-        # Under its index a link may have another name by now: the container's root renames links at any time.
+        # The container's root may have renamed the link: only the index of a link stays.
         if fits(made.but(dev=None, over=None), live):
             return True
         # IPv6 would join the restored route to a route that others have added since.
@@ -139,7 +139,7 @@ class RouteKind(Kind[Route]):
     def foresee_together(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
     ) -> Iterable[Foreseen]:
-        from scplan.kinds.route import foresight  # a hook does without
+        from scplan.kinds.route import foresight  # not imported by hooks
 
         return foresight.foresee(container, changes, after)
 
