@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     DECLINED = 7
     RECOVERY_NEEDED = 8
     REFUSED = 10
-    USAGE = 64
+    USAGE = 64  # EX_USAGE of sysexits.h
 
 
 class Severity(StrEnum):

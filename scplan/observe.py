@@ -147,6 +147,7 @@ class _LinkFacts(Mapping[str, LinkFact]):
 
     def __getitem__(self, name: str) -> LinkFact:
         link = self._host.link_called(name)
+        # IFLA_MASTER has the index of the bridge or bond. if_link.h of the kernel.
         master = self._host.links().get(link.master)
         return LinkFact(
             name=link.name, kind=link.kind, mac=link.mac, mtu=link.mtu, master=master.name if master else ""

@@ -54,6 +54,6 @@ def _environment(apply_id: str) -> dict[str, str]:
     uid = os.geteuid()
     try:
         user, home = pwd.getpwuid(uid)[0], pwd.getpwuid(uid)[5]
-    except KeyError:
+    except KeyError:  # a UID without an entry in passwd(5)
         user, home = str(uid), "/"
     return {"PATH": _PATH, "HOME": home, "USER": user, "LOGNAME": user, "LANG": "C.UTF-8", "SCPLAN_APPLY_ID": apply_id}

@@ -35,6 +35,7 @@ from scplan.planning.ordering import Circle, put_in_order
 from scplan.startup.named_tuple import NamedTuple
 
 Resources = Mapping[Address, Resource]
+# A changed identity is another address, not a change of this one.
 _WRITTEN = CONFIGURABLE - {Role.IDENTITY}
 SourceOf = Callable[[Address], SourceRange | None]
 
@@ -414,6 +415,7 @@ def _given_back(
     completed = kind.completed(address, desired, host)
     values = {}
     for path in paths:
+        # The neutral value of the attribute, else the value from before scplan, else the value of a new resource.
         on_unset = owned.attribute(path).on_unset
         value = on_unset if on_unset is not None else kind.value_before(owned, path)
         values[path] = completed.get(path) if value is None else value
@@ -490,6 +492,7 @@ def _alteration(
 ) -> Draft:
     """An update in place, or a replacement if one of the changed attributes can't change in place."""
     before = as_recorded(live, owned)
+    # Drift alone, if every changed attribute differs from the record as well.
     drifted = set(differences(owned, live))
     reason = "changed outside scplan" if set(changed) <= drifted else "changed in the configuration"
     draft = Draft(

@@ -63,6 +63,7 @@ def open_apply(request: Request) -> Iterator[Run]:
             made = plan_scene(scene, request, state, host)
             made = made._replace(diagnostics=(*overdue, *made.diagnostics))
             probes = scene.configuration.probes if scene.configuration and not request.destroy else ()
+            # Absolute paths for the history, which is read from any working directory.
             files = () if request.containers else tuple(map(os.path.abspath, request.files or default_paths()))
             asked = request._replace(files=files, probes=(*probes, *request.probes))
             return Run(made, scene, state, host, asked)
@@ -257,6 +258,7 @@ class Run:
         release_ended(KINDS, self._state.directory, partial(open_ids, self._state.directory))
         modules = self.plan.new_modules
         load_modules(self._scene, self.plan, modules)
+        # Also containers whose records change without an operation.
         names = {address.container for address in self.plan.refreshed} | modules.keys() | self._scene.renamed
         names |= {operation.address.container for operation in self.plan.operations}
         touched = {name: facts for name, facts in self._scene.containers.items() if name in names}

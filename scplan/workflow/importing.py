@@ -195,6 +195,7 @@ def _naming(facts: ContainerFacts, record: Record | None) -> Naming:
     An image is given only if the record has another glob than the one for the container's own image.
     """
     if record is not None and record.naming is not None and record.naming.by:
+        # The naming that a record gets if the files give no image.
         own = facts._replace(naming=Naming("name")).recorded_naming
         return record.naming._replace(image="") if record.naming == own else record.naming
     if not RUNTIMES[facts.runtime].has_own_ids:
@@ -214,6 +215,7 @@ def _refused(
     try:
         made: Plan = plan_scene(scene, request, state, host)
     except PlanError as error:
+        # Diagnostics of a plan have the address in `detail`.
         by_address = {str(address): address for address in found if address not in scene.owned}
         refused = {by_address[one.detail]: one.summary for one in error.diagnostics if one.detail in by_address}
         if not refused:

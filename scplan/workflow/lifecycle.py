@@ -48,6 +48,7 @@ def give_back(record: Record, facts: ContainerFacts, state: State, host: Host) -
     if problems:
         raise ScplanError.of(problems)
     lent = {address: lost[address] for address in staying if lost[address].is_lent}
+    # Lent resources keep their former values, which are needed when they are returned.
     waiting = record.at_next_start()
     state.write([waiting._replace(resources={**waiting.resources, **lent})])
     return returned

@@ -35,6 +35,7 @@ def make_plan(request: Request) -> Plan:
     if request.live is not None:
         return _plan_against_snapshot(request, request.live)
     state = State(request.state_dir, KINDS)
+    # Without locks: made again if an apply was at work meanwhile.
     made = settled(state, lambda: _plan_now(request, state))
     return made._replace(diagnostics=(*made.diagnostics, *notices(state)))
 
@@ -44,6 +45,7 @@ def _plan_now(request: Request, state: State) -> Plan:
     with ahead_of_files(request, state) as ahead, Host() as host:
         scene = set_scene(request, state)
         made = _with_foresight(look_and_plan(scene, request, state, host, ahead).plan, scene, host)
+        # The notices below are about whole containers, not about a selection.
         if request.destroy or not request.selection.is_everything:
             return made
         return made._replace(diagnostics=(*made.diagnostics, *emptied(scene), *unlisted(scene, state)))

@@ -51,6 +51,7 @@ def _concerns(change: Change) -> bool:
     """True if the change makes a resource scplan's, or changes a recorded resource that scplan may never have made."""
     if change.records_only:
         return False
+    # A kind that can take over live resources may take over the runtime's, too.
     if change.owned is None:
         live = change.before if change.action is Action.ADOPT else change.after if change.at_next_start else None
         return live is not None and not KINDS[change.address.kind].can_take_over(change.after or live, live)

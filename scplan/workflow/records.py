@@ -89,6 +89,7 @@ def unchanging(
     from scplan.store.confirmation import Scope
 
     has_ended = record.has_lent or (bool(record.start_time) and not is_plugged_in(record, host.boot_id))
+    # The lock of the host stops all applies with NICs: taken only if something may be returned.
     of_host = has_ended and any(KINDS[address.kind].of_host for address in record.resources)
     with state.locked([gone(record), *also], host=of_host, timeout_s=timeout_s):
         refuse_if_needed(state, KINDS, host, Scope((gone(record), *also), record.resources.items()))

@@ -105,6 +105,7 @@ def _report(
 
     known = {one.address for one in drifted}
     checked = known | {address for address in scene.owned if address.container not in unread}
+    # A drifted resource is pending only if the files ask for another change, too.
     pending = tuple(change for change in made.changes if change.address not in known or _asks_for_more(change))
     return DriftReport(
         containers=scene.containers,

@@ -166,6 +166,7 @@ class Scene:
         try:
             self.owned  # noqa: B018 - reads all records at once; raises if one is damaged
         except ScplanError:
+            # One container at a time, to find the damaged records.
             kept, problems = set[str](), list[Diagnostic]()
             for name in self.containers:
                 try:
@@ -410,6 +411,7 @@ def _locate(reference: str, config: ContainerConfig, state: State) -> ContainerF
         if any(one.name == reference for one in error.found):
             raise
         return find_again(record)
+    # Found by the beginning of its ID: a recorded container with exactly this name counts more.
     if reference not in (facts.name, facts.id):
         record = _recorded_as(reference, config, state)
         if record is not None:
@@ -653,6 +655,7 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
         if record is None:
             continue
         if not is_about(record.id, record.place, facts) and not is_followed_by(record, facts):
+            # Another container has the name now: the record is reported, and never applied to it.
             stale.append(record)
             continue
         # Without files `naming` is None: the record keeps its own.
@@ -666,6 +669,7 @@ def read_records(state: State, containers: Mapping[str, ContainerFacts]) -> Reco
             lost.update(record.lost(facts, boot_id()))
             record = record.at_next_start()
         elif record.has_lent:
+            # The container ended before, and its pod may still have things of the host.
             lost.update(record.lost(facts, boot_id()))
         owned.update(record.resources)
     return Records(owned, lost, tuple(stale), frozenset(renamed), frozenset(new))
