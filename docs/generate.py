@@ -14,7 +14,7 @@ from docs import engines
 from scplan.cli import typer_app
 from scplan.cli.app import COMMANDS
 from scplan.cli.parameters import Settings
-from scplan.config import configuration_schema
+from scplan.config.schema import configuration_schema
 from scplan.kinds import KINDS
 from scplan.kinds.cgroup import SETTINGS
 from scplan.kinds.kind import Kind

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from scplan.config.configuration import Configuration, ContainerConfig, add_entry
 from scplan.config.loading import configuration_from_json, default_paths, load
-from scplan.config.schema import configuration_schema
 
 __all__ = [
     "Configuration",
     "ContainerConfig",
     "add_entry",
     "configuration_from_json",
-    "configuration_schema",
     "default_paths",
     "load",
 ]

@@ -10,12 +10,12 @@ from scplan.errors import Diagnostic, SourceRange
 from scplan.model.address import Address
 from scplan.model.codec import naming_to_json, to_entry
 from scplan.model.live import Naming
-from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe
 from scplan.model.resource import Resource
 from scplan.startup.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from scplan.kinds.kind import Kind, Kinds
+    from scplan.model.probe import Probe
 
 VERSION = "1"
 RUNTIMES = (
@@ -145,6 +145,8 @@ class Configuration:
 
 
 def _probe(probe: Probe) -> str | dict[str, Any]:
+    from scplan.model.probe import DEFAULT_TIMEOUT_S
+
     if probe.timeout_s == DEFAULT_TIMEOUT_S:
         return probe.command
     return {"command": probe.command, "timeout": f"{probe.timeout_s:.10g}s"}

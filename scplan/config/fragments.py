@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scplan.config.configuration import RUNTIMES, VERSION
 from scplan.config.entries import MAX_LISTED, Entry, Owner, SectionReader
 from scplan.config.report import Report, quoted
 from scplan.config.yaml_source import Mapping, Mark, Node, Scalar, Sequence
 from scplan.kinds.kind import Kinds
-from scplan.model.probe import DEFAULT_TIMEOUT_S, Probe, parse_duration, probe
 from scplan.model.values import ABSOLUTE_PATH, integer
 from scplan.startup.named_tuple import NamedTuple
+
+if TYPE_CHECKING:
+    from scplan.model.probe import Probe
 
 TOP_LEVEL = ("version", "runtime", "profiles", "containers", "probes")
 MAX_PROBES = 100
@@ -328,6 +330,8 @@ def _label(text: str) -> str:
 
 def _probe(node: Node) -> Probe:
     """The probe of a node. Raises ValueError if the node is not a probe."""
+    from scplan.model.probe import DEFAULT_TIMEOUT_S, parse_duration, probe
+
     if isinstance(node, Scalar) and not node.is_null:
         return probe(node.text)
     entries = node.entries if isinstance(node, Mapping) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -17,9 +17,11 @@ from scplan.model.address import Address
 from scplan.model.change import Change, Disruption
 from scplan.model.comparison import as_configured
 from scplan.model.live import HostFacts
-from scplan.model.provided import Provided
 from scplan.model.resource import Resource, brought_by
 from scplan.startup.named_tuple import NamedTuple
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 R = TypeVar("R", bound=Resource)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from scplan.errors import Diagnostic
 from scplan.model.address import Address
 from scplan.model.live import ContainerFacts
-from scplan.model.probe import Probe
 from scplan.model.resource import Resource
 from scplan.startup.named_tuple import NamedTuple
+
+if TYPE_CHECKING:
+    from scplan.model.probe import Probe
 
 
 class Action(StrEnum):

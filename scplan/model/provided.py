@@ -25,6 +25,10 @@ class Provided(NamedTuple):
     devices: Mapping[str, str] = _NONE
     settings: Mapping[str, frozenset[str]] = MappingProxyType({})
 
+    def sets(self, name: str, value: str) -> bool:
+        """True if the runtime has set a cgroup setting to this value, or to any."""
+        return bool(self.settings.get(name, frozenset()) & {value, ANY_VALUE})
+
     def joined(self, other: Provided) -> Provided:
         """The parts of both; on equal keys those of `other` win."""
         settings = {

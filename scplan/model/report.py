@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scplan.errors import Diagnostic, Severity
 from scplan.model.address import Address
 from scplan.model.change import Action, Operation, Plan
 from scplan.model.live import ContainerFacts
-from scplan.model.probe import Probe
 from scplan.model.resource import Resource
 from scplan.startup.named_tuple import NamedTuple
+
+if TYPE_CHECKING:
+    from scplan.model.probe import Probe
 
 
 class Step(StrEnum):

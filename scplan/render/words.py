@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scplan.errors import Severity
 from scplan.model.address import Address
 from scplan.model.change import Action, Change, Plan
 from scplan.model.comparison import differences
 from scplan.model.live import ContainerFacts
-from scplan.model.probe import Probe
 from scplan.model.resource import Attribute, Resource, Role
 from scplan.render.lines import visible
+
+if TYPE_CHECKING:
+    from scplan.model.probe import Probe
 
 SYMBOLS = {
     Action.CREATE: "+",

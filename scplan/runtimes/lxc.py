@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from scplan.model.live import ContainerFacts
-from scplan.model.provided import Provided
 from scplan.runtimes.configured_hooks import state_dirs_in_lxc_configuration
 from scplan.runtimes.foreign_pid import refuse_foreign
 from scplan.runtimes.lxc_monitor import init_pid, monitor_title, payload_cgroup, socket_name
 from scplan.runtimes.runtime import ContainerName, Runtime, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, read_file
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 _SYSTEM_PATH = "/var/lib/lxc"
 _SOCKETS = "/proc/net/unix"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from scplan.errors import KernelError
 from scplan.model.live import ContainerFacts
-from scplan.model.provided import Provided
 from scplan.runtimes.runtime import ContainerName, Runtime, Signs, by_reference
 from scplan.runtimes.state_files import facts_of, list_directories, list_suffixed, read_file, takes_root
 from scplan.startup.named_tuple import NamedTuple
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 # One directory per running container, also without systemd-machined (--register=no).
 _RUNNING = "/run/systemd/nspawn/propagate"

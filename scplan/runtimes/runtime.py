@@ -10,14 +10,15 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from scplan.errors import ContainerNotFound, EngineUnreachable, KernelError, NoSuchContainer, RecordDamaged
 from scplan.linux.processes.process import is_in_cgroup, start_of
 from scplan.model.live import ContainerFacts
-from scplan.model.provided import Provided
-from scplan.runtimes.configured_hooks import state_dirs_in_bundle
 from scplan.startup.named_tuple import NamedTuple
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 AUTO = "auto"
 # `auto` treats a runtime as absent if its socket has no listener (ECONNREFUSED) or is closed to this user.
@@ -161,6 +162,8 @@ class Runtime(ABC):
         None if they cannot be determined.
         """
         bundle = self.bundle(facts)
+        from scplan.runtimes.configured_hooks import state_dirs_in_bundle
+
         return [] if bundle is None else state_dirs_in_bundle(bundle)
 
     def has_hook(self, facts: ContainerFacts) -> bool:

@@ -420,6 +420,6 @@ def load_plan_view(path: str) -> Plan:
 
 def schema() -> dict[str, object]:
     """The JSON Schema of the configuration."""
-    from scplan.config import configuration_schema
+    from scplan.config.schema import configuration_schema
 
     return configuration_schema(KINDS)

@@ -12,7 +12,8 @@ import pytest
 
 from scplan.errors import KernelError, ScplanError
 from scplan.kinds.kind import Target
-from scplan.kinds.nic import Nic, NicKind, lost, reclaim
+from scplan.kinds.nic import Nic, NicKind, lost
+from scplan.kinds.nic.lost import reclaim
 from scplan.linux.container import Container
 from scplan.linux.host import Host
 from scplan.linux.network import links, pins

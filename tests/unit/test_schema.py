@@ -10,7 +10,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from scplan.config import configuration_schema, load
+from scplan.config import load
+from scplan.config.schema import configuration_schema
 from scplan.kinds import KINDS
 
 ROOT = Path(__file__).parents[2] / "examples"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from scplan.errors import ScplanError
 from scplan.kinds.cgroup.record import CgroupSetting
@@ -29,8 +30,10 @@ from scplan.linux.host import Host
 from scplan.model.address import Address
 from scplan.model.change import Change
 from scplan.model.live import HostFacts
-from scplan.model.provided import ANY_VALUE, Provided
 from scplan.model.resource import Resource
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 
 class CgroupKind(Kind[CgroupSetting]):
@@ -97,8 +100,7 @@ class CgroupKind(Kind[CgroupSetting]):
         return found
 
     def came_with(self, resource: CgroupSetting, provided: Provided) -> str:
-        values = provided.settings.get(resource.name, frozenset())
-        return "a limit of the runtime's" if resource.value in values or ANY_VALUE in values else ""
+        return "a limit of the runtime's" if provided.sets(resource.name, resource.value) else ""
 
     def describe(self, container: Container, host: Host) -> Described[CgroupSetting]:
         entries: dict[str, CgroupSetting] = {}

@@ -7,7 +7,6 @@ from scplan.kinds.kind import Target
 from scplan.linux.devices import udev
 from scplan.linux.devices.blockdev import disk_name
 from scplan.linux.host import Host
-from scplan.linux.processes.programs import hook_command
 
 
 def is_followed(host: Host, device: Device) -> bool:
@@ -26,6 +25,8 @@ def follow(target: Target[Device], device: Device) -> None:
     """Have udev call scplan when a partition of the disk appears or disappears."""
     if not device.partitions or device.rule is None or device.numbers is None:
         return
+    from scplan.linux.processes.programs import hook_command
+
     container = target.container
     command = hook_command(target.state_dir, ["udev", "--runtime", container.runtime, container.name])
     udev.write_rule(device.rule, udev.rule_text(disk_name(device.numbers), command))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scplan.errors import ScplanError
 from scplan.kinds.device import followed, rules
-from scplan.kinds.device.described import described
 from scplan.kinds.device.node import (
     file_type,
     is_taken,
@@ -38,8 +37,10 @@ from scplan.model.address import Address
 from scplan.model.change import Change
 from scplan.model.comparison import differences
 from scplan.model.live import HostFacts, PathFact
-from scplan.model.provided import Provided
 from scplan.model.resource import Resource
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 _NODES_SHOWN = 8
 _INSIDE = "inside="
@@ -235,6 +236,8 @@ class DeviceKind(Kind[Device]):
     def describe(self, container: Container, host: Host) -> Described[Device]:
         if container.shares_host_mounts:
             return Described({}, (("/dev", "it is the host's own"),))
+        from scplan.kinds.device.described import described
+
         return described(container, host, self.read(container, host, None))
 
     # kernel: changing

@@ -18,7 +18,6 @@ from scplan.linux.container import Container
 from scplan.linux.devices.loose_node import is_loose_node, make_loose_node
 from scplan.linux.devices.node_status import NodeStatus, read_status, set_status
 from scplan.linux.host import device_numbers, file_identity
-from scplan.linux.mounts import bind
 from scplan.linux.paths.rooted_path import (
     make_directory,
     missing_directories,
@@ -221,6 +220,8 @@ def _mknod(parent: int, name: str, device: Device) -> None:
 
 def _mount_node(container: Container, device: Device) -> None:
     """Make the node on the host, and mount it at the target in the container."""
+    from scplan.linux.mounts import bind
+
     uid, gid = _owner_of(container, device)
     mode = int(device.mode or "0600", 8)
     name = os.path.basename(device.source)
@@ -321,6 +322,8 @@ def remove_node(container: Container, device: Device) -> None:
 
     Any other file in its place belongs to the container.
     """
+    from scplan.linux.mounts import bind
+
     made = _made_for(container, device)
     if container.has_user_namespace:
         # MNT_DETACH: as after unlink(2), processes that have the device open keep it. umount2(2)

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from scplan.kinds.mount.record import BindMount
 from scplan.linux.host import file_identity
-from scplan.linux.mounts.bind import Outer
-from scplan.linux.mounts.mount_tree import Branch
+from scplan.linux.mounts.mount_tree import Branch, Outer
 from scplan.linux.mounts.mountinfo import Mount
 from scplan.startup.named_tuple import NamedTuple
 

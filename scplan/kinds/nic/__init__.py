@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from scplan.kinds.nic.kind import NicKind
-from scplan.kinds.nic.lost import reclaim
 from scplan.kinds.nic.record import Nic
 
-__all__ = ["Nic", "NicKind", "reclaim"]
+__all__ = ["Nic", "NicKind"]

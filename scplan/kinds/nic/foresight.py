@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from scplan.kinds.kind import Foreseen, Unsuitable
-from scplan.kinds.nic.kernel import without
+from scplan.kinds.nic.live import without
 from scplan.kinds.nic.record import Nic
 from scplan.linux.container import Container
 from scplan.linux.host import Host

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from socket import AF_INET
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scplan.kinds.kind import Claim, Described, Foreseen, Hears, Kind, Target, Unsuitable
-from scplan.kinds.nic import kernel
-from scplan.kinds.nic import lost as lost_nics
+from scplan.kinds.nic.live import describe, read, without
 from scplan.kinds.nic.record import (
     DEFAULT_MTU,
     DEFAULT_TXQUEUELEN,
@@ -25,8 +24,10 @@ from scplan.model.address import Address
 from scplan.model.change import Change, Disruption
 from scplan.model.live import HostFacts, LinkFact
 from scplan.model.networks import network_of, number_of
-from scplan.model.provided import Provided
 from scplan.model.resource import Resource
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 MAX_PHYSICAL = 8
 
@@ -128,7 +129,7 @@ class NicKind(Kind[Nic]):
     def disruption(self, before: Nic, after: Nic) -> tuple[Disruption, str]:
         if before.up and after.up is False:
             return Disruption.BRIEF, "goes down, and its routes with it"
-        removed = kernel.without(before.addresses, after.addresses)
+        removed = without(before.addresses, after.addresses)
         if removed:
             return Disruption.BRIEF, f"routes that use {', '.join(removed)} are lost for a moment"
         if after.bridge is not None and (after.bridge or "") != (before.bridge or ""):
@@ -183,7 +184,7 @@ class NicKind(Kind[Nic]):
     # kernel
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Nic] | None) -> dict[str, Nic]:
-        return kernel.read(container, host, wanted)
+        return read(container, host, wanted)
 
     def foresee_together(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
@@ -193,27 +194,41 @@ class NicKind(Kind[Nic]):
         return foresee(container, host, changes, after)
 
     def describe(self, container: Container, host: Host) -> Described[Nic]:
-        return kernel.describe(container, host)
+        return describe(container, host)
 
     def capture(self, target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple[Nic | None, Nic | None]:
-        return kernel.capture(target, before, after)
+        from scplan.kinds.nic import changing
+
+        return changing.capture(target, before, after)
 
     def create(self, target: Target[Nic], after: Nic) -> None:
-        kernel.create(target, after)
+        from scplan.kinds.nic import changing
+
+        changing.create(target, after)
 
     def update(self, target: Target[Nic], before: Nic, after: Nic) -> None:
-        kernel.update(target, before, after)
+        from scplan.kinds.nic import changing
+
+        changing.update(target, before, after)
 
     def delete(self, target: Target[Nic], before: Nic) -> None:
-        kernel.delete(target, before)
+        from scplan.kinds.nic import changing
+
+        changing.delete(target, before)
 
     def reclaim(self, host: Host, lost: Nic) -> None:
+        from scplan.kinds.nic import lost as lost_nics
+
         lost_nics.reclaim(host, lost)
 
     def stays(self, host: Host, lost: Nic, pid: int) -> bool:
+        from scplan.kinds.nic import lost as lost_nics
+
         return bool(lost_nics.process_beside(host, lost, pid))
 
     def process_beside(self, host: Host, lost: Nic) -> int:
+        from scplan.kinds.nic import lost as lost_nics
+
         return lost_nics.process_beside(host, lost)
 
     def without_left_over(self, facts: HostFacts, host: Host, owned: Nic, pid: int) -> HostFacts:
@@ -229,17 +244,23 @@ class NicKind(Kind[Nic]):
         beside: Callable[[], Container | None],
     ) -> None:
         """Remove a NIC from the network namespace of a pod, where it stayed when its container ended."""
+        from scplan.kinds.nic import lost as lost_nics
+
         if before is not None and after is None and (before.is_lent or not before.is_physical):
             with Host() as host:
                 lost_nics.reclaim(host, before)
 
     def left_behind(self, host: Host, lost: Nic) -> tuple[str, str] | None:
+        from scplan.kinds.nic import lost as lost_nics
+
         if not lost.is_physical or self.stays(host, lost, 0):
             return None
         found = lost_nics.stranded(host, lost)
         return None if found is None else (f"NIC {lost.host_name}", found.place)
 
     def after_reclaim(self, facts: HostFacts, host: Host, lost: Nic) -> HostFacts:
+        from scplan.kinds.nic import lost as lost_nics
+
         if not lost.is_physical:
             left = lost_nics.left_end(host, lost)
             if left is None:

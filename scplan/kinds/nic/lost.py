@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from scplan.kinds.nic.kernel import is_like, restore_on_host
+from scplan.kinds.nic.changing import restore_on_host
+from scplan.kinds.nic.live import is_like
 from scplan.kinds.nic.record import Nic
 from scplan.linux.host import Host
 from scplan.linux.network import links, net_sharing, pins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from socket import AF_INET6
+from typing import TYPE_CHECKING
 
 from scplan.kinds.kind import Described, Foreseen, Hears, Kind, Target
 from scplan.kinds.route import kernel, reach
@@ -17,8 +18,10 @@ from scplan.model.change import Change
 from scplan.model.live import HostFacts
 from scplan.model.networks import network_of
 from scplan.model.next_hops import is_address
-from scplan.model.provided import Provided
 from scplan.model.resource import Resource
+
+if TYPE_CHECKING:
+    from scplan.model.provided import Provided
 
 _LINK_LOCAL = network_of("fe80::/10")
 _MULTICAST = (network_of("224.0.0.0/4"), network_of("ff00::/8"))

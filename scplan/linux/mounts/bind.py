@@ -17,7 +17,15 @@ from scplan.errors import KernelError, ScplanError
 from scplan.linux.container import Container
 from scplan.linux.host import file_identity
 from scplan.linux.mounts.locked_tree import lock_tree
-from scplan.linux.mounts.mount_tree import Branch, are_alike, flags_of, propagation_of, restore_propagation, tree_of
+from scplan.linux.mounts.mount_tree import (
+    Branch,
+    Outer,
+    are_alike,
+    flags_of,
+    propagation_of,
+    restore_propagation,
+    tree_of,
+)
 from scplan.linux.mounts.mountinfo import is_removed
 from scplan.linux.mounts.parking import open_parked, park
 from scplan.linux.paths.made_files import path_of, restore_attributes
@@ -56,14 +64,6 @@ def missing(container: Container, target: str) -> tuple[str, ...]:
     if container.status(target) is not None:
         return ()
     return (*missing_directories(container.status, target), target)
-
-
-class Outer(NamedTuple):
-    """A read-only mount of scplan: paths below its target are made in its source on the host."""
-
-    target: str
-    source: str
-    identity: str
 
 
 class Missing(NamedTuple):

@@ -31,6 +31,14 @@ _ALL_FLAGS = int(
 )
 
 
+class Outer(NamedTuple):
+    """A read-only mount of scplan: paths below its target are made in its source on the host."""
+
+    target: str
+    source: str
+    identity: str
+
+
 class Branch(NamedTuple):
     """One mount of a tree. `path` is its mount point below the tree's top: "/" for the top itself, "/sub/deep"."""
 
