@@ -38,10 +38,11 @@ test-kind: prepare ## all tests of one kind: K=mount
 test-unit: $(READY) ## the tests that need neither root nor containers
 	@$(PYTHON) -m pytest tests/unit tests/test_lint.py $(ARGS)
 
-test-crash: prepare ## kills scplan, or asks it to stop, at every system call, and fails each; an hour
+test-crash: prepare ## kills scplan, or asks it to stop, at every system call, and fails each; hours, in as many runs as you like
 	@mkdir -p state/run
 	@echo "what fails is kept at once in state/run/crash-failures"
-	@CRASH_POINTS=all CRASH_FAILURES=$(CURDIR)/state/run/crash-failures \
+	@echo "what survives is in state/run/crash-done: another run of the same code goes on from there"
+	@CRASH_POINTS=all CRASH_FAILURES=$(CURDIR)/state/run/crash-failures CRASH_DONE=$(CURDIR)/state/run/crash-done \
 	  $(subst --dist loadfile,--dist load --maxschedchunk 1,$(ALL_TESTS)) tests/crash $(ARGS)
 
 failures: prepare ## strikes at every place of a plan, and checks properties of more configurations; EXAMPLES=100

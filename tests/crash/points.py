@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import hashlib
 import os
 import random
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
+import scplan
 from tests.containers.fingerprint import Fingerprint, difference
 from tests.containers.session import Session
 from tests.crash.jobs import Job, jobs
@@ -137,6 +141,9 @@ class Trial:
         """What went wrong, a text for each point that did not survive."""
         failed = []
         for point in points:
+            if _DONE.has(f"{self.name}: {point}"):
+                self._count(point, "survived an earlier run")
+                continue
             trouble = self._try(point)
             if trouble is None:
                 self._count(point, "not reached")
@@ -147,6 +154,8 @@ class Trial:
                 _tell(failed[-1])
                 self.close()
                 self._open()
+            else:
+                _DONE.add(f"{self.name}: {point}")
         return failed
 
     def _count(self, point: Point, outcome: str) -> None:
@@ -208,6 +217,46 @@ def _tell(failure: str) -> None:
             file.write(f"{failure}\n\n")
 
 
+class _Done:
+    """Points that survived, in the file CRASH_DONE: a run of all points takes hours, and another one goes on with it.
+
+    They are about the code as it was then: its digest is part of each line, without docstrings and comments.
+    """
+
+    def __init__(self) -> None:
+        self._path = os.environ.get("CRASH_DONE")
+        self._known: set[str] | None = None
+
+    def has(self, point: str) -> bool:
+        if self._path is None:
+            return False
+        if self._known is None:
+            self._code = _digest_of_code()
+            self._known = set(Path(self._path).read_text().splitlines()) if Path(self._path).exists() else set()
+        return f"{self._code} {point}" in self._known
+
+    def add(self, point: str) -> None:
+        if self._path is not None:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(f"{self._code} {point}\n")
+
+
+def _digest_of_code() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(scplan.__path__[0]).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = [one for one in node.body if not _is_text(one)]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:12]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+_DONE = _Done()
 PARTS = 4 if os.environ.get("CRASH_POINTS") == "all" else 1
 """Tests that all points of a job are shared out to, so that several processes can try them."""
 
