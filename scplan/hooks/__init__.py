@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 DEFAULT_STATE_DIR = "/var/lib/scplan"
-"""What a hook is for whose runtime was told of no other one: containers of the system's engines are root's."""
+"""What a hook is for whose runtime was call of no other one: containers of the system's engines are root's."""
 STATE_DIR_OPTION = "--scplan-state-dir="
 """How an engine tells the wrapper of another one."""

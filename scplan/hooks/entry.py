@@ -89,23 +89,23 @@ def _run(called: _Called) -> int:
 
 def _run_stage(called: _Called, state_dir: str, timeout_s: float) -> int:
     from scplan.hooks.find import find_by_name, find_records, has_pins
-    from scplan.hooks.state import parse_state, read_state, told_by_lxc
+    from scplan.hooks.state import call_of_lxc, parse_state, read_state
 
     if called.stage in OF_LXC:
         # LXC passes the container in environment variables, OCI runtimes pass JSON on standard input.
-        told = told_by_lxc(os.environ, called.stage, called.runtime)
+        call = call_of_lxc(os.environ, called.stage, called.runtime)
     else:
-        told = parse_state(read_state(0), called.stage)
-    found = find_records(state_dir, told.id, called.runtime)
+        call = parse_state(read_state(0), called.stage)
+    found = find_records(state_dir, call.id, called.runtime)
     problems: list[str] = []
-    if not found and STAGES[told.stage] == "start":
-        found = find_by_name(state_dir, told, called.runtime, problems)
+    if not found and STAGES[call.stage] == "start":
+        found = find_by_name(state_dir, call, called.runtime, problems)
     tell(problems, failed=False)
-    if not found and not (STAGES[told.stage] == "stop" and has_pins()):
+    if not found and not (STAGES[call.stage] == "stop" and has_pins()):
         return 0
     from scplan.hooks import lifecycle
 
-    tell(lifecycle.run(told, found, state_dir, timeout_s), failed=False)
+    tell(lifecycle.run(call, found, state_dir, timeout_s), failed=False)
     return 0
 
 

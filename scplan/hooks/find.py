@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from scplan.hooks.state import Told
+from scplan.hooks.state import HookCall
 from scplan.linux.processes.process import PINS
 from scplan.startup.named_tuple import NamedTuple
 from scplan.startup.strict_json import DECODER
@@ -36,7 +36,7 @@ def find_records(state_dir: str, container_id: str, runtime: str | None) -> list
     ]
 
 
-def find_by_name(state_dir: str, told: Told, runtime: str | None, problems: list[str]) -> list[Found]:
+def find_by_name(state_dir: str, call: HookCall, runtime: str | None, problems: list[str]) -> list[Found]:
     """Records with the name of a starting container, whose ID differs from the recorded ID.
 
     The engine's files are only read if the engine has records, and its containers have a name and a generated ID.
@@ -46,15 +46,15 @@ def find_by_name(state_dir: str, told: Told, runtime: str | None, problems: list
     top = os.path.join(state_dir, "containers")
     found = []
     for one in _NAMING if runtime is None else (runtime,):
-        if len(told.id) == _GENERATED_ID_LENGTH and one in _NAMING and _listed(os.path.join(top, one)):
+        if len(call.id) == _GENERATED_ID_LENGTH and one in _NAMING and _listed(os.path.join(top, one)):
             from scplan.errors import ScplanError
             from scplan.runtimes import RUNTIMES
 
             try:
-                facts = RUNTIMES[one].in_bundle(told.bundle, told.id)
+                facts = RUNTIMES[one].in_bundle(call.bundle, call.id)
             except ScplanError as error:
                 why = error.diagnostics[0].line
-                problems.append(f"container {told.id}: not known whether {one} has records for its name: {why}")
+                problems.append(f"container {call.id}: not known whether {one} has records for its name: {why}")
                 continue
             if facts is not None and os.path.exists(os.path.join(top, one, f"{facts.name}.json")):
                 found.append(Found(one, facts.name))

@@ -10,7 +10,7 @@ import os
 import select
 
 from scplan.errors import KernelError, ScplanError
-from scplan.hooks.state import Told
+from scplan.hooks.state import HookCall
 from scplan.linux.processes.process import start_of
 from scplan.runtimes import RUNTIMES
 from scplan.runtimes.oci_state import StateDirectoryRuntime
@@ -26,33 +26,33 @@ _BY_BUNDLE = ("containerd", "isulad")
 _PROGRAMS = ("runc", "crun")
 
 
-def why_another(told: Told, record: Record, boot_id: str) -> str:
+def why_another(call: HookCall, record: Record, boot_id: str) -> str:
     """Reason why the starting container is not the record's container; "" if it is.
 
     Raises ScplanError if that cannot be determined.
     """
-    place = _place_of(told, record.runtime)
+    place = _place_of(call, record.runtime)
     if place is not None and record.runtime in _BY_ROOT:
         return _why_elsewhere(place, record)
     why = _why_elsewhere(place, record) if place else ""
     if why:
         return why
-    if is_plugged_in(record, boot_id) and record.pid != told.pid and not ends_soon(record):
+    if is_plugged_in(record, boot_id) and record.pid != call.pid and not ends_soon(record):
         return f"the recorded one runs, as process {record.pid}"
-    if not told.bundle or not record.bundle or _is_same(told.bundle, record.bundle):
+    if not call.bundle or not record.bundle or _is_same(call.bundle, record.bundle):
         return ""
     if record.runtime in _BY_ROOT:
         raise ScplanError(
-            f"container {told.id} may be another one than the one that scplan's records are about",
-            detail=f"its bundle is {told.bundle}, the recorded one's was {record.bundle}, and who calls is not known",
+            f"container {call.id} may be another one than the one that scplan's records are about",
+            detail=f"its bundle is {call.bundle}, the recorded one's was {record.bundle}, and who calls is not known",
             hint=f"`scplan state rm {record.name}` forgets the records; or start it by {record.runtime} itself",
         )
-    return f"its bundle is {told.bundle}, the recorded one's is {record.bundle}"
+    return f"its bundle is {call.bundle}, the recorded one's is {record.bundle}"
 
 
-def is_elsewhere(told: Told, record: Record) -> bool:
+def is_elsewhere(call: HookCall, record: Record) -> bool:
     """True if the place of the container in this call differs from the record's place."""
-    place = _place_of(told, record.runtime)
+    place = _place_of(call, record.runtime)
     return bool(place and _why_elsewhere(place, record))
 
 
@@ -67,14 +67,14 @@ def _why_elsewhere(place: str, record: Record) -> str:
     return "" if is_same else f"{record.runtime} keeps it in {place}, the recorded one in {expected}"
 
 
-def _place_of(told: Told, runtime: str) -> str | None:
+def _place_of(call: HookCall, runtime: str) -> str | None:
     """Place of the container in this call, as in ContainerFacts; None if it is unknown."""
     if runtime in _BY_ROOT:
         root = _root_of_caller()
         return root if root else _default_root(runtime) if root is not None else None
     if runtime in _BY_BUNDLE:
-        return os.path.dirname(told.bundle) if os.path.basename(told.bundle) == told.id else None
-    return told.place or None
+        return os.path.dirname(call.bundle) if os.path.basename(call.bundle) == call.id else None
+    return call.place or None
 
 
 def _default_root(runtime: str) -> str:

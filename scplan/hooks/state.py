@@ -35,7 +35,7 @@ OF_UDEV = "udev"
 _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running": "poststart", "stopped": "poststop"}
 
 
-class Told(NamedTuple):
+class HookCall(NamedTuple):
     """A container as its runtime described it. `pid` is 0 once the container has ended.
 
     `about` is the whole description if the container is starting and has not entered its root yet, else None. `bundle`
@@ -84,7 +84,7 @@ def _read(fd: int) -> bytes:
         raise _bad(f"standard input: {error.strerror}") from None
 
 
-def parse_state(text: bytes, stage: str | None) -> Told:
+def parse_state(text: bytes, stage: str | None) -> HookCall:
     """The container of a state. `stage` is the runtime's name for the call; None: from the status. Raises BadState."""
     state = _object(text, "it")
     container_id, pid, status = state.get("id"), state.get("pid", 0), state.get("status")
@@ -95,10 +95,10 @@ def parse_state(text: bytes, stage: str | None) -> Told:
             raise _bad(f"status {str(status)[:80]!r} is none of {', '.join(_BY_STATUS)}")
         stage = _BY_STATUS[status]
     if STAGES[stage] == "stop":
-        return Told(container_id, stage, bundle=_bundle(state))
+        return HookCall(container_id, stage, bundle=_bundle(state))
     if type(pid) is not int or not 0 < pid <= _MAX_PID:
         raise _bad("it has no pid, but the container is to start")
-    return Told(container_id, stage, pid, state if STAGES[stage] == "start" else None, _bundle(state))
+    return HookCall(container_id, stage, pid, state if STAGES[stage] == "start" else None, _bundle(state))
 
 
 def _bundle(state: dict[str, Any]) -> str:
@@ -108,7 +108,7 @@ def _bundle(state: dict[str, Any]) -> str:
     return ""
 
 
-def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None) -> Told:
+def call_of_lxc(environment: Mapping[str, str], stage: str, runtime: str | None) -> HookCall:
     """The container of a call by LXC, which is in its own root already; `runtime` is incus for Incus and LXD.
 
     Does not query LXC: the query would never return, since LXC waits for the hook.
@@ -122,10 +122,10 @@ def told_by_lxc(environment: Mapping[str, str], stage: str, runtime: str | None)
         container_id = _lxc_id(name, environment.get("LXC_CONFIG_FILE", ""))
         place = container_id.rpartition("/")[0]
     if STAGES[stage] == "stop":
-        return Told(container_id, stage, place=place)
+        return HookCall(container_id, stage, place=place)
     if not pid.isascii() or not pid.isdigit() or not 0 < int(pid[:20]) <= _MAX_PID:
         raise _not_of_lxc("there is no usable LXC_PID")
-    return Told(container_id, stage, int(pid), place=place)
+    return HookCall(container_id, stage, int(pid), place=place)
 
 
 def _of_incus(name: str, root: str) -> tuple[str, str]:

@@ -121,7 +121,7 @@ def with_values(resource: R, values: Mapping[str, Any]) -> R:
             changes[attribute.name] = with_values(getattr(resource, attribute.name) or attribute.record(), inner)
         elif attribute.name in values:
             changes[attribute.name] = values[attribute.name]
-    return resource.but(**changes) if changes else resource
+    return resource.replace(**changes) if changes else resource
 
 
 def goal(desired: Resource, live: Resource, owned: Resource | None) -> Resource:
@@ -162,7 +162,7 @@ def in_order_of(resource: R, former: Attributes | None) -> R:
         if attribute.many and attribute.role in COMPARED and items:
             turns = {item: turn for turn, item in enumerate(before)}
             changes[attribute.name] = tuple(sorted(items, key=lambda item: turns.get(item, len(turns))))
-    return resource.but(**changes)
+    return resource.replace(**changes)
 
 
 def keep_former(resource: Resource, owned: Resource | None) -> Resource:
@@ -171,7 +171,7 @@ def keep_former(resource: Resource, owned: Resource | None) -> Resource:
         return resource
     kept = _combine(resource, owned, lambda attribute, this, record: record if attribute.role in REMEMBERED else this)
     void = {one.name: None for one in kept.layout.promised if one.unless and getattr(kept, one.unless) is not None}
-    return kept.but(**void) if void else kept
+    return kept.replace(**void) if void else kept
 
 
 def with_promises(resource: Resource, owned: Resource | None) -> Resource:
@@ -187,7 +187,7 @@ def with_promises(resource: Resource, owned: Resource | None) -> Resource:
         if getattr(resource, one.name) is not None or any(resource.get(path) != owned.get(path) for path in one.follows)
     }
     kept = keep_former(resource, owned)
-    return kept.but(**own) if own else kept
+    return kept.replace(**own) if own else kept
 
 
 def promises_more(desired: Resource, owned: Resource) -> bool:

@@ -39,9 +39,9 @@ class ValueType:
 
     `parse` returns the normalised value of a YAML scalar's text, or raises ValueError with what is wrong and what is
     expected. `check` raises ValueError for a stored text that is not of the type; it accepts values from the kernel,
-    which users may not be allowed to write. `schema` is the JSON Schema of the written form. `speaks`: values are shown
-    without the attribute's name, because they are clear without it (`rwm`). `opaque`: a difference is shown without the
-    values, as "another file".
+    which users may not be allowed to write. `schema` is the JSON Schema of the written form. `shown_without_name`:
+    values are shown without the attribute's name, because they are clear without it (`rwm`). `opaque`: a difference is
+    shown without the values, as "another file".
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ValueType:
         stored: type,
         schema: Mapping[str, object],
         show: Callable[[Any], str] = str,
-        speaks: bool = False,
+        shown_without_name: bool = False,
         opaque: bool = False,
         check: Callable[[str], object] = str,
     ) -> None:
@@ -60,7 +60,7 @@ class ValueType:
         self.stored = stored
         self.schema = schema
         self.show = show
-        self.speaks = speaks
+        self.shown_without_name = shown_without_name
         self.opaque = opaque
 
 
@@ -299,7 +299,7 @@ class Attributes:
         """Text for people of a value of the attribute at a dotted path. Subclasses override it."""
         return self.attribute(path).show(value)
 
-    def but(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> Self:
         """A copy with some attributes changed."""
         copy = object.__new__(type(self))
         copy._fill(self.__dict__, changes)

@@ -275,7 +275,7 @@ TEXT = ValueType(check_text, stored=str, schema={"type": "string"})
 FILE_IDENTITY = ValueType(check_text, stored=str, schema={"type": "string"}, show=_show_file_identity, opaque=True)
 ABSOLUTE_PATH = ValueType(_parse_absolute_path, stored=str, schema={"type": "string", "pattern": "^/"})
 PERMISSIONS = ValueType(
-    _parse_permissions, stored=str, schema={"type": "string", "pattern": "^[rwm]{1,3}$"}, speaks=True
+    _parse_permissions, stored=str, schema={"type": "string", "pattern": "^[rwm]{1,3}$"}, shown_without_name=True
 )
 MODE = ValueType(_parse_mode, stored=str, schema={"type": ["string", "integer"], "examples": ["0660"]})
 # Not UINT32_MAX: that is -1, which means "leave unchanged". chown(2).

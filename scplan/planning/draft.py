@@ -41,7 +41,7 @@ class Draft(NamedTuple):
         return self._replace(disruption=disruption, effect=effect)
 
 
-class World:
+class Dependencies:
     """The resources before and after a plan, with their dependencies; adds drafts for resources that drafts take down.
 
     Only containers with drafts are looked at. "Before" are the owned resources with their live values, "after" the

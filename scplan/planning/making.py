@@ -30,7 +30,7 @@ from scplan.model.comparison import (
 from scplan.model.live import ContainerFacts, HostFacts, Live, Status
 from scplan.model.resource import CONFIGURABLE, REPLACING, Resource, Role, brought_by
 from scplan.planning.at_next_start import removal_at_next_start, waiting
-from scplan.planning.draft import REMADE, Draft, World
+from scplan.planning.draft import REMADE, Dependencies, Draft
 from scplan.planning.ordering import Circle, put_in_order
 from scplan.startup.named_tuple import NamedTuple
 
@@ -193,11 +193,11 @@ def finish(
     # Reports go on with the entries that can be planned.
     if errors and not inputs.goes_on:
         raise PlanError.of(in_file_order(errors))
-    world = World(kinds, drafts, desired=inputs.resolution.desired, owned=inputs.owned, live=inputs.live)
+    dependencies = Dependencies(kinds, drafts, desired=inputs.resolution.desired, owned=inputs.owned, live=inputs.live)
     # Selection first: resources that a selected change takes down are re-created even if the selection lacks them.
-    world.select(inputs.selection)
-    world.draw_in_dependents()
-    changes, operations = _ordered(world, list(inputs.containers), kinds)
+    dependencies.select(inputs.selection)
+    dependencies.draw_in_dependents()
+    changes, operations = _ordered(dependencies, list(inputs.containers), kinds)
     chosen = {address: record for address, record in refreshed.items() if address in inputs.selection}
     return Plan(
         containers=inputs.containers,
@@ -208,7 +208,9 @@ def finish(
     )
 
 
-def _ordered(world: World, containers: list[str], kinds: Kinds) -> tuple[tuple[Change, ...], tuple[Operation, ...]]:
+def _ordered(
+    dependencies: Dependencies, containers: list[str], kinds: Kinds
+) -> tuple[tuple[Change, ...], tuple[Operation, ...]]:
     """Changes and operations in order.
 
     When updates exchange things of the host in a circle (two NICs that swap their host names), one update becomes a
@@ -216,9 +218,9 @@ def _ordered(world: World, containers: list[str], kinds: Kinds) -> tuple[tuple[C
     """
     while True:
         try:
-            return put_in_order(list(world.drafts.values()), world, containers, kinds)
+            return put_in_order(list(dependencies.drafts.values()), dependencies, containers, kinds)
         except Circle as circle:
-            if not world.break_circle(circle.addresses):
+            if not dependencies.break_circle(circle.addresses):
                 raise PlanError(
                     f"these changes wait for one another: {' → '.join(map(str, circle.addresses))}",
                     hint="take one of them out of the files, apply, and apply again with it",

@@ -108,7 +108,7 @@ def resource_words(resource: Resource | None, managed: Resource | None = None) -
 
 def _goes_without_saying(resource: Resource, path: str, attribute: Attribute, value: Any) -> bool:
     """True for an attribute with its default value, unless its values are shown without the name (`rwm`)."""
-    is_spoken = attribute.type is not None and attribute.type.speaks
+    is_spoken = attribute.type is not None and attribute.type.shown_without_name
     return "." not in path and not is_spoken and resource.default(path) == value
 
 
@@ -117,7 +117,7 @@ def _attribute_words(resource: Resource, path: str, attribute: Attribute, value:
     if value is True:
         return label
     text = visible(resource.shown(path, value))
-    if not label or (attribute.type is not None and attribute.type.speaks):
+    if not label or (attribute.type is not None and attribute.type.shown_without_name):
         return text
     return f"{label} {text}"
 

@@ -40,7 +40,7 @@ Key = tuple[str, str]
 """Runtime and name of a container."""
 
 
-class Deed(NamedTuple):
+class WorkDone(NamedTuple):
     """Work done in a container: the number of resources attached or changed, and further lines to report."""
 
     changed: int = 0
@@ -62,8 +62,8 @@ class Seen(NamedTuple):
     host_links: frozenset[str] = frozenset()
     owned: int = 0
     gave_back: bool = False
-    started: Deed | None = None
-    healed: Deed | None = None
+    started: WorkDone | None = None
+    healed: WorkDone | None = None
     drifted: tuple[Drifted, ...] = ()
     problems: tuple[Diagnostic, ...] = ()
     busy: bool = False
@@ -159,7 +159,7 @@ def _attend(seen: Seen, record: Record, order: Order, state: State, host: Host) 
         )
     host.forget()
     done = plugging.start(facts, state, host, order.request)
-    return seen._replace(facts=facts, started=Deed(done.changed, (*done.settled, *done.said)))
+    return seen._replace(facts=facts, started=WorkDone(done.changed, (*done.settled, *done.said)))
 
 
 def _found_again(record: Record) -> ContainerFacts:
@@ -189,4 +189,6 @@ def _compare(seen: Seen, record: Record, facts: ContainerFacts, order: Order, st
     done = plugging.mend(facts, state, host, order.request)
     host.forget()
     still, problems = drifted_in(scene.only({record.name}), host)
-    return seen._replace(healed=Deed(done.changed, tuple(done.said)), drifted=still, problems=tuple(problems.values()))
+    return seen._replace(
+        healed=WorkDone(done.changed, tuple(done.said)), drifted=still, problems=tuple(problems.values())
+    )

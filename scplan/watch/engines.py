@@ -16,7 +16,7 @@ from scplan.linux.processes.signals import ask_to_stop_ends
 from scplan.runtimes import RUNTIMES
 from scplan.watch.poller import Poller
 from scplan.watch.rest import Rest
-from scplan.watch.watched import Roll
+from scplan.watch.watched import Inventory
 
 _AGAIN_S, _TIME_S = 2.0, 60.0
 _CHORE = "ask engines"
@@ -31,8 +31,10 @@ class Engines(Closing):
     `held` returns the fds that the child closes.
     """
 
-    def __init__(self, poller: Poller, rest: Rest, roll: Roll, every_s: float, held: Callable[[], list[int]]) -> None:
-        self._poller, self._rest, self._roll, self._every_s, self._held = poller, rest, roll, every_s, held
+    def __init__(
+        self, poller: Poller, rest: Rest, inventory: Inventory, every_s: float, held: Callable[[], list[int]]
+    ) -> None:
+        self._poller, self._rest, self._inventory, self._every_s, self._held = poller, rest, inventory, every_s, held
         self._child: Child[Silent] | None = None
         self._suspected: Silent = {}
 
@@ -42,7 +44,7 @@ class Engines(Closing):
 
     def ask(self) -> None:
         """Starts a check of the engines of all watched containers; the result is reported later."""
-        watched = self._roll.containers.values()
+        watched = self._inventory.containers.values()
         places = {(one.key[0], one.facts.place) for one in watched if one.facts is not None}
         held = self._held()
 
@@ -66,7 +68,7 @@ class Engines(Closing):
             silent = self._suspected  # the check failed: the last result stays
         lasting = {place: said for place, said in silent.items() if place in self._suspected}
         self._suspected = silent
-        self._roll.take_engines(lasting)
+        self._inventory.take_engines(lasting)
         is_new = lasting.keys() != silent.keys()
         self._rest.after(min(_AGAIN_S, self._every_s) if is_new else self._every_s, _CHORE, self.ask)
 

@@ -11,13 +11,13 @@ from scplan.watch.attend import Key
 from scplan.watch.paths import Paths
 from scplan.watch.poller import Poller
 from scplan.watch.rest import Rest
-from scplan.watch.streams import Told
+from scplan.watch.streams import DaemonEvents
 from scplan.watch.watched import Watched
 
 _CONNECT_AGAIN_S = 2.0
 
 
-class SignPosts(Closing):
+class StartEvents(Closing):
     """Waits for signs of stopped containers. `hint` is called with the keys of containers that may have started.
 
     `rest` schedules later work by name, and does it; `complain` reports a source that cannot be listened to.
@@ -34,7 +34,7 @@ class SignPosts(Closing):
         self._paths: Paths[Key] = Paths()
         poller.add(self._paths.fd, self._heard_paths)
         self._waiting: dict[Key, Watched] = {}
-        self._streams: dict[Stream, Told] = {}
+        self._streams: dict[Stream, DaemonEvents] = {}
 
     def close(self) -> None:
         self._paths.close()
@@ -50,7 +50,7 @@ class SignPosts(Closing):
             self._add(file, one.key)
         for stream in one.signs.streams:
             if stream not in self._streams:
-                self._streams[stream] = Told(stream)
+                self._streams[stream] = DaemonEvents(stream)
                 self._add(stream.socket, ("", stream.socket))
                 self._connect(stream)
         return True

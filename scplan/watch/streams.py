@@ -13,7 +13,7 @@ _CHUNK_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 16
 
 
-class Told(Closing):
+class DaemonEvents(Closing):
     """Event stream of one daemon. `fd` is None while there is no connection."""
 
     def __init__(self, stream: Stream) -> None:

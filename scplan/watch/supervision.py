@@ -31,8 +31,8 @@ from scplan.watch.pace import Gaps, Schedule
 from scplan.watch.poller import Poller
 from scplan.watch.recordings import Recordings
 from scplan.watch.rest import Rest
-from scplan.watch.signs import SignPosts
-from scplan.watch.watched import Roll, Watched
+from scplan.watch.signs import StartEvents
+from scplan.watch.watched import Inventory, Watched
 from scplan.workflow.plugging import end_starts
 from scplan.workflow.scene import Request
 
@@ -73,20 +73,20 @@ def writes_to_journal(fd: int) -> bool:
 
 def once(request: Request, settings: Settings, tell: Tell, count: Count) -> bool:
     """Attends to every container once; True if no container stayed busy or has a problem."""
-    state, roll = State(request.state_dir, KINDS), Roll(tell, is_patient=False)
+    state, inventory = State(request.state_dir, KINDS), Inventory(tell, is_patient=False)
     deadline = time.monotonic() + request.lock_timeout_s
     waiting: Sequence[Key] = state.names()
     while waiting:
         is_last = time.monotonic() > deadline
         seen = attend(waiting, Order(request, settings.heal, patient=is_last, asks_engines=True))
         for one in seen:
-            roll.take(one, 0.0)
+            inventory.take(one, 0.0)
         waiting = [one.key for one in seen if one.busy]
         if is_last:
             break
         time.sleep(_BUSY_S if waiting else 0)
-    count(roll.tally())
-    return not waiting and not any(one.problems for one in roll.containers.values())
+    count(inventory.tally())
+    return not waiting and not any(one.problems for one in inventory.containers.values())
 
 
 def supervise(request: Request, settings: Settings, tell: Tell, count: Count) -> None:
@@ -97,7 +97,7 @@ def supervise(request: Request, settings: Settings, tell: Tell, count: Count) ->
     state = State(request.state_dir, KINDS)
     with ExitStack() as stack:
         lock_fd = stack.enter_context(state.supervised(_LOCK_S))
-        Supervisor(request, settings, state, lock_fd, stack, Roll(tell, is_patient=True), count).run()
+        Supervisor(request, settings, state, lock_fd, stack, Inventory(tell, is_patient=True), count).run()
 
 
 class Supervisor:
@@ -110,11 +110,11 @@ class Supervisor:
         state: State,
         lock_fd: int,
         stack: ExitStack,
-        roll: Roll,
+        inventory: Inventory,
         count: Count,
     ) -> None:
         self._request, self._settings, self._state, self._lock_fd = request, settings, state, lock_fd
-        self._roll, self._count = roll, count
+        self._inventory, self._count = inventory, count
         self._woken = Woken(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         self._turns: Schedule[Key] = Schedule()
         # Containers with problems have jobs of their own: if they hang, they must not delay healthy containers.
@@ -126,12 +126,12 @@ class Supervisor:
         self._poller = stack.enter_context(Poller())
         self._rest = Rest(self._poller, time.monotonic)
         self._recordings = stack.enter_context(Recordings(state))
-        self._signs = stack.enter_context(SignPosts(self._poller, self._hint_of_life, self._rest, self._complain))
+        self._signs = stack.enter_context(StartEvents(self._poller, self._hint_of_life, self._rest, self._complain))
         self._hearing = stack.enter_context(
             Hearing(self._poller, self._hint_of_life, self._hint_inside, self._rest, self._complain, host)
         )
         self._engines = stack.enter_context(
-            Engines(self._poller, self._rest, roll, min(settings.check_s, _ENGINES_S), self._held)
+            Engines(self._poller, self._rest, inventory, min(settings.check_s, _ENGINES_S), self._held)
         )
         self._poller.add(self._woken.fd, self._heard_signal)
         self._poller.add(self._recordings.fd, self._heard_records)
@@ -154,15 +154,15 @@ class Supervisor:
                 f"without {', '.join(lacking)} not everything can be seen or plugged in", "run it as root, on the host"
             )
         for line in self._recovered():
-            self._roll.tell(Notice(Occasion.RECOVERED, lines=(line,)))
+            self._inventory.tell(Notice(Occasion.RECOVERED, lines=(line,)))
         self._read_all()
         alive_s = service.sign_of_life_every_s()
         if alive_s is not None:
             self._sign_of_life(alive_s)
         self._count_again()
         self._rest.after(min(self._settings.check_s, _FIRST_S), "ask engines", self._engines.ask)
-        self._roll.tell(Notice(Occasion.WATCHING, resources=len(self._roll.containers)))
-        service.notify("READY=1", f"STATUS=Watching {len(self._roll.containers)} containers")
+        self._inventory.tell(Notice(Occasion.WATCHING, resources=len(self._inventory.containers)))
+        service.notify("READY=1", f"STATUS=Watching {len(self._inventory.containers)} containers")
 
     def _recovered(self) -> list[str]:
         """Recovers the half-done work of a killed supervisor; returns a line about each."""
@@ -170,23 +170,23 @@ class Supervisor:
             try:
                 return end_starts(self._state, host, self._request)
             except ScplanError as error:
-                self._roll.tell(Notice(Occasion.PROBLEM, diagnostics=error.diagnostics))
+                self._inventory.tell(Notice(Occasion.PROBLEM, diagnostics=error.diagnostics))
                 return []
 
     def _end(self) -> None:
         service.notify("STOPPING=1")
         ended = self._jobs.end()
         ended = self._troubled.end() and ended
-        self._count(self._roll.tally())
+        self._count(self._inventory.tally())
         lines = () if ended else ("what was being done goes on without supervision",)
-        self._roll.tell(Notice(Occasion.ENDING, lines=lines))
+        self._inventory.tell(Notice(Occasion.ENDING, lines=lines))
 
     def _sign_of_life(self, every_s: float) -> None:
         service.notify("WATCHDOG=1")
         self._rest.after(every_s, "sign of life", lambda: self._sign_of_life(every_s))
 
     def _count_again(self) -> None:
-        self._count(self._roll.tally())
+        self._count(self._inventory.tally())
         self._rest.after(self._settings.check_s, "count", self._count_again)
 
     # hints
@@ -213,15 +213,15 @@ class Supervisor:
     def _read_all(self) -> None:
         self._recordings.watch_all()
         names = self._state.names()
-        for key in [key for key in self._roll.containers if key not in set(names)]:
+        for key in [key for key in self._inventory.containers if key not in set(names)]:
             self._forget(key)
         for key in names:
             self._watch(key)
             self._turns.at(key, time.monotonic())
 
     def _watch(self, key: Key) -> None:
-        self._roll.containers.setdefault(key, Watched(key))
-        wanted = _FDS + _FDS_EACH * len(self._roll.containers)
+        self._inventory.containers.setdefault(key, Watched(key))
+        wanted = _FDS + _FDS_EACH * len(self._inventory.containers)
         if raise_open_files(wanted) < wanted:
             self._degraded(
                 "too few files may be open: some containers are only looked at from time to time",
@@ -229,7 +229,7 @@ class Supervisor:
             )
 
     def _forget(self, key: Key) -> None:
-        one = self._roll.containers.pop(key, None)
+        one = self._inventory.containers.pop(key, None)
         if one is not None:
             self._hearing.stop(one)
             self._signs.await_nothing(one)
@@ -246,7 +246,7 @@ class Supervisor:
     def _hint(self, keys: Iterable[Key], gaps: Gaps) -> None:
         now = time.monotonic()
         for key in keys:
-            one = self._roll.containers.get(key)
+            one = self._inventory.containers.get(key)
             if one is None:
                 continue
             if one.hinted_s is None:
@@ -260,7 +260,7 @@ class Supervisor:
             return
         healthy: list[Key] = []
         for key in self._turns.take(time.monotonic(), _BATCH):
-            one = self._roll.containers.get(key)
+            one = self._inventory.containers.get(key)
             if one is None:
                 continue
             if key in self._jobs.busy | self._troubled.busy or (one.problems and self._troubled.is_full):
@@ -273,7 +273,7 @@ class Supervisor:
             self._start(healthy, self._jobs)
 
     def _start(self, keys: Sequence[Key], jobs: Jobs) -> None:
-        watched = [self._roll.containers[key] for key in keys]
+        watched = [self._inventory.containers[key] for key in keys]
         for one in watched:
             one.looked_for_s, one.hinted_s = one.hinted_s, None
             if one.life is not None:
@@ -291,7 +291,7 @@ class Supervisor:
     def _finish(self, fd: int, jobs: Jobs) -> None:
         self._poller.remove(fd)
         for seen in jobs.finish(fd):
-            if seen.key in self._roll.containers:
+            if seen.key in self._inventory.containers:
                 self._take(seen)
         parked, self._parked = self._parked, []
         for key in parked:
@@ -304,9 +304,9 @@ class Supervisor:
 
     def _take(self, seen: Seen) -> None:
         """Reports the news of a container, listens for its next event, and schedules its next check."""
-        now, one = time.monotonic(), self._roll.containers[seen.key]
+        now, one = time.monotonic(), self._inventory.containers[seen.key]
         before = (one.drifted, one.problems, one.owned)
-        self._roll.take(seen, now - one.looked_for_s if one.looked_for_s is not None else 0.0)
+        self._inventory.take(seen, now - one.looked_for_s if one.looked_for_s is not None else 0.0)
         if seen.facts is None and not seen.failed:
             self._forget(seen.key)
         elif seen.busy:
@@ -342,7 +342,7 @@ class Supervisor:
         if one.problems:
             wait_s = min(wait_s, _FIRST_PAUSE_S if not one.had_problems else 10 * _FIRST_PAUSE_S)
         elif one.is_unheard or (one.facts.status is Status.STOPPED and one.signs.is_polled):
-            wait_s = min(wait_s, max(_POLL_S, len(self._roll.containers) / _POLLS_PER_S))
+            wait_s = min(wait_s, max(_POLL_S, len(self._inventory.containers) / _POLLS_PER_S))
         else:
             # The first checks are spread over the rounds, and stay there: one child checks all containers of a round.
             grain_s = wait_s / _ROUNDS
@@ -364,7 +364,7 @@ class Supervisor:
             return
         self._complained.add(summary)
         diagnostic = Diagnostic(summary=summary, hint=hint, severity=Severity.WARNING)
-        self._roll.tell(Notice(Occasion.DEGRADED, diagnostics=(diagnostic,)))
+        self._inventory.tell(Notice(Occasion.DEGRADED, diagnostics=(diagnostic,)))
 
     def _patience_s(self) -> float | None:
         """Seconds until the next work that needs no event; None if there is none."""

@@ -11,7 +11,7 @@ from scplan.linux.processes.life import Life
 from scplan.model.live import ContainerFacts
 from scplan.model.report import Drifted, Notice, Occasion, Tally
 from scplan.runtimes.runtime import Signs
-from scplan.watch.attend import Deed, Key, Seen
+from scplan.watch.attend import Key, Seen, WorkDone
 
 
 class Watched:
@@ -58,17 +58,17 @@ class Watched:
         found: list[Notice] = []
         if seen.gave_back:
             found.append(self._notice(Occasion.STOPPED))
-        for occasion, deed in ((Occasion.STARTED, seen.started), (Occasion.HEALED, seen.healed)):
-            if deed is not None and (deed.changed or deed.lines):
-                found.append(self._done(occasion, deed, seconds))
+        for occasion, work in ((Occasion.STARTED, seen.started), (Occasion.HEALED, seen.healed)):
+            if work is not None and (work.changed or work.lines):
+                found.append(self._done(occasion, work, seconds))
         if not seen.failed and not seen.busy:
             found += self._drift(seen.drifted)
         if not seen.busy:
             found += self._trouble(seen.problems)
         return found
 
-    def _done(self, occasion: Occasion, deed: Deed, seconds: float) -> Notice:
-        return self._notice(occasion)._replace(resources=deed.changed, seconds=seconds, lines=deed.lines)
+    def _done(self, occasion: Occasion, work: WorkDone, seconds: float) -> Notice:
+        return self._notice(occasion)._replace(resources=work.changed, seconds=seconds, lines=work.lines)
 
     def _drift(self, drifted: tuple[Drifted, ...]) -> list[Notice]:
         self.drifted = len(drifted)
@@ -97,7 +97,7 @@ class Watched:
         return Notice(occasion, name, runtime)
 
 
-class Roll:
+class Inventory:
     """All watched containers, and their counts."""
 
     def __init__(self, tell: Callable[[Notice], None], *, is_patient: bool) -> None:

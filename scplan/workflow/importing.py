@@ -133,7 +133,7 @@ def _compact(kind: Kind[Any], resource: Resource) -> Resource:
     for name in values:
         default = entry.layout.defaults.get(name)
         if name in entry.layout.defaults and values[name] != default:
-            shorter = entry.but(**{name: default})
+            shorter = entry.replace(**{name: default})
             try:
                 entry = shorter if kind.normalise(shorter) == meaning else entry
             except ValueError:

@@ -30,7 +30,7 @@ class Many(NamedTuple):
     config: Config
     directory: Path
 
-    def but(self, container: Container, **sections: Any) -> Config:
+    def replace(self, container: Container, **sections: Any) -> Config:
         """The configuration with other sections for one of them."""
         changed = {**self.config["containers"][container.name], **sections}
         return {**self.config, "containers": {**self.config["containers"], container.name: changed}}
@@ -54,7 +54,7 @@ def test_only_what_is_not_as_recorded_is_told(many: Many, scplan: Scplan) -> Non
     tampered, changed = many.containers[2], many.containers[50]
     limit = tampered.cgroups["pids"] / "pids.max"
     limit.write_text("7\n")
-    ran = scplan("plan", config=many.but(changed, cgroup={"pids.max": 50})).ok()
+    ran = scplan("plan", config=many.replace(changed, cgroup={"pids.max": 50})).ok()
     assert ran.stdout.count("cgroup pids.max") == 2
     assert "7 → 100" in ran.stdout
     assert "100 → 50" in ran.stdout

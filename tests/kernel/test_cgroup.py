@@ -75,8 +75,8 @@ class Settings:
     def set(self, name: str, value: str) -> None:
         owned = self.peers.get(name)
         former = {} if owned is None else {"former": owned.former, "former_files": owned.former_files}
-        before = None if owned is None else self.live(name).but(**former)
-        before, after = KIND.capture(self.target, before, CgroupSetting(name=name, value=value).but(**former))
+        before = None if owned is None else self.live(name).replace(**former)
+        before, after = KIND.capture(self.target, before, CgroupSetting(name=name, value=value).replace(**former))
         assert after is not None
         self.made.append((before, after, owned))
         (KIND.create(self.target, after) if before is None else KIND.update(self.target, before, after))
@@ -86,7 +86,7 @@ class Settings:
 
     def unset(self, name: str) -> None:
         owned = self.peers[name]
-        before, _ = KIND.capture(self.target, owned.but(value=self.live(name).value), None)
+        before, _ = KIND.capture(self.target, owned.replace(value=self.live(name).value), None)
         assert before is not None
         self.made.append((before, None, owned))
         KIND.delete(self.target, before)

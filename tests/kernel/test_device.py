@@ -37,7 +37,7 @@ def target(inside: throwaway.Container) -> Iterator[Target[Device]]:
 
 def _device(disk: LoopDisk, path: str = "/dev/in/data", **values: object) -> Device:
     device = Device(source=disk.path, target=path, file_type="block", numbers=disk.numbers, mode="0640", uid=0, gid=6)
-    return device.but(**values)
+    return device.replace(**values)
 
 
 def _captured(target: Target[Device], device: Device) -> Device:
@@ -73,7 +73,7 @@ def test_mode_and_owner_change_in_place(
 ) -> None:
     before = _made(target, _device(loop_disk))
     host = os.stat(loop_disk.path)
-    after = before.but(mode="0606", uid=7, gid=8, permissions="rw")
+    after = before.replace(mode="0606", uid=7, gid=8, permissions="rw")
     first = inside.stat("/dev/in/data")
     KIND.update(target, before, after)
     found = inside.stat("/dev/in/data")
@@ -136,8 +136,8 @@ def test_nodes_of_the_host_that_are_mounted_there_keep_mode_and_owner(target: Ta
     wanted = Device(source="/dev/null", target="/dev/null", file_type="char", numbers="1:3")
     before = _captured(target, _live(target, wanted))
     with pytest.raises(ScplanError, match="host's own node"):
-        KIND.update(target, before, before.but(uid=0, gid=0, mode="0600"))
-    KIND.update(target, before.but(uid=0, gid=0, mode="0600"), before)
+        KIND.update(target, before, before.replace(uid=0, gid=0, mode="0600"))
+    KIND.update(target, before.replace(uid=0, gid=0, mode="0600"), before)
     now = os.stat("/dev/null")
     assert (now.st_mode, now.st_uid, now.st_gid) == (host.st_mode, host.st_uid, host.st_gid)
 

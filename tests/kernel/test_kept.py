@@ -121,7 +121,7 @@ echo 9 > /proc/sys/net/ipv4/neigh/eth1/delay_first_probe_time
 
 def made(target: Target[Nic], host_name: str, **attributes: Any) -> Nic:
     wanted = Nic(name="eth1", host_name=host_name, addresses=("10.9.0.5/24", "fd00:9::5/64"), mtu=1500, txqueuelen=1000)
-    wanted = KIND.normalise(wanted).but(bridge="", **attributes)
+    wanted = KIND.normalise(wanted).replace(bridge="", **attributes)
     KIND.create(target, wanted)
     inside(target, OF_OTHERS)
     target.host.forget()
@@ -151,7 +151,7 @@ def test_a_removed_veth_comes_back_with_all_that_others_gave_it(target: Target[N
 def test_a_nic_that_was_down_comes_back_with_all_that_others_gave_it(target: Target[Nic], host_name: str) -> None:
     before = made(target, host_name)
     there = in_container(target)
-    carried, down = KIND.capture(target, before, before.but(up=False))
+    carried, down = KIND.capture(target, before, before.replace(up=False))
     assert carried is not None
     assert down is not None
     KIND.update(target, carried, down)
@@ -164,7 +164,7 @@ def test_addresses_of_others_stay_as_they_are_when_a_primary_one_goes(target: Ta
     before = made(target, host_name)
     there = in_container(target)
     left = tuple(address for address in before.addresses or () if address != "10.9.0.5/24")
-    _, after = KIND.capture(target, before, before.but(addresses=left))
+    _, after = KIND.capture(target, before, before.replace(addresses=left))
     assert after is not None
     KIND.update(target, before, after)
     now = in_container(target)
@@ -177,12 +177,12 @@ def test_addresses_of_others_stay_as_they_are_when_a_primary_one_goes(target: Ta
 def test_a_port_comes_back_to_its_bridge_with_all_that_others_gave_it(
     target: Target[Nic], bridge: str, other_bridge: str, host_name: str
 ) -> None:
-    before = made(target, host_name).but(bridge=bridge)
+    before = made(target, host_name).replace(bridge=bridge)
     KIND.update(target, before, before)
     run(f"bridge link set dev {host_name} isolated on hairpin on guard on learning off cost 7")
     run(f"bridge fdb add 02:00:00:00:00:09 dev {host_name} master static")
     outside = on_host(host_name)
-    carried, after = KIND.capture(target, before, before.but(bridge=other_bridge))
+    carried, after = KIND.capture(target, before, before.replace(bridge=other_bridge))
     assert carried is not None
     assert after is not None
     KIND.update(target, carried, after)

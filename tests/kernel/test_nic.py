@@ -72,7 +72,7 @@ def read(target: Target[Nic], wanted: Nic) -> Nic:
     """Without its host end's values, which are compared only where they were promised."""
     found = live(target, wanted)
     assert found is not None
-    return found.but(host_mtu=None, host_txqueuelen=None, host_bridge=None, host_mac=None)
+    return found.replace(host_mtu=None, host_txqueuelen=None, host_bridge=None, host_mac=None)
 
 
 def ip(*arguments: str) -> Any:
@@ -108,7 +108,7 @@ def test_a_created_veth_reads_back_as_it_was_asked_for(
     )
     KIND.create(target, wanted)
     assert differences(wanted, read(target, wanted)) == ()
-    assert read(target, wanted).but(required=True) == wanted
+    assert read(target, wanted).replace(required=True) == wanted
     shown = process_container.ip("-d", "address", "show", "dev", "eth1")
     assert shown[0]["mtu"] == 1400
     assert shown[0]["txqlen"] == 500
@@ -161,7 +161,7 @@ def test_every_attribute_changes_in_place(
     before = completed(host_name, bridge=bridge, addresses=("10.9.0.5/24",), mac="02:00:5e:10:00:01")
     KIND.create(target, before)
     index = target.container.rtnl.link("eth1")
-    after = before.but(**change)
+    after = before.replace(**change)
     assert (KIND.disruption(before, after)[0] != "none") == interrupts
     KIND.update(target, before, after)
     assert read(target, after) == after
@@ -180,8 +180,8 @@ def test_bridge_and_host_name_change_in_place(
 ) -> None:
     before = completed(host_name, bridge=bridge, addresses=("10.9.0.5/24",))
     KIND.create(target, before)
-    before = before.but(mac=read(target, before).mac)
-    after = before.but(bridge=other_bridge, host_name=session.name())
+    before = before.replace(mac=read(target, before).mac)
+    after = before.replace(bridge=other_bridge, host_name=session.name())
     KIND.update(target, before, after)
     assert read(target, after) == after
     assert not ip("link", "show", "dev", host_name)
@@ -201,7 +201,7 @@ def test_routes_and_others_addresses_outlive_a_change_of_address(
     inside(process_container, "ip", "route", "add", "fd00:20::/64", "via", "fd00:9::1")
     before = read(target, before)
     assert before.addresses is not None
-    after = before.but(addresses=("10.9.0.77/24", "fd00:9::77/64", "10.9.0.6/24"))
+    after = before.replace(addresses=("10.9.0.77/24", "fd00:9::77/64", "10.9.0.6/24"))
     KIND.update(target, before, after)
     shown = addresses(process_container.ip("address", "show", "dev", "eth1"))
     assert sorted(shown) == ["10.9.0.6/24", "10.9.0.77/24", "fd00:9::77/64"]
@@ -219,7 +219,7 @@ def test_a_change_of_mtu_keeps_routes(
     KIND.create(target, before)
     inside(process_container, "ip", "route", "add", "default", "via", "10.9.0.1")
     routes = process_container.ip("route"), process_container.ip("-6", "route")
-    KIND.update(target, before, before.but(mtu=1400))
+    KIND.update(target, before, before.replace(mtu=1400))
     assert (process_container.ip("route"), process_container.ip("-6", "route")) == routes
 
 
@@ -269,7 +269,7 @@ def test_another_mtu_of_the_host_end_is_drift_where_it_was_promised(target: Targ
     KIND.update(target, found, completed(host_name))
     assert live(target, wanted) == found
     KIND.update(target, found, wanted)
-    assert live(target, wanted) == wanted.but(mac=found.mac, addresses=(), host_mac=found.host_mac)
+    assert live(target, wanted) == wanted.replace(mac=found.mac, addresses=(), host_mac=found.host_mac)
 
 
 def test_a_link_of_others_is_neither_taken_nor_deleted(
@@ -323,7 +323,7 @@ def test_a_refused_value_names_the_operation_and_what_the_kernel_says(target: Ta
     wanted = completed(host_name)
     KIND.create(target, wanted)
     with pytest.raises(KernelError, match=r"RTM_NEWLINK\(.*bridge|no bridge"):
-        KIND.update(target, wanted, wanted.but(bridge="absent0"))
+        KIND.update(target, wanted, wanted.replace(bridge="absent0"))
     with pytest.raises(KernelError, match=r"RTM_NEWADDR\(10\.9\.0\.5/77"):
         target.container.rtnl.add_address(1, "10.9.0.5/77")
 
@@ -344,7 +344,7 @@ def test_import_finds_nics_from_the_host_only(
     inside(process_container, "ip", "link", "add", "own2", "type", "bridge")
     (outer,) = ip("link", "show", "dev", host_name)
     promised = {"host_mtu": 1500, "host_txqueuelen": 1000, "host_bridge": bridge, "host_mac": outer["address"]}
-    assert KIND.read(target.container, target.host, None) == {"eth1": wanted.but(**promised)}
+    assert KIND.read(target.container, target.host, None) == {"eth1": wanted.replace(**promised)}
 
 
 def test_a_container_on_the_hosts_network_is_refused(host: Host) -> None:
@@ -379,7 +379,7 @@ def lend(target: Target[Nic], nic: Nic) -> Nic:
 
 def give_back(target: Target[Nic], lent: Nic) -> None:
     found = read(target, lent)
-    recorded = found.but(**{name: getattr(lent, name) for name in FORMER})
+    recorded = found.replace(**{name: getattr(lent, name) for name in FORMER})
     before, _ = KIND.capture(target, recorded, None)
     assert before is not None
     KIND.delete(target, before)
@@ -412,7 +412,9 @@ def test_a_physical_nic_comes_back_exactly_as_it_was(
         )
 
     before = state()
-    wanted = physical.but(addresses=("10.8.0.5/24", "fd00:8::5/64"), mac="02:00:5e:10:00:22", mtu=1300, txqueuelen=5)
+    wanted = physical.replace(
+        addresses=("10.8.0.5/24", "fd00:8::5/64"), mac="02:00:5e:10:00:22", mtu=1300, txqueuelen=5
+    )
     lent = lend(target, wanted)
     assert not ip("link", "show", "dev", name)
     assert differences(wanted, read(target, lent)) == ()
@@ -455,7 +457,7 @@ def test_names_that_clash_on_the_way_do_not_matter(
 def test_a_name_taken_on_the_host_meanwhile_leaves_all_as_it_was(
     target: Target[Nic], process_container: throwaway.Container, physical: Nic
 ) -> None:
-    lent = lend(target, physical.but(addresses=("10.8.0.5/24",)))
+    lent = lend(target, physical.replace(addresses=("10.8.0.5/24",)))
     inside(process_container, "ip", "route", "add", "default", "via", "10.8.0.1")
     before = process_container.ip("address"), process_container.ip("route")
     sh("ip", "link", "add", str(physical.host_name), "type", "bridge")
@@ -525,7 +527,7 @@ def test_a_return_that_was_cut_off_is_completed(
     name = str(physical.host_name)
     sh("ip", "link", "set", name, "up", "mtu", "1400")
     sh("ip", "address", "add", "10.9.9.5/24", "dev", name)
-    lent = lend(target, physical.but(mtu=1300))
+    lent = lend(target, physical.replace(mtu=1300))
     inside(process_container, "ip", "link", "set", "eth1", "name", name)
     inside(process_container, "ip", "link", "set", name, "netns", str(os.getpid()))
     KIND.delete(target, lent)
@@ -545,7 +547,7 @@ def test_a_nic_that_the_kernel_gave_back_is_reclaimed(
     sh("ip", "address", "add", "10.9.9.5/24", "dev", name)
     before = ip("address", "show", "dev", name)[0]
     inner = session.name() if name_back == "eth1" else name_back
-    lent = lend(target, physical.but(name=inner, mtu=1300, mac="02:00:5e:10:00:22"))
+    lent = lend(target, physical.replace(name=inner, mtu=1300, mac="02:00:5e:10:00:22"))
     pins.unpin(str(lent.pinned))
     reclaim(target.host, lent)
     assert not ip("link", "show", "dev", name), "it is in the container still"
@@ -564,7 +566,7 @@ def test_a_nic_comes_home_from_the_namespace_that_is_kept_for_it(session: Sessio
     before = ip("address", "show", "dev", name)[0]
     container = session.start(session.name())
     with Container(container.name, container.pid, 0, host) as opened:
-        lent = lend(Target(container=opened, host=host, peers={}), physical.but(mtu=1300, mac="02:00:5e:10:00:22"))
+        lent = lend(Target(container=opened, host=host, peers={}), physical.replace(mtu=1300, mac="02:00:5e:10:00:22"))
     session.stop(container.name)
     assert not ip("link", "show", "dev", name)
     stranded = lost.stranded(host, lent)
@@ -588,7 +590,7 @@ def test_a_host_end_that_was_left_is_deleted_and_one_of_another_is_not(
     _, wanted = KIND.capture(target, None, completed(host_name, bridge=bridge))
     assert wanted is not None
     KIND.create(target, wanted)
-    reclaim(target.host, wanted.but(host_mac="02:00:00:00:00:01"))
+    reclaim(target.host, wanted.replace(host_mac="02:00:00:00:00:01"))
     assert ip("link", "show", "dev", host_name)
     reclaim(target.host, wanted)
     assert not ip("link", "show", "dev", host_name)

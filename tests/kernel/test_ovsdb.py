@@ -184,11 +184,11 @@ def test_a_nic_joins_changes_and_leaves_bridges(
         assert switch.vsctl("port-to-br", str(first.host_name)) == bridges[0]
         before = first
         for after in (
-            first.but(bridge=bridges[1]),
-            first.but(bridge=bridge),
-            first.but(bridge=bridges[0]),
-            first.but(host_name=session.name()),
-            first.but(bridge=""),
+            first.replace(bridge=bridges[1]),
+            first.replace(bridge=bridge),
+            first.replace(bridge=bridges[0]),
+            first.replace(host_name=session.name()),
+            first.replace(bridge=""),
             first,
         ):
             kind.update(target, before, after)

@@ -216,7 +216,7 @@ def test_of_several_routes_with_one_key_the_first_counts(
     for _ in range(2):
         KIND.update(owned, captured, after)
         assert [one["gateway"] for one in shown(process_container)] == ["10.9.0.2", "10.9.0.1"]
-        assert live(target, wanted) == found.but(via="10.9.0.2")
+        assert live(target, wanted) == found.replace(via="10.9.0.2")
     for _ in range(2):
         KIND.update(owned, after, captured)
         assert shown(process_container) == before
@@ -259,7 +259,7 @@ def test_a_removed_route_comes_back_in_its_place_with_all_that_it_had(
     for _ in range(2):
         KIND.create(owned, captured)
         assert shown(process_container) == before
-    changed = wanted.but(via="10.9.0.9")
+    changed = wanted.replace(via="10.9.0.9")
     captured, after = KIND.capture(owned, wanted, changed)
     assert captured is not None
     assert after is not None
@@ -394,12 +394,12 @@ def test_a_route_for_one_type_of_service_is_another_one(
     KIND.create(target, wanted)
     found = live(target, wanted)
     assert found is not None
-    KIND.update(target, found, found.but(via="10.9.0.2"))
+    KIND.update(target, found, found.replace(via="10.9.0.2"))
     assert {(one.get("tos"), one["gateway"]) for one in shown(process_container)} == {
         ("0x08", "10.9.0.1"),
         (None, "10.9.0.2"),
     }
-    KIND.delete(target, found.but(via="10.9.0.2"))
+    KIND.delete(target, found.replace(via="10.9.0.2"))
     assert shown(process_container) == before
 
 

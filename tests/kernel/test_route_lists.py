@@ -144,7 +144,7 @@ def test_operations_and_their_undo_among_routes_of_others(lab: Lab, draw: Draw) 
         _, made = KIND.capture(lab.target, None, completed(wanted))
         assert made is not None
         KIND.create(lab.target, made)
-        record = wanted.but(over=made.over, options="")
+        record = wanted.replace(over=made.over, options="")
     for place, words in draw.others:
         try_to(lab, f"ip -{family} route {place} {words}")
     before = lab.shown(family)

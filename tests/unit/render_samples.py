@@ -116,7 +116,7 @@ CHANGE = change(
     2,
     "web/nic/eth1",
     Action.UPDATE,
-    NIC.but(mtu=1500),
+    NIC.replace(mtu=1500),
     NIC,
     changed=("mtu",),
     disruption=Disruption.BRIEF,

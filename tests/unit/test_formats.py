@@ -201,7 +201,7 @@ def test_journal_of_1_0_holds_a_replacement_as_two_operations() -> None:
         (4, "web/cgroup/memory.max", Action.DELETE),
         (5, "web/mount/srv/data", Action.DELETE),
     ]
-    assert entries.started[1].before == ROUTE.but(dev="eth1", onlink=False, protocol=4)
+    assert entries.started[1].before == ROUTE.replace(dev="eth1", onlink=False, protocol=4)
     assert entries.started[1].owned_before == entries.started[3].owned_after == ROUTE
 
 

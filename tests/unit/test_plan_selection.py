@@ -42,11 +42,11 @@ def test_accounts_differ_where_records_say_something_else() -> None:
         return accounts(Resolution(desired, frozenset(), ()), ("web",), Selection())["web"]
 
     limited = Device(source="/dev/sda", target="/dev/sda", permissions="rw", io=IoLimits(read_bps=1))
-    same = {of(SETTING, limited), of(limited, SETTING), of(SETTING.but(former="7"), limited)}
+    same = {of(SETTING, limited), of(limited, SETTING), of(SETTING.replace(former="7"), limited)}
     assert len(same) == 1
-    others = [of(SETTING), of(limited), of(SETTING.but(value="1"), limited)]
-    others += [of(SETTING, limited.but(io=None)), of(SETTING, limited.but(io=IoLimits(write_bps=1)))]
-    others.append(of(SETTING, limited.but(permissions="r")))
+    others = [of(SETTING), of(limited), of(SETTING.replace(value="1"), limited)]
+    others += [of(SETTING, limited.replace(io=None)), of(SETTING, limited.replace(io=IoLimits(write_bps=1)))]
+    others.append(of(SETTING, limited.replace(permissions="r")))
     assert len({*same, *others}) == 1 + len(others)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from scplan.errors import RecordDamaged
-from scplan.hooks.state import told_by_lxc
+from scplan.hooks.state import call_of_lxc
 from scplan.linux.host import boot_id
 from scplan.linux.processes.process import start_of
 from scplan.model.live import ContainerFacts, Naming, Status
@@ -508,7 +508,7 @@ def test_containers_of_one_name_below_two_lxcpaths_are_two(
             assert is_about(record.id, record.place, facts)
             assert not is_about(record.id, record.place, wrong)
             environment = {"LXC_NAME": "web", "LXC_PID": str(wrong.pid), "LXC_CONFIG_FILE": f"{wrong.id}/config"}
-            assert told_by_lxc(environment, "start-host", "lxc").id != record.id
+            assert call_of_lxc(environment, "start-host", "lxc").id != record.id
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from scplan.model.report import Drifted, DriftReport, Event, Finding, Outcome, O
 from scplan.render import machine
 from tests.unit.render_samples import ADD, CHANGE, NIC, PLAN, REPLACE, ROUTE, WARNING, WEB, operation, plan
 
-OWNED = Owned(address=CHANGE.address, runtime="runc", container_id="4f6c", recorded=NIC, live=NIC.but(mtu=9000))
+OWNED = Owned(address=CHANGE.address, runtime="runc", container_id="4f6c", recorded=NIC, live=NIC.replace(mtu=9000))
 
 
 def test_plan_document_has_the_documented_keys() -> None:
@@ -142,7 +142,7 @@ def test_drift_document_tells_drift_from_pending() -> None:
         containers={"web": WEB},
         checked=2,
         drifted=(
-            Drifted(address=CHANGE.address, changed=("mtu",), recorded=NIC, live=NIC.but(mtu=9000)),
+            Drifted(address=CHANGE.address, changed=("mtu",), recorded=NIC, live=NIC.replace(mtu=9000)),
             Drifted(address=REPLACE.address, changed=(), recorded=ROUTE, live=None),
         ),
         pending=plan(ADD),

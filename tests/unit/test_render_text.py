@@ -127,13 +127,15 @@ def test_container_that_no_runtime_knows_has_its_name_alone() -> None:
 
 
 def test_only_managed_attributes_are_mentioned() -> None:
-    asked = DISK.but(permissions=None, io=None)
-    added = change(1, "web/device/dev/sdb123", Action.CREATE, None, DISK.but(required=True), managed=asked)
+    asked = DISK.replace(permissions=None, io=None)
+    added = change(1, "web/device/dev/sdb123", Action.CREATE, None, DISK.replace(required=True), managed=asked)
     assert rows(plan(added)) == ["  1 + device /dev/sdb123      source /dev/sdb"]
 
 
 def test_policy_and_resolved_attributes_are_not_mentioned() -> None:
-    added = change(1, "web/device/dev/sdb123", Action.CREATE, None, DISK.but(required=False, numbers="8:16", io=None))
+    added = change(
+        1, "web/device/dev/sdb123", Action.CREATE, None, DISK.replace(required=False, numbers="8:16", io=None)
+    )
     assert rows(plan(added)) == ["  1 + device /dev/sdb123      source /dev/sdb, rwm"]
 
 
@@ -143,21 +145,23 @@ def test_true_is_said_by_the_name_alone() -> None:
 
 
 def test_changed_addresses_show_what_comes_and_goes() -> None:
-    before = NIC.but(addresses=("10.0.0.5/24", "10.0.0.6/24"))
-    after = NIC.but(addresses=("10.0.0.6/24", "fd00::5/64"))
+    before = NIC.replace(addresses=("10.0.0.5/24", "10.0.0.6/24"))
+    after = NIC.replace(addresses=("10.0.0.6/24", "fd00::5/64"))
     changed = change(1, "web/nic/eth1", Action.UPDATE, before, after, changed=("addresses",))
     assert rows(plan(changed)) == ["  1 ~ nic eth1                addresses +fd00::5/64 -10.0.0.5/24"]
 
 
 def test_attribute_of_a_nested_record_changes_from_unset() -> None:
-    before = DISK.but(io=None, permissions="r")
+    before = DISK.replace(io=None, permissions="r")
     changed = change(1, "web/device/dev/sdb123", Action.UPDATE, before, DISK, changed=("io.read_bps", "permissions"))
     assert rows(plan(changed)) == ["  1 ~ device /dev/sdb123      read_bps unset → 10 MiB/s, permissions r → rwm"]
 
 
 def test_setting_shows_its_value_without_a_label_and_what_is_given_back() -> None:
     setting = Setting(name="memory.max", value="512", former="max")
-    changed = change(1, "web/cgroup/memory.max", Action.UPDATE, setting, setting.but(value="1024"), changed=("value",))
+    changed = change(
+        1, "web/cgroup/memory.max", Action.UPDATE, setting, setting.replace(value="1024"), changed=("value",)
+    )
     removed = change(2, "web/cgroup/memory.max", Action.DELETE, setting, None)
     assert rows(plan(changed, removed)) == [
         "  1 ~ cgroup memory.max       512 → 1024",
@@ -166,12 +170,12 @@ def test_setting_shows_its_value_without_a_label_and_what_is_given_back() -> Non
 
 
 def test_removal_says_the_former_values() -> None:
-    removed = change(1, "web/nic/eth1", Action.DELETE, NIC.but(former_mtu=9000), None)
+    removed = change(1, "web/nic/eth1", Action.DELETE, NIC.replace(former_mtu=9000), None)
     assert rows(plan(removed)) == ["  1 - nic eth1                mtu was 9000"]
 
 
 def test_replacement_for_changed_values_shows_them() -> None:
-    changed = change(1, "web/route/default", Action.REPLACE, ROUTE, ROUTE.but(via="10.0.0.2"), changed=("via",))
+    changed = change(1, "web/route/default", Action.REPLACE, ROUTE, ROUTE.replace(via="10.0.0.2"), changed=("via",))
     assert rows(plan(changed)) == ["  1 -/+ route default         via 10.0.0.1 → 10.0.0.2"]
 
 
@@ -250,7 +254,7 @@ def report(*drifted: Drifted, pending: Plan | None = None) -> DriftReport:
 
 def test_drift_and_pending_changes_are_told_apart() -> None:
     drifted = (
-        Drifted(address=CHANGE.address, changed=("mtu",), recorded=NIC, live=NIC.but(mtu=9000)),
+        Drifted(address=CHANGE.address, changed=("mtu",), recorded=NIC, live=NIC.replace(mtu=9000)),
         Drifted(address=Address.parse("web/route/default"), changed=(), recorded=ROUTE, live=None),
     )
     assert plain(drift_lines(report(*drifted, pending=plan(ADD)))) == (
@@ -293,7 +297,7 @@ def owned(address: str, recorded: Nic, live: Nic | None, problem: str = "") -> O
 def test_owned_resources_say_how_they_are_live() -> None:
     table = [
         owned("web/nic/eth1", NIC, NIC),
-        owned("web/nic/eth2", NIC, NIC.but(mtu=9000)),
+        owned("web/nic/eth2", NIC, NIC.replace(mtu=9000)),
         owned("web/nic/eth3", NIC, None),
         owned("db/nic/eth0", NIC, None, "the container is not running"),
     ]
@@ -315,7 +319,7 @@ def test_addresses_are_listed_one_a_line() -> None:
 
 
 def test_record_shows_every_attribute_that_is_set() -> None:
-    assert plain(record_lines(owned("web/nic/eth1", NIC.but(former_mtu=1500), None))) == (
+    assert plain(record_lines(owned("web/nic/eth1", NIC.replace(former_mtu=1500), None))) == (
         "web/nic/eth1\n  container   web (runc, 4f6c)\n  name        eth1\n  mtu         1400\n  former_mtu  1500\n"
     )
 

@@ -157,22 +157,26 @@ BY_IPV4, BY_IPV6 = route(via="10.0.0.1"), route(via="fd00::1")
 @pytest.mark.parametrize(
     ("wanted", "after", "goes_down"),
     [
-        (BY_IPV4, NIC.but(up=False), True),
-        (BY_IPV6, NIC.but(up=False), True),
-        (BY_IPV4, NIC.but(mtu=1200), False),
-        (BY_IPV6, NIC.but(mtu=1200), True),
-        (BY_IPV4, NIC.but(mtu=1400, mac="02:00:00:00:00:01"), False),
-        (BY_IPV4, NIC.but(bridge="br0"), False),
-        (BY_IPV4, NIC.but(addresses=NIC.addresses[1:]), True),  # its gateway's network
-        (BY_IPV6, NIC.but(addresses=NIC.addresses[1:]), False),
-        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=NIC.addresses[1:]), False),
-        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=NIC.addresses[2:]), True),  # the last of IPv4
-        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=("10.0.0.6/24", "10.1.0.6/24")), True),  # secondary ones
-        (route("10.9.0.0/16", dev="eth1"), NIC.but(addresses=("10.7.0.6/24",)), False),
-        (route("10.9.0.0/16", dev="eth1", src="10.1.0.5"), NIC.but(addresses=NIC.addresses[:1]), True),
-        (route("fd09::/64", dev="eth1"), NIC.but(addresses=()), False),
-        (route("fd09::/64", dev="eth1", src="fd00::5"), NIC.but(addresses=NIC.addresses[:2]), True),
-        (route(via="192.0.2.1", dev="eth1", onlink=True), NIC.but(addresses=NIC.addresses[1:]), False),
+        (BY_IPV4, NIC.replace(up=False), True),
+        (BY_IPV6, NIC.replace(up=False), True),
+        (BY_IPV4, NIC.replace(mtu=1200), False),
+        (BY_IPV6, NIC.replace(mtu=1200), True),
+        (BY_IPV4, NIC.replace(mtu=1400, mac="02:00:00:00:00:01"), False),
+        (BY_IPV4, NIC.replace(bridge="br0"), False),
+        (BY_IPV4, NIC.replace(addresses=NIC.addresses[1:]), True),  # its gateway's network
+        (BY_IPV6, NIC.replace(addresses=NIC.addresses[1:]), False),
+        (route("10.9.0.0/16", dev="eth1"), NIC.replace(addresses=NIC.addresses[1:]), False),
+        (route("10.9.0.0/16", dev="eth1"), NIC.replace(addresses=NIC.addresses[2:]), True),  # the last of IPv4
+        (
+            route("10.9.0.0/16", dev="eth1"),
+            NIC.replace(addresses=("10.0.0.6/24", "10.1.0.6/24")),
+            True,
+        ),  # secondary ones
+        (route("10.9.0.0/16", dev="eth1"), NIC.replace(addresses=("10.7.0.6/24",)), False),
+        (route("10.9.0.0/16", dev="eth1", src="10.1.0.5"), NIC.replace(addresses=NIC.addresses[:1]), True),
+        (route("fd09::/64", dev="eth1"), NIC.replace(addresses=()), False),
+        (route("fd09::/64", dev="eth1", src="fd00::5"), NIC.replace(addresses=NIC.addresses[:2]), True),
+        (route(via="192.0.2.1", dev="eth1", onlink=True), NIC.replace(addresses=NIC.addresses[1:]), False),
     ],
 )
 def test_a_route_goes_down_with_its_nic_only_where_the_kernel_drops_it(

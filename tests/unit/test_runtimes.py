@@ -29,7 +29,7 @@ from scplan.errors import (
     ScplanError,
 )
 from scplan.hooks.identity import is_elsewhere, why_another
-from scplan.hooks.state import Told, told_by_lxc
+from scplan.hooks.state import HookCall, call_of_lxc
 from scplan.linux import local_socket
 from scplan.linux.local_socket import ask, http_get
 from scplan.model.live import ContainerFacts, Status
@@ -611,8 +611,8 @@ def test_record_is_searched_in_its_own_place(tmp_path: Path, monkeypatch: pytest
     assert other.place.endswith("/b")
 
 
-def told_by_incus(environment: dict[str, str]) -> Told:
-    return told_by_lxc(environment, "start-host", "incus")
+def call_of_incus(environment: dict[str, str]) -> HookCall:
+    return call_of_lxc(environment, "start-host", "incus")
 
 
 TASKS = "/run/containerd/io.containerd.runtime.v2.task"
@@ -621,17 +621,17 @@ TASKS = "/run/containerd/io.containerd.runtime.v2.task"
 @pytest.mark.parametrize(
     ("runtime", "place", "told", "is_it"),
     [
-        ("containerd", f"{TASKS}/a", Told("web", "createRuntime", 1, bundle=f"{TASKS}/a/web"), True),
-        ("containerd", f"{TASKS}/a", Told("web", "createRuntime", 1, bundle=f"{TASKS}/b/web"), False),
-        ("containerd", "", Told("web", "createRuntime", 1, bundle=f"{TASKS}/b/web"), True),
-        ("incus", "/run/i/unix.socket?project=pr", told_by_incus({"LXC_NAME": "pr_web", "LXC_PID": "1"}), True),
-        ("incus", "/run/i/unix.socket?project=a_b", told_by_incus({"LXC_NAME": "a_b_web", "LXC_PID": "1"}), True),
-        ("incus", "/run/i/unix.socket?project=pr", told_by_incus({"LXC_NAME": "web", "LXC_PID": "1"}), False),
-        ("incus", "/run/i/unix.socket?project=default", told_by_incus({"LXC_NAME": "pr_web", "LXC_PID": "1"}), False),
-        ("incus", "/run/i/unix.socket?project=default", told_by_incus({"LXC_NAME": "web", "LXC_PID": "1"}), True),
+        ("containerd", f"{TASKS}/a", HookCall("web", "createRuntime", 1, bundle=f"{TASKS}/a/web"), True),
+        ("containerd", f"{TASKS}/a", HookCall("web", "createRuntime", 1, bundle=f"{TASKS}/b/web"), False),
+        ("containerd", "", HookCall("web", "createRuntime", 1, bundle=f"{TASKS}/b/web"), True),
+        ("incus", "/run/i/unix.socket?project=pr", call_of_incus({"LXC_NAME": "pr_web", "LXC_PID": "1"}), True),
+        ("incus", "/run/i/unix.socket?project=a_b", call_of_incus({"LXC_NAME": "a_b_web", "LXC_PID": "1"}), True),
+        ("incus", "/run/i/unix.socket?project=pr", call_of_incus({"LXC_NAME": "web", "LXC_PID": "1"}), False),
+        ("incus", "/run/i/unix.socket?project=default", call_of_incus({"LXC_NAME": "pr_web", "LXC_PID": "1"}), False),
+        ("incus", "/run/i/unix.socket?project=default", call_of_incus({"LXC_NAME": "web", "LXC_PID": "1"}), True),
     ],
 )
-def test_hook_compares_the_place(runtime: str, place: str, told: Told, is_it: bool) -> None:
+def test_hook_compares_the_place(runtime: str, place: str, told: HookCall, is_it: bool) -> None:
     record = Record("web", runtime, "web", {}, place=place)
     assert told.id == "web"
     assert (why_another(told, record, "") == "") == is_it
@@ -646,7 +646,7 @@ def test_hook_distinguishes_daemons_of_incus_by_where_the_root_is(is_here: bool,
         (tmp_path / directory / "unix.socket").touch()
     record = Record("web", "incus", "web", {}, place=f"{tmp_path}/one/unix.socket?project=default")
     root = f"{tmp_path}/{'one' if is_here else 'two'}/storage-pools/default/containers/web/rootfs"
-    told = told_by_incus({"LXC_NAME": "web", "LXC_PID": "1", "LXC_ROOTFS_PATH": root})
+    told = call_of_incus({"LXC_NAME": "web", "LXC_PID": "1", "LXC_ROOTFS_PATH": root})
     assert (why_another(told, record, "") == "") == is_here
     assert is_elsewhere(told, record) == (not is_here)
 
@@ -660,8 +660,8 @@ def test_sockets_of_one_daemon_of_incus_are_one_place() -> None:
 
 TOLD = """
 import json, os, sys
-from scplan.hooks.state import told_by_lxc
-print(json.dumps(told_by_lxc(os.environ, "start-host", None)[::5]))
+from scplan.hooks.state import call_of_lxc
+print(json.dumps(call_of_lxc(os.environ, "start-host", None)[::5]))
 """
 
 

@@ -13,7 +13,7 @@ from scplan.render.markdown import plan_markdown
 from scplan.workflow.gates import refuse_disruption
 from tests.unit.render_samples import NIC, WEB, change
 
-BRIEF = change(1, "web/nic/eth1", Action.UPDATE, NIC.but(mtu=1500), NIC, changed=("mtu",))._replace(
+BRIEF = change(1, "web/nic/eth1", Action.UPDATE, NIC.replace(mtu=1500), NIC, changed=("mtu",))._replace(
     disruption=Disruption.BRIEF, effect="link down for a moment"
 )
 

@@ -23,8 +23,8 @@ from scplan.runtimes.runtime import Signs, Stream
 from scplan.watch.attend import Seen
 from scplan.watch.pace import Gaps, Schedule
 from scplan.watch.paths import Paths
-from scplan.watch.streams import Told
-from scplan.watch.watched import Roll
+from scplan.watch.streams import DaemonEvents
+from scplan.watch.watched import Inventory
 
 GAPS = Gaps(shortest_s=1.0, longest_s=8.0, settle_s=0.1)
 KEY = ("runc", "web")
@@ -160,7 +160,7 @@ def daemon(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_a_stream_is_read_line_by_line_until_it_ends(daemon: socket.socket, tmp_path: Path) -> None:
-    with Told(Stream(str(tmp_path / "sock"), "/events")) as told:
+    with DaemonEvents(Stream(str(tmp_path / "sock"), "/events")) as told:
         assert told.connect()
         server, _ = daemon.accept()
         assert server.recv(1000).startswith(b"GET /events HTTP/1.0\r\n")
@@ -175,7 +175,7 @@ def test_a_stream_is_read_line_by_line_until_it_ends(daemon: socket.socket, tmp_
 
 
 def test_a_daemon_that_floods_is_let_go(daemon: socket.socket, tmp_path: Path) -> None:
-    with Told(Stream(str(tmp_path / "sock"), "/events")) as told:
+    with DaemonEvents(Stream(str(tmp_path / "sock"), "/events")) as told:
         assert told.connect()
         server, _ = daemon.accept()
         flood = threading.Thread(target=lambda: server.sendall(bytes(200_000)))
@@ -188,7 +188,7 @@ def test_a_daemon_that_floods_is_let_go(daemon: socket.socket, tmp_path: Path) -
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with Told(Stream(str(tmp_path / "sock"), "/events")) as told:
+    with DaemonEvents(Stream(str(tmp_path / "sock"), "/events")) as told:
         assert not told.connect()
         assert told.fd is None
 
@@ -221,18 +221,18 @@ BROKEN = Diagnostic(summary="no bridge br0", detail="web/nic/eth1", hint="make i
 
 def test_drift_is_told_once_and_again_when_it_is_gone() -> None:
     told: list[Notice] = []
-    roll = Roll(told.append, is_patient=True)
+    inventory = Inventory(told.append, is_patient=True)
     for one in (seen(), seen(GONE), seen(GONE), seen(), seen()):
-        roll.take(one, 0.0)
+        inventory.take(one, 0.0)
     assert [notice.occasion for notice in told] == [Occasion.DRIFTED, Occasion.RESTORED]
-    assert roll.tally().drifted == {KEY: 0}
+    assert inventory.tally().drifted == {KEY: 0}
 
 
 def test_a_problem_is_told_when_it_stays() -> None:
     told: list[Notice] = []
-    roll = Roll(told.append, is_patient=True)
+    inventory = Inventory(told.append, is_patient=True)
     for problems in ((BROKEN,), (), (BROKEN,), (BROKEN,), (BROKEN,), ()):
-        roll.take(seen(problems=problems), 0.0)
+        inventory.take(seen(problems=problems), 0.0)
     assert [notice.occasion for notice in told] == [Occasion.PROBLEM, Occasion.SOLVED]
 
 

@@ -46,13 +46,13 @@ class CgroupKind(Kind[CgroupSetting]):
 
     def normalise(self, desired: CgroupSetting) -> CgroupSetting:
         setting = setting_of(desired.name)
-        return desired.but(value=setting.normalise(desired.value, 1))
+        return desired.replace(value=setting.normalise(desired.value, 1))
 
     def identity(self, resource: CgroupSetting) -> str:
         return resource.name
 
     def resolve(self, desired: CgroupSetting, host: HostFacts) -> tuple[CgroupSetting]:
-        return (desired.but(value=setting_of(desired.name).normalise(desired.value, host.page_size)),)
+        return (desired.replace(value=setting_of(desired.name).normalise(desired.value, host.page_size)),)
 
     def can_take_over(self, desired: CgroupSetting, live: CgroupSetting) -> bool:
         return True
@@ -169,15 +169,15 @@ class CgroupKind(Kind[CgroupSetting]):
             return before, after
         now = setting.group.read(cgroup)
         if before is not None:
-            before = before.but(files=encoded(now), found=None, value=_value_before(before, setting, now))
+            before = before.replace(files=encoded(now), found=None, value=_value_before(before, setting, now))
         if after is not None and after.former is None:
             former = _former_files(target, name, now)
-            after = after.but(former=setting.value(former), former_files=encoded(former))
+            after = after.replace(former=setting.value(former), former_files=encoded(former))
         if after is not None:
             # The undo of a creation is exact; a later removal uses `former`. What an earlier apply carried is outdated,
             # except the shares of an idle cgroup: the kernel does not keep them until the cgroup is no longer idle.
             files = after.files if name == "cpu.idle" and now.get(IDLE) == "1" else None
-            after = after.but(found=encoded(now) if before is None else None, files=files)
+            after = after.replace(found=encoded(now) if before is None else None, files=files)
         return before, after
 
     def create(self, target: Target[CgroupSetting], after: CgroupSetting) -> None:

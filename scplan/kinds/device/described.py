@@ -25,7 +25,7 @@ def described(container: Container, host: Host, found: Mapping[str, Device]) -> 
     for identity, device in sorted(found.items()):
         if device.target in _OF_RUNTIMES:
             continue
-        device = device.but(permissions=_granted(device, allowed))
+        device = device.replace(permissions=_granted(device, allowed))
         reason = _reason(host, device)
         if reason:
             left_out.append((device.target, reason))
@@ -61,7 +61,7 @@ def _entry(container: Container, host: Host, device: Device) -> Device:
     """The node as an entry, without values that scplan sets anyway."""
     source = host.look_up(device.source)
     is_disk = source is not None and source.whole_disk
-    return device.but(
+    return device.replace(
         mode=None if source is not None and source.mode == device.mode else device.mode,
         uid=device.uid or None,
         gid=device.gid or None,

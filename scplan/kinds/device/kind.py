@@ -75,7 +75,7 @@ class DeviceKind(Kind[Device]):
         check_target(target)
         if desired.io is not None and desired.io.weight is not None and desired.io.weight < 10:
             raise ValueError("io.weight must be at least 10 on cgroup v1")
-        return desired if desired.target else desired.but(target=target)
+        return desired if desired.target else desired.replace(target=target)
 
     def identity(self, resource: Device) -> str:
         return identity_of(resource.target)
@@ -108,7 +108,7 @@ class DeviceKind(Kind[Device]):
             )
         if desired.io is not None and (desired.io.weight or 0) > 1000:
             raise Unsuitable("io.weight is at most 1000 on cgroup v1")
-        yield desired.but(file_type=fact.file_type, numbers=fact.numbers)
+        yield desired.replace(file_type=fact.file_type, numbers=fact.numbers)
         if desired.partitions:
             yield from self._partitions(desired, fact, host)
 
@@ -124,7 +124,7 @@ class DeviceKind(Kind[Device]):
         """The disk's partitions as devices of their own: /dev/data1, or /dev/data2p1 after a digit."""
         separator = "p" if disk.target[-1].isdigit() else ""
         for number, path, numbers in fact.partitions:
-            yield disk.but(
+            yield disk.replace(
                 source=path,
                 target=f"{disk.target}{separator}{number}",
                 partitions=False,
@@ -137,7 +137,7 @@ class DeviceKind(Kind[Device]):
     def completed(self, address: Address, desired: Device, host: HostFacts) -> Device:
         fact = host.paths.get(desired.source)
         mode = desired.mode or (fact.mode if fact else "") or "0600"
-        return desired.but(mode=mode, uid=desired.uid or 0, gid=desired.gid or 0)
+        return desired.replace(mode=mode, uid=desired.uid or 0, gid=desired.gid or 0)
 
     def check_all(self, resources: Mapping[str, Device]) -> Iterable[tuple[str, str]]:
         limited = [(identity, one) for identity, one in resources.items() if one.io is not None]
@@ -195,7 +195,7 @@ class DeviceKind(Kind[Device]):
         is_followed = followed.is_followed(host, device)
         if kind not in NODE_TYPES:
             other = {"permissions": "", "mode": None, "uid": None, "gid": None, "numbers": "", "io": None}
-            return device.but(file_type=kind, partitions=is_followed, **other)
+            return device.replace(file_type=kind, partitions=is_followed, **other)
         numbers = device_numbers(there.st_rdev)
         source = device.source if device.numbers == numbers else device_path(kind, numbers) or device.source
         mode = f"{stat.S_IMODE(there.st_mode):04o}"
@@ -228,7 +228,7 @@ class DeviceKind(Kind[Device]):
         cgroup = Cgroup(container, host, "blkio")
         cgroup.refuse_shared()
         for identity in limited:
-            found[identity] = found[identity].but(io=IoLimits(**rules.limits_now(cgroup, found[identity])))
+            found[identity] = found[identity].replace(io=IoLimits(**rules.limits_now(cgroup, found[identity])))
 
     def came_with(self, resource: Device, provided: Provided) -> str:
         return provided.devices.get(resource.target, "")
@@ -256,9 +256,9 @@ class DeviceKind(Kind[Device]):
         planned = before
         if before is not None:
             before = _as_made(target, before)
-            before = before.but(node=node_status(target.container, before))
+            before = before.replace(node=node_status(target.container, before))
             if before.file_type == "block" and (before.io is not None or (after is not None and after.io is not None)):
-                before = before.but(io=rules.limits_before(target, before))
+                before = before.replace(io=rules.limits_before(target, before))
         if after is None:
             return before, after
         if before is None or before.numbers != after.numbers:
@@ -269,12 +269,12 @@ class DeviceKind(Kind[Device]):
         if before is None or after.prior_access is None:
             after = with_former(target.container, after)
         if after.prior_access is None:
-            after = after.but(prior_access=rules.prior_access(target, after))
-        after = after.but(access_of_others=rules.access_of_others(target, after))
+            after = after.replace(prior_access=rules.prior_access(target, after))
+        after = after.replace(access_of_others=rules.access_of_others(target, after))
         if after.io is not None and after.prior_limits is None:
-            after = after.but(prior_limits=rules.prior_limits(target, after))
+            after = after.replace(prior_limits=rules.prior_limits(target, after))
         if after.partitions and after.rule is None and target.host.has_udev:
-            after = after.but(rule=followed.rule_of(target, after))
+            after = after.replace(rule=followed.rule_of(target, after))
         return before, rules.kept_for_peers(target, after)
 
     def create(self, target: Target[Device], after: Device) -> None:
@@ -298,7 +298,7 @@ class DeviceKind(Kind[Device]):
         if after.partitions:
             followed.follow(target, after)
         else:
-            followed.forget(before.but(rule=after.rule or before.rule))
+            followed.forget(before.replace(rule=after.rule or before.rule))
 
     def delete(self, target: Target[Device], before: Device) -> None:
         if target.container.shares_host_mounts:
@@ -328,7 +328,7 @@ def _as_made(target: Target[Device], before: Device) -> Device:
     """
     record = target.peers.get(identity_of(before.target))
     made = before if record is None or is_same_device(before, record) else record
-    return made.but(taken_by=type_in_place(target.container, made))
+    return made.replace(taken_by=type_in_place(target.container, made))
 
 
 def _with_defaults(before: Device | None, after: Device) -> Device:
@@ -337,14 +337,14 @@ def _with_defaults(before: Device | None, after: Device) -> Device:
     An update leaves attributes that are not written as they are; a promised one that has drifted returns to its value.
     """
     if before is None:
-        return after.but(default_mode=after.mode, default_uid=after.uid, default_gid=after.gid)
+        return after.replace(default_mode=after.mode, default_uid=after.uid, default_gid=after.gid)
     values: dict[str, Any] = {}
     for name in ("mode", "uid", "gid"):
         promised, wanted = getattr(after, f"default_{name}"), getattr(after, name)
         if promised is not None:
             values[name] = promised if wanted == getattr(before, name) else wanted
             values[f"default_{name}"] = values[name]
-    return after.but(**values)
+    return after.replace(**values)
 
 
 def _with_taken_over(target: Target[Device], before: Device | None, after: Device) -> Device:
@@ -357,9 +357,9 @@ def _with_taken_over(target: Target[Device], before: Device | None, after: Devic
         return after
     former = node_status(target.container, after)
     if former is None:
-        return after.but(former_node=None)
+        return after.replace(former_node=None)
     inside = "" if before is None else f" {_INSIDE}{before.uid}:{before.gid}"
-    return after.but(former_node=former + inside, default_mode=None, default_uid=None, default_gid=None)
+    return after.replace(former_node=former + inside, default_mode=None, default_uid=None, default_gid=None)
 
 
 def _inside_ids(former_node: str) -> dict[str, int]:

@@ -85,9 +85,9 @@ def with_former(container: Container, device: Device) -> Device:
         # A random name, so that nobody in the container can have put a file there.
         saved = f"{SAVED_PREFIX}{os.urandom(8).hex()}" if taken else None
         identity = file_identity(there) if taken and there is not None else None
-        device = device.but(saved_as=saved, saved_identity=identity)
+        device = device.replace(saved_as=saved, saved_identity=identity)
     # Paths that were made for the node before, and still exist, stay scplan's to remove.
-    return device.but(made=merged_paths(device.made, made))
+    return device.replace(made=merged_paths(device.made, made))
 
 
 def _missing(container: Container, device: Device) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ def make_node(container: Container, device: Device) -> None:
     if there is not None and is_in_the_way(container, there, device):
         _move_aside(container, device, there)
     # Also paths that vanished since the capture: an undo must not fail because of a directory.
-    device = device.but(made=merged_paths(device.made, _missing(container, device)))
+    device = device.replace(made=merged_paths(device.made, _missing(container, device)))
     make = _mount_node if container.has_user_namespace else _make_node
     make(container, device)
     _restore(container, device, times=True)

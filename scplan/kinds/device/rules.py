@@ -131,7 +131,7 @@ def kept_for_peers(target: Target[Device], device: Device) -> Device:
         return device
     peers = _peers(target, device)
     needed = {name: asked_by(peers, name) for name in NAMES if getattr(device.io, name) == 0}
-    return device.but(io=device.io.but(**{name: value for name, value in needed.items() if value}))
+    return device.replace(io=device.io.replace(**{name: value for name, value in needed.items() if value}))
 
 
 def limit(target: Target[Device], device: Device) -> None:

@@ -65,12 +65,12 @@ def capture(
     live = None
     if after is not None:
         # In an undo `after` has the clone's place of an earlier apply, whose clones are gone.
-        after = after.but(parked=None)
+        after = after.replace(parked=None)
     if before is not None:
         before = _as_removed(target, before)
         live = tree_at(target.container, before)
     if before is not None and live:
-        before = before.but(tree=written(live))
+        before = before.replace(tree=written(live))
     if before is not None and after is None:
         return _captured_removal(target, before), None
     if before is not None and after is not None:
@@ -84,7 +84,7 @@ def _captured_removal(target: Target[BindMount], before: BindMount) -> BindMount
     if made:
         what = f"look at what was made for {before.target} in container {target.container.name}"
         made_as = target.container.bounded(partial(_attributes_of_made, paths=made), what=what)
-    return before.but(
+    return before.replace(
         parked=_place(target, before),
         made_as=made_as,
         made_source_as=attributes_on_host(leading_to(before.source, before.made_source or ())),
@@ -97,10 +97,10 @@ def _as_removed(target: Target[BindMount], before: BindMount) -> BindMount:
         # The container can replace the file at the target's path, or mount something else there. It can't
         # manipulate the record, and scplan must not unmount a mount that the record does not name.
         before = before if before.source == record.source else record
-        before = before.but(source_identity=record.source_identity, taken=is_taken(target.container, record))
+        before = before.replace(source_identity=record.source_identity, taken=is_taken(target.container, record))
     if before.source in (before.made_source or ()):
         # An undo makes the directory again, as another inode.
-        before = before.but(source_identity=None)
+        before = before.replace(source_identity=None)
     return before
 
 
@@ -121,16 +121,16 @@ def _captured_update(
     own = [*live[:1], *source.brought(live[1:])]
     if after.flags is None and own:
         # The mount was adopted, or its record is older than the recording of flags.
-        after = after.but(flags=flags_text(own[0].mount), submounts=tuple(map(submount_text, own[1:])))
+        after = after.replace(flags=flags_text(own[0].mount), submounts=tuple(map(submount_text, own[1:])))
     if after.read_only and not before.read_only:
         writable = (branch.path for branch in own if not branch.mount.read_only)
-        after = after.but(made_read_only=tuple(dict.fromkeys((*(before.made_read_only or ()), *writable))))
+        after = after.replace(made_read_only=tuple(dict.fromkeys((*(before.made_read_only or ()), *writable))))
     elif not after.read_only:
-        after = after.but(made_read_only=())
+        after = after.replace(made_read_only=())
     if before.read_only != after.read_only and target.container.mount_owner_fd is not None:
-        before = before.but(parked=_place(target, before))
+        before = before.replace(parked=_place(target, before))
         # Mounts of other entries in it stay as well, unchanged.
-        after = after.but(put_back=tuple(branch.path for branch in of_others(live, source, ())))
+        after = after.replace(put_back=tuple(branch.path for branch in of_others(live, source, ())))
     return before, after
 
 
@@ -141,14 +141,14 @@ def _captured_creation(target: Target[BindMount], after: BindMount) -> BindMount
     if after.create_source:
         inherited = made_source or made_for(target.others(), after.source)
         made_source = merged_paths(inherited, missing_on_host(after.source))
-    after = after.but(made=made, made_source=made_source)
+    after = after.replace(made=made, made_source=made_source)
     source = source_tree(target.host.mounts(), after.source)
     if source.top is not None:
         after = _as_cloned(after, source)
     place = _place(target, after)
     if parking.is_parked(place):
         # This apply has taken the mount out, to replace it.
-        after = after.but(put_back=_others_below(target, after, _parked_tree(target.host, place or "")))
+        after = after.replace(put_back=_others_below(target, after, _parked_tree(target.host, place or "")))
     return after
 
 
@@ -298,7 +298,7 @@ def _as_cloned(mount: BindMount, source: SourceTree) -> BindMount:
     submounts = tuple(f"{one.path} {merged_flags(flags_text(one.mount), former.get(one.path) or '')}" for one in inner)
     writable = [] if source.top.read_only else ["/"]
     writable += [one.path for one in inner if not one.mount.read_only]
-    return mount.but(flags=flags, submounts=submounts, made_read_only=tuple(writable) if mount.read_only else ())
+    return mount.replace(flags=flags, submounts=submounts, made_read_only=tuple(writable) if mount.read_only else ())
 
 
 def _parked_tree(host: Host, place: str) -> list[Branch]:

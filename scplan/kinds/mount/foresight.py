@@ -147,7 +147,7 @@ class _Look:
             raise _read_only(mount.target, f"the file system of {directory} is read-only")
         if outer is not None and outer.read_only:
             # The mount point is made in the source, past the read-only mount.
-            self._check_in_source(outer.but(propagation="private"), mount)
+            self._check_in_source(outer.replace(propagation="private"), mount)
         elif there is not None and there.read_only:
             raise _read_only(mount.target, f"{there.point} is mounted read-only in the container")
         elif not self._container.may_make_at(parent):

@@ -62,7 +62,7 @@ class MountKind(Kind[BindMount]):
     def normalise(self, desired: BindMount) -> BindMount:
         check_target(desired.target)
         if desired.propagation.startswith("r") and not desired.recursive:
-            return desired.but(propagation=desired.propagation[1:])
+            return desired.replace(propagation=desired.propagation[1:])
         return desired
 
     def identity(self, resource: BindMount) -> str:
@@ -89,9 +89,9 @@ class MountKind(Kind[BindMount]):
             )
         if fact is None or desired.create_source:
             # The source is identified by its path: its owner may make it again as another inode.
-            yield desired.but(source_identity=None, leads_to=_leads_to(desired.source, host))
+            yield desired.replace(source_identity=None, leads_to=_leads_to(desired.source, host))
             return
-        yield desired.but(source_identity=fact.identity)
+        yield desired.replace(source_identity=fact.identity)
 
     def requires(self, resource: BindMount, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         return covering(address, resource.target, others)
@@ -156,7 +156,7 @@ class MountKind(Kind[BindMount]):
                 left_out.append((point, "comes along with the mount that it lies in"))
             else:
                 entry = BindMount(source=source, target=point, read_only=top.read_only)
-                entries[identity_of(point)] = entry.but(propagation=visible_propagation(host, entry, top))
+                entries[identity_of(point)] = entry.replace(propagation=visible_propagation(host, entry, top))
         if usual:
             left_out.append((", ".join(usual), "the runtime's own"))
         return Described(entries, tuple(left_out))

@@ -61,7 +61,7 @@ def _compared_with_source(found: BindMount, wanted: BindMount, tree: Sequence[Br
         read_only = found.read_only and all(branch.mount.read_only for branch in brought)
     else:
         read_only = found.read_only and not source.is_read_only("/")
-    return found.but(read_only=read_only, submounts=(*map(submount_text, brought), *gone))
+    return found.replace(read_only=read_only, submounts=(*map(submount_text, brought), *gone))
 
 
 def visible_propagation(host: Host, wanted: BindMount, top: Mount) -> str:

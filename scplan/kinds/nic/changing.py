@@ -39,9 +39,9 @@ def capture(target: Target[Nic], before: Nic | None, after: Nic | None) -> tuple
     if before is not None:
         before = _to_remove(target, before) if after is None else _with_carried(target, before, after)
     if after is not None and after.is_physical and after.origin_kind is None:
-        after = _with_former(target.host, after).but(pinned=pins.pin_path(target.container.netns_fd, after.name))
+        after = _with_former(target.host, after).replace(pinned=pins.pin_path(target.container.netns_fd, after.name))
     if after is not None and not after.is_physical and before is None:
-        after = after.but(
+        after = after.replace(
             host_mac=after.carried_mac or after.host_mac or _new_mac(), made_name=_Side(target).host_name(after)
         )
     return before, after
@@ -51,7 +51,7 @@ def _marked(before: Nic, after: Nic) -> Nic:
     """The record of a veth with the marks of its host end as found: others may have made the veth."""
     if after.is_physical or after.mark is not None:
         return after
-    return after.but(found_mac=before.host_mac, found_name=before.host_name)
+    return after.replace(found_mac=before.host_mac, found_name=before.host_name)
 
 
 def _is_as(before: Nic, after: Nic) -> bool:
@@ -71,7 +71,7 @@ def _with_promises(host: Host, before: Nic, after: Nic) -> Nic:
         promised["host_mtu"] = _mtu_of(host, after.bridge) or after.mtu if after.bridge else after.mtu
     if before.txqueuelen != after.txqueuelen:
         promised["host_txqueuelen"] = after.txqueuelen
-    return after.but(**promised)
+    return after.replace(**promised)
 
 
 def _mtu_of(host: Host, bridge: str) -> int:
@@ -115,12 +115,12 @@ def _to_remove(target: Target[Nic], before: Nic) -> Nic:
     side = _Side(target)
     record = target.peers.get(before.name, before)
     if record.host_name is None:
-        record = record.but(host_name=before.host_name)
+        record = record.replace(host_name=before.host_name)
     inner = side.found_inside(record)
     if inner is None:
-        return record.but(type=record.type or VETH, host_name=side.host_name(record), carried_name="")
+        return record.replace(type=record.type or VETH, host_name=side.host_name(record), carried_name="")
     if inner.name != before.name or before.type != (record.type or VETH):
-        before = as_recorded(side.live(inner, record), record).but(name=before.name)
+        before = as_recorded(side.live(inner, record), record).replace(name=before.name)
     return _carrying(side, before, inner)
 
 
@@ -143,8 +143,8 @@ def _carrying(side: _Side, before: Nic, inner: Link, after: Nic | None = None) -
     if outer is not None and (after is None or _changes_host_end(before, after)):
         on_host = kept.keep(side.host.rtnl, outer, whole=side.host_namespace if is_whole else None)
     if outer is not None:
-        before = before.but(host_mtu=outer.mtu, host_txqueuelen=outer.txqueuelen)
-    return before.but(
+        before = before.replace(host_mtu=outer.mtu, host_txqueuelen=outer.txqueuelen)
+    return before.replace(
         carried_mac=outer.mac if outer is not None else None,
         carried_name=inner.name,
         carried_link=inside.texts(),
@@ -167,7 +167,7 @@ def _with_former(host: Host, after: Nic) -> Nic:
     from scplan.linux.network import kept
 
     former = kept.keep(host.rtnl, link, whole=NetworkNamespace(host.netns_fd, host.netns_fd))
-    return after.but(
+    return after.replace(
         former_mac=link.mac or None,
         former_mtu=link.mtu,
         former_txqueuelen=link.txqueuelen,

@@ -43,7 +43,7 @@ class NicKind(Kind[Nic]):
     # configuration
 
     def normalise(self, desired: Nic) -> Nic:
-        nic = desired.but(type=desired.type or VETH, up=True if desired.up is None else desired.up)
+        nic = desired.replace(type=desired.type or VETH, up=True if desired.up is None else desired.up)
         if nic.name == "lo":
             raise ValueError("lo is the container's own loopback interface; it can't be a NIC")
         hosts = [address.partition("/")[0] for address in nic.addresses or ()]
@@ -64,7 +64,7 @@ class NicKind(Kind[Nic]):
             raise ValueError("a physical NIC needs host_name: the NIC of the host that is moved into the container")
         if nic.bridge is not None:
             raise ValueError("a physical NIC can't be on a bridge of the host: it leaves the host; bridge is for veth")
-        return nic.but(device=nic.host_name)
+        return nic.replace(device=nic.host_name)
 
     def identity(self, resource: Nic) -> str:
         return resource.name
@@ -110,7 +110,7 @@ class NicKind(Kind[Nic]):
         if desired.is_physical:
             return desired
         link = host.links.get(desired.bridge) if desired.bridge and desired.bridge not in host.ovs_bridges else None
-        return desired.but(
+        return desired.replace(
             # Another MTU would change that of the bridge, for all its ports. br_mtu_auto_adjust() in br_if.c
             host_mtu=link.mtu if link is not None else desired.mtu,
             host_txqueuelen=desired.txqueuelen,

@@ -63,7 +63,7 @@ def describe(container: Container, host: Host) -> Described[Nic]:
 def _entry(nic: Nic) -> Nic:
     """The NIC without values that scplan sets anyway."""
     is_usual = not nic.is_physical and nic.txqueuelen == DEFAULT_TXQUEUELEN
-    return nic.but(
+    return nic.replace(
         bridge=nic.bridge or None,
         txqueuelen=None if is_usual else nic.txqueuelen,
         host_mtu=None,

@@ -82,7 +82,7 @@ def _in_force(entries: Sequence[RawRoute], goal: Route, name_of: NameOf) -> Rout
     """
     first = record_of(entries[0], name_of)
     if first.over is None:
-        first = first.but(over=goal.over)  # a route with several next hops, or none, keeps them in `via`
+        first = first.replace(over=goal.over)  # a route with several next hops, or none, keeps them in `via`
     if not is_made_by_kernel(entries[0].route, goal):
         return first
     is_there = any(fits(goal, record_of(entry, name_of)) for entry in entries)
@@ -105,7 +105,7 @@ def describe(container: Container, identity: Identify) -> Described[Route]:
     live = read(container, None, identity)
     left_out += ((name, f"a route over {route.dev}, a tun link") for name, route in live.items() if route.dev in late)
     found = {
-        name: route.but(src=route.src or None, onlink=route.onlink or None, over=None, options=None)
+        name: route.replace(src=route.src or None, onlink=route.onlink or None, over=None, options=None)
         for name, route in live.items()
         if route.dev not in late
     }
@@ -365,28 +365,28 @@ def capture(
     after = after and _with_link(target.container, after)
     if before is not None:
         record = target.peers.get(identity(before))
-        own = places.own(before.but(carried=None), record)
+        own = places.own(before.replace(carried=None), record)
         if after is None and own is not None:
             # `before` may be a route that others put in front of scplan's.
             before = as_recorded(places.record(own), record or before)
-        before = before.but(
+        before = before.replace(
             protocol=own.route.protocol if own is not None else None,
             carried=tuple(_mark(places, raw, own, after) + places.text(raw) for raw in places.entries),
         )
     elif after is not None and places.is_ipv6:
         displaced = [raw for raw in places.entries if raw.route.protocol in links.KERNEL_MADE]
         if displaced and not any(fits(after, places.record(raw)) for raw in places.entries):
-            after = after.but(displaced=tuple(map(places.text, displaced)))
+            after = after.replace(displaced=tuple(map(places.text, displaced)))
     return before, after
 
 
 def _with_link(container: Container, after: Route) -> Route:
     """The route with its NIC; looked up again if the promised NIC is gone."""
     if after.dev is not None:
-        return after.but(over=after.dev)
+        return after.replace(over=after.dev)
     if not is_address(after.via) or (after.over is not None and container.rtnl.link(after.over) is not None):
         return after
-    return after.but(over=_link_towards(container, after.via))
+    return after.replace(over=_link_towards(container, after.via))
 
 
 def _mark(places: _Places, raw: RawRoute, own: RawRoute | None, after: Route | None) -> str:

@@ -63,7 +63,7 @@ class RouteKind(Kind[Route]):
         if desired.table == LOCAL_TABLE:
             raise ValueError("table 255 belongs to the kernel, which keeps its own addresses there")
         metric = desired.metric or (IPV6_METRIC if ":" in to else 0)
-        return desired.but(to=to, metric=metric, table=desired.table or MAIN_TABLE)
+        return desired.replace(to=to, metric=metric, table=desired.table or MAIN_TABLE)
 
     def identity(self, resource: Route) -> str:
         """`default`, `10.1.0.0/16@metric=200,table=100`: usual values are left out."""
@@ -86,7 +86,7 @@ class RouteKind(Kind[Route]):
     # planning
 
     def completed(self, address: Address, desired: Route, host: HostFacts) -> Route:
-        return desired.but(src=desired.src or "", onlink=bool(desired.onlink), options=desired.options or "")
+        return desired.replace(src=desired.src or "", onlink=bool(desired.onlink), options=desired.options or "")
 
     def promised(
         self,
@@ -107,7 +107,7 @@ class RouteKind(Kind[Route]):
         options = known.options if known is not None else None
         if options is None and live is not None:
             options = live.options
-        return desired.but(over=over, options=options)
+        return desired.replace(over=over, options=options)
 
     def requires(self, resource: Route, others: Mapping[Address, Resource], address: Address) -> Iterable[Address]:
         return list(reach.required(resource, others, address))
@@ -122,7 +122,7 @@ class RouteKind(Kind[Route]):
         if not made.carried or live is None:
             return False
         # The container's root may have renamed the link: only the index of a link stays.
-        if fits(made.but(dev=None, over=None), live):
+        if fits(made.replace(dev=None, over=None), live):
             return True
         # IPv6 would join the restored route to a route that others have added since.
         return kernel.is_behind(made, live) or (":" in made.to and not fits(made, live))
