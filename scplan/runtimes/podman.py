@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scplan.errors import KernelError, RecordDamaged
 from scplan.linux.processes.process import acts_for_user, user_namespace_owner
 from scplan.model.live import ContainerFacts
+from scplan.model.provided import Provided
 from scplan.runtimes.configured_hooks import runs_scplan, state_dir_of
 from scplan.runtimes.crun import Crun
 from scplan.runtimes.runc import Runc
@@ -31,9 +32,6 @@ from scplan.runtimes.state_files import (
     user_directory,
 )
 from scplan.startup import strict_json
-
-if TYPE_CHECKING:
-    from scplan.model.provided import Provided
 
 # Containers of `podman run --rm` may be in the second list.
 _LISTS = ("containers.json", "volatile-containers.json")

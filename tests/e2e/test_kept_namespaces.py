@@ -132,7 +132,8 @@ def lan(podman: HookedPodman) -> Iterator[dict[str, Any]]:
     podman.room.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
     podman.room.run("ip", "address", "add", "10.96.0.1/24", "dev", "lan0")
     yield {"type": "physical", "host_name": "lan0", "bridge": None}
-    podman.room.run("ip", "link", "delete", "lan0")
+    # By its other end: after a test that failed it may be in a container still, under another name.
+    podman.room.run("ip", "link", "delete", "lan1")
 
 
 def is_home(podman: HookedPodman) -> bool:
