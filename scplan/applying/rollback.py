@@ -14,8 +14,6 @@ from scplan.model.report import Event, OnEvent, Step
 from scplan.model.resource import Resource
 from scplan.store.journal import Journal
 
-_ENDING_S = 0.05
-
 
 def undo(
     made: Mapping[int, Operation],
@@ -152,12 +150,7 @@ def _has_ended(inverse: Operation, executor: Executor) -> bool:
     if inverse.at_next_start:
         return False
     try:
-        container = executor.containers[inverse.address.container]
-        container.check_alive()
-        # An exiting process leaves its namespaces (exit_task_namespaces) before it becomes a zombie (exit_notify), in
-        # do_exit() of the kernel: look again a moment later.
-        time.sleep(_ENDING_S)
-        container.check_alive()
+        executor.containers[inverse.address.container].check_staying()
     except ContainerGone:
         return True
     return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 OVERFLOW_ID = 65534
 """What the kernel shows for an id that is not mapped. user_namespaces(7)."""
+
+
+_ENDING_S = 0.05
 
 
 class Container(Closing):
@@ -132,6 +136,16 @@ class Container(Closing):
         """Raise ContainerGone if the process has ended; a zombie counts as ended."""
         if not self._started():
             raise self._gone()
+
+    def check_staying(self) -> None:
+        """Raise ContainerGone if the process has ended, or is ending just now.
+
+        An exiting process leaves its cgroups (cgroup_exit) and namespaces (exit_task_namespaces) before it becomes a
+        zombie (exit_notify), in do_exit() of the kernel: look again a moment later.
+        """
+        self.check_alive()
+        time.sleep(_ENDING_S)
+        self.check_alive()
 
     def _started(self) -> int:
         return start_time(self.read_proc("stat", has_paths=False))

@@ -78,8 +78,12 @@ class Cgroup:
             raise KernelError.from_os(f"open({self._directory})", error) from None
 
     def refuse_shared(self) -> None:
-        """Raise ScplanError if the cgroup is the host's root or scplan's own: a limit there would affect others."""
+        """Raise ScplanError if the cgroup is the host's root or scplan's own: a limit there would affect others.
+
+        Raises ContainerGone if the process is ending, which shows it in the root of the hierarchy.
+        """
         if not self.is_its_own:
+            self.container.check_staying()
             raise ScplanError(
                 f"container {self.container.name} has no {self.controller} cgroup of its own (it is in {self.path})",
                 hint="a setting there would apply to other processes of the host; start it in a cgroup of its own",
