@@ -250,14 +250,15 @@ def _peer_groups(listed: list[str]) -> dict[str, str]:
 def _nodes(container: Container) -> Iterator[tuple[str, str]]:
     """Everything below /dev of the container, as root of the host sees it; of device nodes their attributes, too."""
     root = f"/proc/{container.pid}/root"
-    device = os.lstat(f"{root}/dev").st_dev
+    device, of_host = os.lstat(f"{root}/dev").st_dev, os.lstat("/dev").st_dev
     waiting = [f"{root}/dev"]
     while waiting:
         path = waiting.pop()
         found = os.lstat(path)
         words = [
             stat.filemode(found.st_mode),
-            f"{found.st_uid}:{found.st_gid}",
+            # A node of the host's that is bound there: OCI runtimes chown /dev/null, if it is the stdio of a container.
+            f"{found.st_uid}:{found.st_gid}" if found.st_dev != of_host or device == of_host else "as on the host",
             f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}",
         ]
         if stat.S_ISLNK(found.st_mode):
