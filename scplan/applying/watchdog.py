@@ -17,7 +17,7 @@ from scplan.errors import KernelError, Locked, RecordDamaged, RollbackIncomplete
 from scplan.store import locks
 from scplan.store.confirmation import seconds_left
 from scplan.store.durable import FILE_MODE, make_directory
-from scplan.store.journal import open_again, read_journal
+from scplan.store.journal import open_again, open_paths, read_journal
 
 _POLL_S = 0.25
 _ARMED_WITHIN_S = 30.0
@@ -63,7 +63,7 @@ def watch(recovery: Recovery, tell: Callable[[str], None]) -> None:
             return
         watched: dict[str, float | None] = {}
         while True:
-            paths = _open_journals(recovery.state.directory)
+            paths = open_paths(recovery.state.directory)
             # Also journals that an apply still holds: the apply waits until its ID is noted here.
             found = [path for path in paths if path in watched or _is_to_be_confirmed(path, recovery)]
             watched = {path: watched.get(path) for path in found}
@@ -114,15 +114,6 @@ def _is_to_be_confirmed(path: str, recovery: Recovery) -> bool:
     except RecordDamaged:
         # The journal is gone, or damaged: `scplan recover` reports damage to the user.
         return False
-
-
-def _open_journals(directory: str) -> list[str]:
-    """Paths of the open journals, oldest first."""
-    top = os.path.join(directory, "journal")
-    try:
-        return [os.path.join(top, name) for name in sorted(os.listdir(top)) if name.endswith(".jsonl")]
-    except FileNotFoundError:
-        return []
 
 
 # the lock

@@ -12,7 +12,7 @@ from scplan.errors import Diagnostic, ExitCode, ScplanError
 
 _COMPLETION = "_SCPLAN_COMPLETE"
 _INTERRUPTED = 130
-"""What a shell reports for a program that SIGINT ended: 128 + 2."""
+"""Exit code that a shell reports for a program ended by SIGINT: 128 + 2."""
 
 
 def scplan() -> None:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 DEFAULT_STATE_DIR = "/var/lib/scplan"
-"""What a hook is for whose runtime was call of no other one: containers of the system's engines are root's."""
+"""State directory of a hook that was installed without naming another: engines of the system run as root."""
 STATE_DIR_OPTION = "--scplan-state-dir="
-"""How an engine tells the wrapper of another one."""
+"""Option with which an engine passes another state directory to the wrapper."""

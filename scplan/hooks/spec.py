@@ -17,7 +17,7 @@ from scplan.startup.named_tuple import NamedTuple
 WRAPPER = "scplan-runc"
 """The console script that adds the hook to bundles; for engines whose OCI runtime can be chosen, but not its hooks."""
 DOCKER_RUNTIME = "scplan"
-"""What the wrapper is called among docker's and containerd's runtimes."""
+"""Name of the wrapper among docker's and containerd's runtimes."""
 TIMEOUT_S = 120
 """More than a hook waits for locks (30 s): one that is killed leaves a journal that the next start has to undo."""
 _STAGES = {"isulad": ("prestart", "poststop"), "lxc": ("start-host", "post-stop"), "incus": ("start-host", "post-stop")}

@@ -26,12 +26,12 @@ STAGES = {
     "start-host": "start",
     "post-stop": "stop",
 }
-"""What each of the runtimes' words means."""
+"""Stage of each of the runtimes' words: start, started or stop."""
 OF_LXC = ("start-host", "post-stop")
 """The words of LXC, which tells its hooks about the container in their environment."""
 _MONITOR = "[lxc monitor] "
 OF_UDEV = "udev"
-"""What the rules of linux/devices/udev.py call: no runtime, and about a container by its name."""
+"""Word of calls by the rules of linux/devices/udev.py, which name the container instead of passing its state."""
 _BY_STATUS = {"creating": "createRuntime", "created": "createRuntime", "running": "poststart", "stopped": "poststop"}
 
 

@@ -116,14 +116,14 @@ class Kind(ABC, Generic[R]):
     """A list of entries, or a mapping of identity to value (`cgroup:`; the record then has `name` and `value`)."""
     record: type[R]
     of_host: ClassVar[bool] = False
-    """Whether changes touch what the whole host shares, so that only one apply may make them at a time."""
+    """True if changes touch things that the whole host shares, so that only one apply may make them at a time."""
 
     lives_in: ClassVar[Literal["net", "mnt", "cgroup", ""]] = ""
     """The namespace that its resources are in, or the cgroup: containers that share it share them."""
     foresees_starts: ClassVar[bool] = False
     """True if changes are checked in a container that starts, too: settings of its runtime may stand against them."""
     hears: ClassVar[Hears | None] = None
-    """What the kernel tells about when live resources change; None: they have to be looked at from time to time."""
+    """Part of a container whose changes the kernel reports as resources change; None: they must be polled."""
 
     # configuration
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from scplan.linux.container import Container
 from scplan.model.address import Address
 from scplan.model.change import Change
 from scplan.model.resource import Resource
@@ -37,13 +38,17 @@ def covering(address: Address, target: str, others: Mapping[Address, Resource]) 
             yield other
 
 
-def shows_again(target: str, changes: Iterable[Change], after: Mapping[Address, Resource]) -> bool:
+def shows_again(
+    container: Container, target: str, changes: Iterable[Change], after: Mapping[Address, Resource]
+) -> bool:
     """True if a mount of scplan hides the target now, and the plan removes it with no other mount in its place.
 
     The target can't be inspected before that removal.
     """
     removed = [f"/{one.address.identity}" for one in changes if one.address.kind == "mount" and one.after is None]
     around = [point for point in removed if target == point or target.startswith(f"{point}/")]
+    # A mount that is gone already hides nothing.
+    around = [point for point in around if (there := container.status(point)) is not None and there.is_mount_root]
     if not around:
         return False
     innermost = max(map(len, around))

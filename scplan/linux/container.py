@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OVERFLOW_ID = 65534
-"""What the kernel shows for an id that is not mapped. user_namespaces(7)."""
+"""Id that the kernel shows for an id that is not mapped. user_namespaces(7)."""
 
 
 _ENDING_S = 0.05

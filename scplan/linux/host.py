@@ -89,7 +89,7 @@ class Host(Closing):
         self.stepper = Stepper()
         """Takes the steps into containers."""
         self.cgroup_files: dict[tuple[str, str], bool] = {}
-        """Whether this kernel has a file, by controller and name, as far as that was asked for."""
+        """True if this kernel has a file, by controller and name; files that were looked up so far."""
 
     def close(self) -> None:
         """Close everything that was opened."""

@@ -64,7 +64,7 @@ class Runtime(ABC):
 
     name: ClassVar[str]
     needs_pid: ClassVar[bool] = False
-    """Whether its containers are named by `pid` or `pid_file` in the configuration instead."""
+    """True if its containers are named by `pid` or `pid_file` in the configuration instead."""
     programs: ClassVar[tuple[str, ...]] = ()
     """Programs that show that it is installed, where its places appear with its first container."""
     runs_for_engines: ClassVar[bool] = False

@@ -49,6 +49,7 @@ __all__ = [
     "new_apply_id",
     "open_again",
     "open_ids",
+    "open_paths",
     "operation_from_json",
     "operation_to_json",
     "read_begin",
@@ -58,7 +59,7 @@ __all__ = [
 ]
 HISTORY_KEPT = 100
 OF_A_START = "-start"
-"""How the ID ends of an apply that only plugs in again what was there: it is no change that could be undone."""
+"""Suffix of the ID of an apply that only reattaches resources at a start: there is no change to undo."""
 _LAST_LINE_BYTES = 4096
 _LOOK_S = 1.0
 _MAKER = re.compile(rf"-(\d+)(?:{OF_A_START})?\.jsonl\Z", re.ASCII)
@@ -224,20 +225,20 @@ def open_again(path: str) -> Journal | None:
 
 def left_behind(directory: str) -> list[str]:
     """Paths of the journals whose lock no running apply holds, oldest first."""
-    return [path for path in _open_journals(directory) if _is_abandoned(path)]
+    return [path for path in open_paths(directory) if _is_abandoned(path)]
 
 
 def open_ids(directory: str) -> list[str]:
     """IDs of the applies whose journal is not in the history yet, oldest first."""
-    return [os.path.basename(path).removesuffix(".jsonl") for path in _open_journals(directory)]
+    return [os.path.basename(path).removesuffix(".jsonl") for path in open_paths(directory)]
 
 
 def is_at_work(directory: str) -> bool:
     """True if an apply or a recovery is running now."""
-    return any(not _is_abandoned(path) and os.path.exists(path) for path in _open_journals(directory))
+    return any(not _is_abandoned(path) and os.path.exists(path) for path in open_paths(directory))
 
 
-def _open_journals(directory: str) -> list[str]:
+def open_paths(directory: str) -> list[str]:
     """Paths of the journals that are not in the history, oldest first."""
     top = os.path.join(directory, "journal")
     return [os.path.join(top, name) for name in sorted(listed(top)) if name.endswith(".jsonl")]

@@ -18,7 +18,7 @@ from scplan.linux.processes.process import start_of
 
 _POLL_S = 0.02
 _KILLED_S = 1.0
-"""How long a lock may outlive its holder: what that had started ends a little later."""
+"""Seconds that a lock may outlive its killed holder: children of the holder end a little later."""
 
 
 def open_locked(path: str, mode: int) -> int:

@@ -41,7 +41,7 @@ Life = tuple[str, str, int, int]
 
 
 Accounts = Mapping[tuple[str, str], str | None]
-"""What is to be looked at, by runtime and name; with an account, only a record that says the same (account_of)."""
+"""Records to look at, by runtime and name; with an account, only a record with the same account_of."""
 
 
 class Seen(NamedTuple):

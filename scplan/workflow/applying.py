@@ -165,7 +165,7 @@ class Run:
         self._is_start = is_start
         self._waiting: tuple[str, ...] = ()
         self.afterwards: list[Diagnostic] = []
-        """What was found out, and done, once the locks had been released."""
+        """Findings after the locks were released."""
 
     def execute(self, on_event: OnEvent) -> Outcome:
         """Make the changes. Raises ApplyFailed (all undone) or RollbackIncomplete (the journal is kept)."""

@@ -69,7 +69,7 @@ class Setting(NamedTuple):
     value: Callable[[Files], str | None]
     lay: Callable[[str, Files], dict[str, str]]
     usual: str | None = None
-    """What the kernel gives a new cgroup; None: what the one above it has."""
+    """Value of a new cgroup; None: the value of the cgroup above it."""
 
     def read(self, cgroup: Cgroup) -> str | None:
         """The live value; None if this kernel has no such file."""

@@ -48,7 +48,7 @@ def foreseen(
     for change in changes:
         device = change.after
         if isinstance(device, Device) and change.action in _LOOKED_AT:
-            is_in_sight = not shows_again(device.target, changes, after)
+            is_in_sight = not shows_again(container, device.target, changes, after)
             refused = _refusal(container, host, change, device, managed, after, remade, is_in_sight=is_in_sight)
             yield Foreseen(change.address, refused=refused, warning=_wider_rule(container, host, device))
         if isinstance(change.before, Device) and change.action in (Action.DELETE, Action.REPLACE):

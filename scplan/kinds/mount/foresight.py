@@ -85,7 +85,7 @@ class _Look:
         if outer is not None and outer[0] in self._made:
             self._check_in_source(outer[1], mount)
             return
-        if shows_again(mount.target, self._changes, self._after):
+        if shows_again(self._container, mount.target, self._changes, self._after):
             return
         self._check_aliases(address, mount.target)
         there = self._container.status(mount.target)

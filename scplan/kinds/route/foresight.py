@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from socket import AF_INET, AF_INET6
 
 from scplan.kinds.kind import Foreseen, Unsuitable
-from scplan.kinds.route.kernel import (
+from scplan.kinds.route.live import (
     LOCAL_TABLE,
     is_made_by_kernel,
     nics_hint,
@@ -66,7 +67,6 @@ class _Ground:
         }
         self.links: dict[str, _Link] = {}
         self.on_link: list[_OnLink] = []
-        self.tables: set[int] = set()
         self.routes = rtnl.raw_routes()
         # Routes that the plan changes: `after` has their planned side.
         replaced = {
@@ -117,9 +117,7 @@ class _Ground:
         The kernel looks the gateway up in the table of the route, and in the tables that the rules name (ip-rule(8);
         fib_check_nh_v4_gw() in net/ipv4/fib_semantics.c).
         """
-        if not self.tables:
-            self.tables = self.container.rtnl.tables_of_rules()
-        tables = {table, *self.tables}
+        tables = {table, *self._tables_of_rules}
         return any(
             network.holds(via)
             for name, link in self.links.items()
@@ -130,6 +128,10 @@ class _Ground:
             for one in self.on_link
             if dev in (None, one.dev) and one.table in tables and self.links[one.dev].is_up
         )
+
+    @cached_property
+    def _tables_of_rules(self) -> set[int]:
+        return self.container.rtnl.tables_of_rules()
 
     def owner(self, address: str) -> str | None:
         """The link with this address as its own."""

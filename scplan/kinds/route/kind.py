@@ -7,8 +7,9 @@ from socket import AF_INET6
 from typing import TYPE_CHECKING
 
 from scplan.kinds.kind import Described, Foreseen, Hears, Kind, Target
-from scplan.kinds.route import kernel, reach
-from scplan.kinds.route.kernel import LOCAL_TABLE
+from scplan.kinds.route import live as live_routes
+from scplan.kinds.route import reach
+from scplan.kinds.route.live import LOCAL_TABLE
 from scplan.kinds.route.record import DEFAULT_IPV6, IPV6_METRIC, Route, fits
 from scplan.linux.container import Container
 from scplan.linux.host import Host
@@ -121,23 +122,20 @@ class RouteKind(Kind[Route]):
     def is_left_to_others(self, made: Route, live: Route | None) -> bool:
         if not made.carried or live is None:
             return False
-        # The container's root may have renamed the link: only the index of a link stays.
-        if fits(made.replace(dev=None, over=None), live):
-            return True
         # IPv6 would join the restored route to a route that others have added since.
-        return kernel.is_behind(made, live) or (":" in made.to and not fits(made, live))
+        return live_routes.is_behind(made, live) or (":" in made.to and not fits(made, live))
 
     # kernel
 
     def read(self, container: Container, host: Host, wanted: Mapping[str, Route] | None) -> dict[str, Route]:
-        return kernel.read(container, wanted, self.identity)
+        return live_routes.read(container, wanted, self.identity)
 
     def came_with(self, resource: Route, provided: Provided) -> str:
         origin = provided.nics.get(resource.dev or "")
         return f"a route over {origin}" if origin else ""
 
     def describe(self, container: Container, host: Host) -> Described[Route]:
-        return kernel.describe(container, self.identity)
+        return live_routes.describe(container, self.identity)
 
     def foresee_together(
         self, container: Container, host: Host, changes: Sequence[Change], after: Mapping[Address, Resource]
@@ -149,16 +147,24 @@ class RouteKind(Kind[Route]):
     def capture(
         self, target: Target[Route], before: Route | None, after: Route | None
     ) -> tuple[Route | None, Route | None]:
-        return kernel.capture(target, before, after, self.identity)
+        from scplan.kinds.route import changing
+
+        return changing.capture(target, before, after, self.identity)
 
     def create(self, target: Target[Route], after: Route) -> None:
-        kernel.create(target, after)
+        from scplan.kinds.route import changing
+
+        changing.create(target, after)
 
     def update(self, target: Target[Route], before: Route, after: Route) -> None:
-        kernel.update(target, before, after, self.identity)
+        from scplan.kinds.route import changing
+
+        changing.update(target, before, after, self.identity)
 
     def delete(self, target: Target[Route], before: Route) -> None:
-        kernel.delete(target, before, self.identity)
+        from scplan.kinds.route import changing
+
+        changing.delete(target, before, self.identity)
 
     def change_waiting(
         self,
@@ -171,10 +177,12 @@ class RouteKind(Kind[Route]):
         container = beside() if before is not None and after is None else None
         if container is None or before is None:
             return
+        from scplan.kinds.route import changing
+
         target = Target(container, container.host, {self.identity(before): before}, others)
-        there, _ = kernel.capture(target, before, None, self.identity)
+        there, _ = changing.capture(target, before, None, self.identity)
         if there is not None:
-            kernel.delete(target, there, self.identity)
+            changing.delete(target, there, self.identity)
 
 
 def _contradiction(route: Route, nics: Mapping[Address, Resource]) -> str:

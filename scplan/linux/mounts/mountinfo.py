@@ -12,7 +12,7 @@ from scplan.startup.named_tuple import NamedTuple
 _SURELY_WHOLE = 1024
 _FEW_POINTS = 8
 REMOVED = "//deleted"
-"""How the kernel ends the root of a mount whose file or directory was removed."""
+"""Suffix of the root of a mount whose file or directory was removed."""
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 

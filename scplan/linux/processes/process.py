@@ -22,7 +22,7 @@ _STATE, _PARENT, _START_TIME = 0, 1, 19
 
 
 PINS = "/run/scplan/netns"
-"""Where network namespaces with NICs of the host are kept (pins.py); here for hooks: most need nothing else of it."""
+"""Directory of kept network namespaces with NICs of the host (pins.py); here, since hooks need no more of it."""
 
 
 def start_of(pid: int) -> int:

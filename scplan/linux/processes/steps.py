@@ -26,7 +26,7 @@ from scplan.linux.syscalls import CLONE_NEWNS, setns, statx
 
 T = TypeVar("T")
 Step = Callable[[Sequence[int]], T]
-"""What is done with the fds that come along. A function of a module, or a functools.partial of one: it is pickled."""
+"""Work on the fds that are sent along. A function of a module, or a functools.partial of one: it is pickled."""
 
 _LENGTH_BYTES = 8
 _MAX_FDS = 64

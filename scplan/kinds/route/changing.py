@@ -1,19 +1,32 @@
-"""Routes in the kernel: read from a container's namespace, made, changed and removed. rtnetlink(7), ip-route(8).
+"""Routes captured, made, changed and removed. rtnetlink(7), ip-route(8).
 
 The kernel may hold several routes of one key (destination, metric and table); the first of them is in force. So each
 operation works on the list of these routes: scplan's route goes to the front, routes of others stay, and routes that an
 operation removes are captured as the kernel's own messages, to be restored in their places.
+
+Imported as an operation begins: a plan does without.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from socket import AF_INET6
 
 from scplan.errors import KernelError, ScplanError
-from scplan.kinds.kind import Described, Target
-from scplan.kinds.route.record import DEFAULT_IPV6, Route, fits, kernel_destination, metric_of, table_of
+from scplan.kinds.kind import Target
+from scplan.kinds.route.live import (
+    LOCAL_TABLE,
+    Identify,
+    destination,
+    is_made_by_kernel,
+    names_of_links,
+    nics_hint,
+    record_of,
+    unreachable_hint,
+    would_be_joined,
+)
+from scplan.kinds.route.record import Route, fits, kernel_destination, metric_of, table_of
 from scplan.linux.container import Container
 from scplan.linux.network import links
 from scplan.linux.network.netlink import (
@@ -22,7 +35,6 @@ from scplan.linux.network.netlink import (
     RTPROT_STATIC,
     NextHop,
     RawRoute,
-    Rtnl,
     option_attributes,
     options_of,
     raw_from_text,
@@ -32,164 +44,10 @@ from scplan.linux.network.netlink import (
 from scplan.linux.network.netlink import Route as LiveRoute
 from scplan.model.comparison import as_recorded
 from scplan.model.networks import network_of
-from scplan.model.next_hops import TYPES, Way, is_address, text_of, type_of, ways_of
+from scplan.model.next_hops import is_address, type_of, ways_of
 
-# The kernel's routes to its own addresses: RT_TABLE_LOCAL. ip-route(8)
-LOCAL_TABLE = 255
 _OWN, _MOVED, _STAYS = "-", "~", "="
 _TAKEN_AWAY = (_OWN, _MOVED)
-
-Identify = Callable[[Route], str]
-NameOf = Callable[[int], str]
-
-# reading
-
-
-def read(container: Container, wanted: Mapping[str, Route] | None, identity: Identify) -> dict[str, Route]:
-    """Live routes by identity. `wanted` as in Kind.read."""
-    if wanted is not None and not wanted:
-        return {}
-    if container.shares_host_network:
-        if wanted is None:
-            return {}
-        raise links.refuse_host_network(container.name)
-    name_of = _names(container.rtnl)
-    if wanted is None:
-        firsts = ((key, entries[0]) for key, entries in _by_key(container.rtnl.raw_routes()).items())
-        return {
-            identity(_key_of(first.route)): record_of(first, name_of)
-            for (*_, table), first in firsts
-            if table != LOCAL_TABLE and _is_usual(first.route)
-        }
-    by_key = _by_key(_listed(container.rtnl, wanted.values()))
-    found: dict[str, Route] = {}
-    for name, goal in wanted.items():
-        entries = by_key.get((goal.family, kernel_destination(goal.to), metric_of(goal), table_of(goal)))
-        live = _in_force(entries, goal, name_of) if entries else None
-        if live is not None:
-            found[name] = live
-    return found
-
-
-def _is_usual(live: LiveRoute) -> bool:
-    return live.type == RTN_UNICAST and live.protocol not in links.KERNEL_MADE and not live.nexthops
-
-
-def _in_force(entries: Sequence[RawRoute], goal: Route, name_of: NameOf) -> Route | None:
-    """The first route of a key, as a record; None if the kernel made that route and the wanted one is still missing.
-
-    The kernel makes routes for addresses and router advertisements; the wanted route goes in front of these.
-    """
-    first = record_of(entries[0], name_of)
-    if first.over is None:
-        first = first.replace(over=goal.over)  # a route with several next hops, or none, keeps them in `via`
-    if not is_made_by_kernel(entries[0].route, goal):
-        return first
-    is_there = any(fits(goal, record_of(entry, name_of)) for entry in entries)
-    return first if is_there else None
-
-
-def describe(container: Container, identity: Identify) -> Described[Route]:
-    """Routes as entries of a configuration file; `left_out` are routes that no entry can make."""
-    if container.shares_host_network:
-        return Described({}, (("all routes", "they are the host's own"),))
-    left_out = [
-        (identity(_key_of(raw.route)), why)
-        for raw in container.rtnl.raw_routes()
-        if raw.route.table != LOCAL_TABLE and raw.route.protocol not in links.KERNEL_MADE
-        if (why := _why_left_out(raw.route))
-    ]
-    # A program (slirp4netns, pasta, a VPN) makes and attaches a tun link after the container has started.
-    # Documentation/networking/tuntap.rst
-    late = {link.name for link in container.rtnl.nics() if link.kind == "tun"}
-    live = read(container, None, identity)
-    left_out += ((name, f"a route over {route.dev}, a tun link") for name, route in live.items() if route.dev in late)
-    found = {
-        name: route.replace(src=route.src or None, onlink=route.onlink or None, over=None, options=None)
-        for name, route in live.items()
-        if route.dev not in late
-    }
-    return Described(found, tuple(left_out))
-
-
-def _why_left_out(live: LiveRoute) -> str:
-    """Reason why no entry can make the route; "" if an entry can."""
-    if live.nexthops:
-        return "it has several next hops"
-    if live.tos:
-        return f"it is for TOS {live.tos}"
-    if live.source_length:
-        return "it is for packets of one network"
-    return f"it is of type {TYPES.get(live.type, live.type)}" if live.type != RTN_UNICAST else ""
-
-
-def _by_key(listed: Iterable[RawRoute]) -> dict[tuple[int, str, int, int], list[RawRoute]]:
-    """Routes by (family, destination, metric, table), in kernel order, without those for a TOS or a source network."""
-    found: dict[tuple[int, str, int, int], list[RawRoute]] = {}
-    for raw in listed:
-        live = raw.route
-        if not live.tos and not live.source_length:
-            found.setdefault((live.family, live.dst, live.metric, live.table), []).append(raw)
-    return found
-
-
-def _listed(rtnl: Rtnl, wanted: Collection[Route]) -> list[RawRoute]:
-    """Routes that may be wanted ones. The kernel is asked only for their families and tables."""
-    families, tables = {route.family for route in wanted}, {table_of(route) for route in wanted}
-    return rtnl.raw_routes(
-        families.pop() if len(families) == 1 else 0,
-        table=tables.pop() if len(tables) == 1 else 0,
-        lengths={network_of(kernel_destination(route.to)).length for route in wanted},
-    )
-
-
-def _names(rtnl: Rtnl) -> NameOf:
-    """A function that returns the name of the link with an index. It asks the kernel once for each link."""
-    known: dict[int, str] = {}
-
-    def name_of(index: int) -> str:
-        if index not in known:
-            known[index] = rtnl.link_name(index)
-        return known[index]
-
-    return name_of
-
-
-def _key_of(live: LiveRoute) -> Route:
-    return Route(to=_destination(live), metric=live.metric, table=live.table)
-
-
-def _destination(live: LiveRoute) -> str:
-    return DEFAULT_IPV6 if live.dst == "default" and live.family == AF_INET6 else live.dst
-
-
-def record_of(raw: RawRoute, name_of: NameOf) -> Route:
-    """A live route as a record, with several next hops and other types than unicast, which users can't write."""
-    live = raw.route
-    via, dev = live.gateway, name_of(live.oif) if live.oif else ""
-    if live.type != RTN_UNICAST:
-        via, dev = TYPES.get(live.type, f"type {live.type}"), ""
-    elif live.nexthops:
-        via = text_of(Way(hop.gateway, name_of(hop.oif) or "?", hop.weight, hop.onlink) for hop in live.nexthops)
-    return Route(
-        to=_destination(live),
-        metric=live.metric,
-        table=live.table,
-        via=via,
-        dev=dev or None,
-        over=dev or None,
-        src=live.prefsrc,
-        onlink=live.onlink,
-        options=options_of(raw),
-    )
-
-
-def is_made_by_kernel(live: LiveRoute, goal: Route) -> bool:
-    """True if the kernel made the route, and the wanted route can exist next to it."""
-    return live.protocol in links.KERNEL_MADE and bool(goal.via or live.gateway)
-
-
-# the routes of one key
 
 
 class _Places:
@@ -202,7 +60,7 @@ class _Places:
         self.rtnl = container.rtnl
         self.is_ipv6 = key.family == AF_INET6
         self._key = key
-        self._name_of = _names(self.rtnl)
+        self._name_of = names_of_links(self.rtnl)
         self.look()
 
     def look(self) -> None:
@@ -343,17 +201,6 @@ class _Places:
             self.put(raw, wanted, "append")
 
 
-def would_be_joined(made: LiveRoute, others: Iterable[RawRoute]) -> bool:
-    """True if IPv6 would make the route a next hop of another's route: neither would then be as requested."""
-    if made.family != AF_INET6 or not made.gateway:
-        return False
-    lives = (raw.route for raw in others)
-    return any((live.gateway or live.nexthops) and live.protocol not in links.KERNEL_MADE for live in lives)
-
-
-# capturing
-
-
 def capture(
     target: Target[Route], before: Route | None, after: Route | None, identity: Identify
 ) -> tuple[Route | None, Route | None]:
@@ -405,13 +252,10 @@ def _link_towards(container: Container, via: str) -> str | None:
     for live in container.rtnl.routes(family=family, type=RTN_UNICAST):
         if live.gateway or not live.oif or live.table == LOCAL_TABLE or live.tos or live.source_length:
             continue
-        network = network_of(_key_of(live).to)
+        network = network_of(destination(live))
         if network.holds(via) and (best is None or network.length > best[0]):
             best = network.length, container.rtnl.link_name(live.oif)
     return best[1] if best else None
-
-
-# changing
 
 
 def create(target: Target[Route], after: Route) -> None:
@@ -509,12 +353,6 @@ def _put_back(places: _Places, after: Route, mine: Route | None) -> None:
     places.arrange([*goal, *newer], after)
 
 
-def is_behind(made: Route, live: Route) -> bool:
-    """True if another route was in force when `made` was captured, and is in force again."""
-    raw, names = raw_from_text((made.carried or ("",))[0][1:])
-    return not fits(made, live) and fits(record_of(raw, names.__getitem__), live)
-
-
 def _is_part_of(raw: RawRoute, goal: Sequence[RawRoute]) -> bool:
     """True if each next hop of the route belongs to a route that is to be restored."""
     hops = {(hop.gateway, hop.oif) for one in goal for hop in _hops(one.route)}
@@ -523,9 +361,6 @@ def _is_part_of(raw: RawRoute, goal: Sequence[RawRoute]) -> bool:
 
 def _hops(live: LiveRoute) -> tuple[NextHop, ...]:
     return live.nexthops or (NextHop(live.gateway, live.oif, live.onlink, 1),)
-
-
-# between records and the kernel
 
 
 def _to_kernel(container: Container, route: Route) -> RawRoute:
@@ -572,11 +407,6 @@ def _index_of(container: Container, dev: str) -> int:
     )
 
 
-def nics_hint(names: Iterable[str]) -> str:
-    there = ", ".join(sorted(names))
-    return f"it has {there}" if there else "it has no NIC; add one under nics"
-
-
 def _link_that_has(container: Container, src: str) -> int:
     """Index of the container's link with this address. Raises ScplanError if there is none."""
     for addr in container.rtnl.addresses():
@@ -599,7 +429,3 @@ def _hint(code: int, route: Route) -> str:
             return f"is {route.src} an address of the container?"
         case _:
             return ""
-
-
-def unreachable_hint(via: str) -> str:
-    return f"no address in the container is in a network with {via}: add one to a NIC, or write `onlink: true` with dev"
